@@ -1,0 +1,54 @@
+//! "May this client do this, and with which key?": credentials, peer policy, quotas. Pure; replaced whole on reload.
+
+pub mod credentials;
+pub mod peers;
+pub mod quota;
+pub mod rest;
+
+pub use credentials::{AuthFailure, Credentials, Identity, Key, Verified};
+pub use peers::{Denied, DeniedRule, OwnAddresses, PeerPolicy, PermittedIp, PermittedPeer};
+pub use quota::{Limits, Quota, QuotaExceeded};
+
+use crate::base::Secret;
+
+/// What the operator configured about access.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// REALM, 1 to 127 characters.
+    pub realm: String,
+    /// Static long-term users and their passwords.
+    pub users: Vec<(String, Secret<String>)>,
+    /// TURN REST shared secrets; the first one mints, all verify.
+    pub secrets: Vec<Secret<String>>,
+    /// Whether a time-limited credential also ends at Refresh.
+    pub strict_expiry: bool,
+    /// Peer policy.
+    pub peers: peers::Settings,
+    /// Quotas.
+    pub limits: Limits,
+}
+
+/// One immutable snapshot of everything that decides access.
+#[derive(Debug)]
+pub struct Access {
+    /// REALM of every challenge.
+    pub realm: Box<str>,
+    /// Who may allocate.
+    pub credentials: Credentials,
+    /// Who may be reached.
+    pub peers: PeerPolicy,
+    /// Whether an expired time-limited credential is refused at Refresh too.
+    pub strict_expiry: bool,
+}
+
+impl Access {
+    /// Builds the snapshot from what the operator configured and what the host owns.
+    pub fn new(settings: &Settings, own: OwnAddresses) -> Self {
+        Self {
+            realm: settings.realm.as_str().into(),
+            credentials: Credentials::new(&settings.realm, &settings.users, &settings.secrets),
+            peers: PeerPolicy::new(&settings.peers, own),
+            strict_expiry: settings.strict_expiry,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! TURN REST time-limited credentials.

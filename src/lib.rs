@@ -1,0 +1,10 @@
+//! turnix: a TURN and STUN relay server.
+
+pub mod access;
+pub mod base;
+pub mod metrics;
+pub mod net;
+pub mod shard;
+pub mod stream;
+pub mod turn;
+pub mod wire;

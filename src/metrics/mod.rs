@@ -1,0 +1,38 @@
+//! Metric names and their Prometheus encoding, from values that shards hand out.
+
+use crate::base::Transport;
+use crate::turn::{AllocationView, Stats};
+
+/// What one shard counted, or the sum over all of them.
+#[derive(Clone, Debug, Default)]
+pub struct ShardSnapshot {
+    /// Counters of the core.
+    pub stats: Stats,
+    /// Open client connections by `Transport` (UDP stays 0).
+    pub stream_connections: [u64; Transport::ALL.len()],
+}
+
+impl ShardSnapshot {
+    /// Adds what `other` counted.
+    pub fn merge(&mut self, other: &Self) {
+        self.stats.merge(&other.stats);
+        for (mine, theirs) in self
+            .stream_connections
+            .iter_mut()
+            .zip(other.stream_connections)
+        {
+            *mine += theirs;
+        }
+    }
+}
+
+/// A live allocation, named across shards as `shard-slot-generation`.
+#[derive(Clone, Debug)]
+pub struct NamedAllocation {
+    /// The id of the admin API and of the `allocation` label.
+    pub name: String,
+    /// The shard that owns it.
+    pub shard: usize,
+    /// What it is doing.
+    pub view: AllocationView,
+}

@@ -1,0 +1,1 @@
+//! ALL unsafe and syscalls.

@@ -1,0 +1,374 @@
+//! Plain counters of the core. A shard owns them, so counting costs neither an atomic nor a lock; readers get copies.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::access::{AuthFailure, DeniedRule};
+use crate::base::{Family, Transport};
+use crate::wire::{ErrorCode, Method};
+
+use super::allocation::AllocationId;
+
+/// Which way relayed application data flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Direction {
+    /// From the client to a peer.
+    ToPeer,
+    /// From a peer to the client.
+    ToClient,
+}
+
+impl Direction {
+    /// Both, in the order of their discriminants.
+    pub const ALL: [Self; 2] = [Self::ToPeer, Self::ToClient];
+
+    /// The label of metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::ToPeer => "to_peer",
+            Self::ToClient => "to_client",
+        }
+    }
+}
+
+/// Which road a relayed datagram took between the relayed address and the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Path {
+    /// Through a socket.
+    Kernel,
+    /// In memory, to or from another relayed address of this server.
+    Hairpin,
+}
+
+impl Path {
+    /// Every path, in the order of their discriminants.
+    pub const ALL: [Self; 2] = [Self::Kernel, Self::Hairpin];
+
+    /// The label of metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Hairpin => "hairpin",
+        }
+    }
+}
+
+/// Why a datagram or an indication went no further. Each is one label of `turn_dropped_packets_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum DropReason {
+    /// Neither STUN nor ChannelData.
+    NotStun,
+    /// A STUN message or ChannelData that does not parse.
+    Malformed,
+    /// A STUN response, or an indication that only servers send.
+    Unexpected,
+    /// FINGERPRINT is present and wrong.
+    Fingerprint,
+    /// ChannelData or Send from a client without an allocation.
+    NoAllocation,
+    /// ChannelData on a channel that is not bound.
+    NoChannel,
+    /// No permission for the peer.
+    NoPermission,
+    /// Peer policy refuses the peer of a Send indication.
+    PeerDenied,
+    /// The peer is of the other address family.
+    Family,
+    /// The own relayed address that the peer names is not allocated.
+    NoRelay,
+    /// A hairpinned datagram would be hairpinned again.
+    Loop,
+    /// A datagram too large for what carries it.
+    TooLarge,
+    /// The queue of a stream client is full: the oldest media was dropped.
+    StreamQueue,
+    /// The mailbox of another shard is full.
+    Mailbox,
+    /// The kernel's send buffer was full.
+    SendBuffer,
+    /// The kernel refused to send, for instance for want of a route.
+    SendError,
+    /// The sender's address or port cannot be answered.
+    Unanswerable,
+    /// The kernel dropped it because our receive buffer was full.
+    ReceiveBuffer,
+}
+
+impl DropReason {
+    /// Every reason, in the order of their discriminants.
+    pub const ALL: [Self; 18] = [
+        Self::NotStun,
+        Self::Malformed,
+        Self::Unexpected,
+        Self::Fingerprint,
+        Self::NoAllocation,
+        Self::NoChannel,
+        Self::NoPermission,
+        Self::PeerDenied,
+        Self::Family,
+        Self::NoRelay,
+        Self::Loop,
+        Self::TooLarge,
+        Self::StreamQueue,
+        Self::Mailbox,
+        Self::SendBuffer,
+        Self::SendError,
+        Self::Unanswerable,
+        Self::ReceiveBuffer,
+    ];
+
+    /// The label of metrics and logs.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::NotStun => "not_stun",
+            Self::Malformed => "malformed",
+            Self::Unexpected => "unexpected",
+            Self::Fingerprint => "fingerprint",
+            Self::NoAllocation => "no_allocation",
+            Self::NoChannel => "no_channel",
+            Self::NoPermission => "no_permission",
+            Self::PeerDenied => "peer_denied",
+            Self::Family => "family",
+            Self::NoRelay => "no_relay",
+            Self::Loop => "loop",
+            Self::TooLarge => "too_large",
+            Self::StreamQueue => "stream_queue",
+            Self::Mailbox => "mailbox",
+            Self::SendBuffer => "send_buffer",
+            Self::SendError => "send_error",
+            Self::Unanswerable => "unanswerable",
+            Self::ReceiveBuffer => "receive_buffer",
+        }
+    }
+}
+
+/// Bytes and packets of application data; headers of TURN, UDP and IP do not count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Payload bytes.
+    pub bytes: u64,
+    /// Datagrams.
+    pub packets: u64,
+}
+
+impl Traffic {
+    pub(super) fn add(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+        self.packets += 1;
+    }
+}
+
+/// A histogram with fixed upper bounds; the last bucket is unbounded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Histogram<const N: usize> {
+    /// Observations per bucket, not cumulative; `overflow` holds those above the last bound.
+    pub buckets: [u64; N],
+    /// Observations above the last bound.
+    pub overflow: u64,
+    /// Sum of all observations.
+    pub sum: f64,
+}
+
+impl<const N: usize> Default for Histogram<N> {
+    fn default() -> Self {
+        Self {
+            buckets: [0; N],
+            overflow: 0,
+            sum: 0.0,
+        }
+    }
+}
+
+impl<const N: usize> Histogram<N> {
+    /// Counts `value` in the first bucket whose bound is not below it.
+    pub fn observe(&mut self, bounds: &[f64; N], value: f64) {
+        match self
+            .buckets
+            .iter_mut()
+            .zip(bounds)
+            .find(|(_, bound)| value <= **bound)
+        {
+            Some((bucket, _)) => *bucket += 1,
+            None => self.overflow += 1,
+        }
+        self.sum += value;
+    }
+
+    /// Adds the observations of `other`.
+    pub fn merge(&mut self, other: &Self) {
+        for (mine, theirs) in self.buckets.iter_mut().zip(other.buckets) {
+            *mine += theirs;
+        }
+        self.overflow += other.overflow;
+        self.sum += other.sum;
+    }
+}
+
+/// Bounds of `turn_allocation_duration_seconds`.
+pub const DURATION_BOUNDS_SECS: [f64; 10] = [
+    1.0, 10.0, 30.0, 60.0, 300.0, 600.0, 1800.0, 3600.0, 14_400.0, 86_400.0,
+];
+
+/// Bounds of `turn_allocation_bandwidth_bits_per_second`.
+pub const BANDWIDTH_BOUNDS: [f64; 10] = [1e3, 1e4, 3e4, 1e5, 3e5, 1e6, 3e6, 1e7, 3e7, 1e8];
+
+/// `Ok` or the error code of an answer.
+pub type Outcome = Result<(), ErrorCode>;
+
+/// Number of outcomes: success and each error code.
+pub const OUTCOMES: usize = 1 + ErrorCode::ALL.len();
+
+/// The row of `outcome` in tables of `OUTCOMES` entries.
+pub const fn outcome_index(outcome: Outcome) -> usize {
+    match outcome {
+        Ok(()) => 0,
+        Err(code) => 1 + code as usize,
+    }
+}
+
+/// Everything one server counted since it was made. Indexed by discriminants.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stats {
+    /// Answered requests: method, transport, outcome.
+    pub requests: [[[u64; OUTCOMES]; Transport::ALL.len()]; Method::ALL.len()],
+    /// Live allocations: transport, family.
+    pub live: [[u64; Family::ALL.len()]; Transport::ALL.len()],
+    /// Relayed application data: direction, path.
+    pub relayed: [[Traffic; Path::ALL.len()]; Direction::ALL.len()],
+    /// Datagrams that went no further.
+    pub dropped: [u64; DropReason::ALL.len()],
+    /// Failed authentications.
+    pub auth_failures: [u64; AuthFailure::ALL.len()],
+    /// Refused peers.
+    pub peer_denied: [u64; DeniedRule::ALL.len()],
+    /// How long ended allocations lived, in seconds.
+    pub duration: Histogram<{ DURATION_BOUNDS_SECS.len() }>,
+    /// Mean bits/s of ended allocations over their life, per direction.
+    pub bandwidth: [Histogram<{ BANDWIDTH_BOUNDS.len() }>; Direction::ALL.len()],
+}
+
+impl Default for Stats {
+    fn default() -> Self {
+        Self {
+            requests: [[[0; OUTCOMES]; Transport::ALL.len()]; Method::ALL.len()],
+            live: [[0; Family::ALL.len()]; Transport::ALL.len()],
+            relayed: [[Traffic::default(); Path::ALL.len()]; Direction::ALL.len()],
+            dropped: [0; DropReason::ALL.len()],
+            auth_failures: [0; AuthFailure::ALL.len()],
+            peer_denied: [0; DeniedRule::ALL.len()],
+            duration: Histogram::default(),
+            bandwidth: Default::default(),
+        }
+    }
+}
+
+impl Stats {
+    /// Counts a datagram that went no further.
+    pub fn drop(&mut self, reason: DropReason) {
+        self.dropped[reason as usize] += 1;
+    }
+
+    /// Counts an answered request.
+    pub fn answered(&mut self, method: Method, transport: Transport, outcome: Outcome) {
+        self.requests[method as usize][transport as usize][outcome_index(outcome)] += 1;
+    }
+
+    /// Adds the counts of `other`, for totals over shards.
+    pub fn merge(&mut self, other: &Self) {
+        fn add(mine: &mut u64, theirs: &u64) {
+            *mine += theirs;
+        }
+        let pairs = self.requests.as_flattened_mut().as_flattened_mut();
+        let theirs = other.requests.as_flattened().as_flattened();
+        pairs.iter_mut().zip(theirs).for_each(|(a, b)| add(a, b));
+        let live = other.live.as_flattened();
+        (self.live.as_flattened_mut().iter_mut().zip(live)).for_each(|(a, b)| add(a, b));
+        (self.dropped.iter_mut().zip(&other.dropped)).for_each(|(a, b)| add(a, b));
+        (self.auth_failures.iter_mut().zip(&other.auth_failures)).for_each(|(a, b)| add(a, b));
+        (self.peer_denied.iter_mut().zip(&other.peer_denied)).for_each(|(a, b)| add(a, b));
+        let relayed = other.relayed.as_flattened();
+        for (mine, theirs) in self.relayed.as_flattened_mut().iter_mut().zip(relayed) {
+            mine.bytes += theirs.bytes;
+            mine.packets += theirs.packets;
+        }
+        self.duration.merge(&other.duration);
+        for (mine, theirs) in self.bandwidth.iter_mut().zip(&other.bandwidth) {
+            mine.merge(theirs);
+        }
+    }
+}
+
+/// Seconds a live bandwidth figure looks back.
+pub const RATE_WINDOW_SECS: u64 = 10;
+
+/// Payload bytes of the last ten whole seconds, one bucket a second: a live rate for the price of one comparison a packet.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RateWindow {
+    /// The second, counted from the server's start, that `buckets[second % 11]` is filling.
+    second: u64,
+    buckets: [u32; RATE_WINDOW_SECS as usize + 1],
+}
+
+impl RateWindow {
+    pub(super) fn add(&mut self, second: u64, bytes: usize) {
+        self.turn_to(second);
+        let bucket = &mut self.buckets[(second % (RATE_WINDOW_SECS + 1)) as usize];
+        *bucket = bucket.saturating_add(bytes as u32);
+    }
+
+    /// Bits per second over the ten whole seconds before `second`.
+    pub(super) fn bits_per_second(&self, second: u64) -> u64 {
+        let mut window = self.clone();
+        window.turn_to(second);
+        let current = (second % (RATE_WINDOW_SECS + 1)) as usize;
+        let bytes: u64 = (window.buckets.iter().enumerate())
+            .filter(|(index, _)| *index != current)
+            .map(|(_, bytes)| u64::from(*bytes))
+            .sum();
+        bytes * 8 / RATE_WINDOW_SECS
+    }
+
+    fn turn_to(&mut self, second: u64) {
+        if second <= self.second {
+            return;
+        }
+        let steps = (second - self.second).min(RATE_WINDOW_SECS + 1);
+        for step in 0..steps {
+            self.buckets[((second - step) % (RATE_WINDOW_SECS + 1)) as usize] = 0;
+        }
+        self.second = second;
+    }
+}
+
+/// What an operator may know of one live allocation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AllocationView {
+    /// Names the allocation within its shard.
+    pub id: AllocationId,
+    /// The user id that quotas and metrics count, not the raw USERNAME.
+    pub user: Arc<str>,
+    /// How the client reaches us.
+    pub transport: Transport,
+    /// The client's transport address.
+    pub client: SocketAddr,
+    /// The relayed transport address as clients see it.
+    pub relayed: SocketAddr,
+    /// When it was made, since the Unix epoch.
+    pub created_unix: Duration,
+    /// Monotonic creation time.
+    pub created: Instant,
+    /// When it ends unless refreshed, since the Unix epoch.
+    pub expires_unix: Duration,
+    /// Application data so far, by `Direction`.
+    pub traffic: [Traffic; Direction::ALL.len()],
+    /// Bits/s over the last ten seconds, by `Direction`.
+    pub bits_per_second: [u64; Direction::ALL.len()],
+    /// Live permissions.
+    pub permissions: usize,
+    /// Live channel bindings.
+    pub channels: usize,
+}
