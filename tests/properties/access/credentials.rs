@@ -208,8 +208,11 @@ fn static_users_go_through_saslprep() {
 
 #[test]
 fn failures_cost_the_same_whatever_the_name() {
-    let configurations: [(&[(&str, &str)], &[&str]); 5] = [
-        (&[("alice", "p"), ("1000", "p")], &["north", "south"]),
+    let configurations = [
+        (
+            &[("alice", "p"), ("1000", "p")][..],
+            &["north", "south"][..],
+        ),
         (&[("alice", "p"), ("1000", "p")], &[]),
         (&[], &["north"]),
         (&[], &["north", "south"]),
