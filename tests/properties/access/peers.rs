@@ -561,7 +561,7 @@ fn embeddings(inner: Ipv4Addr) -> Vec<Ipv6Addr> {
     let teredo = |server: u128, client: u128| {
         Ipv6Addr::from_bits((0x2001_0000 << 96) | (server << 64) | (client ^ 0xffff_ffff))
     };
-    vec![
+    let mut forms = vec![
         under("::ffff:0.0.0.0"),
         under("::ffff:0:0.0.0.0"),
         under("::"),
@@ -575,7 +575,10 @@ fn embeddings(inner: Ipv4Addr) -> Vec<Ipv6Addr> {
         under("2a00::5efe:0:0"),
         under("2a00:1:2:3:200:5efe::"),
         under("2002:808:404:0:0:5efe::"),
-    ]
+    ];
+    // These two have a meaning of their own.
+    forms.retain(|form| !form.is_unspecified() && !form.is_loopback());
+    forms
 }
 
 /// What is opened in some of the properties.
