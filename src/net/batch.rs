@@ -550,12 +550,16 @@ mod tests {
     use super::*;
 
     fn open() -> UdpSocket {
+        open_at(Ipv4Addr::LOCALHOST)
+    }
+
+    fn open_at(ip: Ipv4Addr) -> UdpSocket {
         let options = UdpOptions {
             recv_buffer_bytes: 1 << 20,
             send_buffer_bytes: 1 << 20,
             ..UdpOptions::default()
         };
-        UdpSocket::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &options).unwrap()
+        UdpSocket::bind(SocketAddr::from((ip, 0)), &options).unwrap()
     }
 
     fn receive(batch: &mut Batch, socket: &UdpSocket, count: usize) -> usize {
@@ -660,7 +664,8 @@ mod tests {
     fn pending_icmp_errors_cost_no_datagram() {
         let relay = open();
         let peer = open();
-        let closed = open().local_addr();
+        // An address of its own, so that no other test takes the port meanwhile.
+        let closed = open_at(Ipv4Addr::new(127, 0, 0, 4)).local_addr();
         // IP_RECVERR makes the kernel report ICMP errors on an unconnected socket.
         sys::enable_option(relay.as_fd(), libc::IPPROTO_IP, libc::IP_RECVERR).unwrap();
         let mut batch = Batch::new(8);
