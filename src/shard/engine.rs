@@ -3,14 +3,11 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
 use ahash::RandomState;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
 
@@ -123,9 +120,7 @@ pub(super) fn run(parts: Parts, inbox: Inbox) {
 async fn work(parts: Parts, mut inbox: Inbox) -> std::io::Result<()> {
     let wake = Rc::new(Notify::new());
     let shard = Shard::new(parts, Rc::clone(&wake))?;
-    // A second descriptor of the same epoll set for the runtime to watch; the poller itself stays with the shard.
-    let descriptor = shard.poller.as_fd().try_clone_to_owned()?;
-    let watched = AsyncFd::register_with_interest(descriptor, Interest::READABLE)?;
+    let watched = shard.poller.watch()?;
     let shard = Rc::new(RefCell::new(shard));
     let sleep = tokio::time::sleep(std::time::Duration::ZERO);
     tokio::pin!(sleep);
