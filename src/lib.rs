@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod base;
+pub mod config;
 pub mod http;
 pub mod metrics;
 pub mod net;
