@@ -1,6 +1,7 @@
 //! turnix: a TURN and STUN relay server.
 
 pub mod access;
+pub mod app;
 pub mod base;
 pub mod config;
 pub mod http;
