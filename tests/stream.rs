@@ -569,7 +569,8 @@ fn unusable_certificates_say_which_file_and_what_helps() {
     );
     let missing = folder.path().join("missing.pem");
 
-    let cases: &[(_, _, _, &str, fn(&Fault) -> bool)] = &[
+    type Is = fn(&Fault) -> bool;
+    let cases: &[(_, _, _, &str, Is)] = &[
         (
             &chain,
             &other_key,

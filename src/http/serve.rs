@@ -110,7 +110,7 @@ impl Front {
     /// Accepts plain HTTP connections of `listener`, which is bound and listening, and serves them on tasks of the
     /// current runtime.
     ///
-    /// Runs until its future is dropped. Returns only if the runtime refuses to watch the socket.
+    /// Runs until its future is dropped, which closes the port; connections in progress go on. Returns only if the runtime refuses to watch the socket.
     pub async fn listen(self, listener: std::net::TcpListener) -> io::Error {
         let listener =
             match (listener.set_nonblocking(true)).and_then(|()| TcpListener::from_std(listener)) {

@@ -304,7 +304,7 @@ fn push(
     kind: MetricType,
     metrics: Vec<Metric>,
 ) {
-    let mut family = MetricFamily::new();
+    let mut family = MetricFamily::default();
     family.set_name(name.to_owned());
     family.set_help(help.to_owned());
     family.set_field_type(kind);
@@ -314,7 +314,7 @@ fn push(
 
 fn labelled(labels: &[(&str, &str)]) -> Metric {
     let pairs = labels.iter().map(|(name, value)| {
-        let mut pair = LabelPair::new();
+        let mut pair = LabelPair::default();
         pair.set_name((*name).to_owned());
         pair.set_value((*value).to_owned());
         pair
@@ -323,7 +323,7 @@ fn labelled(labels: &[(&str, &str)]) -> Metric {
 }
 
 fn counter(labels: &[(&str, &str)], count: u64) -> Metric {
-    let mut value = Counter::new();
+    let mut value = Counter::default();
     value.set_value(count as f64);
     let mut metric = labelled(labels);
     metric.set_counter(value);
@@ -331,7 +331,7 @@ fn counter(labels: &[(&str, &str)], count: u64) -> Metric {
 }
 
 fn gauge(labels: &[(&str, &str)], level: f64) -> Metric {
-    let mut value = Gauge::new();
+    let mut value = Gauge::default();
     value.set_value(level);
     let mut metric = labelled(labels);
     metric.set_gauge(value);
@@ -346,12 +346,12 @@ fn histogram<const N: usize>(
     let mut cumulative = 0;
     let buckets = (counts.buckets.into_iter().zip(bounds)).map(|(count, bound)| {
         cumulative += count;
-        let mut bucket = Bucket::new();
+        let mut bucket = Bucket::default();
         bucket.set_upper_bound(*bound);
         bucket.set_cumulative_count(cumulative);
         bucket
     });
-    let mut value = HistogramProto::new();
+    let mut value = HistogramProto::default();
     value.set_bucket(buckets.collect());
     value.set_sample_count(cumulative + counts.overflow);
     value.set_sample_sum(counts.sum);

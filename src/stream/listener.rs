@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
@@ -125,14 +125,16 @@ impl Listener {
         let mut full = Throttle::default();
         let mut failing = Throttle::default();
         loop {
+            // Those that have ended first, so that they do not count as pending when the next one comes.
             let accepted = tokio::select! {
-                accepted = socket.accept() => accepted,
+                biased;
                 Some(ended) = pending.join_next() => {
-                    if ended.is_err_and(|error| error.is_panic()) {
+                    if ended.is_err_and(|error: JoinError| error.is_panic()) {
                         tracing::error!("a connection's task panicked: please report this as a bug of turnix");
                     }
                     continue;
                 }
+                accepted = socket.accept() => accepted,
             };
             match accepted {
                 Ok((connection, client)) => {
