@@ -1,0 +1,16 @@
+//! What the RFCs say, section by section, against the core in virtual time.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod rfc5769_vectors;
+mod rfc8489_5_messages;
+mod rfc8489_6_3_binding;
+mod rfc8489_9_2_long_term;
+mod rfc8656_10_permissions;
+mod rfc8656_11_indications;
+mod rfc8656_12_5_streams;
+mod rfc8656_12_channels;
+mod rfc8656_7_allocate;
+mod rfc8656_8_refresh;
+mod turn_rest_credentials;
