@@ -1,7 +1,9 @@
 //! turnix: a TURN and STUN relay server.
 
 pub mod access;
+pub mod app;
 pub mod base;
+pub mod cli;
 pub mod config;
 pub mod metrics;
 pub mod net;

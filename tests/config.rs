@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use turnix::base::PiiMode;
+use turnix::base::{Clock, PiiMode};
 use turnix::config::{Config, External, LogFormat, LogLevel, Mapping, Sources, declared, values};
+use turnix::stream::certificates;
 use turnix::turn::{self, ChannelRange};
 
 const AUTH: &str = "auth.secrets=[\"s3cret\"]";
@@ -515,7 +516,8 @@ fn secret_files() {
 fn tls_and_listeners_agree() {
     let directory = tempfile::tempdir().unwrap();
     let pem = directory.path().join("pem");
-    std::fs::write(&pem, "pem").unwrap();
+    let made = certificates::self_signed(&["localhost".into()], Clock.now().unix_secs()).unwrap();
+    std::fs::write(&pem, made.certificate_pem + made.key_pem.expose()).unwrap();
     let certificate = format!("tls.certificate={}", pem.display());
     let key = format!("tls.key={}", pem.display());
 
