@@ -13,7 +13,7 @@ use crate::base::{Clock, Secret};
 use crate::config::{Config, External, Listener, Problem, Problems, Sources, values};
 
 /// Arguments of `turnix credentials`.
-#[derive(Debug, Args)]
+#[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
     configuration: Configuration,

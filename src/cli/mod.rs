@@ -25,7 +25,7 @@ const DEFAULT_FILE: &str = "/etc/turnix/turnix.toml";
 ///
 /// Without a command, serves. Without a configuration file, makes itself a secret, a user and a certificate, and prints
 /// what to paste into a WebRTC application.
-#[derive(Debug, Parser)]
+#[derive(Parser)]
 #[command(name = "turnix", version, args_conflicts_with_subcommands = true)]
 #[command(
     after_help = "Exit codes: 0 ok, 1 failed, 2 bad configuration or host, 3 a probe found a fault."
@@ -37,7 +37,7 @@ pub struct Cli {
     serve: Configuration,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Subcommand)]
 enum Command {
     /// Run the server.
     Serve(Configuration),
@@ -52,7 +52,7 @@ enum Command {
 }
 
 /// Where the configuration comes from.
-#[derive(Clone, Debug, Default, Args)]
+#[derive(Args)]
 pub struct Configuration {
     /// Configuration file [default: /etc/turnix/turnix.toml if it exists].
     #[arg(short = 'c', long = "config", value_name = "FILE")]

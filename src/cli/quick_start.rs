@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::credentials::decides_access;
 use super::state::{self, State};
@@ -17,8 +17,8 @@ pub struct QuickStart {
     pub config: Config,
     /// Where it came from, for reloads.
     pub sources: Sources,
-    /// Where the state lives.
-    pub state: PathBuf,
+    /// What it keeps from one run to the next.
+    pub state: State,
     /// What people should know about the choices.
     pub notes: Vec<String>,
 }
@@ -31,14 +31,25 @@ pub fn prepare(mut sources: Sources) -> anyhow::Result<QuickStart> {
     let state = state::prepare(&sources, Clock.now().unix_secs())?;
     let (listeners, notes) = choose_listeners(&sources)?;
     let base = describe(&sources, &state, &listeners);
-    state::save_configuration(&state, &base)?;
     sources.base = Some(base);
     Ok(QuickStart {
         config: Config::load(&sources)?,
         sources,
-        state: state.directory,
+        state,
         notes,
     })
+}
+
+impl QuickStart {
+    /// Keeps the choices for `turnix credentials`; called once they have proved good, lest a second server that finds
+    /// every port taken overwrites what the first one chose.
+    ///
+    /// # Errors
+    /// The state directory cannot be written.
+    pub fn save(&self) -> anyhow::Result<()> {
+        let base = self.sources.base.as_deref().unwrap_or_default();
+        state::save_configuration(&self.state, base)
+    }
 }
 
 /// The choices as a configuration file, less what environment and `--set` decide.

@@ -33,6 +33,9 @@ pub fn run(configuration: &Configuration) -> anyhow::Result<Exit> {
     logging::install(quick.config.log)?;
     let (config, sources) = (quick.config.clone(), quick.sources.clone());
     app::run(config, sources, move |started| {
+        if let Err(error) = quick.save() {
+            tracing::warn!("`turnix credentials` will not know this server: {error:#}");
+        }
         // A server whose standard output is closed serves all the same.
         if let Err(error) = print(&banner(&describe(quick, started))) {
             tracing::warn!("the start could not be described on standard output: {error}");
@@ -67,7 +70,7 @@ fn describe(quick: QuickStart, started: &Started) -> Banner {
         ice_servers: Banner::paste(&servers),
         urls,
         test_page,
-        state: quick.state,
+        state: quick.state.directory,
         notes: quick.notes,
         terminal: io::stdout().is_terminal(),
     }
