@@ -5,6 +5,7 @@ pub mod app;
 pub mod base;
 pub mod cli;
 pub mod config;
+pub mod http;
 pub mod metrics;
 pub mod net;
 pub mod shard;

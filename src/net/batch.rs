@@ -30,6 +30,7 @@ pub const SLOT_BYTES: usize = HEADROOM + MAX_DATAGRAM + TAILROOM;
 /// Distance of two slots: whole cache lines, and not a multiple of the page size, so that the first bytes of all
 /// slots do not compete for the same few sets of the cache.
 const STRIDE: usize = SLOT_BYTES.next_multiple_of(64) | 64;
+const _: () = assert!(STRIDE >= SLOT_BYTES && STRIDE.is_multiple_of(64) && STRIDE % 4096 != 0);
 
 /// Slots beyond this are no use: recvmmsg and sendmmsg take at most UIO_MAXIOV messages.
 const MAX_SLOTS: usize = 1024;
@@ -540,4 +541,178 @@ fn kernel_segments() -> bool {
             sys::read_option::<1>(socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT).is_ok()
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn open() -> UdpSocket {
+        open_at(Ipv4Addr::LOCALHOST)
+    }
+
+    fn open_at(ip: Ipv4Addr) -> UdpSocket {
+        let options = UdpOptions {
+            recv_buffer_bytes: 1 << 20,
+            send_buffer_bytes: 1 << 20,
+            ..UdpOptions::default()
+        };
+        UdpSocket::bind(SocketAddr::from((ip, 0)), &options).unwrap()
+    }
+
+    fn receive(batch: &mut Batch, socket: &UdpSocket, count: usize) -> usize {
+        let mut filled = 0;
+        for _ in 0..2000 {
+            filled += batch.receive(socket, filled).unwrap();
+            if filled >= count {
+                break;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        filled
+    }
+
+    fn item(slot: u16, len: u32, to: SocketAddr) -> Outgoing {
+        Outgoing {
+            slot,
+            start: HEADROOM as u32,
+            len,
+            to,
+            from: None,
+        }
+    }
+
+    #[test]
+    fn the_number_of_slots_is_kept_within_bounds() {
+        assert_eq!(Batch::new(0).slots(), 1);
+        assert_eq!(Batch::new(5000).slots(), 1024);
+    }
+
+    #[test]
+    fn a_run_makes_one_message() {
+        let relay = open();
+        let peer = open().local_addr();
+        let mut batch = Batch::new(64);
+        if batch.merge.is_none() {
+            return;
+        }
+        let mut report = SendReport::default();
+        let run: Vec<_> = (0..64).map(|slot| item(slot, 1000, peer)).collect();
+        assert_eq!(batch.gather(&relay, &run, &mut report), 1);
+        let messages = batch.gather(&relay, &run, &mut report);
+        assert_eq!(batch.pieces(0..messages), 64);
+
+        let longer: Vec<_> = (0..64).map(|slot| item(slot, 1232, peer)).collect();
+        assert_eq!(batch.gather(&relay, &longer, &mut report), 2, "64 KiB");
+        let fragments: Vec<_> = (0..64).map(|slot| item(slot, 1233, peer)).collect();
+        assert_eq!(batch.gather(&relay, &fragments, &mut report), 64);
+        relay.disable_segments();
+        assert_eq!(batch.gather(&relay, &run, &mut report), 64);
+        assert_eq!(report, SendReport::default());
+    }
+
+    #[test]
+    fn a_run_that_the_kernel_refuses_leaves_one_by_one() {
+        let relay = open();
+        let peer = open();
+        let mut batch = Batch::new(8);
+        if batch.merge.is_none() {
+            return;
+        }
+        // More than any message may hold, so that the kernel answers EMSGSIZE.
+        batch.merge = Some(Merge {
+            pieces: 64,
+            piece_bytes: 60_000,
+            total_bytes: 1_000_000,
+        });
+        for (slot, len) in [(0, 40_000), (1, 40_000), (2, 30_000), (3, 5)] {
+            batch.buffer_mut(slot)[HEADROOM..HEADROOM + len].fill(slot as u8 + 1);
+        }
+        let to = peer.local_addr();
+        for from in [None, Some(IpAddr::V4(Ipv4Addr::LOCALHOST))] {
+            let items = [
+                item(3, 5, to),
+                item(0, 40_000, to),
+                item(1, 40_000, to),
+                item(2, 30_000, to),
+                item(3, 5, to),
+            ]
+            .map(|item| Outgoing { from, ..item });
+            let report = batch.send(&relay, &items);
+            assert_eq!(report.sent, 5, "{report:?}");
+            let mut arrived = Batch::new(8);
+            assert_eq!(receive(&mut arrived, &peer, 5), 5);
+            for (slot, (byte, len)) in [(4, 5), (1, 40_000), (2, 40_000), (3, 30_000), (4, 5)]
+                .into_iter()
+                .enumerate()
+            {
+                assert_eq!(arrived.payload(slot), vec![byte; len], "datagram {slot}");
+            }
+        }
+    }
+
+    #[test]
+    fn pending_icmp_errors_cost_no_datagram() {
+        let relay = open();
+        let peer = open();
+        // An address of its own, so that no other test takes the port meanwhile.
+        let closed = open_at(Ipv4Addr::new(127, 0, 0, 4)).local_addr();
+        // IP_RECVERR makes the kernel report ICMP errors on an unconnected socket.
+        sys::enable_option(relay.as_fd(), libc::IPPROTO_IP, libc::IP_RECVERR).unwrap();
+        let mut batch = Batch::new(8);
+        let to_closed = item(0, 10, closed);
+        let to_peer = item(1, 10, peer.local_addr());
+        for _ in 0..3 {
+            let report = batch.send(&relay, &[to_closed, to_peer, to_closed, to_peer]);
+            assert_eq!(report.sent, 4, "{report:?}");
+            assert_eq!(receive(&mut batch, &peer, 2), 2);
+            relay.send_to(b"nobody", closed, None).unwrap();
+            relay.send_to(b"somebody", peer.local_addr(), None).unwrap();
+            assert_eq!(receive(&mut batch, &peer, 1), 1);
+
+            // The error waits in front of the datagram on the receiving side, too.
+            relay.send_to(b"nobody", closed, None).unwrap();
+            peer.send_to(b"back", relay.local_addr(), None).unwrap();
+            assert_eq!(receive(&mut batch, &relay, 1), 1);
+            assert_eq!(batch.payload(0), b"back");
+        }
+    }
+
+    #[test]
+    fn only_a_useless_descriptor_is_dead() {
+        for (errno, expected) in [
+            (libc::EAGAIN, AfterError::Empty),
+            (libc::EINTR, AfterError::Again),
+            (libc::ECONNREFUSED, AfterError::Again),
+            (libc::EHOSTUNREACH, AfterError::Again),
+            (libc::EMSGSIZE, AfterError::Again),
+            (libc::ENOMEM, AfterError::Again),
+            (libc::EBADF, AfterError::Dead),
+            (libc::ENOTSOCK, AfterError::Dead),
+            (libc::EINVAL, AfterError::Dead),
+        ] {
+            assert_eq!(after_receive_error(Cause::of(errno)), expected, "{errno}");
+        }
+    }
+
+    #[test]
+    fn faults_are_counted_where_they_belong() {
+        let mut report = SendReport::default();
+        report.count(SendFault::WouldBlock, 3);
+        report.count(SendFault::TooLarge, 1);
+        report.count(SendFault::Unreachable, 1);
+        report.count(SendFault::Other, 1);
+        assert_eq!(
+            report,
+            SendReport {
+                sent: 0,
+                would_block: 3,
+                too_large: 1,
+                failed: 2
+            }
+        );
+    }
 }

@@ -3,6 +3,9 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
 use super::sys;
 
 /// A set of sockets that reports the readable ones; its own descriptor is readable while any of them is.
@@ -97,6 +100,17 @@ impl Poller {
         self.tokens
             .extend(self.events.iter().take(count).map(|event| event.u64));
         &self.tokens
+    }
+
+    /// The set's own descriptor for the current tokio runtime to watch.
+    ///
+    /// # Errors
+    /// The system or the runtime refuses another descriptor.
+    pub fn watch(&self) -> io::Result<AsyncFd<OwnedFd>> {
+        let fd = self.fd.try_clone()?;
+        // SAFETY: the contract of `register_with_interest`: the descriptor is open and stays so until the `AsyncFd` is
+        // dropped. The `AsyncFd` owns this duplicate of the epoll instance, and hands nobody the means to close it.
+        Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
     }
 
     /// What the last [`ready`](Self::ready) reported, for callers that change the set while they walk it.

@@ -224,7 +224,8 @@ impl Allocations {
             return None;
         }
         let allocation = slot.allocation.take()?;
-        slot.generation = slot.generation.wrapping_add(1);
+        // 31 bits: tokens of the poller keep the top one for listeners.
+        slot.generation = slot.generation.wrapping_add(1) & 0x7FFF_FFFF;
         self.free.push(id.slot);
         self.live -= 1;
         Some(allocation)

@@ -19,7 +19,7 @@ mod relay;
 mod requests;
 mod routes;
 mod server;
-mod stats;
+pub mod stats;
 mod timers;
 
 use std::net::{IpAddr, SocketAddr};
