@@ -167,13 +167,52 @@ fn check_finds_every_problem_of_the_host() {
     let report = text(&output.stdout);
     assert_eq!(output.status.code(), Some(2), "{report}");
     for line in [
-        format!("error: host: listen.address: 127.0.0.1:{taken} (UDP) cannot be bound"),
-        format!("error: host: http.admin: {admin} (TCP) cannot be bound"),
+        format!("error: host: listen.address: 127.0.0.1:{taken} (UDP) is in use by "),
+        format!("error: host: http.admin: {admin} (TCP) is in use by "),
         format!("error: host: relay.ports: no port of {taken}-{taken} on 127.0.0.1 can be bound"),
         "error: host: relay.addresses: 192.0.2.77 is not an address of this host".into(),
         "warning: host: open files: at most".into(),
         "turnix could not serve: 4 errors".into(),
     ] {
+        assert!(report.contains(&line), "{line}\nin\n{report}");
+    }
+}
+
+#[test]
+fn check_knows_the_running_server() {
+    let home = tempfile::tempdir().unwrap();
+    let free = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let path = file(
+        home.path(),
+        &format!(
+            "[auth]\nsecrets = [\"s\"]\n[http]\nadmin = \"\"\n[[listen]]\naddress = \"{free}\"\n\
+             protocols = [\"udp\", \"tcp\", \"http\"]\n"
+        ),
+    );
+    let path = path.to_str().unwrap();
+    let mut server = turnix(home.path(), &["serve", "-c", path])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let bound = (0..200).any(|_| {
+        std::thread::sleep(Duration::from_millis(25));
+        std::net::TcpStream::connect(free).is_ok()
+    });
+    let output = run(home.path(), &["check", "-c", path]);
+    let pid = server.id();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    let report = text(&output.stdout);
+    assert!(bound, "the server did not start");
+    assert_eq!(output.status.code(), Some(0), "{report}");
+    for kind in ["UDP", "TCP"] {
+        let line = format!(
+            "warning: host: listen.address: {free} ({kind}) is in use by turnix (pid {pid});"
+        );
         assert!(report.contains(&line), "{line}\nin\n{report}");
     }
 }

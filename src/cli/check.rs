@@ -2,13 +2,11 @@
 
 use std::collections::HashSet;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr};
-
-use socket2::{Domain, Protocol, Socket, Type};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 
 use super::credentials::utc;
 use super::ice::is_link_local;
-use super::{Configuration, Exit, print, quick_start, state};
+use super::{Configuration, Exit, holder, print, quick_start, state};
 use crate::base::{Clock, Family};
 use crate::config::{Config, External, Listener, Problem, Problems, Tls};
 use crate::net::host;
@@ -56,8 +54,7 @@ pub fn run(configuration: &Configuration) -> anyhow::Result<Exit> {
         listeners(&config, &mut report);
         relays(&config, &mut report);
         if let Some(admin) = config.admin {
-            let bound = bind(admin, Type::STREAM);
-            judge(&mut report, "http.admin", admin, "TCP", bound);
+            check_bind(&mut report, "http.admin", admin, false);
         }
         if let Some(tls) = &config.tls {
             certificate(tls, &mut report);
@@ -100,64 +97,40 @@ fn load(configuration: &Configuration, report: &mut Report) -> Option<Config> {
     }
 }
 
-/// Whether a socket could be bound.
-enum Bound {
-    Free,
-    /// A program of the same user has it and shares it, as a running turnix does.
-    Shared,
-    Refused(io::Error),
-}
-
-fn bind(address: SocketAddr, kind: Type) -> Bound {
-    let attempt = |shared: bool| -> io::Result<()> {
-        let protocol = if kind == Type::DGRAM {
-            Protocol::UDP
-        } else {
-            Protocol::TCP
-        };
-        let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
-        if kind == Type::STREAM {
-            // Connections that have just ended do not keep the port.
-            socket.set_reuse_address(true)?;
-        }
-        if shared {
-            socket.set_reuse_port(true)?;
-        }
-        socket.bind(&address.into())?;
-        if kind == Type::STREAM && !shared {
-            // Between sockets with SO_REUSEADDR, only listening tells that the port is taken.
-            socket.listen(1)?;
-        }
-        Ok(())
-    };
-    match attempt(false) {
-        Ok(()) => Bound::Free,
-        Err(error) if error.kind() == ErrorKind::AddrInUse => match attempt(true) {
-            Ok(()) => Bound::Shared,
-            Err(_) => Bound::Refused(error),
-        },
-        Err(error) => Bound::Refused(error),
+/// Binds `address` for a moment.
+fn bind(address: SocketAddr, udp: bool) -> io::Result<()> {
+    if udp {
+        UdpSocket::bind(address).map(drop)
+    } else {
+        TcpListener::bind(address).map(drop)
     }
 }
 
-fn judge(report: &mut Report, key: &str, address: SocketAddr, kind: &str, bound: Bound) {
-    let port = address.port();
-    let error = match bound {
-        Bound::Free => return,
-        Bound::Shared => {
-            report.warnings.push(Problem::host(
-                key,
-                format!("{address} ({kind}) is in use by a program of this user that shares it"),
-                "fine if that is the turnix that is to be restarted",
-            ));
-            return;
-        }
-        Bound::Refused(error) => error,
+fn check_bind(report: &mut Report, key: &str, address: SocketAddr, udp: bool) {
+    let Err(error) = bind(address, udp) else {
+        return;
     };
+    let port = address.port();
+    let kind = if udp { "UDP" } else { "TCP" };
+    let mut found = format!("{address} ({kind}) cannot be bound: {error}");
     let remedy = match error.kind() {
-        ErrorKind::AddrInUse => format!(
-            "stop the program that has it (ss -lnp 'sport = :{port}' names it), or choose another port"
-        ),
+        ErrorKind::AddrInUse => match holder::of_port(udp, port) {
+            Some(holder) if holder.is_turnix() => {
+                report.warnings.push(Problem::host(
+                    key,
+                    format!("{address} ({kind}) is in use by {holder}"),
+                    "fine if that is the server to be reloaded or restarted",
+                ));
+                return;
+            }
+            Some(holder) => {
+                found = format!("{address} ({kind}) is in use by {holder}");
+                "stop that program, or choose another port".to_owned()
+            }
+            None => format!(
+                "stop the program that has it (as root, ss -lnp 'sport = :{port}' names it), or choose another port"
+            ),
+        },
         ErrorKind::PermissionDenied => "run as root or with CAP_NET_BIND_SERVICE (setcap \
              cap_net_bind_service=+ep on the program), or choose a port from 1024"
             .into(),
@@ -169,23 +142,16 @@ fn judge(report: &mut Report, key: &str, address: SocketAddr, kind: &str, bound:
         }
         _ => "choose another address or port".into(),
     };
-    report.errors.push(Problem::host(
-        key,
-        format!("{address} ({kind}) cannot be bound: {error}"),
-        remedy,
-    ));
+    report.errors.push(Problem::host(key, found, remedy));
 }
 
 fn listeners(config: &Config, report: &mut Report) {
     for listener in &config.listeners {
-        let address = listener.address;
         if listener.udp {
-            let bound = bind(address, Type::DGRAM);
-            judge(report, "listen.address", address, "UDP", bound);
+            check_bind(report, "listen.address", listener.address, true);
         }
         if listener.has_streams() {
-            let bound = bind(address, Type::STREAM);
-            judge(report, "listen.address", address, "TCP", bound);
+            check_bind(report, "listen.address", listener.address, false);
         }
     }
 }
@@ -255,20 +221,19 @@ fn relay_bindable(config: &Config, ip: IpAddr) -> Result<(), Problem> {
     let step = (usize::from(last - first) / PORTS_TRIED).max(1);
     let mut refusal = None;
     for port in config.relay.ports.clone().step_by(step) {
-        match bind(SocketAddr::new(ip, port), Type::DGRAM) {
-            Bound::Free => return Ok(()),
-            Bound::Shared => {}
-            Bound::Refused(error) if error.kind() == ErrorKind::AddrNotAvailable => {
+        match bind(SocketAddr::new(ip, port), true) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {
                 return Err(Problem::host(
                     "relay.addresses",
                     format!("{ip} is not an address of this host"),
                     "write the local address here (ip address lists them) and the public one in relay.external_address",
                 ));
             }
-            Bound::Refused(error) => refusal = Some(error),
+            Err(error) => refusal = Some(error),
         }
     }
-    let why = refusal.map_or_else(|| "all in use".to_owned(), |error| error.to_string());
+    let why = refusal.map_or_else(String::new, |error| error.to_string());
     Err(Problem::host(
         "relay.ports",
         format!("no port of {first}-{last} on {ip} can be bound: {why}"),

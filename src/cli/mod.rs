@@ -3,6 +3,7 @@
 mod banner;
 mod check;
 mod credentials;
+mod holder;
 mod ice;
 mod logging;
 mod quick_start;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 
 use super::credentials::decides_access;
+use super::holder;
 use super::state::{self, State};
 use crate::base::Clock;
 use crate::config::{Config, Listener, Problem, Problems, Sources};
@@ -140,8 +141,10 @@ fn choose_listeners(sources: &Sources) -> Result<(Vec<Listener>, Vec<String>), P
         let (udp, tcp) = try_port(number);
         for (name, state) in [("UDP", udp), ("TCP", tcp)] {
             if state != Port::Free {
+                let holder = holder::of_port(name == "UDP", number)
+                    .map_or_else(|| "another program".to_owned(), |one| one.to_string());
                 notes.push(format!(
-                    "Port {number} ({name}) is in use by another program: left out."
+                    "Port {number} ({name}) is in use by {holder}: left out."
                 ));
             }
         }
@@ -163,8 +166,8 @@ fn choose_listeners(sources: &Sources) -> Result<(Vec<Listener>, Vec<String>), P
     if listeners.is_empty() {
         return Err(Problem::host(
             "ports",
-            format!("{numbers:?} are all in use by other programs"),
-            "stop the other server (another turnix?), or choose a port: --set listen=[::]:3479",
+            notes.join(" "),
+            "stop the other server, or choose a port: --set listen=[::]:3479",
         )
         .into());
     }
