@@ -3,6 +3,7 @@
 pub mod access;
 pub mod app;
 pub mod base;
+pub mod cli;
 pub mod config;
 pub mod http;
 pub mod metrics;

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use turnix::base::PiiMode;
+use turnix::base::{Clock, PiiMode};
 use turnix::config::{Config, External, LogFormat, LogLevel, Mapping, Sources, declared, values};
+use turnix::stream::certificates;
 use turnix::turn::{self, ChannelRange};
 
 const AUTH: &str = "auth.secrets=[\"s3cret\"]";
@@ -515,7 +516,8 @@ fn secret_files() {
 fn tls_and_listeners_agree() {
     let directory = tempfile::tempdir().unwrap();
     let pem = directory.path().join("pem");
-    std::fs::write(&pem, "pem").unwrap();
+    let made = certificates::self_signed(&["localhost".into()], Clock.now().unix_secs()).unwrap();
+    std::fs::write(&pem, made.certificate_pem + made.key_pem.expose()).unwrap();
     let certificate = format!("tls.certificate={}", pem.display());
     let key = format!("tls.key={}", pem.display());
 
@@ -542,7 +544,7 @@ fn tls_and_listeners_agree() {
     );
     let problems = set(&[AUTH, &certificate, "tls.key=/nonexistent"]).unwrap_err();
     assert!(
-        problems.contains("--set: tls.key: /nonexistent cannot be read"),
+        problems.contains("--set: tls.key: /nonexistent: cannot be read"),
         "{problems}"
     );
 
@@ -552,6 +554,56 @@ fn tls_and_listeners_agree() {
         "left out, tls comes with the certificate"
     );
     assert_eq!(config.tls.unwrap().key, pem);
+}
+
+#[test]
+fn certificates_are_held_against_key_and_clock() {
+    let directory = tempfile::tempdir().unwrap();
+    let now = Clock.now().unix_secs();
+    let write = |name: &str, made_unix: u64| {
+        let made = certificates::self_signed(&["localhost".into()], made_unix).unwrap();
+        let path = directory.path().join(name);
+        std::fs::write(&path, made.certificate_pem + made.key_pem.expose()).unwrap();
+        path.display().to_string()
+    };
+    let (one, other) = (write("one", now), write("other", now));
+    let old = write("old", now - 400 * 86_400);
+    let with = |certificate: &str, key: &str| {
+        let problems = set(&[
+            AUTH,
+            &format!("tls.certificate={certificate}"),
+            &format!("tls.key={key}"),
+        ])
+        .map(|_| String::new());
+        clean(&problems.unwrap_or_else(|text| text), directory.path())
+    };
+    assert_eq!(with(&one, &one), "");
+    assert_eq!(
+        with(&one, &other),
+        "--set: tls.key: other: the private key belongs to another certificate; name the pair that was issued together"
+    );
+    assert_eq!(
+        with(&old, &old),
+        "--set: tls.certificate: old expired 3 days ago; renew it, or correct the clock"
+    );
+}
+
+#[test]
+fn peer_rules_are_read_and_refused_one_by_one() {
+    let config = set(&[
+        AUTH,
+        "peers.allow=loopback",
+        "peers.deny=198.51.100.0/24,private",
+    ])
+    .unwrap();
+    assert_eq!(config.access.peers.allow.len(), 1);
+    assert_eq!(config.access.peers.deny.len(), 2);
+    let problems = set(&[AUTH, "peers.deny=[\"nowhere\", \"10.0.0.0/99\"]"]).unwrap_err();
+    assert_eq!(problems.lines().count(), 2, "{problems}");
+    assert!(
+        problems.starts_with("--set: peers.deny: found \"nowhere\"; "),
+        "{problems}"
+    );
 }
 
 #[test]

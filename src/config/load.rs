@@ -11,8 +11,8 @@ use super::source::{Node, Table, Value, merge};
 use super::values::{self, Converted, Fault};
 use super::{Config, External, Listener, Log, LogFormat, LogLevel, Mapping, Relay, Tls};
 use crate::access::{self, Limits, peers};
-use crate::base::{PiiMode, Secret};
-use crate::stream::Protocols;
+use crate::base::{Clock, PiiMode, Secret};
+use crate::stream::{Protocols, certificates};
 use crate::turn::{self, ChannelRange};
 
 impl Config {
@@ -178,10 +178,9 @@ fn read_listeners(r: &mut Reader<'_>, has_certificate: bool) -> Option<Vec<(Orig
         |entry| read_listener(entry, has_certificate),
     )?;
     for (index, (origin, listener)) in listeners.iter().enumerate() {
-        let earlier = listeners.iter().take(index);
-        if let Some((_, other)) = earlier
-            .filter(|(_, other)| collide(other.address, listener.address))
-            .next()
+        let mut earlier = listeners.iter().take(index);
+        if let Some((_, other)) =
+            earlier.find(|(_, other)| collide(other.address, listener.address))
         {
             let problem = Problem {
                 origin: origin.clone(),
@@ -613,23 +612,35 @@ fn read_tls(r: &mut Reader<'_>) -> Option<Option<Tls>> {
             return None;
         }
     }
-    let mut readable = true;
-    for (name, path) in [("tls.certificate", &certificate), ("tls.key", &key)] {
-        if let Err(error) = fs::File::open(path).and_then(|mut file| {
-            // Opening a directory succeeds; reading it does not.
-            std::io::Read::read(&mut file, &mut [0])
-        }) {
-            let found = format!("{path} cannot be read: {error}");
-            r.problem(name, found, "name a PEM file that this user may read");
-            readable = false;
+    let (certificate, key) = (PathBuf::from(certificate), PathBuf::from(key));
+    match certificates::load(&certificate, &key) {
+        Ok(loaded) => {
+            let now_unix = Clock.now().unix_secs();
+            if loaded.not_after_unix() <= now_unix {
+                let days = (now_unix - loaded.not_after_unix()) / 86_400;
+                r.problem(
+                    "tls.certificate",
+                    format!("{} expired {days} days ago", certificate.display()),
+                    "renew it, or correct the clock",
+                );
+                return None;
+            }
+            Some(Some(Tls { certificate, key }))
+        }
+        Err(error) => {
+            let name = if error.file == certificate {
+                "tls.certificate"
+            } else {
+                "tls.key"
+            };
+            let text = error.to_string();
+            let (found, remedy) = text
+                .split_once("; ")
+                .unwrap_or((&text, "name a PEM file that this user may read"));
+            r.problem(name, found, remedy);
+            None
         }
     }
-    readable.then(|| {
-        Some(Tls {
-            certificate: certificate.into(),
-            key: key.into(),
-        })
-    })
 }
 
 fn check_tls(

@@ -133,7 +133,7 @@ impl fmt::Display for Problems {
 impl std::error::Error for Problems {}
 
 /// Where configuration comes from; kept by a running server, so that a reload reads the same places again.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Sources {
     /// The TOML file, if there is one.
     pub file: Option<PathBuf>,
@@ -143,4 +143,13 @@ pub struct Sources {
     pub environment: Vec<(String, String)>,
     /// `key=value` of each `--set`, in order.
     pub set: Vec<String>,
+}
+
+impl fmt::Debug for Sources {
+    /// Shows the file only: everything else may hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources")
+            .field("file", &self.file)
+            .finish_non_exhaustive()
+    }
 }

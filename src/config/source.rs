@@ -70,6 +70,30 @@ impl Node {
     }
 }
 
+impl Sources {
+    /// Whether the environment or a `--set` decides `key` or something inside it.
+    pub fn overrides(&self, key: &str) -> bool {
+        let names = |name: &str| {
+            name.strip_prefix(key)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        let in_environment = self.environment.iter().any(|(name, text)| {
+            name.strip_prefix("TURNIX_")
+                .is_some_and(|suffix| !is_service_link(suffix, text) && names(&dotted(suffix)))
+        });
+        in_environment
+            || self
+                .set
+                .iter()
+                .filter_map(|assignment| assignment.split_once('='))
+                .any(|(name, _)| names(name.trim()))
+    }
+}
+
+fn dotted(suffix: &str) -> String {
+    suffix.to_lowercase().replace("__", ".")
+}
+
 /// Merges every source: `--set` over environment over file over base.
 ///
 /// The second value is false if the file could not be read as TOML, so that what is missing may be a consequence.
@@ -106,7 +130,7 @@ pub(super) fn merge(sources: &Sources, problems: &mut Vec<Problem>) -> (Table, b
         if is_service_link(suffix, text) {
             continue;
         }
-        let key = suffix.to_lowercase().replace("__", ".");
+        let key = dotted(suffix);
         let origin = Origin::Environment(name.clone());
         put(&mut root, &key, outside_file(text, &origin), &origin);
     }

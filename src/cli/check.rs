@@ -1,0 +1,340 @@
+//! `turnix check`: everything that is wrong with the configuration and the host, at once.
+
+use std::collections::HashSet;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+
+use super::credentials::utc;
+use super::ice::is_link_local;
+use super::{Configuration, Exit, holder, print, quick_start, state};
+use crate::base::{Clock, Family};
+use crate::config::{Config, External, Listener, Problem, Problems, Tls};
+use crate::net::host;
+use crate::stream::certificates;
+
+/// Receive buffer that a listener asks for, in bytes.
+const WANTED_BUFFER_BYTES: usize = 2 * 1024 * 1024;
+/// 2024-01-01: a clock before this day has never been set.
+const CLOCK_SET_UNIX: u64 = 1_704_067_200;
+/// Files that are open besides relay sockets: listeners, streams, logs, epoll sets.
+const OTHER_FILES: u64 = 512;
+/// Without a limit of allocations, fewer possible ones than this are worth a warning.
+const FEW_FILES: u64 = 16_384;
+const CERTIFICATE_WARNING_SECS: u64 = 14 * 86_400;
+/// Relay ports that are tried before the range counts as taken.
+const PORTS_TRIED: usize = 16;
+
+#[derive(Default)]
+struct Report {
+    errors: Vec<Problem>,
+    warnings: Vec<Problem>,
+    notes: Vec<String>,
+}
+
+impl Report {
+    fn fail(&mut self, error: &anyhow::Error) {
+        match error.downcast_ref::<Problems>() {
+            Some(problems) => self.errors.extend(problems.iter().cloned()),
+            None => self.errors.push(Problem::host(
+                "quick start",
+                format!("{error:#}"),
+                "solve that, or give a configuration file with -c",
+            )),
+        }
+    }
+}
+
+/// Prints every problem.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub fn run(configuration: &Configuration) -> anyhow::Result<Exit> {
+    let mut report = Report::default();
+    if let Some(config) = load(configuration, &mut report) {
+        listeners(&config, &mut report);
+        relays(&config, &mut report);
+        if let Some(admin) = config.admin {
+            check_bind(&mut report, "http.admin", admin, false);
+        }
+        if let Some(tls) = &config.tls {
+            certificate(tls, &mut report);
+        }
+        open_files(config.access.limits.allocations, &mut report);
+    }
+    machine(&mut report);
+    print(&render(&report))?;
+    Ok(if report.errors.is_empty() {
+        Exit::Done
+    } else {
+        Exit::Unusable
+    })
+}
+
+fn load(configuration: &Configuration, report: &mut Report) -> Option<Config> {
+    let sources = configuration.sources();
+    if sources.file.is_none() {
+        report.notes.push(format!(
+            "no configuration file: `turnix` would do its quick start, with its state in {}",
+            state::directory(&sources).display()
+        ));
+        match quick_start::prepare(sources) {
+            Ok(quick) => {
+                report.notes.extend(quick.notes);
+                return Some(quick.config);
+            }
+            Err(error) => {
+                report.fail(&error);
+                return None;
+            }
+        }
+    }
+    match Config::load(&sources) {
+        Ok(config) => Some(config),
+        Err(problems) => {
+            report.errors.extend(problems.iter().cloned());
+            None
+        }
+    }
+}
+
+/// Binds `address` for a moment.
+fn bind(address: SocketAddr, udp: bool) -> io::Result<()> {
+    if udp {
+        UdpSocket::bind(address).map(drop)
+    } else {
+        TcpListener::bind(address).map(drop)
+    }
+}
+
+fn check_bind(report: &mut Report, key: &str, address: SocketAddr, udp: bool) {
+    let Err(error) = bind(address, udp) else {
+        return;
+    };
+    let port = address.port();
+    let kind = if udp { "UDP" } else { "TCP" };
+    let mut found = format!("{address} ({kind}) cannot be bound: {error}");
+    let remedy = match error.kind() {
+        ErrorKind::AddrInUse => match holder::of_port(udp, port) {
+            Some(holder) if holder.is_turnix() => {
+                report.warnings.push(Problem::host(
+                    key,
+                    format!("{address} ({kind}) is in use by {holder}"),
+                    "fine if that is the server to be reloaded or restarted",
+                ));
+                return;
+            }
+            Some(holder) => {
+                found = format!("{address} ({kind}) is in use by {holder}");
+                "stop that program, or choose another port".to_owned()
+            }
+            None => format!(
+                "stop the program that has it (as root, ss -lnp 'sport = :{port}' names it), or choose another port"
+            ),
+        },
+        ErrorKind::PermissionDenied => "run as root or with CAP_NET_BIND_SERVICE (setcap \
+             cap_net_bind_service=+ep on the program), or choose a port from 1024"
+            .into(),
+        ErrorKind::AddrNotAvailable => {
+            "use an address of this host (ip address lists them), or a wildcard".into()
+        }
+        _ if address.is_ipv6() => {
+            "if IPv6 is switched off on this host, listen on 0.0.0.0 instead of [::]".into()
+        }
+        _ => "choose another address or port".into(),
+    };
+    report.errors.push(Problem::host(key, found, remedy));
+}
+
+fn listeners(config: &Config, report: &mut Report) {
+    for listener in &config.listeners {
+        if listener.udp {
+            check_bind(report, "listen.address", listener.address, true);
+        }
+        if listener.has_streams() {
+            check_bind(report, "listen.address", listener.address, false);
+        }
+    }
+}
+
+/// The addresses that relaying would use: configured ones, else the listeners' own, else the host's.
+fn relay_addresses(config: &Config) -> Vec<IpAddr> {
+    if !config.relay.addresses.is_empty() {
+        return config.relay.addresses.clone();
+    }
+    let is_specific = |ip: &IpAddr| !ip.is_unspecified();
+    let own = |listener: &Listener| listener.address.ip().to_canonical();
+    let mut addresses: Vec<IpAddr> = config
+        .listeners
+        .iter()
+        .map(own)
+        .filter(is_specific)
+        .collect();
+    if addresses.is_empty() {
+        let sources = Family::ALL.into_iter().filter_map(host::default_source);
+        addresses.extend(sources);
+    }
+    if addresses.is_empty() {
+        let usable = |ip: &IpAddr| !ip.is_loopback() && !is_link_local(*ip);
+        addresses.extend(host::interface_addresses().into_iter().filter(usable));
+    }
+    let mut seen = HashSet::new();
+    addresses.retain(|ip| seen.insert(*ip));
+    addresses
+}
+
+fn relays(config: &Config, report: &mut Report) {
+    let addresses = relay_addresses(config);
+    if addresses.is_empty() {
+        report.errors.push(Problem::host(
+            "relay.addresses",
+            "this host has no address but loopback",
+            "bring up an interface, or name an address",
+        ));
+    }
+    for ip in &addresses {
+        if let Err(problem) = relay_bindable(config, *ip) {
+            report.errors.push(problem);
+        }
+        let outside = config.relay.external.of(*ip);
+        if outside.is_none() && is_private(*ip) {
+            report.warnings.push(Problem::host(
+                "relay.external_address",
+                format!("relayed addresses are {ip}, which only this network can reach"),
+                "set relay.external_address to the public address if this host is behind 1:1 NAT (most clouds)",
+            ));
+        }
+    }
+    if let External::Mapped(mappings) = &config.relay.external {
+        let locals = mappings.iter().filter_map(|mapping| mapping.local);
+        for local in locals.filter(|local| !addresses.contains(local)) {
+            report.warnings.push(Problem::host(
+                "relay.external_address",
+                format!("maps {local}, from which nothing is relayed"),
+                "add it to relay.addresses, or remove the mapping",
+            ));
+        }
+    }
+}
+
+fn relay_bindable(config: &Config, ip: IpAddr) -> Result<(), Problem> {
+    let (first, last) = (*config.relay.ports.start(), *config.relay.ports.end());
+    let step = (usize::from(last - first) / PORTS_TRIED).max(1);
+    let mut refusal = None;
+    for port in config.relay.ports.clone().step_by(step) {
+        match bind(SocketAddr::new(ip, port), true) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {
+                return Err(Problem::host(
+                    "relay.addresses",
+                    format!("{ip} is not an address of this host"),
+                    "write the local address here (ip address lists them) and the public one in relay.external_address",
+                ));
+            }
+            Err(error) => refusal = Some(error),
+        }
+    }
+    let why = refusal.map_or_else(String::new, |error| error.to_string());
+    Err(Problem::host(
+        "relay.ports",
+        format!("no port of {first}-{last} on {ip} can be bound: {why}"),
+        "choose another range, or stop the program that has these ports",
+    ))
+}
+
+fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => {
+            // 100.64.0.0/10 is the carriers' NAT (RFC 6598).
+            let shared = v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64;
+            v4.is_private() || v4.is_link_local() || shared
+        }
+        IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
+    }
+}
+
+/// What loading does not refuse already.
+fn certificate(tls: &Tls, report: &mut Report) {
+    let Ok(loaded) = certificates::load(&tls.certificate, &tls.key) else {
+        return;
+    };
+    let left = loaded
+        .not_after_unix()
+        .saturating_sub(Clock.now().unix_secs());
+    if left < CERTIFICATE_WARNING_SECS {
+        report.warnings.push(Problem::host(
+            "tls.certificate",
+            format!(
+                "expires in {} days, on {}",
+                left / 86_400,
+                utc(loaded.not_after_unix())
+            ),
+            "renew it; turnix reads the files again when they change",
+        ));
+    }
+}
+
+fn open_files(allocations: u32, report: &mut Report) {
+    let Ok((limit, _)) = host::raise_open_files() else {
+        return;
+    };
+    let possible = limit.saturating_sub(OTHER_FILES);
+    let allocations = u64::from(allocations);
+    if allocations > possible {
+        report.warnings.push(Problem::host(
+            "open files",
+            format!("at most {limit}, and limits.allocations is {allocations}"),
+            format!(
+                "raise it (LimitNOFILE={} in the systemd unit, ulimit -Hn), or lower limits.allocations",
+                allocations + OTHER_FILES
+            ),
+        ));
+    } else if allocations == 0 && limit < FEW_FILES {
+        report.warnings.push(Problem::host(
+            "open files",
+            format!("at most {limit}, which is about {possible} allocations"),
+            "raise it (LimitNOFILE=1048576 in the systemd unit, ulimit -Hn)",
+        ));
+    }
+}
+
+fn machine(report: &mut Report) {
+    let now_unix = Clock.now().unix_secs();
+    if now_unix < CLOCK_SET_UNIX {
+        report.errors.push(Problem::host(
+            "clock",
+            format!("says {}", utc(now_unix)),
+            "set it (timedatectl set-ntp true): time-limited credentials and certificates depend on it",
+        ));
+    }
+    if let Some(most) = host::rmem_max().filter(|most| *most < WANTED_BUFFER_BYTES) {
+        report.warnings.push(Problem::host(
+            "net.core.rmem_max",
+            format!("{most} bytes: bursts beyond that are lost"),
+            format!("sysctl -w net.core.rmem_max={WANTED_BUFFER_BYTES}"),
+        ));
+    }
+}
+
+fn render(report: &Report) -> String {
+    let mut text = String::new();
+    for problem in &report.errors {
+        text += &format!("error: {problem}\n");
+    }
+    for problem in &report.warnings {
+        text += &format!("warning: {problem}\n");
+    }
+    for note in &report.notes {
+        text += &format!("note: {note}\n");
+    }
+    let count = |number: usize, what: &str| match number {
+        1 => format!("1 {what}"),
+        _ => format!("{number} {what}s"),
+    };
+    let warnings = count(report.warnings.len(), "warning");
+    if report.errors.is_empty() {
+        text + &format!("turnix can serve: {warnings}\n")
+    } else {
+        let errors = count(report.errors.len(), "error");
+        text + &format!("turnix could not serve: {errors}, {warnings}\n")
+    }
+}

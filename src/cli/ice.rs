@@ -1,0 +1,115 @@
+//! What a WebRTC client is told: URLs in the order to try them, and one credential.
+
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+use x509_parser::extensions::GeneralName;
+use x509_parser::pem::parse_x509_pem;
+
+use crate::base::Family;
+use crate::config::{External, Listener, Mapping, Tls};
+use crate::net::host;
+
+/// How clients name this server.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// The same name for every listener, if there is one.
+    pub name: Option<String>,
+    /// What the operator wrote about external addresses.
+    pub external: External,
+    /// Local relay addresses and how they are seen; empty while nothing is bound.
+    pub relays: Vec<Mapping>,
+}
+
+impl Host {
+    /// The host part of URLs that lead to `listener`, an IPv6 address in brackets.
+    pub fn of(&self, listener: &Listener) -> String {
+        match &self.name {
+            Some(name) => match name.parse::<IpAddr>() {
+                Ok(ip) => bracketed(ip),
+                Err(_) => name.clone(),
+            },
+            None => bracketed(self.address(listener.address.ip())),
+        }
+    }
+
+    fn address(&self, local: IpAddr) -> IpAddr {
+        if !local.is_unspecified() {
+            let outside = self.external.of(local);
+            return outside.filter(|_| !local.is_loopback()).unwrap_or(local);
+        }
+        // "[::]" takes IPv4 too, which more clients have.
+        let v6_only = |ip: &IpAddr| local.is_ipv6() || ip.is_ipv4();
+        let relayed = self.relays.iter().map(|relay| relay.external);
+        let mapped: Vec<IpAddr> = match &self.external {
+            External::Auto => Vec::new(),
+            External::Mapped(mappings) => mappings.iter().map(|one| one.external).collect(),
+        };
+        let sources = Family::ALL.into_iter().filter_map(host::default_source);
+        let mut candidates: Vec<IpAddr> = relayed.chain(mapped).chain(sources).collect();
+        candidates.extend(
+            host::interface_addresses()
+                .into_iter()
+                .filter(|ip| !ip.is_loopback() && !is_link_local(*ip)),
+        );
+        candidates.retain(v6_only);
+        let first_v4 = candidates.iter().find(|ip| ip.is_ipv4());
+        first_v4
+            .or(candidates.first())
+            .copied()
+            .unwrap_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST))
+    }
+}
+
+/// Whether `ip` is good on one link only.
+pub fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
+}
+
+fn bracketed(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+    }
+}
+
+/// URLs of every listener (RFC 7065): UDP, then TCP, then TLS, which is the order from fast to passable.
+pub fn urls(listeners: &[Listener], host: &Host) -> Vec<String> {
+    let form = |scheme: &str, listener: &Listener, transport: &str| {
+        let (name, port) = (host.of(listener), listener.address.port());
+        format!("{scheme}:{name}:{port}?transport={transport}")
+    };
+    let udp = listeners.iter().filter(|listener| listener.udp);
+    let tcp = listeners.iter().filter(|listener| listener.streams.tcp);
+    let tls = listeners.iter().filter(|listener| listener.streams.tls);
+    udp.map(|listener| form("turn", listener, "udp"))
+        .chain(tcp.map(|listener| form("turn", listener, "tcp")))
+        .chain(tls.map(|listener| form("turns", listener, "tcp")))
+        .collect()
+}
+
+/// The `iceServers` array of an RTCConfiguration.
+pub fn ice_servers(urls: &[String], username: &str, credential: &str) -> Value {
+    json!([{ "urls": urls, "username": username, "credential": credential }])
+}
+
+/// The domain name that the certificate was issued for; `None` for a wildcard, a bare host name or no name.
+pub fn certificate_name(tls: &Tls) -> Option<String> {
+    let file = std::fs::read(&tls.certificate).ok()?;
+    let (_, pem) = parse_x509_pem(&file).ok()?;
+    let certificate = pem.parse_x509().ok()?;
+    let names = certificate.subject_alternative_name().ok()??;
+    names
+        .value
+        .general_names
+        .iter()
+        .find_map(|name| match name {
+            GeneralName::DNSName(name) if name.contains('.') && !name.contains('*') => {
+                Some((*name).to_owned())
+            }
+            _ => None,
+        })
+}

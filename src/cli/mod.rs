@@ -1,0 +1,139 @@
+//! The commands: each reads its arguments, calls the library and prints.
+
+mod banner;
+mod check;
+mod credentials;
+mod holder;
+mod ice;
+mod logging;
+mod quick_start;
+mod serve;
+mod state;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Problems, Sources};
+
+pub use banner::{Banner, banner};
+
+/// The file that is read where `-c` names no other.
+const DEFAULT_FILE: &str = "/etc/turnix/turnix.toml";
+
+/// TURN and STUN relay server.
+///
+/// Without a command, serves. Without a configuration file, makes itself a secret, a user and a certificate, and prints
+/// what to paste into a WebRTC application.
+#[derive(Parser)]
+#[command(name = "turnix", version, args_conflicts_with_subcommands = true)]
+#[command(
+    after_help = "Exit codes: 0 ok, 1 failed, 2 bad configuration or host, 3 a probe found a fault."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: Configuration,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the server.
+    Serve(Configuration),
+    /// Check the configuration and the host: print every problem and what would solve it.
+    ///
+    /// Binds every port for a moment, reads the certificate, looks at clock, buffers, open files and addresses. Ends
+    /// with 2 if the server could not serve; warnings alone end with 0. Without a configuration file it checks what
+    /// the quick start would do, whose state it makes.
+    Check(Configuration),
+    /// Make time-limited credentials for WebRTC clients.
+    Credentials(credentials::Arguments),
+}
+
+/// Where the configuration comes from.
+#[derive(Args)]
+pub struct Configuration {
+    /// Configuration file [default: /etc/turnix/turnix.toml if it exists].
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Override one key, such as --set limits.allocations=1000; repeatable.
+    ///
+    /// Wins over the environment (TURNIX_LIMITS__ALLOCATIONS) and the file.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl Configuration {
+    /// The file, if there is one, the environment and every `--set`.
+    fn sources(&self) -> Sources {
+        let default = PathBuf::from(DEFAULT_FILE);
+        Sources {
+            file: self
+                .file
+                .clone()
+                .or_else(|| default.exists().then_some(default)),
+            base: None,
+            environment: std::env::vars_os()
+                .map(|(name, value)| {
+                    let text = |os: std::ffi::OsString| os.to_string_lossy().into_owned();
+                    (text(name), text(value))
+                })
+                .collect(),
+            set: self.set.clone(),
+        }
+    }
+}
+
+/// How a command ended, as the exit code says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// It did what it is for.
+    Done = 0,
+    /// It could not.
+    Failed = 1,
+    /// The configuration or the host has to change first.
+    Unusable = 2,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Why it could not do what it is for; [`report`] tells people.
+pub fn run(cli: Cli) -> anyhow::Result<Exit> {
+    match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+        Command::Serve(configuration) => serve::run(&configuration),
+        Command::Check(configuration) => check::run(&configuration),
+        Command::Credentials(arguments) => credentials::run(&arguments),
+    }
+}
+
+/// Prints why a command failed; returns how it ended.
+pub fn report(error: &anyhow::Error) -> Exit {
+    let mut stderr = io::stderr().lock();
+    // There is nobody left to tell if standard error is gone.
+    let _ = match error.downcast_ref::<Problems>() {
+        Some(problems) => problems
+            .iter()
+            .try_for_each(|problem| writeln!(stderr, "error: {problem}")),
+        None => writeln!(stderr, "error: {error:#}"),
+    };
+    match error.downcast_ref::<Problems>() {
+        Some(_) => Exit::Unusable,
+        None => Exit::Failed,
+    }
+}
+
+/// Writes to standard output; a reader that went away is not an error.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}

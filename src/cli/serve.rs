@@ -1,0 +1,95 @@
+//! `turnix serve`: configuration or quick start, logging, then the server.
+
+use std::io::{self, IsTerminal};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::credentials::{Credential, mint};
+use super::ice::{self, Host};
+use super::quick_start::{self, QuickStart};
+use super::{Banner, Configuration, Exit, banner, logging, print};
+use crate::app::{self, Started};
+use crate::base::{Clock, Secret};
+use crate::config::Config;
+
+/// How long a credential in the banner is good for where only secrets are configured.
+const BANNER_TTL: Duration = Duration::from_secs(24 * 3600);
+
+/// Serves until told to stop.
+///
+/// # Errors
+/// A bad configuration or host, or what ended the server.
+pub fn run(configuration: &Configuration) -> anyhow::Result<Exit> {
+    let sources = configuration.sources();
+    if sources.file.is_some() {
+        let config = Config::load(&sources)?;
+        logging::install(config.log)?;
+        app::run(config, sources, |_| {})?;
+        return Ok(Exit::Done);
+    }
+    let quick = quick_start::prepare(sources)?;
+    logging::install(quick.config.log)?;
+    let (config, sources) = (quick.config.clone(), quick.sources.clone());
+    app::run(config, sources, move |started| {
+        if let Err(error) = quick.save() {
+            tracing::warn!("`turnix credentials` will not know this server: {error:#}");
+        }
+        // A server whose standard output is closed serves all the same.
+        if let Err(error) = print(&banner(&describe(quick, started))) {
+            tracing::warn!("the start could not be described on standard output: {error}");
+        }
+    })?;
+    Ok(Exit::Done)
+}
+
+fn describe(quick: QuickStart, started: &Started) -> Banner {
+    let config = quick.config;
+    let credential = credential(&config);
+    let host = Host {
+        name: None,
+        external: config.relay.external,
+        relays: started.relays.clone(),
+    };
+    let urls = ice::urls(&started.listeners, &host);
+    let servers = ice::ice_servers(&urls, &credential.username, credential.password.expose());
+    let page = started.listeners.iter().find(|one| one.streams.http);
+    let test_page = page.map(|listener| {
+        let (name, port) = (host.of(listener), listener.address.port());
+        // Browsers keep the fragment to themselves: the credential stays out of requests and their logs.
+        let fragment = URL_SAFE_NO_PAD.encode(servers.to_string());
+        Secret::new(format!("http://{name}:{port}/test#{fragment}"))
+    });
+    Banner {
+        version: env!("CARGO_PKG_VERSION"),
+        listeners: started.listeners.clone(),
+        relays: started.relays.clone(),
+        ports: config.relay.ports,
+        admin: config.admin,
+        ice_servers: Banner::paste(&servers),
+        urls,
+        test_page,
+        state: quick.state.directory,
+        notes: quick.notes,
+        terminal: io::stdout().is_terminal(),
+    }
+}
+
+/// The static user, who needs no renewal; else a time-limited credential.
+fn credential(config: &Config) -> Credential {
+    let expires_unix = Clock.now().unix_secs() + BANNER_TTL.as_secs();
+    match (config.access.users.first(), config.access.secrets.first()) {
+        (None, Some(secret)) => mint(secret, None, expires_unix),
+        (user, _) => {
+            let (username, password) = user
+                .cloned()
+                .unwrap_or_else(|| (String::new(), Secret::new(String::new())));
+            Credential {
+                username,
+                password,
+                expires_unix: None,
+            }
+        }
+    }
+}
