@@ -21,7 +21,7 @@ use crate::turn::{
 };
 
 use super::mailbox::{Hairpin, Inbox, Mailbox, Message};
-use super::ports::RelayPool;
+use super::ports::{RelayPool, Wanted};
 use super::relays::Relays;
 use super::streams::{self, Queue};
 
@@ -510,10 +510,12 @@ impl Shard {
                 Output::OpenRelay {
                     id,
                     family,
+                    even_port,
                     user,
                     client,
                 } => {
-                    let opened = self.relays.open(id, family, user, client, &self.poller);
+                    let wanted = Wanted { family, even_port };
+                    let opened = self.relays.open(id, wanted, user, client, &self.poller);
                     self.server.handle_relay_opened(now, id, opened);
                 }
                 Output::CloseRelay { id } => {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rand::RngExt;
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 
 use crate::access::{Limits, Quota, QuotaExceeded};
 use crate::base::Family;
@@ -36,6 +37,13 @@ struct FreePorts {
     random: StdRng,
 }
 
+/// What a relayed address has to be like.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    pub family: Family,
+    pub even_port: bool,
+}
+
 /// A port taken out of the pool, to be given back.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lease {
@@ -53,10 +61,7 @@ impl RelayPool {
             .map(|ip| AddressPool {
                 ip: *ip,
                 ports: ports.clone(),
-                free: Mutex::new(FreePorts {
-                    ports: ports.clone().collect(),
-                    random: rand::make_rng(),
-                }),
+                free: Mutex::new(FreePorts::new(ports.clone())),
                 owners: (0..count).map(|_| AtomicU8::new(0)).collect(),
             })
             .collect();
@@ -82,17 +87,12 @@ impl RelayPool {
         self.live.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// A port of `family` that nobody has, chosen at random from all free ones; `None` if there is none.
-    pub fn take(&self, family: Family) -> Option<Lease> {
+    /// A port that nobody has, chosen at random from all free ones that will do; `None` if there is none.
+    pub fn take(&self, wanted: Wanted) -> Option<Lease> {
         let (address, pool) = (self.addresses.iter().enumerate())
-            .filter(|(_, pool)| Family::of(pool.ip.local) == family)
+            .filter(|(_, pool)| Family::of(pool.ip.local) == wanted.family)
             .max_by_key(|(_, pool)| lock(&pool.free).ports.len())?;
-        let mut free = lock(&pool.free);
-        let FreePorts { ports, random } = &mut *free;
-        if ports.is_empty() {
-            return None;
-        }
-        let port = ports.swap_remove(random.random_range(0..ports.len()));
+        let port = lock(&pool.free).take(wanted.even_port)?;
         self.in_use.fetch_add(1, Ordering::Relaxed);
         Some(Lease {
             address,
@@ -139,6 +139,30 @@ impl RelayPool {
             limit => self.live.load(Ordering::Relaxed) as f64 / f64::from(limit),
         };
         ports.max(allocations).min(1.0)
+    }
+}
+
+impl FreePorts {
+    fn new(range: RangeInclusive<u16>) -> Self {
+        let mut random: StdRng = rand::make_rng();
+        let mut ports: Vec<u16> = range.collect();
+        ports.shuffle(&mut random);
+        Self { ports, random }
+    }
+
+    fn take(&mut self, even: bool) -> Option<u16> {
+        if self.ports.is_empty() {
+            return None;
+        }
+        let start = self.random.random_range(0..self.ports.len());
+        // The list is in no order, so the first that will do from a random place on is a random one; half of them do.
+        let (before, after) = self.ports.split_at(start);
+        let fits = |port: &u16| !even || port.is_multiple_of(2);
+        let index = match after.iter().position(fits) {
+            Some(index) => start + index,
+            None => before.iter().position(fits)?,
+        };
+        Some(self.ports.swap_remove(index))
     }
 }
 

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
-use crate::base::{Family, RelayedAddress};
+use crate::base::RelayedAddress;
 use crate::net::{Poller, UdpOptions, UdpSocket};
 use crate::turn::{AllocationId, OpenError};
 
-use super::ports::{Lease, RelayPool};
+use super::ports::{Lease, RelayPool, Wanted};
 
 /// How many ports are tried when other programs hold ports of the range.
 const ATTEMPTS: usize = 256;
@@ -56,7 +56,7 @@ impl Relays {
     pub fn open(
         &mut self,
         id: AllocationId,
-        family: Family,
+        wanted: Wanted,
         user: Arc<str>,
         client: IpAddr,
         poller: &Poller,
@@ -64,7 +64,7 @@ impl Relays {
         self.pool
             .reserve(&user, client)
             .map_err(|_| OpenError::Quota)?;
-        let Some((lease, socket)) = self.bind(family, id, poller) else {
+        let Some((lease, socket)) = self.bind(wanted, id, poller) else {
             self.pool.release(&user, client);
             return Err(OpenError::Capacity);
         };
@@ -144,7 +144,7 @@ impl Relays {
 
     fn bind(
         &self,
-        family: Family,
+        wanted: Wanted,
         id: AllocationId,
         poller: &Poller,
     ) -> Option<(Lease, UdpSocket)> {
@@ -157,7 +157,7 @@ impl Relays {
         // Ports that other programs hold go back only afterwards, or chance could offer the same one again.
         let mut held_by_others = Vec::new();
         let bound = loop {
-            let Some(lease) = self.pool.take(family) else {
+            let Some(lease) = self.pool.take(wanted) else {
                 break None;
             };
             let opened = UdpSocket::bind(lease.local, &options)

@@ -84,6 +84,8 @@ pub enum Output {
         id: AllocationId,
         /// In which family.
         family: Family,
+        /// Whether its port has to be even (EVEN-PORT, RFC 8656 §7.2).
+        even_port: bool,
         /// User id, for quotas.
         user: Arc<str>,
         /// The client's address, for quotas.

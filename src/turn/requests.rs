@@ -38,6 +38,7 @@ const KNOWN_TURN: &[u16] = &[
     attribute::NONCE,
     attribute::XOR_RELAYED_ADDRESS,
     attribute::REQUESTED_ADDRESS_FAMILY,
+    attribute::EVEN_PORT,
     attribute::REQUESTED_TRANSPORT,
     attribute::XOR_MAPPED_ADDRESS,
 ];
@@ -99,6 +100,11 @@ impl Server {
         if !self.seed.families.contains(&family) {
             return Err(Reject::AddressFamily);
         }
+        let even_port = message.even_port()?;
+        if even_port == Some(true) {
+            // Reserving the sibling port is not offered; this is what the RFC answers when it cannot be had.
+            return Err(Reject::Capacity);
+        }
         let granted_secs = self.granted_secs(message.lifetime()?);
         let Some(username) = message.username() else {
             return Err(Reject::BadRequest("USERNAME is missing"));
@@ -134,6 +140,7 @@ impl Server {
         self.output(Output::OpenRelay {
             id,
             family,
+            even_port: even_port.is_some(),
             user,
             client: from.client().ip(),
         });

@@ -7,7 +7,7 @@ use sha1::Sha1;
 use stun_types::attribute::{AttributeFromRaw, RawAttribute};
 use stun_types::message::{Message as Codec, MessageClass, StunParseError};
 use turn_types::attribute::{
-    ChannelNumber, Lifetime, RequestedAddressFamily, RequestedTransport, XorPeerAddress,
+    ChannelNumber, EvenPort, Lifetime, RequestedAddressFamily, RequestedTransport, XorPeerAddress,
 };
 
 use crate::base::Family;
@@ -213,6 +213,14 @@ impl<'a> Message<'a> {
                 AddressFamily::IPV6 => Family::V6,
             },
         )))
+    }
+
+    /// EVEN-PORT: whether the next higher port is to be reserved as well (RFC 8656 §18.6).
+    ///
+    /// # Errors
+    /// The attribute is there and malformed.
+    pub fn even_port(&self) -> Result<Option<bool>, DecodeError> {
+        self.typed::<EvenPort, _>(attribute::EVEN_PORT, |even| even.requested())
     }
 
     /// CHANNEL-NUMBER as sent; whether it may be bound is not decided here.

@@ -31,6 +31,7 @@ pub struct World {
     /// Messages to clients that no test has taken yet.
     pub sent: Vec<(FiveTuple, Vec<u8>)>,
     pub opened: Vec<AllocationId>,
+    pub even_ports: Vec<bool>,
     pub closed: Vec<AllocationId>,
     pub ended: Vec<Ended>,
     /// What `OpenRelay` is answered with; `None` leaves it open.
@@ -89,6 +90,7 @@ impl World {
             now,
             sent: Vec::new(),
             opened: Vec::new(),
+            even_ports: Vec::new(),
             closed: Vec::new(),
             ended: Vec::new(),
             open: Some(Ok(())),
@@ -144,8 +146,14 @@ impl World {
                     five_tuple,
                     message,
                 } => self.sent.push((five_tuple, message)),
-                Output::OpenRelay { id, family, .. } => {
+                Output::OpenRelay {
+                    id,
+                    family,
+                    even_port,
+                    ..
+                } => {
                     self.opened.push(id);
+                    self.even_ports.push(even_port);
                     if let Some(outcome) = self.open {
                         self.opened(id, family, outcome);
                     }

@@ -178,12 +178,10 @@ fn rfc8656_7_2_address_families() {
 fn rfc8656_7_2_attributes_not_offered_are_420() {
     let mut world = World::new();
     let alice = world.alice(udp(CLIENT));
-    for kind in [ATTR_EVEN_PORT, ATTR_DONT_FRAGMENT, ATTR_RESERVATION_TOKEN] {
-        let value: &[u8] = match kind {
-            ATTR_EVEN_PORT => &[0x80],
-            ATTR_RESERVATION_TOKEN => &[0; 8],
-            _ => &[],
-        };
+    for (kind, value) in [
+        (ATTR_DONT_FRAGMENT, &[][..]),
+        (ATTR_RESERVATION_TOKEN, &[0; 8]),
+    ] {
         let reply = world.ask(
             udp(CLIENT),
             &Request::allocate().attr(kind.0, value).sign(&alice),
@@ -193,6 +191,26 @@ fn rfc8656_7_2_attributes_not_offered_are_420() {
             reply.attr(ATTR_UNKNOWN_ATTRIBUTES).unwrap(),
             kind.0.to_be_bytes()
         );
+    }
+}
+
+#[test]
+fn rfc8656_7_2_even_port() {
+    let mut world = World::new();
+    for (value, code, even) in [
+        (&[0][..], 0, Some(true)),
+        (&[0x80], 508, None),
+        (&[], 400, None),
+        (&[0, 0], 400, None),
+    ] {
+        let alice = world.alice(udp(CLIENT));
+        world.even_ports.clear();
+        let request = Request::allocate()
+            .attr(ATTR_EVEN_PORT.0, value)
+            .sign(&alice);
+        assert_eq!(world.ask(udp(CLIENT), &request).code(), code, "{value:?}");
+        assert_eq!(world.even_ports.first().copied(), even);
+        world.ask_raw(udp(CLIENT), &Request::refresh(0).sign(&alice).bytes());
     }
 }
 
