@@ -22,21 +22,35 @@ const CALL: Duration = Duration::from_secs(60);
 
 #[test]
 fn call_over_udp() {
-    check_call("browser::call_over_udp", "turn:127.0.0.1:PORT?transport=udp", "udp");
+    check_call(
+        "browser::call_over_udp",
+        "turn:127.0.0.1:PORT?transport=udp",
+        "udp",
+    );
 }
 
 #[test]
 fn call_over_tcp() {
-    check_call("browser::call_over_tcp", "turn:127.0.0.1:PORT?transport=tcp", "tcp");
+    check_call(
+        "browser::call_over_tcp",
+        "turn:127.0.0.1:PORT?transport=tcp",
+        "tcp",
+    );
 }
 
 #[test]
 fn call_over_tls() {
-    check_call("browser::call_over_tls", "turns:localhost:PORT?transport=tcp", "tls");
+    check_call(
+        "browser::call_over_tls",
+        "turns:localhost:PORT?transport=tcp",
+        "tls",
+    );
 }
 
 fn check_call(test: &str, uri: &str, relay_protocol: &str) {
-    let Some(chromium) = find_tool(test, "chromium") else { return };
+    let Some(chromium) = find_tool(test, "chromium") else {
+        return;
+    };
     let _turn = one_at_a_time();
     // Both peers are relayed addresses of this server: no exception to the peer policy.
     let server = Server::start(Options::default());
@@ -46,7 +60,10 @@ fn check_call(test: &str, uri: &str, relay_protocol: &str) {
         "iceTransportPolicy": "relay",
     }));
     let url = format!("http://127.0.0.1:{}/", page.port);
-    let _browser = Process::start(command(&chromium, server.dir()).arg(url), server.dir().join("chromium.log"));
+    let _browser = Process::start(
+        command(&chromium, server.dir()).arg(url),
+        server.dir().join("chromium.log"),
+    );
 
     let up = page.wait_for_report("up");
     for end in ["caller", "callee"] {
@@ -54,22 +71,38 @@ fn check_call(test: &str, uri: &str, relay_protocol: &str) {
         assert_eq!(after["local"], "relay", "{up:#}");
         assert_eq!(after["remote"], "relay", "{up:#}");
         assert_eq!(after["relayProtocol"], relay_protocol, "{up:#}");
-        assert!(number(after, "bytesSent") > number(before, "bytesSent"), "{up:#}");
-        assert!(number(after, "bytesReceived") > number(before, "bytesReceived"), "{up:#}");
+        assert!(
+            number(after, "bytesSent") > number(before, "bytesSent"),
+            "{up:#}"
+        );
+        assert!(
+            number(after, "bytesReceived") > number(before, "bytesReceived"),
+            "{up:#}"
+        );
     }
-    assert!(number(&up["after"]["media"], "framesDecoded") > 20.0, "{up:#}");
+    assert!(
+        number(&up["after"]["media"], "framesDecoded") > 20.0,
+        "{up:#}"
+    );
     let audio = ["before", "after"].map(|moment| number(&up[moment]["media"], "audioBytes"));
     assert!(audio[1] > audio[0] && audio[0] > 0.0, "{up:#}");
     assert_eq!(number(&up, "echoedBytes"), 16.0 * 4096.0, "{up:#}");
 
-    let received = number(&up["after"]["caller"], "bytesReceived") + number(&up["after"]["callee"], "bytesReceived");
+    let received = number(&up["after"]["caller"], "bytesReceived")
+        + number(&up["after"]["callee"], "bytesReceived");
     server.wait_for_metrics("the call is accounted for", |metrics| {
         metrics.sum("turn_relayed_bytes_total", &[("path", "hairpin")]) >= received
     });
     server.wait_for_metrics("each allocation has series of its own", |metrics| {
         metrics.sum("turn_allocations", &[("transport", relay_protocol)]) >= 2.0
-            && metrics.values("turn_allocation_bytes_total", "allocation").len() >= 2
-            && metrics.sum("turn_allocation_bytes_total", &[("user", USER), ("transport", relay_protocol)]) >= received
+            && metrics
+                .values("turn_allocation_bytes_total", "allocation")
+                .len()
+                >= 2
+            && metrics.sum(
+                "turn_allocation_bytes_total",
+                &[("user", USER), ("transport", relay_protocol)],
+            ) >= received
             && metrics.count("turn_allocation_packets_total", &[("user", USER)]) >= 2
             && metrics.sum("turn_allocation_bandwidth", &[("user", USER)]) > 0.0
     });
@@ -83,7 +116,9 @@ fn check_call(test: &str, uri: &str, relay_protocol: &str) {
 /// The server's own page tests the ICE servers it is given, in a browser, and leaves what it found in `turnixResult`.
 #[test]
 fn built_in_test_page() {
-    let Some(chromium) = find_tool("browser::built_in_test_page", "chromium") else { return };
+    let Some(chromium) = find_tool("browser::built_in_test_page", "chromium") else {
+        return;
+    };
     if is_stand_in() {
         return;
     }
@@ -96,9 +131,15 @@ fn built_in_test_page() {
         "credential": PASSWORD,
     }]);
     let fragment = URL_SAFE_NO_PAD.encode(ice_servers.to_string());
-    let mut tab = Tab::open(&chromium, server.dir(), &format!("http://127.0.0.1:{port}/test#{fragment}"));
+    let mut tab = Tab::open(
+        &chromium,
+        server.dir(),
+        &format!("http://127.0.0.1:{port}/test#{fragment}"),
+    );
     let result = wait_for("window.turnixResult", Duration::from_secs(40), || {
-        tab.evaluate("window.turnixResult ? JSON.stringify(window.turnixResult) : null").as_str().map(str::to_owned)
+        tab.evaluate("window.turnixResult ? JSON.stringify(window.turnixResult) : null")
+            .as_str()
+            .map(str::to_owned)
     });
     let result: Value = serde_json::from_str(&result).expect("JSON in turnixResult");
     assert_eq!(result["ok"], true, "{result:#}");
@@ -107,11 +148,17 @@ fn built_in_test_page() {
 /// Shows that a tab can be driven, with a page of ours.
 #[test]
 fn tab_is_driven() {
-    let Some(chromium) = find_tool("browser::tab_is_driven", "chromium") else { return };
+    let Some(chromium) = find_tool("browser::tab_is_driven", "chromium") else {
+        return;
+    };
     let _turn = one_at_a_time();
     let dir = tempfile::tempdir().expect("temporary directory");
     let page = Page::serve(json!({}));
-    let mut tab = Tab::open(&chromium, dir.path(), &format!("http://127.0.0.1:{}/blank#words", page.port));
+    let mut tab = Tab::open(
+        &chromium,
+        dir.path(),
+        &format!("http://127.0.0.1:{}/blank#words", page.port),
+    );
     wait_for("the page", Duration::from_secs(20), || {
         (tab.evaluate("document.readyState + location.hash") == "complete#words").then_some(())
     });
@@ -144,7 +191,9 @@ fn command(chromium: &Path, dir: &Path) -> Command {
 }
 
 fn number(value: &Value, key: &str) -> f64 {
-    value[key].as_f64().unwrap_or_else(|| panic!("no {key}: {value:#}"))
+    value[key]
+        .as_f64()
+        .unwrap_or_else(|| panic!("no {key}: {value:#}"))
 }
 
 /// A web server on loopback with the page of the call; the page's reports arrive here.
@@ -163,7 +212,11 @@ impl Page {
     fn serve(configuration: Value) -> Page {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("page server");
         let port = listener.local_addr().expect("page server").port();
-        let state = Arc::new(Mutex::new(State { configuration, reports: VecDeque::new(), hang_up: false }));
+        let state = Arc::new(Mutex::new(State {
+            configuration,
+            reports: VecDeque::new(),
+            hang_up: false,
+        }));
         let shared = Arc::clone(&state);
         // Ends with the test process. A connection that breaks is the browser's to retry.
         thread::spawn(move || {
@@ -212,7 +265,11 @@ fn answer(stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     let (status, kind, content) = match path {
         "/" => ("200 OK", "text/html", include_str!("page.html").to_owned()),
         "/blank" => ("200 OK", "text/html", String::new()),
-        "/configuration" => ("200 OK", "application/json", state.configuration.to_string()),
+        "/configuration" => (
+            "200 OK",
+            "application/json",
+            state.configuration.to_string(),
+        ),
         "/hang-up" if state.hang_up => ("200 OK", "text/plain", String::new()),
         "/hang-up" => ("204 No Content", "text/plain", String::new()),
         _ => match path.strip_prefix("/report/") {
@@ -226,7 +283,9 @@ fn answer(stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     };
     drop(state);
     let length = content.len();
-    let head = format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close");
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close"
+    );
     write!(reader.get_mut(), "{head}\r\n\r\n{content}")
 }
 
@@ -243,16 +302,28 @@ struct Tab {
 impl Tab {
     fn open(chromium: &Path, dir: &Path, url: &str) -> Tab {
         let (requests, answers) = (dir.join("requests"), dir.join("answers"));
-        let made = Command::new("mkfifo").args([&requests, &answers]).status().expect("mkfifo");
+        let made = Command::new("mkfifo")
+            .args([&requests, &answers])
+            .status()
+            .expect("mkfifo");
         assert!(made.success(), "mkfifo");
         // Opened for reading and writing, a pipe neither blocks at open nor ends with one of its writers.
         let mut open = OpenOptions::new();
         open.read(true).write(true);
-        let (to_browser, from_browser) = (open.open(&requests).expect("pipe"), open.open(&answers).expect("pipe"));
+        let (to_browser, from_browser) = (
+            open.open(&requests).expect("pipe"),
+            open.open(&answers).expect("pipe"),
+        );
         let browser = command(chromium, dir);
         let mut shell = Command::new("sh");
-        shell.env("HOME", dir).args(["-c", "exec \"$@\" 3<requests 4>answers", "sh"]).current_dir(dir);
-        shell.arg(browser.get_program()).args(browser.get_args()).arg("--remote-debugging-pipe");
+        shell
+            .env("HOME", dir)
+            .args(["-c", "exec \"$@\" 3<requests 4>answers", "sh"])
+            .current_dir(dir);
+        shell
+            .arg(browser.get_program())
+            .args(browser.get_args())
+            .arg("--remote-debugging-pipe");
         let browser = Process::start(&mut shell, dir.join("chromium.log"));
         let mut tab = Tab {
             requests: to_browser,
@@ -262,14 +333,18 @@ impl Tab {
             _browser: browser,
         };
         let target = tab.ask("Target.createTarget", json!({ "url": url }))["targetId"].clone();
-        let attached = tab.ask("Target.attachToTarget", json!({ "targetId": target, "flatten": true }));
+        let attached = tab.ask(
+            "Target.attachToTarget",
+            json!({ "targetId": target, "flatten": true }),
+        );
         tab.session = attached["sessionId"].clone();
         tab
     }
 
     /// The value of an expression in the page.
     fn evaluate(&mut self, expression: &str) -> Value {
-        let arguments = json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
+        let arguments =
+            json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
         self.ask("Runtime.evaluate", arguments)["result"]["value"].take()
     }
 
@@ -284,9 +359,12 @@ impl Tab {
         loop {
             assert!(now() < end, "{method}: no answer");
             let mut message = Vec::new();
-            self.answers.read_until(0, &mut message).expect("pipe from the browser");
+            self.answers
+                .read_until(0, &mut message)
+                .expect("pipe from the browser");
             message.pop();
-            let mut message: Value = serde_json::from_slice(&message).expect("JSON from the browser");
+            let mut message: Value =
+                serde_json::from_slice(&message).expect("JSON from the browser");
             if message["id"] == self.last_id {
                 assert!(message["error"].is_null(), "{method}: {message:#}");
                 return message["result"].take();

@@ -14,8 +14,12 @@ struct Series {
 impl Metrics {
     /// Parses an exposition; a line that is neither a comment nor a series fails the test.
     pub fn parse(text: &str) -> Metrics {
-        let lines = text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
-        Metrics { series: lines.map(parse_line).collect() }
+        let lines = text
+            .lines()
+            .filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
+        Metrics {
+            series: lines.map(parse_line).collect(),
+        }
     }
 
     /// The sum over the series of `name` that carry all of `labels`; 0 where there is none.
@@ -30,36 +34,58 @@ impl Metrics {
 
     /// The different values of `label` in the series of `name`.
     pub fn values(&self, name: &str, label: &str) -> Vec<String> {
-        let labels = self.matching(name, &[]).filter_map(|series| series.label(label));
+        let labels = self
+            .matching(name, &[])
+            .filter_map(|series| series.label(label));
         let mut values: Vec<String> = labels.map(str::to_owned).collect();
         values.sort_unstable();
         values.dedup();
         values
     }
 
-    fn matching<'a>(&'a self, name: &'a str, labels: &'a [(&str, &str)]) -> impl Iterator<Item = &'a Series> {
+    fn matching<'a>(
+        &'a self,
+        name: &'a str,
+        labels: &'a [(&str, &str)],
+    ) -> impl Iterator<Item = &'a Series> {
         self.series
             .iter()
             .filter(move |series| series.name == name)
-            .filter(move |series| labels.iter().all(|(key, value)| series.label(key) == Some(value)))
+            .filter(move |series| {
+                labels
+                    .iter()
+                    .all(|(key, value)| series.label(key) == Some(value))
+            })
     }
 }
 
 impl Series {
     fn label(&self, key: &str) -> Option<&str> {
-        self.labels.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
+        self.labels
+            .iter()
+            .find(|(name, _)| name == key)
+            .map(|(_, value)| value.as_str())
     }
 }
 
 fn parse_line(line: &str) -> Series {
-    let name_end = line.find(['{', ' ']).unwrap_or_else(|| panic!("not a series: {line}"));
+    let name_end = line
+        .find(['{', ' '])
+        .unwrap_or_else(|| panic!("not a series: {line}"));
     let (name, mut rest) = line.split_at(name_end);
     let mut labels = Vec::new();
     if let Some(inside) = rest.strip_prefix('{') {
         (labels, rest) = parse_labels(inside, line);
     }
-    let value = rest.split_whitespace().next().and_then(|value| value.parse().ok());
-    Series { name: name.to_owned(), labels, value: value.unwrap_or_else(|| panic!("no value: {line}")) }
+    let value = rest
+        .split_whitespace()
+        .next()
+        .and_then(|value| value.parse().ok());
+    Series {
+        name: name.to_owned(),
+        labels,
+        value: value.unwrap_or_else(|| panic!("no value: {line}")),
+    }
 }
 
 fn parse_labels<'a>(mut rest: &'a str, line: &str) -> (Vec<(String, String)>, &'a str) {
@@ -69,7 +95,9 @@ fn parse_labels<'a>(mut rest: &'a str, line: &str) -> (Vec<(String, String)>, &'
         if let Some(after) = rest.strip_prefix('}') {
             return (labels, after);
         }
-        let (key, quoted) = rest.split_once("=\"").unwrap_or_else(|| panic!("bad labels: {line}"));
+        let (key, quoted) = rest
+            .split_once("=\"")
+            .unwrap_or_else(|| panic!("bad labels: {line}"));
         let mut value = String::new();
         let mut chars = quoted.char_indices();
         rest = loop {

@@ -16,7 +16,10 @@ pub const USER: &str = "alice";
 pub const PASSWORD: &str = "wonderland";
 pub const SECRET: &str = "looking-glass";
 
-const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+const LOOPBACK: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::LOCALHOST),
+    IpAddr::V6(Ipv6Addr::LOCALHOST),
+];
 const STARTUP: Duration = Duration::from_secs(15);
 
 /// How a test wants its server.
@@ -49,7 +52,12 @@ impl Server {
         };
         command.current_dir(dir.path());
         let process = Process::start(&mut command, dir.path().join("server.log"));
-        let mut server = Server { port: block.listen(), admin: block.admin(), process, dir };
+        let mut server = Server {
+            port: block.listen(),
+            admin: block.admin(),
+            process,
+            dir,
+        };
         server.wait_until_ready();
         server
     }
@@ -60,7 +68,9 @@ impl Server {
                 panic!("the server ended at once: {status}");
             }
             if is_stand_in() {
-                return TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).ok().map(drop);
+                return TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))
+                    .ok()
+                    .map(drop);
             }
             (get(self.admin, "/ready")?.status == 200).then_some(())
         });
@@ -84,7 +94,9 @@ impl Server {
     /// Waits until the metrics satisfy `holds`; does nothing with the stand-in.
     pub fn wait_for_metrics(&self, what: &str, holds: impl Fn(&Metrics) -> bool) {
         if !is_stand_in() {
-            wait_for(what, Duration::from_secs(10), || self.metrics().filter(&holds).map(drop));
+            wait_for(what, Duration::from_secs(10), || {
+                self.metrics().filter(&holds).map(drop)
+            });
         }
     }
 
@@ -114,14 +126,24 @@ pub struct Response {
 pub fn get(port: u16, path: &str) -> Option<Response> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n").ok()?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"
+    )
+    .ok()?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).ok()?;
     let text = String::from_utf8(bytes).ok()?;
     let (head, body) = text.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1)?.parse().ok()?;
-    assert!(!head.to_ascii_lowercase().contains("transfer-encoding"), "{path}: this client does not read chunks");
-    Some(Response { status, body: body.to_owned() })
+    assert!(
+        !head.to_ascii_lowercase().contains("transfer-encoding"),
+        "{path}: this client does not read chunks"
+    );
+    Some(Response {
+        status,
+        body: body.to_owned(),
+    })
 }
 
 /// The ports of one server, below the kernel's ephemeral range so that no connection takes them.
@@ -176,7 +198,11 @@ fn write_certificate(dir: &TempDir) {
 fn turnix(dir: &TempDir, block: Block, options: Options) -> Command {
     let path = dir.path().display();
     let (port, admin, (first, last)) = (block.listen(), block.admin(), block.relays());
-    let allow = if options.loopback_peers { r#""loopback""# } else { "" };
+    let allow = if options.loopback_peers {
+        r#""loopback""#
+    } else {
+        ""
+    };
     let config = format!(
         r#"
 realm = "{REALM}"
@@ -213,7 +239,9 @@ admin = "127.0.0.1:{admin}"
     );
     std::fs::write(dir.path().join("turnix.toml"), config).expect("configuration");
     let mut command = Command::new(env!("CARGO_BIN_EXE_turnix"));
-    command.args(["serve", "-c"]).arg(dir.path().join("turnix.toml"));
+    command
+        .args(["serve", "-c"])
+        .arg(dir.path().join("turnix.toml"));
     command.env("STATE_DIRECTORY", dir.path());
     command
 }

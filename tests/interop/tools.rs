@@ -8,7 +8,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// The clock of the tests.
-#[expect(clippy::disallowed_methods, reason = "these tests wait for real processes")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "these tests wait for real processes"
+)]
 pub fn now() -> Instant {
     Instant::now()
 }
@@ -46,7 +49,10 @@ pub fn find_tool(test: &str, name: &str) -> Option<PathBuf> {
 /// Says that `test` cannot run here; a failure where every tool is required.
 pub fn skip(test: &str, missing: &str) {
     let line = format!("SKIPPED: {test}: {missing} not found");
-    assert!(std::env::var_os("TURNIX_REQUIRE_TOOLS").is_none_or(|v| v != "1"), "{line}");
+    assert!(
+        std::env::var_os("TURNIX_REQUIRE_TOOLS").is_none_or(|v| v != "1"),
+        "{line}"
+    );
     println!("{line}");
 }
 

@@ -60,7 +60,14 @@ struct Run {
 
 impl Run {
     const fn new(transport: Transport, data: Data, peer: Peer) -> Run {
-        Run { transport, data, peer, server: Family::V4, relayed: Family::V4, credentials: Credentials::LongTerm }
+        Run {
+            transport,
+            data,
+            peer,
+            server: Family::V4,
+            relayed: Family::V4,
+            credentials: Credentials::LongTerm,
+        }
     }
 
     const fn server(self, server: Family) -> Run {
@@ -72,12 +79,19 @@ impl Run {
     }
 
     const fn secret(self) -> Run {
-        Run { credentials: Credentials::Secret, ..self }
+        Run {
+            credentials: Credentials::Secret,
+            ..self
+        }
     }
 
     /// Messages of each client, clients, and milliseconds between messages.
     fn load(&self) -> (u64, u64, u64) {
-        if self.transport == Transport::Tls { (15, 2, 50) } else { (20, 2, 20) }
+        if self.transport == Transport::Tls {
+            (15, 2, 50)
+        } else {
+            (20, 2, 20)
+        }
     }
 
     fn arguments(&self, server_port: u16, echo_port: u16) -> Vec<String> {
@@ -97,13 +111,19 @@ impl Run {
             Peer::Clients => add("-y"),
             Peer::Echo => add(&format!("-e {relayed} -r {echo_port}")),
         }
-        add(if self.relayed == Family::V6 { "-x" } else { "-X" });
+        add(if self.relayed == Family::V6 {
+            "-x"
+        } else {
+            "-X"
+        });
         add(&match self.credentials {
             Credentials::LongTerm => format!("-u {USER} -w {PASSWORD}"),
             Credentials::Secret => format!("-u bob -W {SECRET}"),
         });
         // -c: no second, RTCP, allocation for each client.
-        add(&format!("-c -n {messages} -m {clients} -z {interval} -l 200 -p {server_port}"));
+        add(&format!(
+            "-c -n {messages} -m {clients} -z {interval} -l 200 -p {server_port}"
+        ));
         add(address(self.server));
         arguments
     }
@@ -117,8 +137,12 @@ fn address(family: Family) -> &'static str {
 }
 
 fn check(test: &str, case: Run) {
-    let Some(uclient) = find_tool(test, "turnutils_uclient") else { return };
-    let Some(echo) = find_tool(test, "turnutils_peer") else { return };
+    let Some(uclient) = find_tool(test, "turnutils_uclient") else {
+        return;
+    };
+    let Some(echo) = find_tool(test, "turnutils_peer") else {
+        return;
+    };
     let _turn = one_at_a_time();
     let server = Server::start(Options {
         loopback_peers: case.peer == Peer::Echo,
@@ -126,37 +150,68 @@ fn check(test: &str, case: Run) {
     });
     // It takes the port above its own as well.
     let echo_port = server.port + 15;
-    assert!(is_free(echo_port) && is_free(echo_port + 1), "port of the echo peer");
+    assert!(
+        is_free(echo_port) && is_free(echo_port + 1),
+        "port of the echo peer"
+    );
     let _echo = (case.peer == Peer::Echo).then(|| {
         let mut command = Command::new(echo);
         command.args(["-L", "127.0.0.1", "-L", "::1", "-p", &echo_port.to_string()]);
         let process = Process::start(&mut command, server.dir().join("peer.log"));
         // Its sockets are bound once nobody else can bind them.
         crate::tools::wait_for("the echo peer", Duration::from_secs(5), || {
-            std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, echo_port + 1)).is_err().then_some(())
+            std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, echo_port + 1))
+                .is_err()
+                .then_some(())
         });
         process
     });
 
     let arguments = case.arguments(server.port, echo_port);
-    let (status, output) = run(Command::new(uclient).args(&arguments), server.dir(), TIMEOUT);
+    let (status, output) = run(
+        Command::new(uclient).args(&arguments),
+        server.dir(),
+        TIMEOUT,
+    );
 
     let line = arguments.join(" ");
-    assert!(status.is_some_and(|status| status.success()), "uclient {line}: {status:?}\n{output}");
+    assert!(
+        status.is_some_and(|status| status.success()),
+        "uclient {line}: {status:?}\n{output}"
+    );
     let (messages, clients, _) = case.load();
     let total = messages * clients;
     let received = format!("tot_send_msgs={total}, tot_recv_msgs={total}");
-    assert!(output.contains(&received), "uclient {line}: no {received}\n{output}");
+    assert!(
+        output.contains(&received),
+        "uclient {line}: no {received}\n{output}"
+    );
     let no_loss = "Total lost packets 0 (0.000000%), total send dropped 0 (0.000000%)";
     assert!(output.contains(no_loss), "uclient {line}: loss\n{output}");
 
-    let path = if case.peer == Peer::Clients { "hairpin" } else { "kernel" };
+    let path = if case.peer == Peer::Clients {
+        "hairpin"
+    } else {
+        "kernel"
+    };
     // Every message is 200 bytes and crosses the relay once at least.
     let bytes = 200.0 * f64::from(u32::try_from(total).expect("a small number"));
     server.wait_for_metrics("the relayed bytes are counted", |metrics| {
         metrics.sum("turn_relayed_bytes_total", &[("path", path)]) >= bytes
     });
-    server.wait_until_idle();
+    if case.transport != Transport::Udp {
+        return server.wait_until_idle();
+    }
+    // Over UDP it gives back the allocations that relayed, and forgets the one it made for each to look around.
+    let forgotten = if case.peer == Peer::Clients {
+        clients / 2
+    } else {
+        clients
+    };
+    let forgotten = f64::from(u32::try_from(forgotten).expect("a small number"));
+    server.wait_for_metrics("the allocations are given back", |metrics| {
+        metrics.sum("turn_allocations", &[("transport", "udp")]) == forgotten
+    });
 }
 
 use Data::{Channels, Indications};
@@ -194,12 +249,33 @@ cases! {
 /// The load generator must tell a refusal from a success, or the runs above would prove nothing.
 #[test]
 fn wrong_password_is_refused() {
-    let Some(uclient) = find_tool("uclient::wrong_password_is_refused", "turnutils_uclient") else { return };
+    let Some(uclient) = find_tool("uclient::wrong_password_is_refused", "turnutils_uclient") else {
+        return;
+    };
     let server = Server::start(Options::default());
     let port = server.port.to_string();
-    let arguments = ["-y", "-c", "-n", "5", "-m", "2", "-u", USER, "-w", "wrong", "-p", &port, "127.0.0.1"];
+    let arguments = [
+        "-y",
+        "-c",
+        "-n",
+        "5",
+        "-m",
+        "2",
+        "-u",
+        USER,
+        "-w",
+        "wrong",
+        "-p",
+        &port,
+        "127.0.0.1",
+    ];
     let (status, output) = run(Command::new(uclient).args(arguments), server.dir(), TIMEOUT);
-    assert!(status.is_some_and(|status| !status.success()), "{status:?}\n{output}");
+    assert!(
+        status.is_some_and(|status| !status.success()),
+        "{status:?}\n{output}"
+    );
     assert!(output.contains("Cannot complete Allocation"), "{output}");
-    server.wait_for_metrics("the refusal is counted", |metrics| metrics.sum("turn_auth_failures_total", &[]) > 0.0);
+    server.wait_for_metrics("the refusal is counted", |metrics| {
+        metrics.sum("turn_auth_failures_total", &[]) > 0.0
+    });
 }
