@@ -113,7 +113,11 @@ fn check_call(test: &str, uri: &str, relay_protocol: &str) {
     server.wait_until_idle();
 }
 
-/// The server's own page tests the ICE servers it is given, in a browser, and leaves what it found in `turnixResult`.
+/// What the test page has found so far: the JSON of the result it promises, or null.
+const FOUND: &str = "window.turnixFound ?? \
+    (window.turnixResult?.then((result) => { window.turnixFound = JSON.stringify(result); }), null)";
+
+/// The server's own page tests the ICE servers it is given, in a browser, and promises `turnixResult`.
 #[test]
 fn built_in_test_page() {
     let Some(chromium) = find_tool("browser::built_in_test_page", "chromium") else {
@@ -125,24 +129,45 @@ fn built_in_test_page() {
     let _turn = one_at_a_time();
     let server = Server::start(Options::default());
     let port = server.port;
-    let ice_servers = json!([{
-        "urls": [format!("turn:127.0.0.1:{port}?transport=udp"), format!("turn:127.0.0.1:{port}?transport=tcp")],
-        "username": USER,
-        "credential": PASSWORD,
-    }]);
+    let urls = [
+        format!("turn:127.0.0.1:{port}?transport=udp"),
+        format!("turn:127.0.0.1:{port}?transport=tcp"),
+        format!("turns:localhost:{port}?transport=tcp"),
+    ];
+    let ice_servers = json!([{ "urls": urls, "username": USER, "credential": PASSWORD }]);
     let fragment = URL_SAFE_NO_PAD.encode(ice_servers.to_string());
     let mut tab = Tab::open(
         &chromium,
         server.dir(),
         &format!("http://127.0.0.1:{port}/test#{fragment}"),
     );
-    let result = wait_for("window.turnixResult", Duration::from_secs(40), || {
-        tab.evaluate("window.turnixResult ? JSON.stringify(window.turnixResult) : null")
-            .as_str()
-            .map(str::to_owned)
+    let found = wait_for("window.turnixResult", CALL, || {
+        tab.evaluate(FOUND).as_str().map(str::to_owned)
     });
-    let result: Value = serde_json::from_str(&result).expect("JSON in turnixResult");
-    assert_eq!(result["ok"], true, "{result:#}");
+    let found: Value = serde_json::from_str(&found).expect("JSON in turnixResult");
+    assert_eq!(found["verdict"], "ok", "{found:#}");
+    let results = found["results"].as_array().expect("results");
+    assert_eq!(
+        results
+            .iter()
+            .map(|result| result["url"].as_str())
+            .collect::<Vec<_>>(),
+        urls.each_ref().map(|url| Some(url.as_str()))
+    );
+    for result in results {
+        assert_eq!(result["state"], "ok", "{found:#}");
+        assert!(
+            result["relayed"]
+                .as_str()
+                .is_some_and(|address| address.starts_with("127.0.0.1:")),
+            "{found:#}"
+        );
+        assert!(
+            number(result, "rtt_ms") >= 0.0 && number(result, "throughput_bits_per_second") > 0.0,
+            "{found:#}"
+        );
+    }
+    server.wait_until_idle();
 }
 
 /// Shows that a tab can be driven, with a page of ours.

@@ -8,6 +8,7 @@
 mod aiortc;
 mod browser;
 mod metrics;
+mod promtool;
 mod server;
 mod tools;
 mod turn_crate;

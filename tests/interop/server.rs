@@ -81,14 +81,19 @@ impl Server {
         self.dir.path()
     }
 
-    /// What the server counts, or `None` if it is the stand-in.
-    pub fn metrics(&self) -> Option<Metrics> {
+    /// The body of `/metrics`, or `None` if this is the stand-in.
+    pub fn metrics_text(&self) -> Option<String> {
         if is_stand_in() {
             return None;
         }
         let response = get(self.admin, "/metrics").expect("/metrics answers");
         assert_eq!(response.status, 200, "/metrics");
-        Some(Metrics::parse(&response.body))
+        Some(response.body)
+    }
+
+    /// What the server counts, or `None` if this is the stand-in.
+    pub fn metrics(&self) -> Option<Metrics> {
+        self.metrics_text().map(|text| Metrics::parse(&text))
     }
 
     /// Waits until the metrics satisfy `holds`; does nothing with the stand-in.

@@ -10,13 +10,11 @@ use turn::client::{Client, ClientConfig};
 use webrtc_util::Conn;
 
 use crate::server::{Options, PASSWORD, REALM, Server, USER};
-use crate::tools::one_at_a_time;
 
 const STEP: Duration = Duration::from_secs(5);
 
 #[tokio::test]
 async fn allocates_binds_and_relays_both_ways() {
-    let _turn = one_at_a_time();
     let server = Server::start(Options {
         loopback_peers: true,
         ..Options::default()
