@@ -1,7 +1,10 @@
 //! turnix: a TURN and STUN relay server.
 
 pub mod access;
+pub mod app;
 pub mod base;
+pub mod config;
+pub mod http;
 pub mod metrics;
 pub mod net;
 pub mod shard;

@@ -1,9 +1,19 @@
 //! Who may allocate: static long-term users and TURN REST secrets side by side.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt;
+use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
+use md5::{Digest, Md5};
+
+use crate::access::rest;
 use crate::base::Secret;
+
+/// The longest USERNAME in bytes (RFC 8489 §14.3).
+pub const MAX_USERNAME_BYTES: usize = 508;
 
 /// Why authentication failed; the client sees 401 for all of them, the operator a label each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -64,7 +74,7 @@ pub struct Identity {
 }
 
 /// A username whose key matched.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Verified {
     /// Who it is.
     pub identity: Identity,
@@ -72,32 +82,184 @@ pub struct Verified {
     pub key: Key,
 }
 
+impl fmt::Debug for Verified {
+    /// Masks the key: it is worth as much as the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verified")
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The long-term key of RFC 8489 §9.2.2, from strings that are prepared already.
+pub fn long_term_key(username: &[u8], realm: &str, password: &[u8]) -> Key {
+    let mut hash = Md5::new();
+    hash.update(username);
+    hash.update(b":");
+    hash.update(realm.as_bytes());
+    hash.update(b":");
+    hash.update(password);
+    hash.finalize().into()
+}
+
 /// Every credential the server accepts.
-#[derive(Debug)]
-pub struct Credentials {}
+pub struct Credentials {
+    realm: Box<str>,
+    users: HashMap<Box<str>, User>,
+    secrets: Box<[Secret<String>]>,
+}
+
+struct User {
+    /// As configured, which is how the operator knows it.
+    id: Arc<str>,
+    key: Secret<Key>,
+}
 
 impl Credentials {
     /// Derives keys of static users once; time-limited ones are derived when seen.
+    ///
+    /// Names and passwords of static users go through SASLprep (RFC 4013) and stay as they are where it refuses them.
+    /// Of two names that are equal after it, the last one counts.
     pub fn new(
-        _realm: &str,
-        _users: &[(String, Secret<String>)],
-        _secrets: &[Secret<String>],
+        realm: &str,
+        users: &[(String, Secret<String>)],
+        secrets: &[Secret<String>],
     ) -> Self {
-        todo!()
+        let users = users
+            .iter()
+            .map(|(name, password)| {
+                let prepared = prepare(name);
+                let password = Secret::new(prepare(password.expose()).into_owned());
+                let key = long_term_key(prepared.as_bytes(), realm, password.expose().as_bytes());
+                let user = User {
+                    id: name.as_str().into(),
+                    key: Secret::new(key),
+                };
+                (prepared.into(), user)
+            })
+            .collect();
+        Self {
+            realm: realm.into(),
+            users,
+            secrets: secrets.into(),
+        }
+    }
+
+    /// Whether nobody can authenticate.
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.secrets.is_empty()
     }
 
     /// Finds the key of `username` for which `matches` holds: the static user's, else one per REST secret.
     ///
-    /// Does the same work for a name that does not exist as for a wrong password.
+    /// Does the same work for a name that does not exist as for a wrong password. A static name is never read as a
+    /// time-limited one. A name over [`MAX_USERNAME_BYTES`] or not in UTF-8 is nobody's.
     ///
     /// # Errors
     /// `UnknownUser`, `BadPassword`, or `Expired` if the key is right and its time is over at `unix`.
     pub fn verify(
         &self,
-        _username: &[u8],
-        _unix: Duration,
-        _matches: impl FnMut(&Key) -> bool,
+        username: &[u8],
+        unix: Duration,
+        mut matches: impl FnMut(&Key) -> bool,
     ) -> Result<Verified, AuthFailure> {
-        todo!()
+        if username.len() > MAX_USERNAME_BYTES {
+            return Err(AuthFailure::UnknownUser);
+        }
+        let name = std::str::from_utf8(username).ok();
+        let user = name.and_then(|name| self.find(name));
+        if let Some(user) = user
+            && matches(user.key.expose())
+        {
+            return Ok(Verified {
+                identity: Identity {
+                    user: Arc::clone(&user.id),
+                    expires: None,
+                },
+                key: *user.key.expose(),
+            });
+        }
+        let limited = match user {
+            Some(_) => None,
+            None => name.and_then(rest::parse),
+        };
+        // From here on every failure costs one derivation and one `matches` per secret, and one `matches` for the
+        // static table if there is one: what the time of an answer tells is the shape of the configuration only.
+        for secret in &self.secrets {
+            let password = rest::password(secret, username);
+            let key = long_term_key(username, &self.realm, password.expose());
+            if black_box(matches(&key))
+                && let Some(limited) = limited
+            {
+                return verified(limited, key, unix);
+            }
+        }
+        if user.is_none() && (self.secrets.is_empty() || !self.users.is_empty()) {
+            black_box(matches(black_box(&[0; 16])));
+        }
+        let known = user.is_some() || (limited.is_some() && !self.secrets.is_empty());
+        Err(if known {
+            AuthFailure::BadPassword
+        } else {
+            AuthFailure::UnknownUser
+        })
+    }
+
+    /// The static user `name`, which clients may send with or without SASLprep.
+    fn find(&self, name: &str) -> Option<&User> {
+        if self.users.is_empty() {
+            return None;
+        }
+        self.users.get(name).or_else(|| match prepare(name) {
+            Cow::Borrowed(_) => None,
+            Cow::Owned(prepared) => self.users.get(prepared.as_str()),
+        })
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("realm", &self.realm)
+            .field("users", &self.users.len())
+            .field("secrets", &self.secrets.len())
+            .finish()
+    }
+}
+
+fn verified(limited: rest::TimeLimited, key: Key, unix: Duration) -> Result<Verified, AuthFailure> {
+    let expires = Duration::from_secs(limited.expires_unix);
+    if unix >= expires {
+        return Err(AuthFailure::Expired);
+    }
+    Ok(Verified {
+        identity: Identity {
+            user: limited.user.into(),
+            expires: Some(expires),
+        },
+        key,
+    })
+}
+
+/// SASLprep where it succeeds, the text itself otherwise, and where it is longer than anything a client may send:
+/// normalization takes time that grows with the input.
+fn prepare(text: &str) -> Cow<'_, str> {
+    if text.len() > MAX_USERNAME_BYTES {
+        return Cow::Borrowed(text);
+    }
+    stringprep::saslprep(text).unwrap_or(Cow::Borrowed(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_term_key_of_rfc8489_9_2_2() {
+        let key = long_term_key(b"user", "realm", b"pass");
+        assert_eq!(
+            u128::from_be_bytes(key),
+            0x8493_fbc5_3ba5_82fb_4c04_4c45_6bdc_40eb
+        );
     }
 }

@@ -1,5 +1,8 @@
 //! Quotas on allocations.
-use std::net::IpAddr;
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 /// How many allocations may live at once; 0 is no limit.
@@ -14,7 +17,8 @@ pub struct Limits {
 }
 
 /// Which limit was reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
 pub enum QuotaExceeded {
     /// `allocations`
     Total,
@@ -24,26 +28,132 @@ pub enum QuotaExceeded {
     Address,
 }
 
+impl QuotaExceeded {
+    /// Every limit, in the order of their discriminants.
+    pub const ALL: [Self; 3] = [Self::Total, Self::User, Self::Address];
+
+    /// The label of metrics and logs.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Total => "total",
+            Self::User => "user",
+            Self::Address => "address",
+        }
+    }
+}
+
 /// Counts live allocations against the limits.
+///
+/// Holds one entry per user and per address with a live allocation, none for anyone else.
 #[derive(Debug, Default)]
-pub struct Quota {}
+pub struct Quota {
+    limits: Limits,
+    live: u32,
+    // Strangers choose these keys: std's hasher is seeded from the kernel.
+    by_user: HashMap<Arc<str>, u32>,
+    by_address: HashMap<IpAddr, u32>,
+}
 
 impl Quota {
     /// Starts with nothing counted.
-    pub fn new(_limits: Limits) -> Self {
-        todo!()
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            ..Self::default()
+        }
+    }
+
+    /// Replaces the limits. What lives already stays counted, even above a lower limit.
+    pub const fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// Live allocations in total.
+    pub const fn live(&self) -> u32 {
+        self.live
+    }
+
+    /// Live allocations of `user`.
+    pub fn live_of_user(&self, user: &str) -> u32 {
+        self.by_user.get(user).copied().unwrap_or(0)
+    }
+
+    /// Live allocations from the IPv4 address or IPv6 /64 of `client`.
+    pub fn live_from(&self, client: IpAddr) -> u32 {
+        let address = address_key(client);
+        self.by_address.get(&address).copied().unwrap_or(0)
     }
 
     /// Counts one allocation of `user` from `client`.
     ///
     /// # Errors
-    /// The limit that is reached; nothing is counted then.
-    pub fn reserve(&mut self, _user: &Arc<str>, _client: IpAddr) -> Result<(), QuotaExceeded> {
-        todo!()
+    /// The limit that is reached, the widest first; nothing is counted then.
+    pub fn reserve(&mut self, user: &Arc<str>, client: IpAddr) -> Result<(), QuotaExceeded> {
+        let limits = self.limits;
+        if reached(limits.allocations, self.live) {
+            return Err(QuotaExceeded::Total);
+        }
+        if reached(limits.allocations_per_user, self.live_of_user(user)) {
+            return Err(QuotaExceeded::User);
+        }
+        if reached(limits.allocations_per_address, self.live_from(client)) {
+            return Err(QuotaExceeded::Address);
+        }
+        self.live += 1;
+        *self.by_user.entry(Arc::clone(user)).or_default() += 1;
+        *self.by_address.entry(address_key(client)).or_default() += 1;
+        Ok(())
     }
 
-    /// Gives back what `reserve` counted.
-    pub fn release(&mut self, _user: &Arc<str>, _client: IpAddr) {
-        todo!()
+    /// Gives back what `reserve` counted; does nothing if `user` and `client` have nothing to give back.
+    pub fn release(&mut self, user: &Arc<str>, client: IpAddr) {
+        let address = address_key(client);
+        if self.by_user.contains_key(user) && self.by_address.contains_key(&address) {
+            self.live -= 1;
+            decrement(&mut self.by_user, user);
+            decrement(&mut self.by_address, &address);
+        }
+    }
+}
+
+/// Whether `live` leaves no room under `limit`. Without a limit the counters still have their own end.
+const fn reached(limit: u32, live: u32) -> bool {
+    live == u32::MAX || (limit != 0 && live >= limit)
+}
+
+fn decrement<K: Hash + Eq>(counts: &mut HashMap<K, u32>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
+}
+
+/// What one subscriber can change at will counts once: an IPv6 address within its /64.
+fn address_key(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V4(ip) => ip.into(),
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & (!0 << 64)).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_go_when_they_reach_zero() {
+        let mut quota = Quota::new(Limits::default());
+        let user = Arc::from("alice");
+        let client = IpAddr::from([192, 0, 2, 1]);
+        quota.reserve(&user, client).unwrap();
+        quota.reserve(&user, client).unwrap();
+        quota.release(&user, client);
+        assert_eq!((quota.by_user.len(), quota.by_address.len()), (1, 1));
+        quota.release(&user, client);
+        quota.release(&user, client);
+        assert_eq!((quota.by_user.len(), quota.by_address.len()), (0, 0));
+        assert_eq!(quota.live(), 0);
     }
 }

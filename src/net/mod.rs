@@ -1,1 +1,22 @@
-//! ALL unsafe and syscalls.
+//! The kernel's door: every system call and every `unsafe` block of turnix.
+//!
+//! Owns UDP sockets and their options ([`socket`]), fixed memory for batched receiving and sending ([`batch`]), the
+//! set of sockets a shard waits for ([`poll`]) and questions about the host ([`host`]). Knows nothing of STUN or TURN
+//! and keeps no state about clients or peers. `io::Error` leaves this module only where a socket is opened; on the
+//! data path errors are sorted by what the caller does about them ([`RecvFault`], [`SendFault`], [`SendReport`]).
+
+#![allow(
+    unsafe_code,
+    reason = "recvmmsg, sendmmsg, epoll, cmsg and rlimits have no safe interface that does not allocate per call"
+)]
+#![warn(clippy::undocumented_unsafe_blocks)]
+
+pub mod batch;
+pub mod host;
+pub mod poll;
+pub mod socket;
+mod sys;
+
+pub use batch::{Batch, HEADROOM, MAX_DATAGRAM, Outgoing, Received, SendReport, TAILROOM};
+pub use poll::Poller;
+pub use socket::{RecvFault, SendFault, UdpOptions, UdpSocket, tcp_listener};

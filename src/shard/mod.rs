@@ -1,38 +1,421 @@
-//! placeholder for the shards; signatures are those that `http` relies on.
+//! Shards: each is one thread that owns its `turn::Server`, its sockets and its stream clients.
+//!
+//! ```text
+//!               SO_REUSEPORT            one thread, one current-thread runtime, one epoll set behind one AsyncFd
+//!  UDP clients ──────────────► listeners ─► engine ─► turn::Server ─► relay sockets ──► peers
+//!  TCP/TLS clients ── adopt ─► streams ──────┘  └── hairpin: same shard in place, another shard by mailbox
+//!  admin, metrics ── mailbox ─► snapshots, ends
+//! ```
+//!
+//! What spans shards, relay ports and quotas, is settled where a relay is opened (`ports.rs`). Nothing is shared per packet.
+
+mod engine;
+mod mailbox;
+mod ports;
+mod relays;
+mod streams;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::access::{Access, Limits};
+use crate::base::Family;
 use crate::metrics::{NamedAllocation, ShardSnapshot};
+use crate::net::{UdpOptions, UdpSocket};
 use crate::stream::ClientStream;
+use crate::turn::{self, AllocationId, AllocationView, EndReason};
+
+use mailbox::{Mailbox, Message};
+use ports::RelayPool;
+
+/// A local address that relay sockets are bound to, and how clients and peers see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RelayIp {
+    /// What sockets bind to.
+    pub local: IpAddr,
+    /// What XOR-RELAYED-ADDRESS says; the same as `local` unless there is 1:1 NAT.
+    pub external: IpAddr,
+}
+
+/// What the shards need to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How many shards; at least one.
+    pub shards: usize,
+    /// UDP listeners; every shard has a socket on each.
+    pub listeners: Vec<SocketAddr>,
+    /// Where relayed addresses come from.
+    pub relays: Vec<RelayIp>,
+    /// Ports of relayed addresses.
+    pub ports: RangeInclusive<u16>,
+    /// Quotas.
+    pub limits: Limits,
+    /// Receive and send buffer of a listener, in bytes.
+    pub listener_buffer_bytes: usize,
+    /// Receive and send buffer of a relay socket, in bytes.
+    pub relay_buffer_bytes: usize,
+    /// The core's settings.
+    pub turn: turn::Settings,
+}
+
+/// A socket that could not be opened.
+#[derive(Debug)]
+pub struct BindError {
+    /// What it was to be bound to.
+    pub address: SocketAddr,
+    /// The system's refusal.
+    pub source: io::Error,
+}
+
+impl std::fmt::Display for BindError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "cannot listen on udp {}: {}", self.address, self.source)?;
+        if let Some(way_out) = way_out(&self.source) {
+            write!(f, "; {way_out}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for BindError {}
+
+/// What an operator can do about a socket that could not be bound.
+pub fn way_out(error: &io::Error) -> Option<&'static str> {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            Some("another program has this port: stop it, or choose another port in listen.address")
+        }
+        io::ErrorKind::PermissionDenied => Some(
+            "ports below 1024 need root or CAP_NET_BIND_SERVICE: the systemd unit grants it, \
+             `setcap cap_net_bind_service=+ep` does by hand",
+        ),
+        io::ErrorKind::AddrNotAvailable => {
+            Some("this host has no such address: see `ip address`, or listen on \"[::]\"")
+        }
+        _ => None,
+    }
+}
+
+/// The only way other threads reach one shard.
+#[derive(Clone)]
+struct ShardHandle {
+    mailbox: Mailbox,
+}
 
 /// Every shard of the server; cheap to clone.
 #[derive(Clone)]
-pub struct Shards {}
+pub struct Shards {
+    handles: Arc<[ShardHandle]>,
+    pool: Arc<RelayPool>,
+    limits: Limits,
+    next: Arc<AtomicUsize>,
+    /// Addresses the UDP listeners got, in the order of the settings.
+    listeners: Arc<[SocketAddr]>,
+}
+
+/// How many slots one mailbox message walks: a page takes well under a millisecond.
+const PAGE_SLOTS: usize = 1024;
+
+/// How long a shard may take to answer before it counts as stuck.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Shards {
-    /// Sums what all shards counted. A shard that is gone counts nothing.
-    pub async fn snapshot(&self) -> ShardSnapshot {
-        todo!()
+    /// Opens every listener and starts the threads. The joins end after `stop`.
+    ///
+    /// # Errors
+    /// All listeners that could not be opened.
+    pub fn start(
+        settings: &Settings,
+        access: Arc<Access>,
+    ) -> Result<(Self, Vec<JoinHandle<()>>), Vec<BindError>> {
+        let count = settings.shards.max(1);
+        let mut sockets: Vec<Vec<UdpSocket>> = (0..count).map(|_| Vec::new()).collect();
+        let mut addresses = Vec::new();
+        let mut problems = Vec::new();
+        for &address in &settings.listeners {
+            match open_listener(address, count, settings.listener_buffer_bytes) {
+                Ok(opened) => {
+                    addresses.extend(opened.first().map(UdpSocket::local_addr));
+                    for (shard, socket) in sockets.iter_mut().zip(opened) {
+                        shard.push(socket);
+                    }
+                }
+                Err(source) => problems.push(BindError { address, source }),
+            }
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+
+        let pool = Arc::new(RelayPool::new(
+            &settings.relays,
+            settings.ports.clone(),
+            settings.limits,
+        ));
+        let mut seed = turn::Seed {
+            nonce_key: rand::random(),
+            hash: [0; 4],
+            families: Family::ALL
+                .into_iter()
+                .filter(|family| (settings.relays.iter()).any(|ip| Family::of(ip.local) == *family))
+                .collect(),
+        };
+        let (mailboxes, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mailbox::pair()).unzip();
+        let handles: Arc<[ShardHandle]> = (mailboxes.iter().cloned())
+            .map(|mailbox| ShardHandle { mailbox })
+            .collect();
+        let mut joins = Vec::new();
+        for (index, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
+            seed.hash = rand::random();
+            let parts = engine::Parts {
+                index: index as u8,
+                sockets,
+                relay_buffer_bytes: settings.relay_buffer_bytes,
+                pool: Arc::clone(&pool),
+                neighbours: mailboxes.clone(),
+                turn: settings.turn.clone(),
+                seed: seed.clone(),
+                access: Arc::clone(&access),
+            };
+            let join = std::thread::Builder::new()
+                .name(format!("shard-{index}"))
+                .spawn(move || engine::run(parts, inbox));
+            match join {
+                Ok(join) => joins.push(join),
+                Err(source) => {
+                    return Err(vec![BindError {
+                        address: SocketAddr::from(([0, 0, 0, 0], 0)),
+                        source,
+                    }]);
+                }
+            }
+        }
+        Ok((
+            Self {
+                handles,
+                pool,
+                limits: settings.limits,
+                next: Arc::default(),
+                listeners: addresses.into(),
+            },
+            joins,
+        ))
     }
+
+    /// Where the UDP listeners are, in the order of the settings: what port 0 became.
+    pub fn listeners(&self) -> &[SocketAddr] {
+        &self.listeners
+    }
+
+    /// How many shards there are.
+    pub fn count(&self) -> usize {
+        self.handles.len()
+    }
+
+    /// Sums what all shards counted. A shard that does not answer counts nothing.
+    pub async fn snapshot(&self) -> ShardSnapshot {
+        let mut total = ShardSnapshot::default();
+        for handle in self.handles.iter() {
+            if let Some(snapshot) = handle.ask(Message::Snapshot).await {
+                total.merge(&snapshot);
+            }
+        }
+        total
+    }
+
     /// The busiest `most` live allocations by current bits/s, busiest first; all of them if `most` is `usize::MAX`.
     pub async fn allocations(&self, most: usize) -> Vec<NamedAllocation> {
-        todo!()
+        let mut found = Vec::new();
+        if most == 0 {
+            return found;
+        }
+        for shard in 0..self.handles.len() {
+            self.each_page(shard, |view| {
+                found.push(NamedAllocation {
+                    name: name(shard, view.id),
+                    shard,
+                    view,
+                });
+                // Twice the bound is kept and then cut, so that memory stays bounded and sorting rare.
+                if found.len() / 2 > most {
+                    busiest(&mut found, most);
+                }
+            })
+            .await;
+        }
+        busiest(&mut found, most);
+        found
     }
+
     /// Ends the allocation named `name`; false if there is none.
     pub async fn end_allocation(&self, name: &str) -> bool {
-        todo!()
+        let Some((shard, id)) = parse_name(name) else {
+            return false;
+        };
+        let Some(handle) = self.handles.get(shard) else {
+            return false;
+        };
+        let end = |answer| Message::End {
+            id,
+            reason: EndReason::Administrative,
+            answer,
+        };
+        handle.ask(end).await.unwrap_or(false)
     }
+
     /// Ends every allocation of `user`; how many there were.
     pub async fn end_user(&self, user: &str) -> usize {
-        todo!()
+        let mut ended = 0;
+        for (shard, handle) in self.handles.iter().enumerate() {
+            let mut ids = Vec::new();
+            self.each_page(shard, |view| {
+                if &*view.user == user {
+                    ids.push(view.id);
+                }
+            })
+            .await;
+            for id in ids {
+                let end = |answer| Message::End {
+                    id,
+                    reason: EndReason::Administrative,
+                    answer,
+                };
+                ended += usize::from(handle.ask(end).await.unwrap_or(false));
+            }
+        }
+        ended
     }
-    /// Whether every shard answered within a second.
+
+    /// Whether every shard answers within a second.
     pub async fn alive(&self) -> bool {
-        todo!()
+        for handle in self.handles.iter() {
+            if handle.ask(Message::Ping).await.is_none() {
+                return false;
+            }
+        }
+        true
     }
+
     /// Share of the most limiting resource in use (relay ports, or `limits.allocations`), 0.0 to 1.0.
     pub fn capacity_ratio(&self) -> f64 {
-        todo!()
+        self.pool.capacity_ratio(self.limits.allocations)
     }
-    /// Hands a stream client to a shard, which owns it from then on.
+
+    /// Hands a stream client to the next shard, which owns it from then on.
     pub fn adopt(&self, stream: ClientStream) {
-        todo!()
+        let next = self.next.fetch_add(1, Ordering::Relaxed) % self.handles.len();
+        if let Some(handle) = self.handles.get(next) {
+            handle.mailbox.send(Message::Adopt(Box::new(stream)));
+        }
     }
+
+    /// Replaces the snapshot that decides access, in every shard, between two batches.
+    pub fn set_access(&self, access: &Arc<Access>) {
+        for handle in self.handles.iter() {
+            handle.mailbox.send(Message::Access(Arc::clone(access)));
+        }
+    }
+
+    /// Ends every allocation and the threads.
+    pub fn stop(&self) {
+        for handle in self.handles.iter() {
+            handle.mailbox.send(Message::Stop);
+        }
+    }
+
+    async fn each_page(&self, shard: usize, mut each: impl FnMut(AllocationView)) {
+        let Some(handle) = self.handles.get(shard) else {
+            return;
+        };
+        let mut from = 0;
+        loop {
+            let page = |answer| Message::Views {
+                from,
+                count: PAGE_SLOTS,
+                answer,
+            };
+            let Some((views, more)) = handle.ask(page).await else {
+                return;
+            };
+            views.into_iter().for_each(&mut each);
+            if !more {
+                return;
+            }
+            from += PAGE_SLOTS;
+        }
+    }
+}
+
+impl ShardHandle {
+    async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        self.mailbox.send(message(answer));
+        tokio::time::timeout(ANSWER_TIMEOUT, answered)
+            .await
+            .ok()?
+            .ok()
+    }
+}
+
+/// One socket per shard on `address`. Somebody else's socket on it is an error even where SO_REUSEPORT would share.
+fn open_listener(
+    address: SocketAddr,
+    count: usize,
+    buffer_bytes: usize,
+) -> io::Result<Vec<UdpSocket>> {
+    let options = UdpOptions {
+        reuse_port: true,
+        recv_buffer_bytes: buffer_bytes,
+        send_buffer_bytes: buffer_bytes,
+        packet_info: address.ip().is_unspecified(),
+        only_v6: false,
+    };
+    drop(UdpSocket::bind(
+        address,
+        &UdpOptions {
+            reuse_port: false,
+            ..options
+        },
+    )?);
+    let first = UdpSocket::bind(address, &options)?;
+    if first.recv_buffer_bytes() < buffer_bytes {
+        tracing::warn!(
+            %address,
+            wanted = buffer_bytes,
+            granted = first.recv_buffer_bytes(),
+            "the kernel clips the receive buffer, bursts will be lost: \
+             sysctl -w net.core.rmem_max={buffer_bytes} net.core.wmem_max={buffer_bytes}"
+        );
+    }
+    let bound = first.local_addr();
+    let mut sockets = vec![first];
+    while sockets.len() < count {
+        sockets.push(UdpSocket::bind(bound, &options)?);
+    }
+    Ok(sockets)
+}
+
+fn busiest(found: &mut Vec<NamedAllocation>, most: usize) {
+    let rate = |named: &NamedAllocation| named.view.bits_per_second.iter().sum::<u64>();
+    found.sort_by(|a, b| rate(b).cmp(&rate(a)).then_with(|| a.name.cmp(&b.name)));
+    found.truncate(most);
+}
+
+fn name(shard: usize, id: AllocationId) -> String {
+    format!("{shard}-{}-{}", id.slot, id.generation)
+}
+
+fn parse_name(name: &str) -> Option<(usize, AllocationId)> {
+    let mut parts = name.splitn(3, '-');
+    let shard = parts.next()?.parse().ok()?;
+    let slot = parts.next()?.parse().ok()?;
+    let generation = parts.next()?.parse().ok()?;
+    Some((shard, AllocationId { slot, generation }))
 }

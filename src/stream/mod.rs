@@ -1,11 +1,24 @@
 //! Byte-stream clients before a shard owns them: accepting, telling TURN, TLS and HTTP apart, TLS handshakes.
+//!
+//! ```text
+//! accept ── first bytes ─┬─ STUN ──────────────────────────────▶ ClientStream (Tcp)
+//!                        ├─ HTTP ──────────────────────────────▶ HttpStream
+//!                        ├─ TLS ── handshake ── ALPN, or the ─┬▶ ClientStream (Tls)
+//!                        │                      bytes inside  └▶ HttpStream (tls)
+//!                        └─ silence, other ─ closed
+//! ```
+//!
+//! All of it runs on the control runtime: a handshake takes longer than relaying a thousand packets. Refuses to know
+//! TURN beyond its first byte, or HTTP beyond its method.
 
 pub mod certificates;
+mod io;
+mod listener;
+pub mod sniff;
 
-use std::io;
-use std::net::SocketAddr;
-
-use crate::base::Transport;
+pub use certificates::{Certificate, CertificateError, Certificates};
+pub use io::{ClientIo, ClientStream, HttpStream};
+pub use listener::{Listener, Settings};
 
 /// What one stream listener speaks on its port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,30 +31,30 @@ pub struct Protocols {
     pub http: bool,
 }
 
-/// A TURN client on a byte stream, handshake done, ready for a shard.
-///
-/// Carries its socket unregistered, so that the shard can watch it on its own runtime.
-pub struct ClientStream {
-    /// `Tcp` or `Tls`.
-    pub transport: Transport,
-    /// The client's transport address.
-    pub client: SocketAddr,
-    /// The server transport address it connected to.
-    pub local: SocketAddr,
-    /// Bytes that were read while telling protocols apart; they come first.
-    pub received: Vec<u8>,
-    // socket: parked socket
-}
+impl Protocols {
+    /// What may follow a TLS handshake: TURN, HTTP where the listener speaks it, never TLS again.
+    #[must_use]
+    pub const fn inside_tls(self) -> Self {
+        Self {
+            tcp: self.tls,
+            tls: false,
+            http: self.tls && self.http,
+        }
+    }
 
-/// A byte stream registered with the current runtime.
-pub struct ClientIo {}
-
-impl ClientStream {
-    /// Registers the socket with the runtime this is called in.
-    ///
-    /// # Errors
-    /// The runtime's refusal to watch the socket.
-    pub fn into_io(self) -> io::Result<ClientIo> {
-        todo!()
+    /// The ALPN names offered, most wanted first (RFC 7443, RFC 9113).
+    pub fn alpn(self) -> Vec<Vec<u8>> {
+        let mut names = Vec::new();
+        if self.tls {
+            names.push(ALPN_TURN.to_vec());
+            if self.http {
+                names.extend([ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()]);
+            }
+        }
+        names
     }
 }
+
+const ALPN_TURN: &[u8] = b"stun.turn";
+const ALPN_HTTP2: &[u8] = b"h2";
+const ALPN_HTTP1: &[u8] = b"http/1.1";

@@ -1,6 +1,252 @@
-//! placeholder
+//! Allocations and what hangs off them, in a slab that hands out ids which outlive nothing.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::access::{Key, PermittedIp, PermittedPeer};
+use crate::base::{Family, FiveTuple, Now, RelayedAddress};
+use crate::wire::{ChannelNumber, TransactionId};
+
+use super::stats::{AllocationView, Direction, RateWindow, Traffic};
+
+/// Names an allocation within its server: a slot and how often the slot was filled, so that a stale id misses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AllocationId {
+    /// Place in the slab.
     pub slot: u32,
+    /// How often that place was filled before.
     pub generation: u32,
+}
+
+impl AllocationId {
+    /// The id as one number, for tokens of the poller.
+    pub const fn to_bits(self) -> u64 {
+        ((self.generation as u64) << 32) | self.slot as u64
+    }
+
+    /// The inverse of `to_bits`.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self {
+            slot: bits as u32,
+            generation: (bits >> 32) as u32,
+        }
+    }
+}
+
+/// How long a permission lives after it was created or refreshed (RFC 8656 §9).
+pub const PERMISSION_LIFETIME: Duration = Duration::from_secs(300);
+
+/// How long a channel binding lives after it was bound or refreshed (RFC 8656 §12).
+pub const CHANNEL_LIFETIME: Duration = Duration::from_secs(600);
+
+/// A peer IP that the client may exchange data with (RFC 8656 §9).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Permission {
+    pub ip: PermittedIp,
+    pub expires: Instant,
+}
+
+/// A channel bound to one peer (RFC 8656 §12).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ChannelBinding {
+    pub number: ChannelNumber,
+    pub peer: PermittedPeer,
+    pub expires: Instant,
+}
+
+/// Whether the relay socket is there yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Asked for with `Output::OpenRelay`; the client has no answer yet.
+    Opening,
+    /// Answered with success.
+    Live(RelayedAddress),
+}
+
+/// One allocation (RFC 8656 §3).
+#[derive(Debug)]
+pub(super) struct Allocation {
+    pub id: AllocationId,
+    pub five_tuple: FiveTuple,
+    pub family: Family,
+    pub state: State,
+    /// User id for quotas, metrics and logs.
+    pub user: Arc<str>,
+    /// USERNAME as it was sent, to recognize the owner without deriving a key again.
+    pub username: Box<[u8]>,
+    pub key: Key,
+    /// When the credential ends, if it is time-limited.
+    pub credential_expires: Option<Duration>,
+    /// The Allocate that made it: its retransmissions get the same answer.
+    pub transaction: TransactionId,
+    pub fingerprint: bool,
+    pub granted_secs: u32,
+    pub created: Now,
+    pub expires: Instant,
+    pub permissions: Vec<Permission>,
+    pub channels: Vec<ChannelBinding>,
+    pub traffic: [Traffic; Direction::ALL.len()],
+    pub rates: [RateWindow; Direction::ALL.len()],
+    /// Whether a refused peer was logged already: one line per allocation is enough to find the rule.
+    pub denial_logged: bool,
+}
+
+impl Allocation {
+    /// The relayed address once there is one.
+    pub fn relayed(&self) -> Option<RelayedAddress> {
+        match self.state {
+            State::Opening => None,
+            State::Live(relayed) => Some(relayed),
+        }
+    }
+
+    /// When the client's permission for `ip` ends, if it has one that is live at `now`.
+    pub fn permitted_until(&self, ip: IpAddr, now: Instant) -> Option<Instant> {
+        self.permissions
+            .iter()
+            .find(|permission| permission.ip.ip() == ip && permission.expires > now)
+            .map(|permission| permission.expires)
+    }
+
+    /// Creates or refreshes the permission for `ip`.
+    pub fn permit(&mut self, ip: PermittedIp, now: Instant) {
+        let expires = now + PERMISSION_LIFETIME;
+        match (self.permissions.iter_mut()).find(|permission| permission.ip.ip() == ip.ip()) {
+            Some(permission) => *permission = Permission { ip, expires },
+            None => self.permissions.push(Permission { ip, expires }),
+        }
+    }
+
+    /// The live binding of `number` or of `peer`.
+    pub fn binding(
+        &self,
+        now: Instant,
+        matches: impl Fn(&ChannelBinding) -> bool,
+    ) -> Option<&ChannelBinding> {
+        self.channels
+            .iter()
+            .find(|binding| binding.expires > now && matches(binding))
+    }
+
+    /// The earliest moment at which something of it ends.
+    pub fn next_expiry(&self) -> Instant {
+        let permissions = self.permissions.iter().map(|permission| permission.expires);
+        let channels = self.channels.iter().map(|binding| binding.expires);
+        permissions.chain(channels).fold(self.expires, Instant::min)
+    }
+
+    /// Counts `bytes` of application data.
+    pub fn count(&mut self, direction: Direction, second: u64, bytes: usize) {
+        self.traffic[direction as usize].add(bytes);
+        self.rates[direction as usize].add(second, bytes);
+    }
+
+    /// What operators may see at `now`; `None` while it is opening.
+    pub fn view(&self, now: Now, second: u64) -> Option<AllocationView> {
+        let relayed = self.relayed()?;
+        let remaining = self.expires.saturating_duration_since(now.mono);
+        Some(AllocationView {
+            id: self.id,
+            user: Arc::clone(&self.user),
+            transport: self.five_tuple.transport(),
+            client: self.five_tuple.client(),
+            relayed: relayed.0,
+            created_unix: self.created.unix,
+            created: self.created.mono,
+            expires_unix: now.unix + remaining,
+            traffic: self.traffic,
+            bits_per_second: [
+                self.rates[0].bits_per_second(second),
+                self.rates[1].bits_per_second(second),
+            ],
+            permissions: self.permissions.len(),
+            channels: self.channels.len(),
+        })
+    }
+
+    /// Whether `peer` can be reached from this allocation's relayed address at all.
+    pub fn same_family(&self, peer: SocketAddr) -> bool {
+        Family::of(peer.ip()) == self.family
+    }
+}
+
+/// The slab of allocations.
+#[derive(Debug, Default)]
+pub(super) struct Allocations {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    live: usize,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    generation: u32,
+    allocation: Option<Box<Allocation>>,
+}
+
+impl Allocations {
+    /// Stores what `make` builds for the id it is given.
+    pub fn insert(&mut self, make: impl FnOnce(AllocationId) -> Allocation) -> AllocationId {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            (self.slots.len() - 1) as u32
+        });
+        let entry = &mut self.slots[slot as usize];
+        let id = AllocationId {
+            slot,
+            generation: entry.generation,
+        };
+        entry.allocation = Some(Box::new(make(id)));
+        self.live += 1;
+        id
+    }
+
+    pub fn get(&self, id: AllocationId) -> Option<&Allocation> {
+        let slot = self.slots.get(id.slot as usize)?;
+        (slot.generation == id.generation)
+            .then_some(slot.allocation.as_deref())
+            .flatten()
+    }
+
+    pub fn get_mut(&mut self, id: AllocationId) -> Option<&mut Allocation> {
+        let slot = self.slots.get_mut(id.slot as usize)?;
+        if slot.generation == id.generation {
+            slot.allocation.as_deref_mut()
+        } else {
+            None
+        }
+    }
+
+    pub fn remove(&mut self, id: AllocationId) -> Option<Box<Allocation>> {
+        let slot = self.slots.get_mut(id.slot as usize)?;
+        if slot.generation != id.generation {
+            return None;
+        }
+        let allocation = slot.allocation.take()?;
+        // 31 bits: tokens of the poller keep the top one for listeners.
+        slot.generation = slot.generation.wrapping_add(1) & 0x7FFF_FFFF;
+        self.free.push(id.slot);
+        self.live -= 1;
+        Some(allocation)
+    }
+
+    /// Allocations in the slots `from..from + count`, in slot order.
+    pub fn range(&self, from: usize, count: usize) -> impl Iterator<Item = &Allocation> {
+        self.slots
+            .iter()
+            .skip(from)
+            .take(count)
+            .filter_map(|slot| slot.allocation.as_deref())
+    }
+
+    /// How many slots there are, filled or not.
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// How many allocations there are.
+    pub fn len(&self) -> usize {
+        self.live
+    }
 }

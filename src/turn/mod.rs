@@ -1,8 +1,153 @@
-//! The TURN server as a function of its inputs.
-pub mod allocation;
+//! The TURN server as a function of its inputs (RFC 8489, RFC 8656).
+//!
+//! Owns allocations, permissions, channel bindings and their lifetimes. Opens no socket, reads no clock, spawns
+//! nothing, locks nothing: inputs are datagrams and the time, outputs are a verdict on the datagram in hand
+//! ([`Forward`]) and a queue of effects ([`Output`]) that the caller carries out in order.
+//!
+//! ```text
+//!            handle_input ─────► Forward   ChannelData, Send            (data path: by value, no queue)
+//!  client ──►      │
+//!                  └───────────► Output…   answers, OpenRelay, Ended    (control path: poll_output)
+//!  peer   ──► handle_peer_input ► Forward  ChannelData, Data indication
+//!  time   ──► handle_timeout ───► Output…
+//! ```
+
+mod allocation;
+mod auth;
+mod reject;
+mod relay;
+mod requests;
+mod routes;
+mod server;
 pub mod stats;
-pub use allocation::AllocationId;
-pub use stats::{AllocationView, Direction, DropReason, Path, Stats, Traffic};
+mod timers;
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::access::PermittedPeer;
+use crate::base::{Family, FiveTuple};
+use crate::wire::Header;
+
+pub use allocation::{AllocationId, CHANNEL_LIFETIME, PERMISSION_LIFETIME};
+pub use auth::NONCE_LENGTH;
+pub use reject::Reject;
+pub use server::Server;
+pub use stats::{
+    AllocationView, BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS, Direction, DropReason, Histogram,
+    OUTCOMES, Outcome, Path, RATE_WINDOW_SECS, Stats, Traffic, outcome_index,
+};
+
+/// What an allocation gets when its client asks for nothing or for less (RFC 8656 §3).
+pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(600);
+
+/// The data path's verdict on the datagram that the caller holds.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Forward {
+    /// Send this slice of the input to `peer` from the relayed address of `allocation`.
+    ToPeer {
+        /// Whose relayed address.
+        allocation: AllocationId,
+        /// Where to, and by which roads it may go.
+        peer: PermittedPeer,
+        /// Where the application data lies in the input, in bytes.
+        payload: Range<u16>,
+    },
+    /// Write `header` right in front of the input, its padding behind, and send all of it to the client.
+    ToClient {
+        /// The client.
+        five_tuple: FiveTuple,
+        /// What goes in front.
+        header: Header,
+    },
+    /// A control message, or nothing to do: drain `poll_output`.
+    Consumed,
+    /// It goes no further, and is counted.
+    Drop(DropReason),
+}
+
+/// One effect of the control path, to be carried out in order.
+#[derive(Debug, PartialEq)]
+pub enum Output {
+    /// Send a message to a client.
+    ToClient {
+        /// The client.
+        five_tuple: FiveTuple,
+        /// A whole STUN message.
+        message: Vec<u8>,
+    },
+    /// Open a relay socket, then call `handle_relay_opened`.
+    OpenRelay {
+        /// Whose.
+        id: AllocationId,
+        /// In which family.
+        family: Family,
+        /// User id, for quotas.
+        user: Arc<str>,
+        /// The client's address, for quotas.
+        client: IpAddr,
+    },
+    /// Close the relay socket and give back what opening it reserved.
+    CloseRelay {
+        /// Whose.
+        id: AllocationId,
+    },
+    /// An allocation that was live is over.
+    Ended(Box<Ended>),
+}
+
+/// The last word on an allocation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ended {
+    /// Its state when it ended.
+    pub view: AllocationView,
+    /// How long it lived.
+    pub duration: Duration,
+    /// Why it ended.
+    pub reason: EndReason,
+}
+
+/// Why an allocation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EndReason {
+    /// The client refreshed it to zero.
+    Released,
+    /// Its lifetime ran out.
+    Expired,
+    /// The client's TCP or TLS connection closed.
+    ClientClosed,
+    /// An operator ended it.
+    Administrative,
+    /// Its relay socket failed.
+    RelayFailed,
+    /// The server stops.
+    Shutdown,
+}
+
+impl EndReason {
+    /// The word in logs.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Released => "released",
+            Self::Expired => "expired",
+            Self::ClientClosed => "client_closed",
+            Self::Administrative => "administrative",
+            Self::RelayFailed => "relay_failed",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// Why a relay socket could not be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenError {
+    /// A quota is used up: 486.
+    Quota,
+    /// No port is free: 508.
+    Capacity,
+}
 
 /// Which channel numbers clients may bind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -14,13 +159,13 @@ pub enum ChannelRange {
     Rfc5766,
 }
 
-/// How the core behaves; everything random in it is an input, so that runs can be repeated.
+/// How the core behaves.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The longest lifetime a client may ask for.
-    pub max_lifetime: std::time::Duration,
+    pub max_lifetime: Duration,
     /// How long a nonce is good for.
-    pub nonce_lifetime: std::time::Duration,
+    pub nonce_lifetime: Duration,
     /// Channel numbers that may be bound.
     pub channels: ChannelRange,
     /// Live permissions one allocation may hold.
@@ -32,11 +177,31 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            max_lifetime: std::time::Duration::from_secs(3600),
-            nonce_lifetime: std::time::Duration::from_secs(3600),
+            max_lifetime: Duration::from_secs(3600),
+            nonce_lifetime: Duration::from_secs(3600),
             channels: ChannelRange::default(),
             permissions_per_allocation: 128,
             channels_per_allocation: 64,
         }
     }
+}
+
+/// What is random in a server and what the host offers: inputs as well, so that a run can be repeated.
+#[derive(Clone)]
+pub struct Seed {
+    /// Keys nonces; the same in every shard, secret.
+    pub nonce_key: [u8; 32],
+    /// Keys the hash tables and the transaction ids of Data indications.
+    pub hash: [u64; 4],
+    /// Families that relayed addresses exist in.
+    pub families: Vec<Family>,
+}
+
+/// Where a datagram of a peer came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FromPeer {
+    /// The peer's transport address; a relayed address of ours where `path` is `Hairpin`.
+    pub peer: SocketAddr,
+    /// The road it took.
+    pub path: Path,
 }

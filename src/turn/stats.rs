@@ -80,8 +80,6 @@ pub enum DropReason {
     Family,
     /// The own relayed address that the peer names is not allocated.
     NoRelay,
-    /// A hairpinned datagram would be hairpinned again.
-    Loop,
     /// A datagram too large for what carries it.
     TooLarge,
     /// The queue of a stream client is full: the oldest media was dropped.
@@ -100,7 +98,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of their discriminants.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 17] = [
         Self::NotStun,
         Self::Malformed,
         Self::Unexpected,
@@ -111,7 +109,6 @@ impl DropReason {
         Self::PeerDenied,
         Self::Family,
         Self::NoRelay,
-        Self::Loop,
         Self::TooLarge,
         Self::StreamQueue,
         Self::Mailbox,
@@ -134,7 +131,6 @@ impl DropReason {
             Self::PeerDenied => "peer_denied",
             Self::Family => "family",
             Self::NoRelay => "no_relay",
-            Self::Loop => "loop",
             Self::TooLarge => "too_large",
             Self::StreamQueue => "stream_queue",
             Self::Mailbox => "mailbox",

@@ -1,6 +1,54 @@
-//! The one door to the codec.
+//! The one door to the codec: STUN and TURN messages, ChannelData, and their framing in byte streams.
+//!
+//! `stun-types` and `turn-types` read and write control messages and are named nowhere else. What travels on the data
+//! path (ChannelData, Send and Data indications) is read and written here without them. This module also imposes what
+//! is our own behaviour: no trailing bytes, aligned lengths, the first of duplicate attributes wins, attributes behind
+//! MESSAGE-INTEGRITY are not seen.
+
+pub mod channel_data;
 pub mod error_code;
+pub mod framing;
+pub mod indication;
+pub mod message;
+pub mod response;
+
+pub use channel_data::ChannelNumber;
 pub use error_code::ErrorCode;
+pub use indication::Header;
+pub use message::{Class, DecodeError, Message, TransactionId};
+pub use response::{Key, Response};
+
+/// Bytes that a header written in front of relayed data may need: a Data indication to an IPv6 peer.
+pub const HEADROOM: usize = 48;
+
+/// Bytes of padding that may follow relayed data.
+pub const TAILROOM: usize = 3;
+
+/// Length of the STUN header (RFC 8489 §5), in bytes.
+pub const STUN_HEADER: usize = 20;
+
+/// The fixed value in every STUN header (RFC 8489 §5).
+pub const MAGIC_COOKIE: u32 = 0x2112_A442;
+
+/// What the first byte of a datagram or frame announces (RFC 7983, RFC 8656 §12).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A STUN message: the two top bits are zero.
+    Stun,
+    /// ChannelData: the two top bits are 01.
+    ChannelData,
+    /// Neither.
+    Other,
+}
+
+/// Tells STUN from ChannelData by the first byte.
+pub fn classify(datagram: &[u8]) -> Kind {
+    match datagram.first().map(|byte| byte >> 6) {
+        Some(0b00) => Kind::Stun,
+        Some(0b01) => Kind::ChannelData,
+        _ => Kind::Other,
+    }
+}
 
 /// A method of STUN or TURN (RFC 8489 §18.2, RFC 8656 §17).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,4 +98,73 @@ impl Method {
             Self::Unknown => "unknown",
         }
     }
+
+    /// The number on the wire; `None` for `Unknown`.
+    pub const fn number(self) -> Option<u16> {
+        match self {
+            Self::Binding => Some(0x001),
+            Self::Allocate => Some(0x003),
+            Self::Refresh => Some(0x004),
+            Self::Send => Some(0x006),
+            Self::Data => Some(0x007),
+            Self::CreatePermission => Some(0x008),
+            Self::ChannelBind => Some(0x009),
+            Self::Unknown => None,
+        }
+    }
+
+    const fn from_number(number: u16) -> Self {
+        match number {
+            0x001 => Self::Binding,
+            0x003 => Self::Allocate,
+            0x004 => Self::Refresh,
+            0x006 => Self::Send,
+            0x007 => Self::Data,
+            0x008 => Self::CreatePermission,
+            0x009 => Self::ChannelBind,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// Attribute types (RFC 8489 §18.3, RFC 8656 §18).
+pub mod attribute {
+    /// MAPPED-ADDRESS
+    pub const MAPPED_ADDRESS: u16 = 0x0001;
+    /// USERNAME
+    pub const USERNAME: u16 = 0x0006;
+    /// MESSAGE-INTEGRITY
+    pub const MESSAGE_INTEGRITY: u16 = 0x0008;
+    /// ERROR-CODE
+    pub const ERROR_CODE: u16 = 0x0009;
+    /// UNKNOWN-ATTRIBUTES
+    pub const UNKNOWN_ATTRIBUTES: u16 = 0x000A;
+    /// CHANNEL-NUMBER
+    pub const CHANNEL_NUMBER: u16 = 0x000C;
+    /// LIFETIME
+    pub const LIFETIME: u16 = 0x000D;
+    /// XOR-PEER-ADDRESS
+    pub const XOR_PEER_ADDRESS: u16 = 0x0012;
+    /// DATA
+    pub const DATA: u16 = 0x0013;
+    /// REALM
+    pub const REALM: u16 = 0x0014;
+    /// NONCE
+    pub const NONCE: u16 = 0x0015;
+    /// XOR-RELAYED-ADDRESS
+    pub const XOR_RELAYED_ADDRESS: u16 = 0x0016;
+    /// REQUESTED-ADDRESS-FAMILY
+    pub const REQUESTED_ADDRESS_FAMILY: u16 = 0x0017;
+    /// EVEN-PORT
+    pub const EVEN_PORT: u16 = 0x0018;
+    /// REQUESTED-TRANSPORT
+    pub const REQUESTED_TRANSPORT: u16 = 0x0019;
+    /// DONT-FRAGMENT
+    pub const DONT_FRAGMENT: u16 = 0x001A;
+    /// XOR-MAPPED-ADDRESS
+    pub const XOR_MAPPED_ADDRESS: u16 = 0x0020;
+    /// RESERVATION-TOKEN
+    pub const RESERVATION_TOKEN: u16 = 0x0022;
+    /// FINGERPRINT
+    pub const FINGERPRINT: u16 = 0x8028;
 }

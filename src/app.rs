@@ -1,0 +1,387 @@
+//! Composition root: builds everything once, in rank order, and takes it down again.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread::JoinHandle;
+
+use anyhow::Context;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::access::{Access, OwnAddresses};
+use crate::base::Family;
+use crate::config::{Config, External, Listener, Mapping, Problem, Problems, Sources};
+use crate::http::{self, Front};
+use crate::net;
+use crate::shard::{self, RelayIp, Shards};
+use crate::stream::{self, Certificates};
+
+/// Receive and send buffers of a listener: 4 000 datagrams of video, a tenth of a second at full rate.
+const LISTENER_BUFFER_BYTES: usize = 2 * 1024 * 1024;
+
+/// Receive and send buffers of a relay socket. The kernel takes the memory only while datagrams wait.
+const RELAY_BUFFER_BYTES: usize = 256 * 1024;
+
+/// Connections the kernel holds until they are accepted.
+const BACKLOG: i32 = 1024;
+
+/// Threads of the control runtime: accepting, TLS handshakes, HTTP.
+const CONTROL_THREADS: usize = 2;
+
+/// A server whose sockets are open, as it really listens and relays.
+#[derive(Clone, Debug)]
+pub struct Started {
+    /// The listeners, with the ports that the kernel chose where 0 was asked for.
+    pub listeners: Vec<Listener>,
+    /// Every local relay address and how clients and peers see it.
+    pub relays: Vec<Mapping>,
+    /// Where metrics and the admin API answer.
+    pub admin: Option<SocketAddr>,
+}
+
+/// A running server; `stop` ends it in order.
+pub struct Running {
+    /// What is open.
+    pub started: Started,
+    shards: Shards,
+    threads: Vec<JoinHandle<()>>,
+    control: Runtime,
+}
+
+/// Serves until told to stop; calls `started` once, when every socket is open. `sources` are for reloads.
+///
+/// # Errors
+/// What keeps the server from starting or from going on; [`Problems`] for what the operator can change.
+pub fn run(
+    config: Config,
+    _sources: Sources,
+    started: impl FnOnce(&Started),
+) -> anyhow::Result<()> {
+    let running = start(config)?;
+    started(&running.started);
+    running.control.block_on(told_to_stop())?;
+    running.stop();
+    Ok(())
+}
+
+/// Opens every socket and starts every thread.
+///
+/// # Errors
+/// All problems of the host at once, as [`Problems`].
+pub fn start(config: Config) -> anyhow::Result<Running> {
+    if let Err(error) = net::host::raise_open_files() {
+        tracing::warn!(%error, "the limit of open files stays as it is; every allocation needs one");
+    }
+    let mut problems = Vec::new();
+    let certificates = config.tls.as_ref().and_then(|tls| {
+        match stream::certificates::load(&tls.certificate, &tls.key) {
+            Ok(certificate) => Some(Certificates::new(certificate)),
+            Err(error) => {
+                problems.push(Problem::host(
+                    "tls",
+                    error.to_string(),
+                    "put it right and start again",
+                ));
+                None
+            }
+        }
+    });
+    let relays = relay_ips(&config, &mut problems);
+    let (listeners, stream_sockets) = open_stream_listeners(&config, &mut problems);
+    let admin = config.admin.and_then(|address| {
+        open("http.admin", address, &mut problems).map(|socket| (socket, address))
+    });
+    if !problems.is_empty() {
+        return Err(Problems::new(problems).into());
+    }
+
+    let access = Arc::new(Access::new(
+        &config.access,
+        own_addresses(&config, &listeners, &relays),
+    ));
+    let settings = shard_settings(&config, &listeners, relays.clone());
+    let (shards, threads) = Shards::start(&settings, access).map_err(|errors| {
+        let of = |error: &shard::BindError| {
+            let remedy = shard::way_out(&error.source).unwrap_or("see the system's message");
+            let found = format!("cannot bind udp {}: {}", error.address, error.source);
+            Problem::host("listen", found, remedy)
+        };
+        Problems::new(errors.iter().map(of).collect())
+    })?;
+    let listeners = with_real_ports(listeners, shards.listeners());
+
+    let control = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("cannot start the control runtime")?;
+    let draining = Arc::new(AtomicBool::new(false));
+    let front = Front::new(
+        http::public::router(shards.clone(), Arc::clone(&draining)),
+        http::Limits::PUBLIC,
+    );
+    for (socket, protocols) in stream_sockets {
+        let settings = stream::Settings {
+            protocols,
+            ..stream::Settings::default()
+        };
+        let listener = stream::Listener::new(socket, settings, certificates.clone())?;
+        let (shards, front) = (shards.clone(), front.clone());
+        control.spawn(async move {
+            let serve_http = move |stream| {
+                let front = front.clone();
+                tokio::spawn(async move { front.serve(stream).await });
+            };
+            let error = listener
+                .run(move |stream| shards.adopt(stream), serve_http)
+                .await;
+            tracing::error!(%error, "a stream listener cannot go on");
+        });
+    }
+    let admin = match admin {
+        None => None,
+        Some((socket, address)) => {
+            let bound = socket.local_addr().unwrap_or(address);
+            let state = http::admin::AdminState::new(
+                shards.clone(),
+                draining,
+                certificates,
+                http::admin::Settings {
+                    node: config.node,
+                    region: config.region,
+                    version: env!("CARGO_PKG_VERSION"),
+                    per_allocation: config.per_allocation,
+                    hosts: Vec::new(),
+                },
+            );
+            let front = Front::new(http::admin::router(state), http::Limits::ADMIN);
+            control.spawn(async move {
+                let error = front.listen(socket).await;
+                tracing::error!(%error, "the admin listener cannot go on");
+            });
+            Some(bound)
+        }
+    };
+    let started = Started {
+        listeners,
+        relays: (relays.iter())
+            .map(|ip| Mapping {
+                local: Some(ip.local),
+                external: ip.external,
+            })
+            .collect(),
+        admin,
+    };
+    log_started(&started, shards.count());
+    Ok(Running {
+        started,
+        shards,
+        threads,
+        control,
+    })
+}
+
+impl Running {
+    /// The shards, for whoever wants to look at them.
+    pub const fn shards(&self) -> &Shards {
+        &self.shards
+    }
+
+    /// Ends every allocation, then every thread.
+    pub fn stop(self) {
+        self.shards.stop();
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a shard had panicked");
+            }
+        }
+        self.control.shutdown_background();
+        tracing::info!("stopped");
+    }
+}
+
+/// SIGTERM or SIGINT.
+async fn told_to_stop() -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+    }
+    Ok(())
+}
+
+/// The local addresses that relay sockets are bound to: as configured, else the listeners' own, else the host's.
+fn relay_ips(config: &Config, problems: &mut Vec<Problem>) -> Vec<RelayIp> {
+    let mut locals = config.relay.addresses.clone();
+    if locals.is_empty() {
+        for listener in &config.listeners {
+            let ip = listener.address.ip().to_canonical();
+            if !ip.is_unspecified() && !locals.contains(&ip) {
+                locals.push(ip);
+            }
+        }
+    }
+    if locals.is_empty() {
+        locals.extend(
+            Family::ALL
+                .into_iter()
+                .filter_map(net::host::default_source),
+        );
+    }
+    if locals.is_empty() {
+        tracing::warn!(
+            "this host has no route out: relaying from 127.0.0.1, for clients on this host only"
+        );
+        locals.push(IpAddr::from([127, 0, 0, 1]));
+    }
+    let relays: Vec<_> = locals
+        .into_iter()
+        .map(|local| RelayIp {
+            local,
+            external: config.relay.external.of(local).unwrap_or(local),
+        })
+        .collect();
+    for relay in &relays {
+        if let Err(error) = std::net::UdpSocket::bind((relay.local, 0)) {
+            problems.push(Problem::host(
+                "relay.addresses",
+                format!("cannot relay from {}: {error}", relay.local),
+                "name addresses of this host's interfaces (see `ip address`)",
+            ));
+        }
+    }
+    let private = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => ip.is_private() || ip.is_loopback() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+    };
+    if config.relay.external == External::Auto
+        && relays.iter().all(|relay| private(relay.external))
+        && !relays.iter().all(|relay| relay.external.is_loopback())
+    {
+        tracing::warn!(
+            relayed = ?relays.iter().map(|relay| relay.external).collect::<Vec<_>>(),
+            "relayed addresses are private: only clients in the same network can use them. Behind NAT, set \
+             relay.external_address to the public address and forward the relay ports"
+        );
+    }
+    relays
+}
+
+/// Binds the TCP side of every listener. Where port 0 is asked for, UDP and TCP get the same port.
+fn open_stream_listeners(
+    config: &Config,
+    problems: &mut Vec<Problem>,
+) -> (Vec<Listener>, Vec<(TcpListener, stream::Protocols)>) {
+    let mut listeners = config.listeners.clone();
+    let mut sockets = Vec::new();
+    for listener in listeners
+        .iter_mut()
+        .filter(|listener| listener.has_streams())
+    {
+        if let Some(socket) = open("listen", listener.address, problems) {
+            if let Ok(bound) = socket.local_addr() {
+                listener.address = bound;
+            }
+            sockets.push((socket, listener.streams));
+        }
+    }
+    (listeners, sockets)
+}
+
+fn open(key: &str, address: SocketAddr, problems: &mut Vec<Problem>) -> Option<TcpListener> {
+    match net::tcp_listener(address, BACKLOG) {
+        Ok(socket) => Some(socket),
+        Err(error) => {
+            let remedy = shard::way_out(&error).unwrap_or("see the system's message");
+            let found = format!("cannot bind tcp {address}: {error}");
+            problems.push(Problem::host(key, found, remedy));
+            None
+        }
+    }
+}
+
+/// Everything that is this server, for the peer policy.
+fn own_addresses(config: &Config, listeners: &[Listener], relays: &[RelayIp]) -> OwnAddresses {
+    let mut host = net::host::interface_addresses();
+    host.extend(listeners.iter().map(|l| l.address.ip().to_canonical()));
+    host.extend(
+        relays
+            .iter()
+            .flat_map(|relay| [relay.local, relay.external]),
+    );
+    host.retain(|ip| !ip.is_unspecified());
+    host.sort_unstable();
+    host.dedup();
+    let admin = config.admin.iter().map(SocketAddr::port);
+    OwnAddresses {
+        relays: relays.iter().map(|relay| relay.external).collect(),
+        relay_ports: config.relay.ports.clone(),
+        host,
+        service_ports: listeners
+            .iter()
+            .map(|listener| listener.address.port())
+            .chain(admin)
+            .collect(),
+    }
+}
+
+fn shard_settings(
+    config: &Config,
+    listeners: &[Listener],
+    relays: Vec<RelayIp>,
+) -> shard::Settings {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    shard::Settings {
+        shards: match config.shards {
+            0 => cores().min(MAX_SHARDS),
+            shards => shards.min(MAX_SHARDS),
+        },
+        listeners: (listeners.iter())
+            .filter(|listener| listener.udp)
+            .map(|listener| listener.address)
+            .collect(),
+        relays,
+        ports: config.relay.ports.clone(),
+        limits: config.access.limits,
+        listener_buffer_bytes: LISTENER_BUFFER_BYTES,
+        relay_buffer_bytes: RELAY_BUFFER_BYTES,
+        turn: config.turn.clone(),
+    }
+}
+
+/// The owner of a relay port is one byte.
+const MAX_SHARDS: usize = 128;
+
+/// `listeners` with the ports that UDP listeners got.
+fn with_real_ports(mut listeners: Vec<Listener>, udp: &[SocketAddr]) -> Vec<Listener> {
+    for (listener, bound) in listeners.iter_mut().filter(|l| l.udp).zip(udp) {
+        listener.address = *bound;
+    }
+    listeners
+}
+
+fn log_started(started: &Started, shards: usize) {
+    for listener in &started.listeners {
+        let speaks = [
+            (listener.udp, "udp"),
+            (listener.streams.tcp, "tcp"),
+            (listener.streams.tls, "tls"),
+            (listener.streams.http, "http"),
+        ];
+        let speaks: Vec<_> = (speaks.iter())
+            .filter_map(|(on, name)| on.then_some(*name))
+            .collect();
+        tracing::info!(address = %listener.address, protocols = speaks.join(","), "listening");
+    }
+    for relay in &started.relays {
+        tracing::info!(local = ?relay.local, external = %relay.external, "relaying");
+    }
+    if let Some(admin) = started.admin {
+        tracing::info!(address = %admin, "admin API and metrics");
+    }
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), shards, "turnix serves");
+}

@@ -1,0 +1,163 @@
+//! The configuration: one TOML file, the environment and `--set`, read into each module's `Settings`.
+//!
+//! Knows every module's settings; no module knows this one. Refuses what it does not understand, what cannot be
+//! meant and what this version does not enforce, all problems at once.
+//!
+//! ```text
+//! --set key=value  >  TURNIX_SECTION__KEY  >  file  >  what the quick start chose  >  default
+//! ```
+
+mod load;
+mod problem;
+mod reader;
+mod source;
+pub mod values;
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use crate::base::PiiMode;
+use crate::{access, stream, turn};
+
+pub use load::{declared, host_name};
+pub use problem::{Origin, Problem, Problems, Sources};
+pub use reader::Declared;
+
+/// Everything the operator decided.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Realm, credentials, peer policy, quotas.
+    pub access: access::Settings,
+    /// One or more server transport addresses.
+    pub listeners: Vec<Listener>,
+    /// Where relayed addresses come from.
+    pub relay: Relay,
+    /// How the core behaves.
+    pub turn: turn::Settings,
+    /// The certificate; always there if a listener speaks TLS.
+    pub tls: Option<Tls>,
+    /// The loopback address of metrics and admin API; `None` turns it off.
+    pub admin: Option<SocketAddr>,
+    /// How many of the busiest allocations get series of their own.
+    pub per_allocation: usize,
+    /// Threads that relay; 0 is one per core.
+    pub shards: usize,
+    /// How to log.
+    pub log: Log,
+    /// Name of this server among others.
+    pub node: String,
+    /// Region of this server; may be empty.
+    pub region: String,
+}
+
+/// A port and what is spoken on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Where to listen; `[::]` takes IPv4 too. Port 0 lets the kernel choose.
+    pub address: SocketAddr,
+    /// TURN over UDP.
+    pub udp: bool,
+    /// What is spoken over TCP.
+    pub streams: stream::Protocols,
+}
+
+impl Listener {
+    /// Whether anything is spoken over TCP.
+    pub const fn has_streams(&self) -> bool {
+        self.streams.tcp || self.streams.tls || self.streams.http
+    }
+}
+
+/// Where relayed addresses come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relay {
+    /// Local addresses to relay from; none: the listeners' own, else the host's.
+    pub addresses: Vec<IpAddr>,
+    /// What clients and peers are told instead.
+    pub external: External,
+    /// Ports of relayed addresses.
+    pub ports: RangeInclusive<u16>,
+}
+
+/// How local relay addresses look from outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum External {
+    /// As the host's interfaces tell.
+    Auto,
+    /// As the operator wrote.
+    Mapped(Vec<Mapping>),
+}
+
+/// One 1:1 NAT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// The local address; `None`: every local address of the same family.
+    pub local: Option<IpAddr>,
+    /// The address that clients and peers use.
+    pub external: IpAddr,
+}
+
+impl External {
+    /// The mapped external address of `local`, if the operator wrote one.
+    pub fn of(&self, local: IpAddr) -> Option<IpAddr> {
+        let Self::Mapped(mappings) = self else {
+            return None;
+        };
+        mappings
+            .iter()
+            .find(|mapping| mapping.local == Some(local))
+            .or_else(|| {
+                mappings.iter().find(|mapping| {
+                    mapping.local.is_none() && mapping.external.is_ipv4() == local.is_ipv4()
+                })
+            })
+            .map(|mapping| mapping.external)
+    }
+}
+
+/// Where the certificate is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// PEM chain, the server's own certificate first.
+    pub certificate: PathBuf,
+    /// PEM private key; may be the same file.
+    pub key: PathBuf,
+}
+
+/// How to log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// The form of a record.
+    pub format: LogFormat,
+    /// The least important level that is written.
+    pub level: LogLevel,
+    /// How much of client and peer addresses is shown.
+    pub ip_privacy: PiiMode,
+}
+
+/// The form of a log record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    Auto,
+    /// Text.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// How important a log record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// The server or a part of it does not work.
+    Error,
+    /// It works, and somebody should look.
+    Warn,
+    /// Starts, stops, ended allocations.
+    Info,
+    /// Requests.
+    Debug,
+    /// Packets.
+    Trace,
+}

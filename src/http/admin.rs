@@ -1,0 +1,279 @@
+//! The admin listener: metrics, health, and the API that shows and ends allocations.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get};
+use axum::{Json, Router};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::metrics::{Context, NamedAllocation, encode};
+use crate::stream::Certificates;
+use crate::turn::Direction;
+
+use super::{Health, ShardControl, Status, refusal};
+
+/// What the admin listener answers from.
+#[derive(Clone)]
+pub struct AdminState<S> {
+    shards: S,
+    health: Health<S>,
+    certificates: Option<Arc<Certificates>>,
+    settings: Arc<Settings>,
+}
+
+/// What the admin listener says about this server, and to whom.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Names this server among others.
+    pub node: String,
+    /// Where it is; may be empty.
+    pub region: String,
+    /// The version of turnix.
+    pub version: &'static str,
+    /// How many of the busiest allocations get series of their own in `/metrics`.
+    pub per_allocation: usize,
+    /// Host names under which the listener may be asked, besides `localhost` and any IP address.
+    pub hosts: Vec<String>,
+}
+
+impl<S: ShardControl> AdminState<S> {
+    /// Answers about `shards`; `draining` is set while the server is being emptied.
+    pub fn new(
+        shards: S,
+        draining: Arc<AtomicBool>,
+        certificates: Option<Arc<Certificates>>,
+        settings: Settings,
+    ) -> Self {
+        Self {
+            health: Health::new(shards.clone(), draining),
+            shards,
+            certificates,
+            settings: Arc::new(settings),
+        }
+    }
+}
+
+/// The routes of the admin listener.
+pub fn router<S: ShardControl>(state: AdminState<S>) -> Router {
+    let settings = Arc::clone(&state.settings);
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/live", get(live))
+        .route("/ready", get(ready))
+        .route("/health", get(ready))
+        .route("/api/v1/allocations", get(allocations))
+        .route("/api/v1/allocations/{id}", delete(end_allocation))
+        .route("/api/v1/users/{user}/allocations", delete(end_user))
+        .fallback(async || refusal(StatusCode::NOT_FOUND, "there is nothing at this path"))
+        .method_not_allowed_fallback(async || {
+            refusal(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this path does not take this method",
+            )
+        })
+        .layer(middleware::from_fn_with_state(settings, guard))
+        .with_state(state)
+}
+
+/// Refuses requests that a web page may have provoked by pointing its own name at this address (DNS rebinding).
+///
+/// Such a request carries the page's host name. An IP address or a name that the operator knows cannot be forged so.
+async fn guard(State(settings): State<Arc<Settings>>, request: Request, next: Next) -> Response {
+    if !asked_by_known_host(request.uri(), request.headers(), &settings.hosts) {
+        return refusal(
+            StatusCode::FORBIDDEN,
+            "ask the admin listener by IP address or as localhost: this host name is not its own",
+        );
+    }
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    response
+}
+
+fn asked_by_known_host(uri: &Uri, headers: &HeaderMap, hosts: &[String]) -> bool {
+    let known = |authority: &str| {
+        let host = without_port(authority);
+        let literal = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .unwrap_or(host);
+        literal.parse::<IpAddr>().is_ok()
+            || host.eq_ignore_ascii_case("localhost")
+            || hosts.iter().any(|name| host.eq_ignore_ascii_case(name))
+    };
+    // Browsers always say whom they ask; both places count, so that one cannot hide the other.
+    uri.authority().is_none_or(|named| known(named.as_str()))
+        && (headers.get_all(header::HOST).iter()).all(|named| named.to_str().is_ok_and(known))
+}
+
+/// `host` of `host:port`, `[v6]` of `[v6]:port`.
+fn without_port(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    }
+}
+
+async fn metrics<S: ShardControl>(State(state): State<AdminState<S>>) -> Response {
+    let live = match state.settings.per_allocation {
+        0 => Vec::new(),
+        most => state.shards.allocations(most).await,
+    };
+    let context = Context {
+        capacity_ratio: state.shards.capacity_ratio(),
+        certificate_expiry_unix: state.certificates.as_ref().map(|all| all.not_after_unix()),
+        version: state.settings.version,
+    };
+    let text = encode(&state.shards.snapshot().await, &live, &context);
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+/// Whether a restart would help: draining is no reason for one.
+async fn live<S: ShardControl>(State(state): State<AdminState<S>>) -> Response {
+    let status = state.health.status().await;
+    let code = match status {
+        Status::Ok | Status::Draining => StatusCode::OK,
+        Status::Degraded => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    health_answer(&state, status, code).await
+}
+
+/// Whether new clients are welcome.
+async fn ready<S: ShardControl>(State(state): State<AdminState<S>>) -> Response {
+    let status = state.health.status().await;
+    health_answer(&state, status, status.code()).await
+}
+
+async fn health_answer<S: ShardControl>(
+    state: &AdminState<S>,
+    status: Status,
+    code: StatusCode,
+) -> Response {
+    let allocations = match status {
+        // A shard that does not answer would keep this answer waiting.
+        Status::Degraded => None,
+        Status::Ok | Status::Draining => {
+            let live = state.shards.snapshot().await.stats.live;
+            Some(live.as_flattened().iter().sum::<u64>())
+        }
+    };
+    let body = json!({
+        "status": status.label(),
+        "node": state.settings.node,
+        "region": state.settings.region,
+        "version": state.settings.version,
+        "allocations": allocations,
+    });
+    (code, Json(body)).into_response()
+}
+
+/// One live allocation as the API shows it.
+#[derive(Serialize)]
+struct AllocationJson<'a> {
+    id: &'a str,
+    user: &'a str,
+    transport: &'static str,
+    client: String,
+    relayed: String,
+    /// Seconds since the Unix epoch.
+    created: u64,
+    /// Seconds since the Unix epoch.
+    expires: u64,
+    permissions: usize,
+    channels: usize,
+    bytes: BothWays,
+    packets: BothWays,
+    bits_per_second: BothWays,
+    /// Not measured yet.
+    quality: Option<()>,
+}
+
+#[derive(Serialize)]
+struct BothWays {
+    to_peer: u64,
+    to_client: u64,
+}
+
+impl BothWays {
+    fn of(count: impl Fn(Direction) -> u64) -> Self {
+        Self {
+            to_peer: count(Direction::ToPeer),
+            to_client: count(Direction::ToClient),
+        }
+    }
+}
+
+impl<'a> From<&'a NamedAllocation> for AllocationJson<'a> {
+    fn from(NamedAllocation { name, view, .. }: &'a NamedAllocation) -> Self {
+        Self {
+            id: name,
+            user: &view.user,
+            transport: view.transport.label(),
+            client: view.client.to_string(),
+            relayed: view.relayed.to_string(),
+            created: view.created_unix.as_secs(),
+            expires: view.expires_unix.as_secs(),
+            permissions: view.permissions,
+            channels: view.channels,
+            bytes: BothWays::of(|direction| view.traffic[direction as usize].bytes),
+            packets: BothWays::of(|direction| view.traffic[direction as usize].packets),
+            bits_per_second: BothWays::of(|direction| view.bits_per_second[direction as usize]),
+            quality: None,
+        }
+    }
+}
+
+async fn allocations<S: ShardControl>(State(state): State<AdminState<S>>) -> Response {
+    let live = state.shards.allocations(usize::MAX).await;
+    let shown: Vec<_> = live.iter().map(AllocationJson::from).collect();
+    Json(shown).into_response()
+}
+
+async fn end_allocation<S: ShardControl>(
+    State(state): State<AdminState<S>>,
+    id: Result<Path<String>, PathRejection>,
+) -> Response {
+    let Ok(Path(id)) = id else {
+        return unreadable();
+    };
+    if state.shards.end_allocation(&id).await {
+        StatusCode::NO_CONTENT.into_response()
+    } else {
+        refusal(
+            StatusCode::NOT_FOUND,
+            "no live allocation has this id; GET /api/v1/allocations lists them",
+        )
+    }
+}
+
+async fn end_user<S: ShardControl>(
+    State(state): State<AdminState<S>>,
+    user: Result<Path<String>, PathRejection>,
+) -> Response {
+    let Ok(Path(user)) = user else {
+        return unreadable();
+    };
+    let ended = state.shards.end_user(&user).await;
+    Json(json!({ "ended": ended })).into_response()
+}
+
+fn unreadable() -> Response {
+    refusal(
+        StatusCode::BAD_REQUEST,
+        "the path is not percent-encoded UTF-8",
+    )
+}

@@ -1,0 +1,146 @@
+//! HTTP: the admin listener, and what strangers may ask on ports that speak TURN too.
+//!
+//! Owns routes and pages. Asks shards through `ShardControl`, and never keeps state about a client between requests.
+
+pub mod admin;
+mod pages;
+pub mod public;
+mod serve;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::metrics::{NamedAllocation, ShardSnapshot};
+use crate::shard::Shards;
+
+pub use serve::{Front, Limits};
+
+/// What HTTP asks of the shards; a trait so that tests can stand in for them.
+pub trait ShardControl: Clone + Send + Sync + 'static {
+    /// See `Shards::snapshot`.
+    fn snapshot(&self) -> impl Future<Output = ShardSnapshot> + Send;
+    /// See `Shards::allocations`.
+    fn allocations(&self, most: usize) -> impl Future<Output = Vec<NamedAllocation>> + Send;
+    /// See `Shards::end_allocation`.
+    fn end_allocation(&self, name: &str) -> impl Future<Output = bool> + Send;
+    /// See `Shards::end_user`.
+    fn end_user(&self, user: &str) -> impl Future<Output = usize> + Send;
+    /// See `Shards::alive`.
+    fn alive(&self) -> impl Future<Output = bool> + Send;
+    /// See `Shards::capacity_ratio`.
+    fn capacity_ratio(&self) -> f64;
+}
+
+impl ShardControl for Shards {
+    async fn snapshot(&self) -> ShardSnapshot {
+        Self::snapshot(self).await
+    }
+
+    async fn allocations(&self, most: usize) -> Vec<NamedAllocation> {
+        Self::allocations(self, most).await
+    }
+
+    async fn end_allocation(&self, name: &str) -> bool {
+        Self::end_allocation(self, name).await
+    }
+
+    async fn end_user(&self, user: &str) -> usize {
+        Self::end_user(self, user).await
+    }
+
+    async fn alive(&self) -> bool {
+        Self::alive(self).await
+    }
+
+    fn capacity_ratio(&self) -> f64 {
+        Self::capacity_ratio(self)
+    }
+}
+
+/// Whether the server should get new clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Everything answers.
+    Ok,
+    /// Being emptied on purpose: no new clients, please.
+    Draining,
+    /// A shard does not answer.
+    Degraded,
+}
+
+impl Status {
+    /// The word in JSON answers.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Draining => "draining",
+            Self::Degraded => "degraded",
+        }
+    }
+
+    const fn code(self) -> StatusCode {
+        match self {
+            Self::Ok => StatusCode::OK,
+            Self::Draining | Self::Degraded => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+/// For how long an answer of the shards about their health stands: whoever asks more often costs them nothing.
+const HEALTH_LIFETIME: Duration = Duration::from_secs(1);
+
+/// The server's health, asked of the shards at most once a second however many ask here.
+#[derive(Clone, Debug)]
+pub struct Health<S> {
+    shards: S,
+    draining: Arc<AtomicBool>,
+    last: Arc<Mutex<Option<(Instant, bool)>>>,
+}
+
+impl<S: ShardControl> Health<S> {
+    /// Asks `shards`, unless `draining` is set.
+    pub fn new(shards: S, draining: Arc<AtomicBool>) -> Self {
+        Self {
+            shards,
+            draining,
+            last: Arc::default(),
+        }
+    }
+
+    /// Whether new clients are welcome.
+    pub async fn status(&self) -> Status {
+        if !self.alive().await {
+            Status::Degraded
+        } else if self.draining.load(Ordering::Relaxed) {
+            Status::Draining
+        } else {
+            Status::Ok
+        }
+    }
+
+    async fn alive(&self) -> bool {
+        // Held while asking, so that a crowd waits for one answer instead of asking many times.
+        let mut last = self.last.lock().await;
+        if let Some((asked, alive)) = *last
+            && asked.elapsed() < HEALTH_LIFETIME
+        {
+            return alive;
+        }
+        let alive = self.shards.alive().await;
+        *last = Some((Instant::now(), alive));
+        alive
+    }
+}
+
+/// A refusal as JSON: `{"error": …}`.
+fn refusal(code: StatusCode, message: &str) -> Response {
+    (code, Json(json!({ "error": message }))).into_response()
+}

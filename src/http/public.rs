@@ -1,0 +1,30 @@
+//! What anyone may ask on a listener that speaks `http`: a health check without detail, and the test page.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::json;
+
+use super::{Health, ShardControl, pages, refusal};
+
+/// The routes of public listeners; `draining` is set while the server is being emptied.
+pub fn router<S: ShardControl>(shards: S, draining: Arc<AtomicBool>) -> Router {
+    Router::new()
+        .route("/health", get(health))
+        .route("/test", get(async || pages::test()))
+        .fallback(async || refusal(StatusCode::NOT_FOUND, "not found"))
+        .method_not_allowed_fallback(async || {
+            refusal(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
+        })
+        .with_state(Health::new(shards, draining))
+}
+
+async fn health<S: ShardControl>(State(health): State<Health<S>>) -> Response {
+    let status = health.status().await;
+    (status.code(), Json(json!({ "status": status.label() }))).into_response()
+}

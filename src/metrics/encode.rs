@@ -1,0 +1,361 @@
+//! Writes what shards counted in Prometheus' text format, version 0.0.4.
+
+use prometheus::TextEncoder;
+use prometheus::proto::{
+    Bucket, Counter, Gauge, Histogram as HistogramProto, LabelPair, Metric, MetricFamily,
+    MetricType,
+};
+
+use crate::access::{AuthFailure, DeniedRule};
+use crate::base::{Family, Transport};
+use crate::turn::stats::{
+    BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS, Histogram, OUTCOMES, Outcome, outcome_index,
+};
+use crate::turn::{Direction, DropReason, Path, Stats};
+use crate::wire::{ErrorCode, Method};
+
+use super::{NamedAllocation, ShardSnapshot};
+
+/// What metrics say that no shard counts.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Share of the most limiting resource in use, 0.0 to 1.0.
+    pub capacity_ratio: f64,
+    /// When the served certificate expires, in seconds since the Unix epoch; none without TLS.
+    pub certificate_expiry_unix: Option<u64>,
+    /// The version of turnix.
+    pub version: &'static str,
+}
+
+/// Writes `totals` over all shards, and series of their own for the `live` allocations, which the caller has bounded.
+pub fn encode(totals: &ShardSnapshot, live: &[NamedAllocation], context: &Context) -> String {
+    let mut families = Vec::new();
+    allocations(&mut families, &totals.stats);
+    requests(&mut families, &totals.stats);
+    relayed(&mut families, &totals.stats);
+    refusals(&mut families, &totals.stats);
+    histograms(&mut families, &totals.stats);
+    server(&mut families, totals, context);
+    per_allocation(&mut families, live);
+    // The encoder refuses a family without a sample.
+    families.retain(|family| !family.get_metric().is_empty());
+    match TextEncoder::new().encode_to_string(&families) {
+        Ok(text) => text,
+        Err(error) => {
+            debug_assert!(false, "metrics do not encode: {error}");
+            tracing::error!(%error, "metrics could not be written; please report this as a bug of turnix");
+            String::new()
+        }
+    }
+}
+
+/// Every outcome of a request, success first.
+fn outcomes() -> impl Iterator<Item = Outcome> {
+    std::iter::once(Ok(())).chain(ErrorCode::ALL.into_iter().map(Err))
+}
+
+fn outcome_label(outcome: Outcome) -> &'static str {
+    match outcome {
+        Ok(()) => "ok",
+        Err(code) => code.label(),
+    }
+}
+
+fn allocations(families: &mut Vec<MetricFamily>, stats: &Stats) {
+    let mut live = Vec::new();
+    let mut answered = Vec::new();
+    for transport in Transport::ALL {
+        for family in Family::ALL {
+            live.push(gauge(
+                &[("transport", transport.label()), ("family", family.label())],
+                stats.live[transport as usize][family as usize] as f64,
+            ));
+        }
+        let row = &stats.requests[Method::Allocate as usize][transport as usize];
+        for (outcome, count) in happened(row, true) {
+            answered.push(counter(
+                &[
+                    ("transport", transport.label()),
+                    ("result", outcome_label(outcome)),
+                ],
+                count,
+            ));
+        }
+    }
+    push(
+        families,
+        "turn_allocations",
+        "Live allocations by the client's transport and the relayed address's family.",
+        MetricType::GAUGE,
+        live,
+    );
+    push(
+        families,
+        "turn_allocations_total",
+        "Answered Allocate requests: ok, or the error code. 401 is the ordinary first step of every client.",
+        MetricType::COUNTER,
+        answered,
+    );
+}
+
+/// The outcomes worth a series: those that happened, and success wherever it can happen.
+fn happened(
+    row: &[u64; OUTCOMES],
+    can_succeed: bool,
+) -> impl Iterator<Item = (Outcome, u64)> + use<'_> {
+    outcomes().filter_map(move |outcome| {
+        let count = row[outcome_index(outcome)];
+        (count > 0 || (outcome.is_ok() && can_succeed)).then_some((outcome, count))
+    })
+}
+
+fn requests(families: &mut Vec<MetricFamily>, stats: &Stats) {
+    let mut metrics = Vec::new();
+    for method in Method::ALL {
+        // These are never requests, or never succeed.
+        let can_succeed = !matches!(method, Method::Send | Method::Data | Method::Unknown);
+        for transport in Transport::ALL {
+            let row = &stats.requests[method as usize][transport as usize];
+            for (outcome, count) in happened(row, can_succeed) {
+                metrics.push(counter(
+                    &[
+                        ("method", method.label()),
+                        ("transport", transport.label()),
+                        ("result", outcome_label(outcome)),
+                    ],
+                    count,
+                ));
+            }
+        }
+    }
+    push(
+        families,
+        "turn_requests_total",
+        "Answered requests: ok, or the error code.",
+        MetricType::COUNTER,
+        metrics,
+    );
+}
+
+fn relayed(families: &mut Vec<MetricFamily>, stats: &Stats) {
+    let mut bytes = Vec::new();
+    let mut packets = Vec::new();
+    for direction in Direction::ALL {
+        for path in Path::ALL {
+            let labels = [("direction", direction.label()), ("path", path.label())];
+            let traffic = stats.relayed[direction as usize][path as usize];
+            bytes.push(counter(&labels, traffic.bytes));
+            packets.push(counter(&labels, traffic.packets));
+        }
+    }
+    push(
+        families,
+        "turn_relayed_bytes_total",
+        "Application data relayed, without headers of TURN, UDP and IP.",
+        MetricType::COUNTER,
+        bytes,
+    );
+    push(
+        families,
+        "turn_relayed_packets_total",
+        "Datagrams of application data relayed.",
+        MetricType::COUNTER,
+        packets,
+    );
+}
+
+fn refusals(families: &mut Vec<MetricFamily>, stats: &Stats) {
+    push(
+        families,
+        "turn_dropped_packets_total",
+        "Datagrams that went no further, by reason.",
+        MetricType::COUNTER,
+        (DropReason::ALL.into_iter().zip(stats.dropped))
+            .map(|(reason, count)| counter(&[("reason", reason.label())], count))
+            .collect(),
+    );
+    push(
+        families,
+        "turn_auth_failures_total",
+        "Requests that failed authentication, by reason. \"missing\" is the ordinary first step of every client.",
+        MetricType::COUNTER,
+        (AuthFailure::ALL.into_iter().zip(stats.auth_failures))
+            .map(|(reason, count)| counter(&[("reason", reason.label())], count))
+            .collect(),
+    );
+    push(
+        families,
+        "turn_peer_denied_total",
+        "Peers that policy refused, by rule.",
+        MetricType::COUNTER,
+        (DeniedRule::ALL.into_iter().zip(stats.peer_denied))
+            .map(|(rule, count)| counter(&[("rule", rule.label())], count))
+            .collect(),
+    );
+}
+
+fn histograms(families: &mut Vec<MetricFamily>, stats: &Stats) {
+    push(
+        families,
+        "turn_allocation_duration_seconds",
+        "How long ended allocations lived.",
+        MetricType::HISTOGRAM,
+        vec![histogram(&[], &stats.duration, &DURATION_BOUNDS_SECS)],
+    );
+    push(
+        families,
+        "turn_allocation_bandwidth_bits_per_second",
+        "Mean bandwidth of ended allocations over their life.",
+        MetricType::HISTOGRAM,
+        (Direction::ALL.into_iter().zip(&stats.bandwidth))
+            .map(|(direction, bandwidth)| {
+                histogram(
+                    &[("direction", direction.label())],
+                    bandwidth,
+                    &BANDWIDTH_BOUNDS,
+                )
+            })
+            .collect(),
+    );
+}
+
+fn server(families: &mut Vec<MetricFamily>, totals: &ShardSnapshot, context: &Context) {
+    push(
+        families,
+        "turn_stream_connections",
+        "Open TURN connections over byte streams.",
+        MetricType::GAUGE,
+        (Transport::ALL.into_iter().zip(totals.stream_connections))
+            .filter(|(transport, _)| transport.is_stream())
+            .map(|(transport, open)| gauge(&[("transport", transport.label())], open as f64))
+            .collect(),
+    );
+    push(
+        families,
+        "turn_certificate_expiry_timestamp_seconds",
+        "When the served certificate expires, in seconds since the Unix epoch.",
+        MetricType::GAUGE,
+        (context.certificate_expiry_unix.into_iter())
+            .map(|expiry| gauge(&[], expiry as f64))
+            .collect(),
+    );
+    push(
+        families,
+        "turn_capacity_ratio",
+        "Share of the most limiting resource in use, 0 to 1.",
+        MetricType::GAUGE,
+        vec![gauge(&[], context.capacity_ratio)],
+    );
+    push(
+        families,
+        "turn_build_info",
+        "Always 1; the label names the version.",
+        MetricType::GAUGE,
+        vec![gauge(&[("version", context.version)], 1.0)],
+    );
+}
+
+fn per_allocation(families: &mut Vec<MetricFamily>, live: &[NamedAllocation]) {
+    let mut bytes = Vec::new();
+    let mut packets = Vec::new();
+    let mut bandwidth = Vec::new();
+    for NamedAllocation { name, view, .. } in live {
+        for direction in Direction::ALL {
+            let labels = [
+                ("allocation", name.as_str()),
+                ("user", &*view.user),
+                ("transport", view.transport.label()),
+                ("direction", direction.label()),
+            ];
+            let traffic = view.traffic[direction as usize];
+            bytes.push(counter(&labels, traffic.bytes));
+            packets.push(counter(&labels, traffic.packets));
+            let rate = view.bits_per_second[direction as usize];
+            bandwidth.push(gauge(&labels, rate as f64));
+        }
+    }
+    push(
+        families,
+        "turn_allocation_bytes_total",
+        "Application data of one live allocation; only the busiest have series of their own.",
+        MetricType::COUNTER,
+        bytes,
+    );
+    push(
+        families,
+        "turn_allocation_packets_total",
+        "Datagrams of one live allocation; only the busiest have series of their own.",
+        MetricType::COUNTER,
+        packets,
+    );
+    push(
+        families,
+        "turn_allocation_bandwidth",
+        "Bits per second of one live allocation over the last 10 seconds.",
+        MetricType::GAUGE,
+        bandwidth,
+    );
+}
+
+fn push(
+    families: &mut Vec<MetricFamily>,
+    name: &str,
+    help: &str,
+    kind: MetricType,
+    metrics: Vec<Metric>,
+) {
+    let mut family = MetricFamily::new();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(kind);
+    family.set_metric(metrics);
+    families.push(family);
+}
+
+fn labelled(labels: &[(&str, &str)]) -> Metric {
+    let pairs = labels.iter().map(|(name, value)| {
+        let mut pair = LabelPair::new();
+        pair.set_name((*name).to_owned());
+        pair.set_value((*value).to_owned());
+        pair
+    });
+    Metric::from_label(pairs.collect())
+}
+
+fn counter(labels: &[(&str, &str)], count: u64) -> Metric {
+    let mut value = Counter::new();
+    value.set_value(count as f64);
+    let mut metric = labelled(labels);
+    metric.set_counter(value);
+    metric
+}
+
+fn gauge(labels: &[(&str, &str)], level: f64) -> Metric {
+    let mut value = Gauge::new();
+    value.set_value(level);
+    let mut metric = labelled(labels);
+    metric.set_gauge(value);
+    metric
+}
+
+fn histogram<const N: usize>(
+    labels: &[(&str, &str)],
+    counts: &Histogram<N>,
+    bounds: &[f64; N],
+) -> Metric {
+    let mut cumulative = 0;
+    let buckets = (counts.buckets.into_iter().zip(bounds)).map(|(count, bound)| {
+        cumulative += count;
+        let mut bucket = Bucket::new();
+        bucket.set_upper_bound(*bound);
+        bucket.set_cumulative_count(cumulative);
+        bucket
+    });
+    let mut value = HistogramProto::new();
+    value.set_bucket(buckets.collect());
+    value.set_sample_count(cumulative + counts.overflow);
+    value.set_sample_sum(counts.sum);
+    let mut metric = labelled(labels);
+    metric.set_histogram(value);
+    metric
+}

@@ -1,0 +1,99 @@
+//! Questions about the host, asked at start and by `turnix check`.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::ops::RangeInclusive;
+
+use super::sys;
+use crate::base::{Family, addr};
+
+/// Raises the soft limit of open files to the hard one; returns the soft limit in force now and the hard one.
+///
+/// # Errors
+/// The kernel or a container's policy refuses to tell or to change the limit.
+pub fn raise_open_files() -> io::Result<(u64, u64)> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: getrlimit(2) writes one `struct rlimit`.
+    sys::check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    if limit.rlim_cur < limit.rlim_max {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: setrlimit(2) reads one `struct rlimit`.
+        sys::check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
+    }
+    // `rlim_t` has 32 bits on some targets.
+    #[allow(clippy::useless_conversion, reason = "not useless everywhere")]
+    Ok((u64::from(limit.rlim_cur), u64::from(limit.rlim_max)))
+}
+
+/// The largest receive buffer a socket may ask for, in bytes (`net.core.rmem_max`). `None` where it is hidden, as in
+/// containers without it.
+pub fn rmem_max() -> Option<usize> {
+    sysctl("net/core/rmem_max")?.trim().parse().ok()
+}
+
+/// The largest send buffer a socket may ask for, in bytes (`net.core.wmem_max`). `None` where it is hidden.
+pub fn wmem_max() -> Option<usize> {
+    sysctl("net/core/wmem_max")?.trim().parse().ok()
+}
+
+/// The ports the kernel hands out by itself; relay ports inside this range collide with them now and then.
+pub fn ip_local_port_range() -> Option<RangeInclusive<u16>> {
+    parse_port_range(&sysctl("net/ipv4/ip_local_port_range")?)
+}
+
+/// Addresses of all interfaces that are up, canonical, each once, in the kernel's order.
+///
+/// Includes loopback and link-local addresses. Empty if the kernel does not tell.
+pub fn interface_addresses() -> Vec<IpAddr> {
+    let mut addresses = Vec::new();
+    for interface in if_addrs::get_if_addrs().unwrap_or_default() {
+        let ip = interface.ip().to_canonical();
+        if interface.is_oper_up() && !addresses.contains(&ip) {
+            addresses.push(ip);
+        }
+    }
+    addresses
+}
+
+/// The address that datagrams to the internet leave from; `None` without a default route. Sends nothing.
+pub fn default_source(family: Family) -> Option<IpAddr> {
+    // Root name servers: global unicast addresses that do not move. Any other would do, only the route matters.
+    let target = match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::new(198, 41, 0, 4)),
+        Family::V6 => IpAddr::V6(Ipv6Addr::new(0x2001, 0x503, 0xba3e, 0, 0, 0, 2, 0x30)),
+    };
+    let socket = UdpSocket::bind(SocketAddr::new(addr::unspecified(family), 0)).ok()?;
+    // connect(2) on a datagram socket only sets the peer, which makes the kernel choose route and source.
+    socket.connect(SocketAddr::new(target, 53)).ok()?;
+    let source = socket.local_addr().ok()?.ip();
+    (!source.is_unspecified()).then_some(source)
+}
+
+fn sysctl(name: &str) -> Option<String> {
+    fs::read_to_string(format!("/proc/sys/{name}")).ok()
+}
+
+fn parse_port_range(text: &str) -> Option<RangeInclusive<u16>> {
+    let mut numbers = text.split_ascii_whitespace().map(str::parse::<u16>);
+    let first = numbers.next()?.ok()?;
+    let last = numbers.next()?.ok()?;
+    (first <= last).then_some(first..=last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn port_range_is_two_ordered_numbers() {
+        assert_eq!(parse_port_range("32768\t60999\n"), Some(32_768..=60_999));
+        assert_eq!(parse_port_range("60999 32768"), None);
+        assert_eq!(parse_port_range("32768"), None);
+        assert_eq!(parse_port_range("32768 70000"), None);
+        assert_eq!(parse_port_range(""), None);
+    }
+}

@@ -1,0 +1,324 @@
+//! UDP sockets and their options; the listening TCP socket.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::sys::{self, Cause, Control, Name};
+use crate::base::Family;
+
+/// How a UDP socket is opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UdpOptions {
+    /// Share the address with other sockets of the same user; the kernel spreads clients over them by five-tuple.
+    pub reuse_port: bool,
+    /// Payload room of the receive queue, in bytes; the kernel clips it silently. 0 leaves the system's default.
+    pub recv_buffer_bytes: usize,
+    /// Payload room of the send queue, in bytes; the kernel clips it silently. 0 leaves the system's default.
+    pub send_buffer_bytes: usize,
+    /// Report the local address of every datagram: for sockets bound to a wildcard, whose answers must come from the
+    /// address that was asked.
+    pub packet_info: bool,
+    /// Keep IPv4 off a socket bound to `[::]`.
+    pub only_v6: bool,
+}
+
+/// A non-blocking, unconnected UDP socket, closed on exec.
+pub struct UdpSocket {
+    fd: OwnedFd,
+    address: SocketAddr,
+    family: Family,
+    /// Cleared once the kernel or the device refuses to segment. Atomic only to keep the socket `Sync`.
+    segments: AtomicBool,
+}
+
+/// The socket is of no use any more: close it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecvFault {
+    /// The kernel refuses to read from the descriptor at all.
+    Dead {
+        /// The kernel's error number, for the log.
+        errno: i32,
+    },
+}
+
+/// Why one datagram was not sent. The socket stays usable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendFault {
+    /// The send buffer or the device's queue is full: drop the datagram.
+    WouldBlock,
+    /// The datagram exceeds what UDP or the path carries.
+    TooLarge,
+    /// No route, no neighbour, or an ICMP error said so.
+    Unreachable,
+    /// Anything else: a firewall refuses, the address family does not fit, the source address is not ours.
+    Other,
+}
+
+impl UdpSocket {
+    /// Opens a socket at `address`; port 0 lets the kernel choose one.
+    ///
+    /// # Errors
+    /// The address is taken or not ours, the port is privileged, or descriptors ran out.
+    pub fn bind(address: SocketAddr, options: &UdpOptions) -> io::Result<Self> {
+        let family = Family::of(address.ip());
+        let domain = match family {
+            Family::V4 => Domain::IPV4,
+            Family::V6 => Domain::IPV6,
+        };
+        let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+        if options.reuse_port {
+            socket.set_reuse_port(true)?;
+        }
+        if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+            // Stated either way: the default is the host's choice (net.ipv6.bindv6only).
+            socket.set_only_v6(options.only_v6)?;
+        }
+        if options.recv_buffer_bytes > 0 {
+            socket.set_recv_buffer_size(options.recv_buffer_bytes)?;
+        }
+        if options.send_buffer_bytes > 0 {
+            socket.set_send_buffer_size(options.send_buffer_bytes)?;
+        }
+        if options.packet_info {
+            let (level, option) = match family {
+                Family::V4 => (libc::IPPROTO_IP, libc::IP_PKTINFO),
+                // Reports IPv4 as mapped addresses where the socket is dual-stack.
+                Family::V6 => (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+            };
+            sys::enable_option(socket.as_fd(), level, option)?;
+        }
+        socket.bind(&address.into())?;
+        let address = if address.port() == 0 {
+            socket
+                .local_addr()?
+                .as_socket()
+                .ok_or(io::ErrorKind::InvalidData)?
+        } else {
+            address
+        };
+        Ok(Self {
+            fd: socket.into(),
+            address,
+            family,
+            segments: AtomicBool::new(true),
+        })
+    }
+
+    /// The address the socket is bound to, with the port in use.
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Payload room of the receive queue as granted, in bytes; less than asked where `net.core.rmem_max` clips it.
+    pub fn recv_buffer_bytes(&self) -> usize {
+        self.buffer_bytes(libc::SO_RCVBUF)
+    }
+
+    /// Payload room of the send queue as granted, in bytes; less than asked where `net.core.wmem_max` clips it.
+    pub fn send_buffer_bytes(&self) -> usize {
+        self.buffer_bytes(libc::SO_SNDBUF)
+    }
+
+    fn buffer_bytes(&self, option: i32) -> usize {
+        // socket(7): "The kernel doubles this value (to allow space for bookkeeping overhead)".
+        sys::read_option::<1>(self.fd.as_fd(), libc::SOL_SOCKET, option)
+            .map_or(0, |([bytes], _)| bytes as usize / 2)
+    }
+
+    /// Datagrams that the kernel threw away because the receive queue was full, since the socket was opened.
+    ///
+    /// One system call, nothing on the data path. Wraps at 2³². 0 if the kernel does not tell (before Linux 4.12).
+    pub fn drops(&self) -> u32 {
+        const DROPS: usize = libc::SK_MEMINFO_DROPS as usize;
+        match sys::read_option::<{ DROPS + 1 }>(self.fd.as_fd(), libc::SOL_SOCKET, SO_MEMINFO) {
+            Ok((values, count)) if count > DROPS => values[DROPS],
+            _ => 0,
+        }
+    }
+
+    /// Sends one datagram, from the local address `from` where the socket is bound to a wildcard. Never blocks.
+    ///
+    /// # Errors
+    /// The datagram was not sent; the socket stays usable.
+    pub fn send_to(
+        &self,
+        bytes: &[u8],
+        to: SocketAddr,
+        from: Option<IpAddr>,
+    ) -> Result<(), SendFault> {
+        let (mut name, name_bytes) = Name::encode(to, self.family).ok_or(SendFault::Other)?;
+        let mut control = Control::new();
+        let control_bytes = match from {
+            Some(from) => control
+                .set_source(from, self.family)
+                .ok_or(SendFault::Other)?,
+            None => 0,
+        };
+        let mut piece = libc::iovec {
+            // sendmsg only reads; iovec has no const form.
+            iov_base: bytes.as_ptr().cast_mut().cast(),
+            iov_len: bytes.len(),
+        };
+        // SAFETY: `msghdr` is made of pointers, for which null is valid, and integers.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_name = ptr::from_mut(&mut name).cast();
+        message.msg_namelen = name_bytes;
+        message.msg_iov = &raw mut piece;
+        message.msg_iovlen = 1;
+        if control_bytes > 0 {
+            message.msg_control = ptr::from_mut(&mut control).cast();
+            message.msg_controllen = control_bytes as _;
+        }
+        // SAFETY: every pointer in `message` leads to a local or to `bytes`, with the length beside it.
+        unsafe { self.send_message(&message) }
+    }
+
+    /// Sends one message, once more if the error may be the pending ICMP error of an earlier datagram.
+    ///
+    /// # Safety
+    /// The name, control data and pieces that `message` points to must be alive and as long as it says.
+    pub(super) unsafe fn send_message(&self, message: &libc::msghdr) -> Result<(), SendFault> {
+        let mut retried = false;
+        loop {
+            // SAFETY: sendmsg(2) reads what `message` describes; the caller vouches for it.
+            let sent = unsafe {
+                libc::sendmsg(
+                    self.fd.as_raw_fd(),
+                    message,
+                    libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+                )
+            };
+            if sent >= 0 {
+                return Ok(());
+            }
+            match Cause::of(sys::last_errno()) {
+                Cause::Interrupted => {}
+                Cause::Unreachable if !retried => retried = true,
+                cause => return Err(cause.into()),
+            }
+        }
+    }
+
+    /// The family of the socket itself; a dual-stack one is IPv6.
+    pub(super) const fn family(&self) -> Family {
+        self.family
+    }
+
+    /// Whether sending a train of equal datagrams as one message is worth a try.
+    pub(super) fn segments(&self) -> bool {
+        self.segments.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn disable_segments(&self) {
+        self.segments.store(false, Ordering::Relaxed);
+    }
+}
+
+impl AsFd for UdpSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for UdpSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+impl fmt::Debug for UdpSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "UdpSocket({})", self.address)
+    }
+}
+
+impl From<Cause> for SendFault {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            // A signal that comes again and again leaves the datagram unsent, as a full queue does.
+            Cause::WouldBlock | Cause::NoBuffers | Cause::Interrupted => Self::WouldBlock,
+            Cause::TooLarge => Self::TooLarge,
+            Cause::Unreachable => Self::Unreachable,
+            Cause::Unsegmented | Cause::Invalid | Cause::Refused | Cause::Fatal => Self::Other,
+        }
+    }
+}
+
+impl fmt::Display for RecvFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dead { errno } => write!(
+                f,
+                "the socket cannot be read any more: {}",
+                io::Error::from_raw_os_error(*errno)
+            ),
+        }
+    }
+}
+
+impl std::error::Error for RecvFault {}
+
+impl fmt::Display for SendFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::WouldBlock => "the send queue is full",
+            Self::TooLarge => "the datagram is too large",
+            Self::Unreachable => "the destination is unreachable",
+            Self::Other => "the kernel refused the datagram",
+        })
+    }
+}
+
+impl std::error::Error for SendFault {}
+
+/// Opens a non-blocking TCP listener; `[::]` takes IPv4 clients too. `backlog` is the length of the accept queue.
+///
+/// # Errors
+/// The address is taken or not ours, the port is privileged, or descriptors ran out.
+pub fn tcp_listener(address: SocketAddr, backlog: i32) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking(),
+        Some(Protocol::TCP),
+    )?;
+    // A restart must not wait for connections of the last run in TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(backlog)?;
+    Ok(socket.into())
+}
+
+/// `SO_MEMINFO` of asm-generic/socket.h, which the libc crate does not name; sparc numbers its options differently.
+#[cfg(not(any(target_arch = "sparc", target_arch = "sparc64")))]
+const SO_MEMINFO: libc::c_int = 55;
+#[cfg(any(target_arch = "sparc", target_arch = "sparc64"))]
+const SO_MEMINFO: libc::c_int = 0x39;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn send_errors_are_sorted_by_what_to_do() {
+        for (errno, fault) in [
+            (libc::EAGAIN, SendFault::WouldBlock),
+            (libc::ENOBUFS, SendFault::WouldBlock),
+            (libc::EMSGSIZE, SendFault::TooLarge),
+            (libc::ENETUNREACH, SendFault::Unreachable),
+            (libc::ECONNREFUSED, SendFault::Unreachable),
+            (libc::EPERM, SendFault::Other),
+            (libc::EINVAL, SendFault::Other),
+        ] {
+            assert_eq!(SendFault::from(Cause::of(errno)), fault, "errno {errno}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! The relay sockets of one shard.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ahash::RandomState;
+
+use crate::base::{Family, RelayedAddress};
+use crate::net::{Poller, UdpOptions, UdpSocket};
+use crate::turn::{AllocationId, OpenError};
+
+use super::ports::{Lease, RelayPool};
+
+/// How many ports are tried when other programs hold ports of the range.
+const ATTEMPTS: usize = 256;
+
+/// One relay socket and what opening it reserved.
+pub(super) struct Relay {
+    id: AllocationId,
+    pub socket: UdpSocket,
+    pub relayed: SocketAddr,
+    lease: Lease,
+    user: Arc<str>,
+    client: IpAddr,
+}
+
+/// The table: slots as in the core's slab.
+pub(super) struct Relays {
+    shard: u8,
+    buffer_bytes: usize,
+    pool: Arc<RelayPool>,
+    slots: Vec<Option<Box<Relay>>>,
+    by_relayed: HashMap<SocketAddr, AllocationId, RandomState>,
+    /// Datagrams the kernel dropped on sockets that are closed by now.
+    drops_of_closed: u64,
+}
+
+impl Relays {
+    pub fn new(shard: u8, buffer_bytes: usize, pool: Arc<RelayPool>) -> Self {
+        Self {
+            shard,
+            buffer_bytes,
+            pool,
+            slots: Vec::new(),
+            by_relayed: HashMap::with_hasher(super::engine::keyed()),
+            drops_of_closed: 0,
+        }
+    }
+
+    /// Reserves quota and a port, opens the socket and watches it.
+    ///
+    /// # Errors
+    /// A quota is used up, or no port can be had.
+    pub fn open(
+        &mut self,
+        id: AllocationId,
+        family: Family,
+        user: Arc<str>,
+        client: IpAddr,
+        poller: &Poller,
+    ) -> Result<RelayedAddress, OpenError> {
+        self.pool
+            .reserve(&user, client)
+            .map_err(|_| OpenError::Quota)?;
+        let Some((lease, socket)) = self.bind(family, id, poller) else {
+            self.pool.release(&user, client);
+            return Err(OpenError::Capacity);
+        };
+        self.pool.set_owner(lease, Some(self.shard));
+        self.by_relayed.insert(lease.external, id);
+        let slot = id.slot as usize;
+        if self.slots.len() <= slot {
+            self.slots.resize_with(slot + 1, || None);
+        }
+        self.slots[slot] = Some(Box::new(Relay {
+            id,
+            socket,
+            relayed: lease.external,
+            lease,
+            user,
+            client,
+        }));
+        Ok(RelayedAddress(lease.external))
+    }
+
+    /// Closes the socket and gives back what opening it reserved. Nothing happens if it is not open.
+    pub fn close(&mut self, id: AllocationId, poller: &Poller) {
+        if self.get(id).is_none() {
+            return;
+        }
+        let Some(relay) = self.slots.get_mut(id.slot as usize).and_then(Option::take) else {
+            return;
+        };
+        self.drops_of_closed += u64::from(relay.socket.drops());
+        poller.remove(&relay.socket);
+        self.by_relayed.remove(&relay.relayed);
+        // Closed before the port is free again, or the next owner could not bind it.
+        let Relay {
+            socket,
+            lease,
+            user,
+            client,
+            ..
+        } = *relay;
+        drop(socket);
+        self.pool.give_back(lease);
+        self.pool.release(&user, client);
+    }
+
+    pub fn get(&self, id: AllocationId) -> Option<&Relay> {
+        self.slots
+            .get(id.slot as usize)?
+            .as_deref()
+            .filter(|relay| relay.id == id)
+    }
+
+    /// The relay in `slot`, whatever its generation: for batches that are sent before anything can be closed.
+    pub fn in_slot(&self, slot: u32) -> Option<&Relay> {
+        self.slots.get(slot as usize)?.as_deref()
+    }
+
+    /// The allocation of this shard whose relayed address is `relayed`.
+    pub fn find(&self, relayed: SocketAddr) -> Option<AllocationId> {
+        self.by_relayed.get(&relayed).copied()
+    }
+
+    /// The shard that has `relayed` open, if it is another one.
+    pub fn owner_elsewhere(&self, relayed: SocketAddr) -> Option<u8> {
+        self.pool
+            .owner(relayed)
+            .filter(|shard| *shard != self.shard)
+    }
+
+    /// Datagrams the kernel dropped because a relay socket's buffer was full.
+    pub fn drops(&self) -> u64 {
+        let live = self.slots.iter().flatten();
+        self.drops_of_closed
+            + live
+                .map(|relay| u64::from(relay.socket.drops()))
+                .sum::<u64>()
+    }
+
+    fn bind(
+        &self,
+        family: Family,
+        id: AllocationId,
+        poller: &Poller,
+    ) -> Option<(Lease, UdpSocket)> {
+        let options = UdpOptions {
+            recv_buffer_bytes: self.buffer_bytes,
+            send_buffer_bytes: self.buffer_bytes,
+            only_v6: true,
+            ..UdpOptions::default()
+        };
+        // Ports that other programs hold go back only afterwards, or chance could offer the same one again.
+        let mut held_by_others = Vec::new();
+        let bound = loop {
+            let Some(lease) = self.pool.take(family) else {
+                break None;
+            };
+            let opened = UdpSocket::bind(lease.local, &options)
+                .and_then(|socket| poller.add(&socket, id.to_bits()).map(|()| socket));
+            match opened {
+                Ok(socket) => break Some((lease, socket)),
+                Err(error) => {
+                    held_by_others.push(lease);
+                    let in_use = error.kind() == io::ErrorKind::AddrInUse;
+                    if !in_use || held_by_others.len() >= ATTEMPTS {
+                        tracing::warn!(local = %lease.local, %error, "cannot open a relay socket");
+                        break None;
+                    }
+                }
+            }
+        };
+        for lease in held_by_others {
+            self.pool.give_back(lease);
+        }
+        bound
+    }
+}

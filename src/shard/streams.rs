@@ -1,0 +1,309 @@
+//! TCP and TLS clients: one local task each, on the shard's own thread.
+//!
+//! A connection that waits costs no buffer: every read goes to the shard's one stream slot, and only what is left of a
+//! half frame is kept. What waits for a client that does not read is bounded: the oldest media goes first, and a client
+//! that lets answers pile up is disconnected.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+use crate::base::{Clock, FiveTuple};
+use crate::net::{HEADROOM, MAX_DATAGRAM};
+use crate::stream::{ClientIo, ClientStream};
+use crate::wire::framing::{Frame, next_frame};
+
+use super::engine::{STREAM, Shard};
+
+/// Media that may wait for one client, in bytes: a second of video at 2 Mbit/s.
+const MEDIA_BYTES: usize = 256 * 1024;
+
+/// Answers that may wait for one client, in bytes.
+const ANSWER_BYTES: usize = 64 * 1024;
+
+/// How long a connection without an allocation may stay silent.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// Reads one connection gets before the others have their turn.
+const READS_PER_TURN: usize = 4;
+
+/// Frames one write gathers.
+const FRAMES_PER_WRITE: usize = 32;
+
+/// What waits to be written to one client.
+#[derive(Default)]
+pub(super) struct Queue {
+    frames: RefCell<VecDeque<Pending>>,
+    media_bytes: Cell<usize>,
+    answer_bytes: Cell<usize>,
+    overflowed: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+struct Pending {
+    bytes: Vec<u8>,
+    written: usize,
+    media: bool,
+}
+
+impl Queue {
+    /// Queues application data and returns how many older datagrams were dropped for it.
+    pub fn push_media(&self, bytes: &[u8]) -> u64 {
+        let mut frames = self.frames.borrow_mut();
+        let mut dropped = 0;
+        let mut waiting = self.media_bytes.get() + bytes.len();
+        let mut index = 0;
+        while waiting > MEDIA_BYTES {
+            match frames.get(index) {
+                None => break,
+                // A frame that is half on its way cannot be taken back.
+                Some(frame) if frame.media && frame.written == 0 => {
+                    waiting -= frame.bytes.len();
+                    frames.remove(index);
+                    dropped += 1;
+                }
+                Some(_) => index += 1,
+            }
+        }
+        self.media_bytes.set(waiting);
+        frames.push_back(Pending {
+            bytes: bytes.to_vec(),
+            written: 0,
+            media: true,
+        });
+        drop(frames);
+        self.wake();
+        dropped
+    }
+
+    /// Queues an answer. Answers are never dropped; a client that does not read them is disconnected.
+    pub fn push_answer(&self, bytes: Vec<u8>) {
+        self.answer_bytes.set(self.answer_bytes.get() + bytes.len());
+        if self.answer_bytes.get() > ANSWER_BYTES {
+            self.overflowed.set(true);
+        }
+        self.frames.borrow_mut().push_back(Pending {
+            bytes,
+            written: 0,
+            media: false,
+        });
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// Takes `count` written bytes off the front.
+    fn advance(&self, mut count: usize) {
+        let mut frames = self.frames.borrow_mut();
+        while count > 0 {
+            let Some(front) = frames.front_mut() else {
+                return;
+            };
+            let taken = count.min(front.bytes.len() - front.written);
+            front.written += taken;
+            count -= taken;
+            if front.written == front.bytes.len() {
+                let length = front.bytes.len();
+                let bytes = if front.media {
+                    &self.media_bytes
+                } else {
+                    &self.answer_bytes
+                };
+                bytes.set(bytes.get() - length);
+                frames.pop_front();
+            }
+        }
+        if frames.is_empty() && frames.capacity() > 64 {
+            frames.shrink_to(16);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.frames.borrow().is_empty()
+    }
+}
+
+/// Serves one client until its connection ends; its allocation ends with it.
+pub(super) async fn serve(shard: Rc<RefCell<Shard>>, stream: ClientStream) {
+    let (transport, client) = (stream.transport, stream.client);
+    let Some(listener) = shard.borrow_mut().intern_stream(stream.local) else {
+        return;
+    };
+    let five_tuple = FiveTuple::new(transport, client, listener);
+    let queue = Rc::new(Queue::default());
+    let mut stream = stream;
+    let partial = std::mem::take(&mut stream.received);
+    let Ok(io) = stream.into_io() else {
+        return;
+    };
+    {
+        let mut shard = shard.borrow_mut();
+        shard.stream_connections[transport as usize] += 1;
+        shard.streams.insert(five_tuple, Rc::clone(&queue));
+    }
+    let mut connection = Connection {
+        shard: Rc::clone(&shard),
+        five_tuple,
+        queue,
+        io,
+        unparsed: !partial.is_empty(),
+        partial,
+        unflushed: false,
+        active: true,
+        idle: Box::pin(tokio::time::sleep(IDLE)),
+    };
+    let end = poll_fn(|cx| connection.poll(cx)).await;
+    tracing::trace!(?end, "stream client gone");
+
+    let mut shard = shard.borrow_mut();
+    let now = Clock.now();
+    shard.server.handle_client_closed(now, five_tuple);
+    shard.drain_outputs(now);
+    shard.streams.remove(&five_tuple);
+    shard.stream_connections[transport as usize] -= 1;
+}
+
+struct Connection {
+    shard: Rc<RefCell<Shard>>,
+    five_tuple: FiveTuple,
+    queue: Rc<Queue>,
+    io: ClientIo,
+    /// The start of a frame whose end has not come yet.
+    partial: Vec<u8>,
+    /// `partial` came with the connection and was not looked at yet.
+    unparsed: bool,
+    /// TLS holds bytes that the socket did not take yet.
+    unflushed: bool,
+    /// Something was read since the idle timer was set.
+    active: bool,
+    idle: Pin<Box<Sleep>>,
+}
+
+impl Connection {
+    /// Writes what waits, reads what came, and ends with the connection.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.queue.overflowed.get() {
+            return Poll::Ready(Err(io::Error::other(
+                "the client does not read its answers",
+            )));
+        }
+        if let Poll::Ready(Err(error)) = self.poll_write(cx) {
+            return Poll::Ready(Err(error));
+        }
+        for _ in 0..READS_PER_TURN {
+            match self.poll_read(cx) {
+                Poll::Ready(Ok(true)) => {}
+                Poll::Ready(Ok(false)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    // What was read may have been answered.
+                    if let Poll::Ready(Err(error)) = self.poll_write(cx) {
+                        return Poll::Ready(Err(error));
+                    }
+                    return self.poll_idle(cx);
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if self.queue.is_empty() {
+                break;
+            }
+            let written = {
+                let frames = self.queue.frames.borrow();
+                let mut slices = [IoSlice::new(&[]); FRAMES_PER_WRITE];
+                let mut count = 0;
+                for (slice, frame) in slices.iter_mut().zip(frames.iter()) {
+                    *slice = IoSlice::new(frame.bytes.get(frame.written..).unwrap_or_default());
+                    count += 1;
+                }
+                let slices = slices.get(..count).unwrap_or_default();
+                ready!(Pin::new(&mut self.io).poll_write_vectored(cx, slices))?
+            };
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.queue.advance(written);
+            self.unflushed = true;
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        // Whoever queues next wakes this task.
+        *self.queue.waker.borrow_mut() = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// One read and the frames it completes; false at the end of the stream.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let mut shard = self.shard.borrow_mut();
+        let kept = self.partial.len();
+        let slot = shard.batches[STREAM].buffer_mut(0);
+        let room = &mut slot[HEADROOM..HEADROOM + MAX_DATAGRAM];
+        let read = if std::mem::take(&mut self.unparsed) {
+            0
+        } else {
+            let mut buffer = ReadBuf::new(&mut room[kept..]);
+            ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer))?;
+            if buffer.filled().is_empty() {
+                return Poll::Ready(Ok(false));
+            }
+            buffer.filled().len()
+        };
+        room[..kept].copy_from_slice(&self.partial);
+        self.partial.clear();
+        self.active = true;
+
+        let now = Clock.now();
+        let end = HEADROOM + kept + read;
+        let mut at = HEADROOM;
+        let outcome = loop {
+            match next_frame(shard.batches[STREAM].bytes(0, at..end)) {
+                Frame::Complete { message: _, total } => {
+                    shard.stream_input(now, self.five_tuple, at, total);
+                    at += total;
+                }
+                Frame::Needs(bytes) if bytes <= MAX_DATAGRAM => break Ok(true),
+                Frame::Needs(_) | Frame::Invalid => {
+                    break Err(io::Error::other("the stream is not STUN"));
+                }
+            }
+        };
+        shard.flush();
+        self.partial
+            .extend_from_slice(shard.batches[STREAM].bytes(0, at..end));
+        if self.partial.is_empty() && self.partial.capacity() > 4096 {
+            self.partial = Vec::new();
+        }
+        Poll::Ready(outcome)
+    }
+
+    /// Ends a connection that neither speaks nor has an allocation.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.idle.as_mut().poll(cx).is_ready() {
+            let allocated = self.shard.borrow().server.has_allocation(self.five_tuple);
+            if !std::mem::take(&mut self.active) && !allocated {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            self.idle.as_mut().reset(tokio::time::Instant::now() + IDLE);
+        }
+        Poll::Pending
+    }
+}

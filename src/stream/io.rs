@@ -1,0 +1,333 @@
+//! Sockets that move from one tokio runtime to another, and the byte streams made of them.
+//!
+//! A tokio socket belongs to the runtime it was registered with. Handshakes run on the control runtime, relaying on
+//! a shard's own, so a connection is *parked* (taken out of the first), sent across, and *woken* in the second. TLS
+//! state holds its socket inside, hence the socket itself changes state underneath it.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use crate::base::Transport;
+use crate::base::addr::canonical;
+
+/// A TCP socket that can leave its runtime and join another.
+#[derive(Debug)]
+pub(super) enum Rehomable {
+    /// Watched by a runtime.
+    Live(TcpStream),
+    /// Watched by none.
+    Parked(std::net::TcpStream),
+    /// A runtime refused it.
+    Gone,
+}
+
+impl Rehomable {
+    /// Takes the socket out of its runtime.
+    fn park(&mut self) -> io::Result<()> {
+        if let Self::Live(socket) = std::mem::replace(self, Self::Gone) {
+            *self = Self::Parked(socket.into_std()?);
+        }
+        Ok(())
+    }
+
+    /// Registers the socket with the current runtime.
+    fn wake(&mut self) -> io::Result<()> {
+        match std::mem::replace(self, Self::Gone) {
+            Self::Parked(socket) => *self = Self::Live(TcpStream::from_std(socket)?),
+            other => *self = other,
+        }
+        Ok(())
+    }
+
+    fn live(&mut self) -> io::Result<Pin<&mut TcpStream>> {
+        match self {
+            Self::Live(socket) => Ok(Pin::new(socket)),
+            Self::Parked(_) | Self::Gone => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+}
+
+impl AsyncRead for Rehomable {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.get_mut().live()?.poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Rehomable {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut().live()?.poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut().live()?.poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().live()?.poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().live()?.poll_shutdown(cx)
+    }
+}
+
+/// A byte stream registered with the runtime it was made in: plain TCP, or TLS over it.
+///
+/// Dropping it closes the connection. Vectored writes reach the kernel, or one TLS record, as they are.
+#[derive(Debug)]
+pub struct ClientIo(Inner);
+
+#[derive(Debug)]
+enum Inner {
+    Plain(Rehomable),
+    /// Boxed: the state of a TLS connection is more than a kilobyte.
+    Tls(Box<TlsStream<Rehomable>>),
+}
+
+impl ClientIo {
+    pub(super) fn plain(socket: TcpStream) -> Self {
+        Self(Inner::Plain(Rehomable::Live(socket)))
+    }
+
+    pub(super) fn tls(stream: TlsStream<Rehomable>) -> Self {
+        Self(Inner::Tls(Box::new(stream)))
+    }
+
+    /// `Tcp` or `Tls`.
+    pub fn transport(&self) -> Transport {
+        match self.0 {
+            Inner::Plain(_) => Transport::Tcp,
+            Inner::Tls(_) => Transport::Tls,
+        }
+    }
+
+    fn socket(&mut self) -> &mut Rehomable {
+        match &mut self.0 {
+            Inner::Plain(socket) => socket,
+            Inner::Tls(stream) => stream.get_mut().0,
+        }
+    }
+}
+
+/// Forwards a poll method to whichever stream `self` holds.
+macro_rules! forward {
+    ($self:ident.$method:ident($($argument:expr),*)) => {
+        match &mut $self.get_mut().0 {
+            Inner::Plain(socket) => Pin::new(socket).$method($($argument),*),
+            Inner::Tls(stream) => Pin::new(stream.as_mut()).$method($($argument),*),
+        }
+    };
+}
+
+impl AsyncRead for ClientIo {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        forward!(self.poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for ClientIo {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        forward!(self.poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        forward!(self.poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        forward!(self.poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        forward!(self.poll_shutdown(cx))
+    }
+}
+
+/// A TURN client on a byte stream, handshake done, ready for a shard.
+///
+/// Carries its socket unregistered, so that the shard can watch it on its own runtime.
+#[derive(Debug)]
+pub struct ClientStream {
+    /// `Tcp` or `Tls`.
+    pub transport: Transport,
+    /// The client's transport address, IPv4 in its own form.
+    pub client: SocketAddr,
+    /// The server transport address it connected to, IPv4 in its own form.
+    pub local: SocketAddr,
+    /// Bytes that were read while telling protocols apart; they come first.
+    pub received: Vec<u8>,
+    /// Parked.
+    io: ClientIo,
+}
+
+impl ClientStream {
+    /// Takes a connected socket as a plain TCP client, in any blocking mode; call it from anywhere.
+    ///
+    /// # Errors
+    /// The socket is no longer connected.
+    pub fn from_tcp(socket: std::net::TcpStream) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        socket.set_nodelay(true)?;
+        Ok(Self {
+            transport: Transport::Tcp,
+            client: canonical(socket.peer_addr()?),
+            local: canonical(socket.local_addr()?),
+            received: Vec::new(),
+            io: ClientIo(Inner::Plain(Rehomable::Parked(socket))),
+        })
+    }
+
+    /// Takes `io` out of the current runtime.
+    pub(super) fn park(mut io: ClientIo, ends: Ends, received: Vec<u8>) -> io::Result<Self> {
+        io.socket().park()?;
+        Ok(Self {
+            transport: io.transport(),
+            client: ends.client,
+            local: ends.local,
+            received,
+            io,
+        })
+    }
+
+    /// Registers the socket with the runtime this is called in. Take `received` first: it is not in the stream.
+    ///
+    /// # Errors
+    /// The runtime's refusal to watch the socket.
+    pub fn into_io(self) -> io::Result<ClientIo> {
+        let mut io = self.io;
+        io.socket().wake()?;
+        Ok(io)
+    }
+}
+
+/// Both ends of a connection, IPv4 in its own form.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ends {
+    pub(super) client: SocketAddr,
+    pub(super) local: SocketAddr,
+}
+
+/// An HTTP client, on plain TCP or on TLS; stays on the runtime that accepted it.
+#[derive(Debug)]
+pub struct HttpStream {
+    /// The client's transport address, IPv4 in its own form.
+    pub client: SocketAddr,
+    /// The server transport address it connected to, IPv4 in its own form.
+    pub local: SocketAddr,
+    /// Whether TLS protects the connection.
+    pub tls: bool,
+    /// Read while telling protocols apart, and not yet handed to the reader.
+    received: Vec<u8>,
+    io: ClientIo,
+}
+
+impl HttpStream {
+    pub(super) fn new(io: ClientIo, ends: Ends, received: Vec<u8>) -> Self {
+        Self {
+            client: ends.client,
+            local: ends.local,
+            tls: io.transport() == Transport::Tls,
+            received,
+            io,
+        }
+    }
+
+    /// Takes an accepted connection that is known to speak plain HTTP, such as one of the admin listener.
+    ///
+    /// # Errors
+    /// The socket is no longer connected.
+    pub fn from_tcp(socket: TcpStream) -> io::Result<Self> {
+        socket.set_nodelay(true)?;
+        let ends = Ends {
+            client: canonical(socket.peer_addr()?),
+            local: canonical(socket.local_addr()?),
+        };
+        Ok(Self::new(ClientIo::plain(socket), ends, Vec::new()))
+    }
+}
+
+impl AsyncRead for HttpStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.received.is_empty() {
+            return Pin::new(&mut this.io).poll_read(cx, buf);
+        }
+        let length = this.received.len().min(buf.remaining());
+        let rest = this.received.split_off(length);
+        buf.put_slice(&this.received);
+        this.received = rest;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for HttpStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}

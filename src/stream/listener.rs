@@ -1,0 +1,321 @@
+//! One listening TCP port: accepts, bounds what strangers may hold open, hands over what has identified itself.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use crate::base::Pii;
+use crate::base::addr::canonical;
+
+use super::certificates::{Certificates, server_config};
+use super::io::{ClientIo, ClientStream, Ends, HttpStream, Rehomable};
+use super::sniff::{DECISIVE_BYTES, Verdict, sniff};
+use super::{ALPN_TURN, Protocols};
+
+/// How a stream listener behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// What the port speaks.
+    pub protocols: Protocols,
+    /// How long a connection may stay silent before it is closed.
+    pub hello_timeout: Duration,
+    /// How long a TLS handshake and the first message inside may take together.
+    pub handshake_timeout: Duration,
+    /// Connections that have not identified themselves yet; beyond it a new one is closed at once.
+    pub max_pending: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            protocols: Protocols::default(),
+            hello_timeout: Duration::from_secs(10),
+            handshake_timeout: Duration::from_secs(10),
+            max_pending: 4096,
+        }
+    }
+}
+
+/// Between two attempts to accept while the system is out of a resource.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// At most one line about the same trouble in this time.
+const LOG_PAUSE: Duration = Duration::from_secs(10);
+
+/// The first plaintext bytes of a TLS client are read in pieces of this size.
+const FIRST_READ_BYTES: usize = 2048;
+
+/// One listening TCP port.
+pub struct Listener {
+    socket: std::net::TcpListener,
+    settings: Settings,
+    acceptor: Option<TlsAcceptor>,
+}
+
+impl Listener {
+    /// Prepares `socket`, which is bound and listening. `certificates` serve its TLS connections and may be replaced
+    /// at any time.
+    ///
+    /// # Errors
+    /// `protocols` name TLS and there is no certificate, or the socket does not become non-blocking.
+    pub fn new(
+        socket: std::net::TcpListener,
+        settings: Settings,
+        certificates: Option<Arc<Certificates>>,
+    ) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let acceptor = match (settings.protocols.tls, certificates) {
+            (false, _) => None,
+            (true, Some(certificates)) => {
+                let config = server_config(certificates, settings.protocols.alpn())
+                    .map_err(io::Error::other)?;
+                Some(TlsAcceptor::from(config))
+            }
+            (true, None) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "the listener is to speak TLS, but there is no certificate: \
+                     set tls.certificate and tls.key, or take \"tls\" from its protocols",
+                ));
+            }
+        };
+        Ok(Self {
+            socket,
+            settings,
+            acceptor,
+        })
+    }
+
+    /// The address it listens on.
+    ///
+    /// # Errors
+    /// The system's refusal to say.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// Accepts connections on the current runtime and hands over those that have identified themselves, on tasks of
+    /// that runtime: `on_turn` and `on_http` must not block.
+    ///
+    /// Runs until its future is dropped, which closes the port and every connection not yet handed over. Returns only
+    /// if the runtime refuses to watch the socket.
+    pub async fn run<T, H>(self, on_turn: T, on_http: H) -> io::Error
+    where
+        T: Fn(ClientStream) + Send + Sync + 'static,
+        H: Fn(HttpStream) + Send + Sync + 'static,
+    {
+        let socket = match TcpListener::from_std(self.socket) {
+            Ok(socket) => socket,
+            Err(error) => return error,
+        };
+        let reception = Arc::new(Reception {
+            settings: self.settings,
+            acceptor: self.acceptor,
+            on_turn,
+            on_http,
+        });
+        let mut pending = JoinSet::new();
+        let mut full = Throttle::default();
+        let mut failing = Throttle::default();
+        loop {
+            let accepted = tokio::select! {
+                accepted = socket.accept() => accepted,
+                Some(ended) = pending.join_next() => {
+                    if ended.is_err_and(|error| error.is_panic()) {
+                        tracing::error!("a connection's task panicked: please report this as a bug of turnix");
+                    }
+                    continue;
+                }
+            };
+            match accepted {
+                Ok((connection, client)) => {
+                    if pending.len() >= self.settings.max_pending {
+                        drop(connection);
+                        if full.permits() {
+                            tracing::warn!(
+                                pending = pending.len(),
+                                "too many connections that have not said anything yet: new ones are closed"
+                            );
+                        }
+                        continue;
+                    }
+                    pending.spawn(receive(Arc::clone(&reception), connection, client));
+                }
+                Err(error) if concerns_one_connection(&error) => {}
+                Err(error) => {
+                    // The connection stays in the queue: without a pause the next attempt fails at once, forever.
+                    if failing.permits() {
+                        tracing::error!(
+                            %error,
+                            "cannot accept connections; if it says \"too many open files\", raise LimitNOFILE"
+                        );
+                    }
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+/// Whether `accept` failed because the one connection it would have returned is gone already.
+fn concerns_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
+
+/// Bounds the rate of a log line.
+#[derive(Default)]
+struct Throttle(Option<Instant>);
+
+impl Throttle {
+    fn permits(&mut self) -> bool {
+        let now = Instant::now();
+        let due = self.0.is_none_or(|last| now - last >= LOG_PAUSE);
+        if due {
+            self.0 = Some(now);
+        }
+        due
+    }
+}
+
+/// What every connection of one listener needs to find its way.
+struct Reception<T, H> {
+    settings: Settings,
+    acceptor: Option<TlsAcceptor>,
+    on_turn: T,
+    on_http: H,
+}
+
+/// A connection that has identified itself, or the reason why there is none to hand over.
+type Identified = Result<Arrival, &'static str>;
+
+enum Arrival {
+    Turn(ClientIo, Vec<u8>),
+    Http(ClientIo, Vec<u8>),
+}
+
+/// Sees one connection from its first byte to the hand-over.
+async fn receive<T, H>(reception: Arc<Reception<T, H>>, connection: TcpStream, client: SocketAddr)
+where
+    T: Fn(ClientStream),
+    H: Fn(HttpStream),
+{
+    let client = canonical(client);
+    let identified = match prepare(&connection) {
+        Ok(local) => (reception.identify(connection).await).map(|arrival| (arrival, local)),
+        Err(_) => Err("gone before its first byte"),
+    };
+    match identified {
+        Ok((Arrival::Turn(io, received), local)) => {
+            match ClientStream::park(io, Ends { client, local }, received) {
+                Ok(stream) => (reception.on_turn)(stream),
+                Err(error) => tracing::warn!(%error, "a connection could not leave its runtime"),
+            }
+        }
+        Ok((Arrival::Http(io, received), local)) => {
+            (reception.on_http)(HttpStream::new(io, Ends { client, local }, received));
+        }
+        Err(reason) => tracing::debug!(client = %Pii(client), reason, "connection closed"),
+    }
+}
+
+/// Small messages must not wait for acknowledgements of earlier ones. Returns the local address.
+fn prepare(connection: &TcpStream) -> io::Result<SocketAddr> {
+    connection.set_nodelay(true)?;
+    connection.local_addr().map(canonical)
+}
+
+impl<T, H> Reception<T, H> {
+    async fn identify(&self, mut connection: TcpStream) -> Identified {
+        let hello = timeout(self.settings.hello_timeout, self.hello(&mut connection));
+        let (verdict, received) = match hello.await {
+            Ok(Ok(hello)) => hello,
+            Ok(Err(_)) => return Err("gone before its first message"),
+            Err(_) => return Err("silent"),
+        };
+        match verdict {
+            Verdict::Turn => Ok(Arrival::Turn(ClientIo::plain(connection), received)),
+            Verdict::Http => Ok(Arrival::Http(ClientIo::plain(connection), received)),
+            Verdict::Tls => timeout(self.settings.handshake_timeout, self.inside_tls(connection))
+                .await
+                .unwrap_or(Err("TLS handshake or first message took too long")),
+            Verdict::Close | Verdict::More => Err("speaks nothing that this port speaks"),
+        }
+    }
+
+    /// Looks at the first bytes without consuming them, unless they may become HTTP and have to be waited for:
+    /// peeking again would return the same bytes at once, and TURN and TLS are known by their first byte.
+    async fn hello(&self, connection: &mut TcpStream) -> io::Result<(Verdict, Vec<u8>)> {
+        let mut first = [0; DECISIVE_BYTES];
+        let seen = connection.peek(&mut first).await?;
+        if seen == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        match sniff(
+            first.get(..seen).unwrap_or_default(),
+            self.settings.protocols,
+        ) {
+            Verdict::More => read_until_decided(connection, self.settings.protocols).await,
+            verdict => Ok((verdict, Vec::new())),
+        }
+    }
+
+    async fn inside_tls(&self, connection: TcpStream) -> Identified {
+        let Some(acceptor) = &self.acceptor else {
+            return Err("speaks nothing that this port speaks");
+        };
+        let mut stream = match acceptor.accept(Rehomable::Live(connection)).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::debug!(%error, "TLS handshake failed");
+                return Err("TLS handshake failed");
+            }
+        };
+        match stream.get_ref().1.alpn_protocol() {
+            Some(name) if name == ALPN_TURN => Ok(Arrival::Turn(ClientIo::tls(stream), Vec::new())),
+            Some(_) => Ok(Arrival::Http(ClientIo::tls(stream), Vec::new())),
+            None => {
+                let speaks = self.settings.protocols.inside_tls();
+                match read_until_decided(&mut stream, speaks).await {
+                    Ok((Verdict::Turn, received)) => {
+                        Ok(Arrival::Turn(ClientIo::tls(stream), received))
+                    }
+                    Ok((Verdict::Http, received)) => {
+                        Ok(Arrival::Http(ClientIo::tls(stream), received))
+                    }
+                    Ok(_) => Err("speaks nothing that this port speaks inside TLS"),
+                    Err(_) => Err("gone before its first message inside TLS"),
+                }
+            }
+        }
+    }
+}
+
+/// Reads until the verdict is final; the bytes read come with it.
+async fn read_until_decided(
+    stream: &mut (impl AsyncRead + Unpin),
+    speaks: Protocols,
+) -> io::Result<(Verdict, Vec<u8>)> {
+    let mut received = Vec::with_capacity(FIRST_READ_BYTES);
+    loop {
+        if stream.read_buf(&mut received).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        match sniff(&received, speaks) {
+            Verdict::More => {}
+            verdict => return Ok((verdict, received)),
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Long-term authentication (RFC 8489 §9.2) with nonces that are computed, not stored.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::access::{Access, AuthFailure, Identity, Key};
+use crate::base::{FiveTuple, Now};
+use crate::wire::Message;
+
+use super::allocation::Allocation;
+use super::reject::Reject;
+
+/// Length of a nonce on the wire, in bytes: a multiple of four and no longer than it must be, because strangers get it.
+pub const NONCE_LENGTH: usize = 24;
+
+const EXPIRY: usize = 4;
+const MAC: usize = 14;
+
+/// Issues and checks nonces: an expiry and a MAC over it and the client's transport address.
+#[derive(Clone)]
+pub(super) struct Nonces {
+    keyed: Hmac<Sha256>,
+    lifetime: Duration,
+}
+
+impl Nonces {
+    pub fn new(key: &[u8; 32], lifetime: Duration) -> Self {
+        Self {
+            keyed: Hmac::new_from_slice(key)
+                .unwrap_or_else(|_| unreachable!("HMAC accepts every key length")),
+            lifetime,
+        }
+    }
+
+    /// A nonce for `client`, good for the configured lifetime from `now`.
+    pub fn issue(&self, now: Now, client: FiveTuple) -> String {
+        let expires = (now.unix + self.lifetime).as_secs() as u32;
+        let mut raw = [0; EXPIRY + MAC];
+        raw[..EXPIRY].copy_from_slice(&expires.to_be_bytes());
+        raw[EXPIRY..].copy_from_slice(&self.mac(expires, client));
+        BASE64.encode(raw)
+    }
+
+    /// Whether `nonce` is ours, made for `client`, and not over.
+    pub fn check(&self, now: Now, client: FiveTuple, nonce: &[u8]) -> bool {
+        let mut raw = [0; EXPIRY + MAC];
+        if nonce.len() != NONCE_LENGTH || BASE64.decode_slice(nonce, &mut raw) != Ok(raw.len()) {
+            return false;
+        }
+        let (Some(expires), Some(mac)) = (raw.first_chunk::<EXPIRY>(), raw.last_chunk::<MAC>())
+        else {
+            return false;
+        };
+        let expires = u32::from_be_bytes(*expires);
+        let ours: bool = self.mac(expires, client).ct_eq(mac).into();
+        ours && u64::from(expires) >= now.unix_secs()
+    }
+
+    fn mac(&self, expires: u32, client: FiveTuple) -> [u8; MAC] {
+        let address = client.client();
+        let ip = match address.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+            IpAddr::V6(ip) => ip.octets(),
+        };
+        let mut mac = self.keyed.clone();
+        mac.update(&expires.to_be_bytes());
+        mac.update(&ip);
+        mac.update(&address.port().to_be_bytes());
+        mac.update(&[client.transport() as u8]);
+        let mut out = [0; MAC];
+        out.copy_from_slice(&mac.finalize().into_bytes()[..MAC]);
+        out
+    }
+}
+
+impl std::fmt::Debug for Nonces {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Nonces({:?})", self.lifetime)
+    }
+}
+
+/// Proof that MESSAGE-INTEGRITY was checked; only `authenticate` makes one.
+pub(super) struct Authenticated {
+    identity: Option<Identity>,
+    key: Key,
+}
+
+impl Authenticated {
+    /// The key that the answer is signed with.
+    pub const fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Who sent the request; `None` if it is the owner of the allocation on this five-tuple, recognized by its key.
+    pub fn into_identity(self) -> Option<Identity> {
+        self.identity
+    }
+
+    /// A credential other than the one that the allocation keeps, to be kept from now on.
+    pub const fn renewed(&self) -> Option<&Identity> {
+        self.identity.as_ref()
+    }
+
+    /// Whether the request may act on `allocation` (RFC 8656 §5): the owner, or the owner's newer credential.
+    ///
+    /// # Errors
+    /// 441.
+    pub fn owns(&self, allocation: &Allocation) -> Result<(), Reject> {
+        match &self.identity {
+            None => Ok(()),
+            Some(identity)
+                if identity.user == allocation.user
+                    && identity.expires.is_some() == allocation.credential_expires.is_some() =>
+            {
+                Ok(())
+            }
+            Some(_) => Err(Reject::WrongCredentials),
+        }
+    }
+}
+
+/// Checks a request in the order of RFC 8489 §9.2.4.
+///
+/// `owned` is the allocation on the request's five-tuple: its owner is checked with the key it keeps, one HMAC.
+///
+/// # Errors
+/// 401 without or with wrong credentials, 400 with half of them, 438 with a nonce that is over or another client's.
+pub(super) fn authenticate(
+    message: &Message<'_>,
+    now: Now,
+    from: FiveTuple,
+    access: &Access,
+    nonces: &Nonces,
+    owned: Option<&Allocation>,
+) -> Result<Authenticated, Reject> {
+    if !message.has_integrity() {
+        return Err(Reject::Unauthenticated(AuthFailure::Missing));
+    }
+    let (Some(username), Some(realm), Some(nonce)) =
+        (message.username(), message.realm(), message.nonce())
+    else {
+        return Err(Reject::BadRequest("USERNAME, REALM or NONCE is missing"));
+    };
+    // The key is derived from our realm; a client that signed for another one fails here rather than as a wrong password.
+    if realm != access.realm.as_bytes() {
+        return Err(Reject::Unauthenticated(AuthFailure::WrongRealm));
+    }
+    let authenticated = match owned.filter(|allocation| *allocation.username == *username) {
+        Some(allocation) if message.verify_integrity(&allocation.key) => Authenticated {
+            identity: None,
+            key: allocation.key,
+        },
+        _ => {
+            let verified = access
+                .credentials
+                .verify(username, now.unix, |key| message.verify_integrity(key))
+                .map_err(Reject::Unauthenticated)?;
+            Authenticated {
+                identity: Some(verified.identity),
+                key: verified.key,
+            }
+        }
+    };
+    if nonces.check(now, from, nonce) {
+        Ok(authenticated)
+    } else {
+        Err(Reject::StaleNonce)
+    }
+}

@@ -1,0 +1,68 @@
+//! Why a well-formed request is refused.
+
+use crate::access::{AuthFailure, DeniedRule};
+use crate::wire::ErrorCode;
+
+/// A refusal: what the client is told follows from it, and what the operator reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reject {
+    /// 400, with what is wrong for the log.
+    BadRequest(&'static str),
+    /// 401: credentials are missing or wrong.
+    Unauthenticated(AuthFailure),
+    /// 403: peer policy.
+    PeerDenied(DeniedRule),
+    /// 420: comprehension-required attributes we do not know.
+    UnknownAttributes,
+    /// 437: this five-tuple has no allocation.
+    NoAllocation,
+    /// 437: this five-tuple has an allocation already.
+    AllocationExists,
+    /// 438: the nonce is over, or not this client's.
+    StaleNonce,
+    /// 440: no relayed address of that family.
+    AddressFamily,
+    /// 441: another user's allocation.
+    WrongCredentials,
+    /// 442: only UDP is relayed.
+    UnsupportedTransport,
+    /// 443: peer and relayed address differ in family.
+    PeerFamily,
+    /// 486: a quota.
+    Quota,
+    /// 508: no port is free, or the allocation holds as much as it may.
+    Capacity,
+    /// 500: our own fault.
+    ServerError,
+}
+
+impl Reject {
+    /// What the client is told.
+    pub const fn code(self) -> ErrorCode {
+        match self {
+            Self::BadRequest(_) => ErrorCode::BadRequest,
+            Self::Unauthenticated(_) => ErrorCode::Unauthenticated,
+            Self::PeerDenied(_) => ErrorCode::Forbidden,
+            Self::UnknownAttributes => ErrorCode::UnknownAttribute,
+            Self::NoAllocation | Self::AllocationExists => ErrorCode::AllocationMismatch,
+            Self::StaleNonce => ErrorCode::StaleNonce,
+            Self::AddressFamily => ErrorCode::AddressFamilyNotSupported,
+            Self::WrongCredentials => ErrorCode::WrongCredentials,
+            Self::UnsupportedTransport => ErrorCode::UnsupportedTransport,
+            Self::PeerFamily => ErrorCode::PeerAddressFamilyMismatch,
+            Self::Quota => ErrorCode::AllocationQuotaReached,
+            Self::Capacity => ErrorCode::InsufficientCapacity,
+            Self::ServerError => ErrorCode::ServerError,
+        }
+    }
+
+    /// What it is counted as among failed authentications, if it is one.
+    pub const fn auth_failure(self) -> Option<AuthFailure> {
+        match self {
+            Self::Unauthenticated(failure) => Some(failure),
+            Self::StaleNonce => Some(AuthFailure::StaleNonce),
+            Self::WrongCredentials => Some(AuthFailure::WrongUser),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The data path: verdicts on application data. Allocates nothing, queues nothing, copies no payload.
+
+use crate::base::{FiveTuple, Now};
+use crate::wire::{Header, channel_data, indication};
+
+use super::allocation::AllocationId;
+use super::server::Server;
+use super::stats::{Direction, DropReason};
+use super::{Forward, FromPeer};
+
+impl Server {
+    /// ChannelData from a client (RFC 8656 §12.6).
+    pub(super) fn relay_channel_data(
+        &mut self,
+        now: Now,
+        from: FiveTuple,
+        datagram: &[u8],
+    ) -> Forward {
+        let Some((channel, payload)) = channel_data::parse(datagram) else {
+            return Forward::Drop(DropReason::Malformed);
+        };
+        let Some(&route) = self.routes.to_peer(from, channel, now.mono) else {
+            return Forward::Drop(DropReason::NoChannel);
+        };
+        self.count_from_client(now, route.allocation, payload.len());
+        Forward::ToPeer {
+            allocation: route.allocation,
+            peer: route.peer,
+            payload,
+        }
+    }
+
+    /// A Send indication from a client (RFC 8656 §11.2).
+    pub(super) fn relay_send(&mut self, now: Now, from: FiveTuple, datagram: &[u8]) -> Forward {
+        let Some(send) = indication::parse_send(datagram) else {
+            return Forward::Drop(DropReason::Malformed);
+        };
+        let id = self.by_five_tuple.get(&from).copied();
+        let Some(allocation) = id.and_then(|id| self.allocations.get(id)) else {
+            return Forward::Drop(DropReason::NoAllocation);
+        };
+        if allocation.expires <= now.mono || allocation.relayed().is_none() {
+            return Forward::Drop(DropReason::NoAllocation);
+        }
+        if !allocation.same_family(send.peer) {
+            return Forward::Drop(DropReason::Family);
+        }
+        if (allocation.permitted_until(send.peer.ip(), now.mono)).is_none() {
+            return Forward::Drop(DropReason::NoPermission);
+        }
+        let id = allocation.id;
+        let peer = match self.access.peers.permit(send.peer) {
+            Ok(peer) => peer,
+            Err(denied) => {
+                self.stats.peer_denied[denied.rule as usize] += 1;
+                return Forward::Drop(DropReason::PeerDenied);
+            }
+        };
+        self.count_from_client(now, id, send.data.len());
+        Forward::ToPeer {
+            allocation: id,
+            peer,
+            payload: send.data,
+        }
+    }
+
+    /// A datagram from a peer (RFC 8656 §11.3, §12.7).
+    pub(super) fn relay_to_client(
+        &mut self,
+        now: Now,
+        to: AllocationId,
+        from: FromPeer,
+        datagram: &[u8],
+    ) -> Forward {
+        let length = datagram.len();
+        let second = self.second(now);
+        let Some(allocation) = self.allocations.get_mut(to) else {
+            return Forward::Drop(DropReason::NoAllocation);
+        };
+        let (five_tuple, header) = match self.routes.to_client(to, from.peer, now.mono) {
+            Some(route) => {
+                let stream = route.five_tuple.transport().is_stream();
+                let header = Header::channel_data(route.channel, length, stream);
+                (route.five_tuple, header)
+            }
+            None => {
+                let permitted = allocation.expires > now.mono
+                    && (allocation.permitted_until(from.peer.ip(), now.mono)).is_some();
+                if !permitted {
+                    return Forward::Drop(DropReason::NoPermission);
+                }
+                self.indications = self.indications.wrapping_add(1);
+                let mut transaction = [0; 12];
+                let scrambled = self.indications ^ self.seed.hash[0];
+                transaction[..8].copy_from_slice(&scrambled.to_be_bytes());
+                transaction[8..].copy_from_slice(&to.slot.to_be_bytes());
+                let header = Header::data_indication(from.peer, length, transaction);
+                (allocation.five_tuple, header)
+            }
+        };
+        let Some(header) = header else {
+            return Forward::Drop(DropReason::TooLarge);
+        };
+        allocation.count(Direction::ToClient, second, length);
+        self.stats.relayed[Direction::ToClient as usize][from.path as usize].add(length);
+        Forward::ToClient { five_tuple, header }
+    }
+
+    fn count_from_client(&mut self, now: Now, id: AllocationId, bytes: usize) {
+        let second = self.second(now);
+        if let Some(allocation) = self.allocations.get_mut(id) {
+            allocation.count(Direction::ToPeer, second, bytes);
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! One function per method; each reads as its section of the RFC.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::access::{AuthFailure, Denied, PermittedIp};
+use crate::base::{Family, FiveTuple, Now};
+use crate::wire::{ChannelNumber, DecodeError, Message, Method, Response, attribute};
+
+use super::allocation::{Allocation, AllocationId, CHANNEL_LIFETIME, ChannelBinding, State};
+use super::auth::Authenticated;
+use super::reject::Reject;
+use super::server::{Server, allocate_success};
+use super::stats::{Direction, RateWindow, Traffic};
+use super::{ChannelRange, DEFAULT_LIFETIME, EndReason, Output};
+
+/// REQUESTED-TRANSPORT's number for UDP (RFC 8656 §18.7).
+const UDP: u8 = 17;
+
+const KNOWN_BINDING: &[u16] = &[
+    attribute::USERNAME,
+    attribute::MESSAGE_INTEGRITY,
+    attribute::REALM,
+    attribute::NONCE,
+];
+
+const KNOWN_TURN: &[u16] = &[
+    attribute::MAPPED_ADDRESS,
+    attribute::USERNAME,
+    attribute::MESSAGE_INTEGRITY,
+    attribute::ERROR_CODE,
+    attribute::UNKNOWN_ATTRIBUTES,
+    attribute::CHANNEL_NUMBER,
+    attribute::LIFETIME,
+    attribute::XOR_PEER_ADDRESS,
+    attribute::DATA,
+    attribute::REALM,
+    attribute::NONCE,
+    attribute::XOR_RELAYED_ADDRESS,
+    attribute::REQUESTED_ADDRESS_FAMILY,
+    attribute::REQUESTED_TRANSPORT,
+    attribute::XOR_MAPPED_ADDRESS,
+];
+
+impl From<DecodeError> for Reject {
+    fn from(_: DecodeError) -> Self {
+        Self::BadRequest("an attribute is malformed")
+    }
+}
+
+impl Server {
+    /// Attributes that `method` understands; others below 0x8000 get 420 (RFC 8489 §6.3.1).
+    pub(super) const fn known(method: Method) -> &'static [u16] {
+        match method {
+            Method::Binding => KNOWN_BINDING,
+            _ => KNOWN_TURN,
+        }
+    }
+
+    /// Binding (RFC 8489 §6.3.1): no credentials, no state.
+    pub(super) fn binding(
+        &mut self,
+        from: FiveTuple,
+        message: &Message<'_>,
+    ) -> Result<Response, Reject> {
+        refuse_unknown(message, Method::Binding)?;
+        Ok(Response::success(Method::Binding, message.transaction_id())
+            .mapped_address(from.client()))
+    }
+
+    /// Allocate (RFC 8656 §7.2). `None`: the answer follows once the relay socket is open.
+    pub(super) fn allocate(
+        &mut self,
+        now: Now,
+        from: FiveTuple,
+        message: &Message<'_>,
+        authenticated: Authenticated,
+    ) -> Result<Option<Response>, Reject> {
+        let existing = self.by_five_tuple.get(&from).copied();
+        if let Some(allocation) = existing.and_then(|id| self.allocations.get(id)) {
+            if allocation.transaction != message.transaction_id() {
+                return Err(Reject::AllocationExists);
+            }
+            return Ok(allocation
+                .relayed()
+                .map(|relayed| allocate_success(allocation, relayed)));
+        }
+        match message.requested_transport()? {
+            None => return Err(Reject::BadRequest("REQUESTED-TRANSPORT is missing")),
+            Some(UDP) => {}
+            Some(_) => return Err(Reject::UnsupportedTransport),
+        }
+        refuse_unknown(message, Method::Allocate)?;
+        let family = match message.requested_family()? {
+            None => Family::V4,
+            Some(Some(family)) => family,
+            Some(None) => return Err(Reject::AddressFamily),
+        };
+        if !self.seed.families.contains(&family) {
+            return Err(Reject::AddressFamily);
+        }
+        let granted_secs = self.granted_secs(message.lifetime()?);
+        let Some(username) = message.username() else {
+            return Err(Reject::BadRequest("USERNAME is missing"));
+        };
+        let key = *authenticated.key();
+        let Some(identity) = authenticated.into_identity() else {
+            // Only the owner of an allocation on this five-tuple has no identity, and there is none.
+            return Err(Reject::ServerError);
+        };
+        let user = identity.user;
+        let id = self.allocations.insert(|id| Allocation {
+            id,
+            five_tuple: from,
+            family,
+            state: State::Opening,
+            user: user.clone(),
+            username: username.into(),
+            key,
+            credential_expires: identity.expires,
+            transaction: message.transaction_id(),
+            fingerprint: message.has_fingerprint(),
+            granted_secs,
+            created: now,
+            expires: now.mono + Duration::from_secs(granted_secs.into()),
+            permissions: Vec::new(),
+            channels: Vec::new(),
+            traffic: [Traffic::default(); Direction::ALL.len()],
+            rates: [RateWindow::default(), RateWindow::default()],
+            denial_logged: false,
+        });
+        self.by_five_tuple.insert(from, id);
+        self.touch(now, id, |_| {});
+        self.output(Output::OpenRelay {
+            id,
+            family,
+            user,
+            client: from.client().ip(),
+        });
+        Ok(None)
+    }
+
+    /// Refresh (RFC 8656 §8.2); zero ends the allocation.
+    pub(super) fn refresh(
+        &mut self,
+        now: Now,
+        id: Option<AllocationId>,
+        message: &Message<'_>,
+        authenticated: &Authenticated,
+    ) -> Result<Response, Reject> {
+        let (id, allocation) = self.owned(id, authenticated)?;
+        refuse_unknown(message, Method::Refresh)?;
+        match message.requested_family()? {
+            Some(family) if family != Some(allocation.family) => return Err(Reject::PeerFamily),
+            _ => {}
+        }
+        let requested = message.lifetime()?;
+        let response = Response::success(Method::Refresh, message.transaction_id());
+        if requested == Some(0) {
+            self.end(now, id, EndReason::Released);
+            return Ok(response.lifetime(0));
+        }
+        let renewed = authenticated.renewed().zip(message.username());
+        if self.access.strict_expiry
+            && renewed.is_none()
+            && (allocation.credential_expires).is_some_and(|expires| expires <= now.unix)
+        {
+            return Err(Reject::Unauthenticated(AuthFailure::Expired));
+        }
+        let granted_secs = self.granted_secs(requested);
+        self.touch(now, id, |allocation| {
+            allocation.expires = now.mono + Duration::from_secs(granted_secs.into());
+            if let Some((identity, username)) = renewed {
+                allocation.username = username.into();
+                allocation.key = *authenticated.key();
+                allocation.credential_expires = identity.expires;
+            }
+        });
+        Ok(response.lifetime(granted_secs))
+    }
+
+    /// CreatePermission (RFC 8656 §10.2): all of the peers, or none.
+    pub(super) fn create_permission(
+        &mut self,
+        now: Now,
+        id: Option<AllocationId>,
+        message: &Message<'_>,
+        authenticated: &Authenticated,
+    ) -> Result<Response, Reject> {
+        let (id, allocation) = self.owned(id, authenticated)?;
+        refuse_unknown(message, Method::CreatePermission)?;
+        let peers: Vec<SocketAddr> = message.peer_addresses().collect::<Result<_, _>>()?;
+        if peers.is_empty() {
+            return Err(Reject::BadRequest("XOR-PEER-ADDRESS is missing"));
+        }
+        if !peers.iter().all(|peer| allocation.same_family(*peer)) {
+            return Err(Reject::PeerFamily);
+        }
+        let mut permitted: Vec<PermittedIp> = Vec::with_capacity(peers.len());
+        for peer in &peers {
+            let permit = self.access.peers.permit_ip(peer.ip());
+            permitted.push(permit.map_err(|denied| self.denied(id, *peer, denied))?);
+        }
+        let Some(allocation) = self.allocations.get(id) else {
+            return Err(Reject::NoAllocation);
+        };
+        let added = permitted.iter().enumerate().filter(|(index, new)| {
+            let seen = permitted.iter().take(*index).any(|ip| ip.ip() == new.ip());
+            !seen && !(allocation.permissions.iter()).any(|p| p.ip.ip() == new.ip())
+        });
+        if allocation.permissions.len() + added.count() > self.settings.permissions_per_allocation {
+            return Err(Reject::Capacity);
+        }
+        self.touch(now, id, |allocation| {
+            for ip in permitted {
+                allocation.permit(ip, now.mono);
+            }
+        });
+        Ok(Response::success(
+            Method::CreatePermission,
+            message.transaction_id(),
+        ))
+    }
+
+    /// ChannelBind (RFC 8656 §12.2): binds or refreshes for 600 s and permits the peer's IP for 300 s.
+    pub(super) fn channel_bind(
+        &mut self,
+        now: Now,
+        id: Option<AllocationId>,
+        message: &Message<'_>,
+        authenticated: &Authenticated,
+    ) -> Result<Response, Reject> {
+        let (id, allocation) = self.owned(id, authenticated)?;
+        refuse_unknown(message, Method::ChannelBind)?;
+        let Some(number) = message.channel_number()? else {
+            return Err(Reject::BadRequest("CHANNEL-NUMBER is missing"));
+        };
+        let Some(peer) = message.peer_addresses().next().transpose()? else {
+            return Err(Reject::BadRequest("XOR-PEER-ADDRESS is missing"));
+        };
+        let last = match self.settings.channels {
+            ChannelRange::Rfc8656 => 0x4FFF,
+            ChannelRange::Rfc5766 => 0x7FFE,
+        };
+        let Some(number) = ChannelNumber::new(number).filter(|n| n.number() <= last) else {
+            return Err(Reject::BadRequest("CHANNEL-NUMBER is out of range"));
+        };
+        let elsewhere = |binding: &ChannelBinding| {
+            (binding.number == number) != (binding.peer.address() == peer)
+        };
+        if allocation.binding(now.mono, elsewhere).is_some() {
+            return Err(Reject::BadRequest("channel or peer is bound elsewhere"));
+        }
+        if !allocation.same_family(peer) {
+            return Err(Reject::PeerFamily);
+        }
+        let permitted = self.access.peers.permit(peer);
+        let permitted = permitted.map_err(|denied| self.denied(id, peer, denied))?;
+        let permitted_ip = self.access.peers.permit_ip(peer.ip());
+        let permitted_ip = permitted_ip.map_err(|denied| self.denied(id, peer, denied))?;
+        let Some(allocation) = self.allocations.get(id) else {
+            return Err(Reject::NoAllocation);
+        };
+        let rebinds = (allocation.channels.iter()).any(|binding| binding.number == number);
+        let permits = (allocation.permissions.iter()).any(|p| p.ip.ip() == peer.ip());
+        if (!rebinds && allocation.channels.len() >= self.settings.channels_per_allocation)
+            || (!permits
+                && allocation.permissions.len() >= self.settings.permissions_per_allocation)
+        {
+            return Err(Reject::Capacity);
+        }
+        self.touch(now, id, |allocation| {
+            let binding = ChannelBinding {
+                number,
+                peer: permitted,
+                expires: now.mono + CHANNEL_LIFETIME,
+            };
+            match allocation.channels.iter_mut().find(|b| b.number == number) {
+                Some(bound) => *bound = binding,
+                None => allocation.channels.push(binding),
+            }
+            allocation.permit(permitted_ip, now.mono);
+        });
+        Ok(Response::success(
+            Method::ChannelBind,
+            message.transaction_id(),
+        ))
+    }
+
+    /// The live allocation on the request's five-tuple, if the request may act on it.
+    fn owned(
+        &self,
+        id: Option<AllocationId>,
+        authenticated: &Authenticated,
+    ) -> Result<(AllocationId, &Allocation), Reject> {
+        let id = id.ok_or(Reject::NoAllocation)?;
+        let allocation = self.allocations.get(id).ok_or(Reject::NoAllocation)?;
+        // Until the relay socket is open there is nothing to act on yet.
+        allocation.relayed().ok_or(Reject::NoAllocation)?;
+        authenticated.owns(allocation)?;
+        Ok((id, allocation))
+    }
+
+    /// Counts a peer that policy refuses, and logs the first of each allocation with the rule.
+    fn denied(&mut self, id: AllocationId, peer: SocketAddr, denied: Denied) -> Reject {
+        self.stats.peer_denied[denied.rule as usize] += 1;
+        if let Some(allocation) = self.allocations.get_mut(id) {
+            let first = !std::mem::replace(&mut allocation.denial_logged, true);
+            if first {
+                tracing::info!(
+                    user = &*allocation.user,
+                    client = %crate::base::Pii(allocation.five_tuple.client()),
+                    peer = %crate::base::Pii(peer),
+                    rule = denied.rule.label(),
+                    "peer refused by policy (403); peers.allow makes exceptions"
+                );
+            }
+        }
+        Reject::PeerDenied(denied.rule)
+    }
+
+    /// LIFETIME that is granted, in seconds: at least the default, at most the maximum (RFC 8656 §7.2).
+    fn granted_secs(&self, requested: Option<u32>) -> u32 {
+        let default = DEFAULT_LIFETIME.as_secs() as u32;
+        let max = u32::try_from(self.settings.max_lifetime.as_secs()).unwrap_or(u32::MAX);
+        requested.unwrap_or(default).max(default).min(max)
+    }
+}
+
+fn refuse_unknown(message: &Message<'_>, method: Method) -> Result<(), Reject> {
+    match message.unknown_required(Server::known(method)).next() {
+        None => Ok(()),
+        Some(_) => Err(Reject::UnknownAttributes),
+    }
+}

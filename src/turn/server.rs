@@ -1,0 +1,457 @@
+//! The server's inputs and outputs: dispatch, answers, timers. Handlers are in `requests.rs`, the data path in `relay.rs`.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use ahash::RandomState;
+
+use crate::access::Access;
+use crate::base::{FiveTuple, Now, RelayedAddress};
+use crate::wire::{self, Class, DecodeError, Key, Kind, Message, Method, Response};
+
+use super::allocation::{Allocation, AllocationId, Allocations, State};
+use super::auth::Nonces;
+use super::reject::Reject;
+use super::routes::Routes;
+use super::stats::{
+    AllocationView, BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS, Direction, DropReason, Path, Stats,
+};
+use super::timers::Timers;
+use super::{EndReason, Ended, Forward, FromPeer, OpenError, Output, Seed, Settings};
+
+/// A TURN server: one shard's share of the allocations.
+pub struct Server {
+    pub(super) settings: Settings,
+    pub(super) access: Arc<Access>,
+    pub(super) nonces: Nonces,
+    pub(super) seed: Seed,
+    pub(super) allocations: Allocations,
+    pub(super) by_five_tuple: HashMap<FiveTuple, AllocationId, RandomState>,
+    pub(super) routes: Routes,
+    pub(super) stats: Stats,
+    /// Counts Data indications: their transaction ids need to differ, not to be secret.
+    pub(super) indications: u64,
+    timers: Timers,
+    outputs: VecDeque<Output>,
+    started: Instant,
+    latest: Now,
+}
+
+impl Server {
+    /// A server without allocations.
+    pub fn new(now: Now, settings: Settings, seed: Seed, access: Arc<Access>) -> Self {
+        let [a, b, c, d] = seed.hash;
+        let hasher = RandomState::with_seeds(a, b, c, d);
+        Self {
+            nonces: Nonces::new(&seed.nonce_key, settings.nonce_lifetime),
+            settings,
+            access,
+            seed,
+            allocations: Allocations::default(),
+            by_five_tuple: HashMap::with_hasher(hasher.clone()),
+            routes: Routes::new(hasher),
+            stats: Stats::default(),
+            indications: 0,
+            timers: Timers::default(),
+            outputs: VecDeque::new(),
+            started: now.mono,
+            latest: now,
+        }
+    }
+
+    /// A datagram, or one frame of a stream, from a client. For ChannelData in streams the frame includes its padding.
+    pub fn handle_input(&mut self, now: Now, from: FiveTuple, datagram: &[u8]) -> Forward {
+        let now = self.advance(now);
+        let forward = match wire::classify(datagram) {
+            Kind::ChannelData => self.relay_channel_data(now, from, datagram),
+            Kind::Stun if wire::indication::is_send(datagram) => {
+                self.relay_send(now, from, datagram)
+            }
+            Kind::Stun => self.handle_message(now, from, datagram),
+            Kind::Other => Forward::Drop(DropReason::NotStun),
+        };
+        self.counted(forward)
+    }
+
+    /// A datagram that a peer sent to the relayed address of `to`.
+    pub fn handle_peer_input(
+        &mut self,
+        now: Now,
+        to: AllocationId,
+        from: FromPeer,
+        datagram: &[u8],
+    ) -> Forward {
+        let now = self.advance(now);
+        let forward = self.relay_to_client(now, to, from, datagram);
+        self.counted(forward)
+    }
+
+    /// The outcome of `Output::OpenRelay`. A late answer for an allocation that is gone does nothing but close it again.
+    pub fn handle_relay_opened(
+        &mut self,
+        now: Now,
+        id: AllocationId,
+        opened: Result<RelayedAddress, OpenError>,
+    ) {
+        let now = self.advance(now);
+        let Some(allocation) = self.allocations.get_mut(id) else {
+            if opened.is_ok() {
+                self.outputs.push_back(Output::CloseRelay { id });
+            }
+            return;
+        };
+        let (five_tuple, transaction) = (allocation.five_tuple, allocation.transaction);
+        let (key, fingerprint) = (allocation.key, allocation.fingerprint);
+        match opened {
+            Ok(relayed) => {
+                allocation.state = State::Live(relayed);
+                let answer = allocate_success(allocation, relayed);
+                self.stats.live[five_tuple.transport() as usize][relayed.family() as usize] += 1;
+                self.touch(now, id, |_| {});
+                self.stats
+                    .answered(Method::Allocate, five_tuple.transport(), Ok(()));
+                self.answer(five_tuple, answer.finish(Some(&key), fingerprint));
+            }
+            Err(error) => {
+                self.forget(id);
+                let reject = match error {
+                    OpenError::Quota => Reject::Quota,
+                    OpenError::Capacity => Reject::Capacity,
+                };
+                let code = reject.code();
+                self.stats
+                    .answered(Method::Allocate, five_tuple.transport(), Err(code));
+                let answer = Response::error(Method::Allocate, transaction, code);
+                self.answer(five_tuple, answer.finish(Some(&key), fingerprint));
+            }
+        }
+    }
+
+    /// The client's stream closed: its allocation ends (RFC 8656 §7.2).
+    pub fn handle_client_closed(&mut self, now: Now, five_tuple: FiveTuple) {
+        let now = self.advance(now);
+        if let Some(id) = self.by_five_tuple.get(&five_tuple).copied() {
+            self.end(now, id, EndReason::ClientClosed);
+        }
+    }
+
+    /// The relay socket of `id` is beyond use.
+    pub fn handle_relay_failed(&mut self, now: Now, id: AllocationId) {
+        let now = self.advance(now);
+        self.end(now, id, EndReason::RelayFailed);
+    }
+
+    /// An operator ends `id`; false if it is not there.
+    pub fn end_allocation(&mut self, now: Now, id: AllocationId, reason: EndReason) -> bool {
+        let now = self.advance(now);
+        self.end(now, id, reason)
+    }
+
+    /// Lets everything end whose time has come.
+    pub fn handle_timeout(&mut self, now: Now) {
+        let now = self.advance(now);
+        while let Some(id) = self.timers.pop_due(now.mono) {
+            self.expire(now, id);
+        }
+    }
+
+    /// The next effect, in order; drain it after every input.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When `handle_timeout` has something to do next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// Replaces the snapshot that decides access. Allocations that live stay as they are.
+    pub fn set_access(&mut self, access: Arc<Access>) {
+        self.access = access;
+    }
+
+    /// What was counted so far.
+    pub const fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Counts a datagram that the caller had to drop after the verdict.
+    pub fn count_drop(&mut self, reason: DropReason, datagrams: u64) {
+        self.stats.dropped[reason as usize] += datagrams;
+    }
+
+    /// Counts application data that took `path` to a peer: only the caller knows which road was open.
+    pub fn count_to_peer(&mut self, path: Path, bytes: usize) {
+        self.stats.relayed[Direction::ToPeer as usize][path as usize].add(bytes);
+    }
+
+    /// Live allocations in the slots `from..from + count`, and whether there are slots beyond.
+    pub fn views(&self, now: Now, from: usize, count: usize) -> (Vec<AllocationView>, bool) {
+        let second = self.second(now);
+        let views = self
+            .allocations
+            .range(from, count)
+            .filter_map(|allocation| allocation.view(now, second))
+            .collect();
+        (views, from.saturating_add(count) < self.allocations.slots())
+    }
+
+    /// How many allocations there are, opening ones included.
+    pub fn len(&self) -> usize {
+        self.allocations.len()
+    }
+
+    /// Whether there is no allocation.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether the client on `five_tuple` has an allocation.
+    pub fn has_allocation(&self, five_tuple: FiveTuple) -> bool {
+        self.by_five_tuple.contains_key(&five_tuple)
+    }
+
+    fn handle_message(&mut self, now: Now, from: FiveTuple, datagram: &[u8]) -> Forward {
+        let message = match Message::parse(datagram) {
+            Ok(message) => message,
+            Err(DecodeError::NotStun) => return Forward::Drop(DropReason::NotStun),
+            Err(DecodeError::Fingerprint) => return Forward::Drop(DropReason::Fingerprint),
+            Err(DecodeError::Length | DecodeError::Attribute) => {
+                return Forward::Drop(DropReason::Malformed);
+            }
+        };
+        if from.client().port() == 0 {
+            return Forward::Drop(DropReason::Unanswerable);
+        }
+        match (message.class(), message.method()) {
+            (Class::Request, Method::Unknown | Method::Send | Method::Data)
+            | (Class::Response, _)
+            | (Class::Indication, Method::Data) => Forward::Drop(DropReason::Unexpected),
+            // A Binding indication keeps a NAT open and wants no answer (RFC 8489 §6.3.2).
+            (Class::Indication, Method::Binding) => Forward::Consumed,
+            (Class::Indication, _) => Forward::Drop(DropReason::Unexpected),
+            (Class::Request, method) => {
+                self.handle_request(now, from, &message, method);
+                Forward::Consumed
+            }
+        }
+    }
+
+    fn handle_request(&mut self, now: Now, from: FiveTuple, message: &Message<'_>, method: Method) {
+        let mut signer = None;
+        let result = self.dispatch(now, from, message, method, &mut signer);
+        let outcome = match &result {
+            Ok(None) => return,
+            Ok(Some(_)) => Ok(()),
+            Err(reject) => Err(reject.code()),
+        };
+        self.stats.answered(method, from.transport(), outcome);
+        let response = match result {
+            Ok(None) => return,
+            Ok(Some(response)) => response,
+            Err(reject) => self.reject(now, from, message, method, reject),
+        };
+        self.answer(
+            from,
+            response.finish(signer.as_ref(), message.has_fingerprint()),
+        );
+    }
+
+    /// An error response, counted and logged. Challenges are never signed: their reader may have no key yet.
+    fn reject(
+        &mut self,
+        now: Now,
+        from: FiveTuple,
+        message: &Message<'_>,
+        method: Method,
+        reject: Reject,
+    ) -> Response {
+        if let Some(failure) = reject.auth_failure() {
+            self.stats.auth_failures[failure as usize] += 1;
+        }
+        tracing::debug!(
+            client = %crate::base::Pii(from.client()),
+            transport = from.transport().label(),
+            method = method.label(),
+            code = reject.code().code(),
+            reason = ?reject,
+            "request refused"
+        );
+        let response = Response::error(method, message.transaction_id(), reject.code());
+        match reject {
+            Reject::Unauthenticated(_) | Reject::StaleNonce => {
+                response.challenge(&self.access.realm, &self.nonces.issue(now, from))
+            }
+            Reject::UnknownAttributes => {
+                response.unknown_attributes(message.unknown_required(Self::known(method)))
+            }
+            _ => response,
+        }
+    }
+
+    fn dispatch(
+        &mut self,
+        now: Now,
+        from: FiveTuple,
+        message: &Message<'_>,
+        method: Method,
+        signer: &mut Option<Key>,
+    ) -> Result<Option<Response>, Reject> {
+        if method == Method::Binding {
+            return self.binding(from, message).map(Some);
+        }
+        if let Some(id) = self.by_five_tuple.get(&from).copied() {
+            self.expire(now, id);
+        }
+        let id = self.by_five_tuple.get(&from).copied();
+        let owned = id.and_then(|id| self.allocations.get(id));
+        let authenticated =
+            super::auth::authenticate(message, now, from, &self.access, &self.nonces, owned)?;
+        *signer = Some(*authenticated.key());
+        match method {
+            Method::Allocate => self.allocate(now, from, message, authenticated),
+            Method::Refresh => self.refresh(now, id, message, &authenticated).map(Some),
+            Method::CreatePermission => self
+                .create_permission(now, id, message, &authenticated)
+                .map(Some),
+            Method::ChannelBind => self
+                .channel_bind(now, id, message, &authenticated)
+                .map(Some),
+            Method::Binding | Method::Send | Method::Data | Method::Unknown => {
+                Err(Reject::BadRequest("not a request"))
+            }
+        }
+    }
+
+    pub(super) fn answer(&mut self, five_tuple: FiveTuple, message: Vec<u8>) {
+        self.outputs.push_back(Output::ToClient {
+            five_tuple,
+            message,
+        });
+    }
+
+    pub(super) fn output(&mut self, output: Output) {
+        self.outputs.push_back(output);
+    }
+
+    /// Changes an allocation's lifetimes and brings timers and routes into line with it.
+    pub(super) fn touch(
+        &mut self,
+        now: Now,
+        id: AllocationId,
+        change: impl FnOnce(&mut Allocation),
+    ) {
+        let Some(allocation) = self.allocations.get_mut(id) else {
+            return;
+        };
+        let before = allocation.next_expiry();
+        change(allocation);
+        self.timers
+            .reschedule(id, before, Some(allocation.next_expiry()));
+        self.routes.sync(allocation, now.mono);
+    }
+
+    /// Ends a live allocation: routes closed, relay closed, the last word said. False if it is not there.
+    pub(super) fn end(&mut self, now: Now, id: AllocationId, reason: EndReason) -> bool {
+        let second = self.second(now);
+        let Some(view) = self.allocations.get(id).map(|a| a.view(now, second)) else {
+            return false;
+        };
+        self.forget(id);
+        self.outputs.push_back(Output::CloseRelay { id });
+        let Some(view) = view else {
+            return true;
+        };
+        let duration = now.mono.saturating_duration_since(view.created);
+        let transport = view.transport as usize;
+        let family = RelayedAddress(view.relayed).family() as usize;
+        self.stats.live[transport][family] -= 1;
+        self.stats
+            .duration
+            .observe(&DURATION_BOUNDS_SECS, duration.as_secs_f64());
+        for direction in Direction::ALL {
+            let bits = view.traffic[direction as usize].bytes as f64 * 8.0;
+            self.stats.bandwidth[direction as usize]
+                .observe(&BANDWIDTH_BOUNDS, bits / duration.as_secs_f64().max(1.0));
+        }
+        self.outputs.push_back(Output::Ended(Box::new(Ended {
+            view,
+            duration,
+            reason,
+        })));
+        true
+    }
+
+    /// Takes an allocation out of every table.
+    fn forget(&mut self, id: AllocationId) {
+        let Some(allocation) = self.allocations.remove(id) else {
+            return;
+        };
+        self.timers.reschedule(id, allocation.next_expiry(), None);
+        for binding in &allocation.channels {
+            self.routes.remove(&allocation, binding);
+        }
+        self.by_five_tuple.remove(&allocation.five_tuple);
+        if self.allocations.len() == 0 {
+            self.routes.shrink();
+        }
+    }
+
+    /// Ends what is over at `now`: the allocation, or some of its permissions and channels.
+    ///
+    /// Timers call it, and so does every request, so that a late timer never shows.
+    fn expire(&mut self, now: Now, id: AllocationId) {
+        let Some(allocation) = self.allocations.get_mut(id) else {
+            return;
+        };
+        if allocation.expires <= now.mono {
+            self.end(now, id, EndReason::Expired);
+            return;
+        }
+        let before = allocation.next_expiry();
+        if before <= now.mono {
+            let ended: Vec<_> = allocation
+                .channels
+                .extract_if(.., |binding| binding.expires <= now.mono)
+                .collect();
+            allocation
+                .permissions
+                .retain(|permission| permission.expires > now.mono);
+            for binding in &ended {
+                self.routes.remove(allocation, binding);
+            }
+            self.routes.sync(allocation, now.mono);
+        }
+        let after = allocation.next_expiry();
+        self.timers.reschedule(id, before, Some(after));
+    }
+
+    /// Time never goes back: a reading older than the latest counts as the latest.
+    fn advance(&mut self, now: Now) -> Now {
+        if now.mono >= self.latest.mono {
+            self.latest = now;
+        }
+        self.latest
+    }
+
+    /// Whole seconds since the server was made.
+    pub(super) fn second(&self, now: Now) -> u64 {
+        now.mono.saturating_duration_since(self.started).as_secs()
+    }
+
+    fn counted(&mut self, forward: Forward) -> Forward {
+        if let Forward::Drop(reason) = forward {
+            self.stats.drop(reason);
+        }
+        forward
+    }
+}
+
+/// The success response to an Allocate, the same for its retransmissions.
+pub(super) fn allocate_success(allocation: &Allocation, relayed: RelayedAddress) -> Response {
+    Response::success(Method::Allocate, allocation.transaction)
+        .relayed_address(relayed.0)
+        .mapped_address(allocation.five_tuple.client())
+        .lifetime(allocation.granted_secs)
+}

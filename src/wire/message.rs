@@ -1,0 +1,284 @@
+//! Control messages as received.
+
+use std::net::SocketAddr;
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha1::Sha1;
+use stun_types::attribute::{AttributeFromRaw, RawAttribute};
+use stun_types::message::{Message as Codec, MessageClass, StunParseError};
+use turn_types::attribute::{
+    ChannelNumber, Lifetime, RequestedAddressFamily, RequestedTransport, XorPeerAddress,
+};
+
+use crate::base::Family;
+use crate::base::addr::canonical;
+
+use super::{Key, Method, STUN_HEADER, attribute};
+
+/// The class of a message (RFC 8489 §5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Expects an answer.
+    Request,
+    /// Expects none.
+    Indication,
+    /// A success or error response.
+    Response,
+}
+
+/// A transaction id (RFC 8489 §5): 96 bits chosen by the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TransactionId(pub [u8; 12]);
+
+/// Why bytes are not a message we read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecodeError {
+    /// Not STUN: wrong first bits or no magic cookie.
+    NotStun,
+    /// The header's length disagrees with the datagram, or an attribute runs past the end.
+    Length,
+    /// FINGERPRINT is wrong.
+    Fingerprint,
+    /// An attribute's value does not parse.
+    Attribute,
+}
+
+/// One control message, borrowed from the datagram or frame it came in.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    bytes: &'a [u8],
+    codec: Codec<'a>,
+    class: Class,
+    method: Method,
+    fingerprint: bool,
+    /// Where MESSAGE-INTEGRITY starts.
+    integrity: Option<usize>,
+}
+
+impl<'a> Message<'a> {
+    /// Reads one message that fills `bytes` exactly, and checks FINGERPRINT where it is present.
+    ///
+    /// # Errors
+    /// Everything that makes the bytes something else than one well-formed message (RFC 8489 §6.3).
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        let declared = match bytes.get(2..4) {
+            Some(&[high, low]) => usize::from(u16::from_be_bytes([high, low])),
+            _ => return Err(DecodeError::NotStun),
+        };
+        if bytes.len() < STUN_HEADER {
+            return Err(DecodeError::NotStun);
+        }
+        if declared % 4 != 0 || declared + STUN_HEADER != bytes.len() {
+            return Err(DecodeError::Length);
+        }
+        let codec = Codec::from_bytes(bytes).map_err(|error| match error {
+            StunParseError::NotStun => DecodeError::NotStun,
+            StunParseError::FingerprintMismatch => DecodeError::Fingerprint,
+            StunParseError::Truncated { .. } | StunParseError::TooLarge { .. } => {
+                DecodeError::Length
+            }
+            _ => DecodeError::Attribute,
+        })?;
+        let class = match codec.class() {
+            MessageClass::Request => Class::Request,
+            MessageClass::Indication => Class::Indication,
+            MessageClass::Success | MessageClass::Error => Class::Response,
+        };
+        let mut message = Self {
+            bytes,
+            class,
+            method: Method::from_number(codec.method().value()),
+            codec,
+            fingerprint: false,
+            integrity: None,
+        };
+        for (offset, raw) in codec.iter_attributes() {
+            match raw.header.get_type().value() {
+                attribute::MESSAGE_INTEGRITY => message.integrity = Some(offset),
+                attribute::FINGERPRINT => message.fingerprint = true,
+                _ => {}
+            }
+        }
+        Ok(message)
+    }
+
+    /// Request, indication or response.
+    pub const fn class(&self) -> Class {
+        self.class
+    }
+
+    /// What is asked.
+    pub const fn method(&self) -> Method {
+        self.method
+    }
+
+    /// The transaction id.
+    pub fn transaction_id(&self) -> TransactionId {
+        let mut id = [0; 12];
+        if let Some(bytes) = self.bytes.get(8..STUN_HEADER) {
+            id.copy_from_slice(bytes);
+        }
+        TransactionId(id)
+    }
+
+    /// Whether the sender used FINGERPRINT, so that the answer does too (RFC 8489 §7).
+    pub const fn has_fingerprint(&self) -> bool {
+        self.fingerprint
+    }
+
+    /// Whether MESSAGE-INTEGRITY is present.
+    pub const fn has_integrity(&self) -> bool {
+        self.integrity.is_some()
+    }
+
+    /// Whether MESSAGE-INTEGRITY matches under `key`, in constant time (RFC 8489 §14.5). False without the attribute.
+    pub fn verify_integrity(&self, key: &Key) -> bool {
+        let Some(offset) = self.integrity else {
+            return false;
+        };
+        let (Some(signed), Some(expected)) = (
+            self.bytes.get(4..offset),
+            self.bytes.get(offset + 4..offset + 24),
+        ) else {
+            return false;
+        };
+        let Some(&[high, low]) = self.bytes.get(..2) else {
+            return false;
+        };
+        let Ok(length) = u16::try_from(offset + 24 - STUN_HEADER) else {
+            return false;
+        };
+        let [length_high, length_low] = length.to_be_bytes();
+        let mut mac = integrity_mac(key);
+        mac.update(&[high, low, length_high, length_low]);
+        mac.update(signed);
+        mac.verify_slice(expected).is_ok()
+    }
+
+    /// The value of the first attribute of `kind` that stands before MESSAGE-INTEGRITY.
+    pub fn attribute(&self, kind: u16) -> Option<&'a [u8]> {
+        let (offset, raw) = self.first(kind)?;
+        let start = offset + 4;
+        self.bytes.get(start..start + raw.value.len())
+    }
+
+    /// USERNAME, as sent.
+    pub fn username(&self) -> Option<&'a [u8]> {
+        self.attribute(attribute::USERNAME)
+    }
+
+    /// REALM, as sent.
+    pub fn realm(&self) -> Option<&'a [u8]> {
+        self.attribute(attribute::REALM)
+    }
+
+    /// NONCE, as sent.
+    pub fn nonce(&self) -> Option<&'a [u8]> {
+        self.attribute(attribute::NONCE)
+    }
+
+    /// LIFETIME in seconds.
+    ///
+    /// # Errors
+    /// The attribute is there and malformed.
+    pub fn lifetime(&self) -> Result<Option<u32>, DecodeError> {
+        self.typed::<Lifetime, _>(attribute::LIFETIME, |lifetime| lifetime.seconds())
+    }
+
+    /// The protocol number of REQUESTED-TRANSPORT; 17 is UDP.
+    ///
+    /// # Errors
+    /// The attribute is there and malformed.
+    pub fn requested_transport(&self) -> Result<Option<u8>, DecodeError> {
+        self.typed::<RequestedTransport, _>(attribute::REQUESTED_TRANSPORT, |transport| {
+            transport.protocol()
+        })
+    }
+
+    /// REQUESTED-ADDRESS-FAMILY: `Some(None)` is a family that does not exist.
+    ///
+    /// # Errors
+    /// The attribute is there and not four bytes long.
+    pub fn requested_family(&self) -> Result<Option<Option<Family>>, DecodeError> {
+        use turn_types::AddressFamily;
+        let Some((_, raw)) = self.first(attribute::REQUESTED_ADDRESS_FAMILY) else {
+            return Ok(None);
+        };
+        if raw.value.len() != 4 {
+            return Err(DecodeError::Attribute);
+        }
+        Ok(Some(RequestedAddressFamily::from_raw_ref(&raw).ok().map(
+            |requested| match requested.family() {
+                AddressFamily::IPV4 => Family::V4,
+                AddressFamily::IPV6 => Family::V6,
+            },
+        )))
+    }
+
+    /// CHANNEL-NUMBER as sent; whether it may be bound is not decided here.
+    ///
+    /// # Errors
+    /// The attribute is there and malformed.
+    pub fn channel_number(&self) -> Result<Option<u16>, DecodeError> {
+        let Some((_, raw)) = self.first(attribute::CHANNEL_NUMBER) else {
+            return Ok(None);
+        };
+        match ChannelNumber::from_raw_ref(&raw) {
+            Ok(number) => Ok(Some(number.channel())),
+            Err(_) => Err(DecodeError::Attribute),
+        }
+    }
+
+    /// Every XOR-PEER-ADDRESS before MESSAGE-INTEGRITY, in order, IPv4-mapped addresses in their IPv4 form.
+    ///
+    /// Each item is an error if that attribute is malformed.
+    pub fn peer_addresses(&self) -> impl Iterator<Item = Result<SocketAddr, DecodeError>> + '_ {
+        let transaction = self.codec.transaction_id();
+        self.signed_attributes()
+            .filter(|(_, raw)| raw.header.get_type().value() == attribute::XOR_PEER_ADDRESS)
+            .map(move |(_, raw)| {
+                XorPeerAddress::from_raw_ref(&raw)
+                    .map(|peer| canonical(peer.addr(transaction)))
+                    .map_err(|_| DecodeError::Attribute)
+            })
+    }
+
+    /// Comprehension-required attributes (types below 0x8000) that are not in `known`, in order.
+    pub fn unknown_required<'k>(&'k self, known: &'k [u16]) -> impl Iterator<Item = u16> + 'k {
+        self.signed_attributes()
+            .map(|(_, raw)| raw.header.get_type().value())
+            .filter(|kind| *kind < 0x8000 && !known.contains(kind))
+    }
+
+    fn first(&self, kind: u16) -> Option<(usize, RawAttribute<'_>)> {
+        self.signed_attributes()
+            .find(|(_, raw)| raw.header.get_type().value() == kind)
+    }
+
+    /// Attributes up to MESSAGE-INTEGRITY; what follows it is not protected and therefore not seen.
+    fn signed_attributes(&self) -> impl Iterator<Item = (usize, RawAttribute<'_>)> {
+        let end = self.integrity.unwrap_or(usize::MAX);
+        self.codec
+            .iter_attributes()
+            .take_while(move |(offset, _)| *offset <= end)
+    }
+
+    fn typed<'m, A: AttributeFromRaw<'m>, T>(
+        &'m self,
+        kind: u16,
+        value: impl FnOnce(A) -> T,
+    ) -> Result<Option<T>, DecodeError> {
+        match self.first(kind) {
+            None => Ok(None),
+            Some((_, raw)) => A::from_raw(raw)
+                .map(|typed| Some(value(typed)))
+                .map_err(|_| DecodeError::Attribute),
+        }
+    }
+}
+
+/// HMAC-SHA1 under a long-term key, as MESSAGE-INTEGRITY uses it.
+pub(super) fn integrity_mac(key: &Key) -> Hmac<Sha1> {
+    // HMAC takes keys of any length (RFC 2104 §3), so this cannot fail for sixteen bytes.
+    Hmac::new_from_slice(key).unwrap_or_else(|_| unreachable!("HMAC accepts every key length"))
+}

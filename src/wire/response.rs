@@ -1,0 +1,124 @@
+//! Answers to requests, as small as the RFCs allow: no SOFTWARE, no reason phrase, FINGERPRINT only where asked for.
+
+use std::net::SocketAddr;
+
+use hmac::Mac;
+use stun_types::attribute::{
+    AttributeType, ErrorCode as CodecErrorCode, Fingerprint, MessageIntegrity, Nonce, Realm,
+    UnknownAttributes, XorMappedAddress,
+};
+use stun_types::message::{
+    Message as Codec, MessageClass, MessageType, MessageWrite, MessageWriteVec,
+    Method as CodecMethod, TransactionId as CodecTransactionId,
+};
+use turn_types::attribute::{Lifetime, XorRelayedAddress};
+
+use super::message::integrity_mac;
+use super::{ErrorCode, Method, STUN_HEADER, TransactionId};
+
+/// A long-term key: MD5 of username, realm and password (RFC 8489 §9.2.2).
+pub type Key = [u8; 16];
+
+/// An answer under construction.
+pub struct Response {
+    out: MessageWriteVec,
+    transaction: CodecTransactionId,
+}
+
+impl Response {
+    /// A success response to `transaction`.
+    pub fn success(method: Method, transaction: TransactionId) -> Self {
+        Self::new(MessageClass::Success, method, transaction)
+    }
+
+    /// An error response to `transaction`, with an empty reason phrase.
+    pub fn error(method: Method, transaction: TransactionId, code: ErrorCode) -> Self {
+        let mut response = Self::new(MessageClass::Error, method, transaction);
+        if let Ok(attribute) = CodecErrorCode::new(code.code(), "") {
+            response.out.push_attribute_unchecked(&attribute);
+        }
+        response
+    }
+
+    /// XOR-MAPPED-ADDRESS: how we see the client.
+    pub fn mapped_address(mut self, client: SocketAddr) -> Self {
+        let attribute = XorMappedAddress::new(client, self.transaction);
+        self.out.push_attribute_unchecked(&attribute);
+        self
+    }
+
+    /// XOR-RELAYED-ADDRESS: where peers reach the client.
+    pub fn relayed_address(mut self, relayed: SocketAddr) -> Self {
+        let attribute = XorRelayedAddress::new(relayed, self.transaction);
+        self.out.push_attribute_unchecked(&attribute);
+        self
+    }
+
+    /// LIFETIME in seconds.
+    pub fn lifetime(mut self, secs: u32) -> Self {
+        self.out.push_attribute_unchecked(&Lifetime::new(secs));
+        self
+    }
+
+    /// REALM and NONCE of a challenge. A realm that the RFC's length limit forbids is left out; configuration refuses it.
+    pub fn challenge(mut self, realm: &str, nonce: &str) -> Self {
+        if let Ok(attribute) = Realm::new(realm) {
+            self.out.push_attribute_unchecked(&attribute);
+        }
+        if let Ok(attribute) = Nonce::new(nonce) {
+            self.out.push_attribute_unchecked(&attribute);
+        }
+        self
+    }
+
+    /// UNKNOWN-ATTRIBUTES (RFC 8489 §14.13).
+    pub fn unknown_attributes(mut self, kinds: impl Iterator<Item = u16>) -> Self {
+        let kinds: Vec<AttributeType> = kinds.map(AttributeType::new).collect();
+        self.out
+            .push_attribute_unchecked(&UnknownAttributes::new(&kinds));
+        self
+    }
+
+    /// Signs with `key` if there is one, adds FINGERPRINT if asked, and returns the bytes to send.
+    pub fn finish(mut self, key: Option<&Key>, fingerprint: bool) -> Vec<u8> {
+        if let Some(key) = key {
+            let mut mac = integrity_mac(key);
+            mac.update(&self.prefix(24));
+            mac.update(self.out.data().get(4..).unwrap_or_default());
+            let attribute = MessageIntegrity::new(mac.finalize().into_bytes().into());
+            self.out.push_attribute_unchecked(&attribute);
+        }
+        if fingerprint {
+            let prefix = self.prefix(8);
+            let body = self.out.data().get(4..).unwrap_or_default();
+            let mut crc = crc32fast::Hasher::new();
+            crc.update(&prefix);
+            crc.update(body);
+            // The codec applies the XOR of RFC 8489 §14.7 when it writes the attribute.
+            let attribute = Fingerprint::new(crc.finalize().to_be_bytes());
+            self.out.push_attribute_unchecked(&attribute);
+        }
+        self.out.finish()
+    }
+
+    fn new(class: MessageClass, method: Method, transaction: TransactionId) -> Self {
+        let number = method.number().unwrap_or_default();
+        let mut id = [0; 16];
+        id[4..].copy_from_slice(&transaction.0);
+        let transaction = CodecTransactionId::from(u128::from_be_bytes(id));
+        let kind = MessageType::from_class_method(class, CodecMethod::new(number));
+        Self {
+            out: Codec::builder(kind, transaction, MessageWriteVec::with_capacity(128)),
+            transaction,
+        }
+    }
+
+    /// The first four bytes of the header as they read once `more` bytes of attribute follow.
+    fn prefix(&self, more: usize) -> [u8; 4] {
+        let data = self.out.data();
+        let length = (data.len() + more).saturating_sub(STUN_HEADER) as u16;
+        let [high, low] = length.to_be_bytes();
+        let kind = |index| data.get(index).copied().unwrap_or_default();
+        [kind(0), kind(1), high, low]
+    }
+}

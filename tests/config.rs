@@ -1,0 +1,636 @@
+//! The configuration: what is read, what is refused and in which words.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use turnix::base::PiiMode;
+use turnix::config::{Config, External, LogFormat, LogLevel, Mapping, Sources, declared, values};
+use turnix::turn::{self, ChannelRange};
+
+const AUTH: &str = "auth.secrets=[\"s3cret\"]";
+
+struct File {
+    directory: tempfile::TempDir,
+    path: PathBuf,
+}
+
+fn file(text: &str) -> File {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("turnix.toml");
+    std::fs::write(&path, text).unwrap();
+    File { directory, path }
+}
+
+fn load(text: &str) -> Result<Config, String> {
+    let file = file(text);
+    Config::load(&Sources {
+        file: Some(file.path.clone()),
+        ..Sources::default()
+    })
+    .map_err(|problems| clean(&problems.to_string(), file.directory.path()))
+}
+
+fn clean(text: &str, directory: &Path) -> String {
+    text.replace(&format!("{}/", directory.display()), "")
+}
+
+fn set(assignments: &[&str]) -> Result<Config, String> {
+    Config::load(&Sources {
+        set: assignments.iter().map(|&text| text.into()).collect(),
+        ..Sources::default()
+    })
+    .map_err(|problems| problems.to_string())
+}
+
+fn environment(variables: &[(&str, &str)]) -> Result<Config, String> {
+    Config::load(&Sources {
+        environment: variables
+            .iter()
+            .map(|&(name, value)| (name.into(), value.into()))
+            .collect(),
+        ..Sources::default()
+    })
+    .map_err(|problems| problems.to_string())
+}
+
+/// Dotted names and values of a file, `[[listen]]` entries under `listen.`.
+fn flatten(
+    prefix: &str,
+    value: &toml::Value,
+    known: &[&str],
+    into: &mut Vec<(String, toml::Value)>,
+) {
+    if known.contains(&prefix) {
+        into.push((prefix.to_owned(), value.clone()));
+        return;
+    }
+    match value {
+        toml::Value::Table(table) => {
+            for (key, value) in table {
+                let name = if prefix.is_empty() {
+                    key.clone()
+                } else {
+                    format!("{prefix}.{key}")
+                };
+                flatten(&name, value, known, into);
+            }
+        }
+        toml::Value::Array(tables) => {
+            for table in tables {
+                flatten(prefix, table, known, into);
+            }
+        }
+        _ => into.push((prefix.to_owned(), value.clone())),
+    }
+}
+
+#[test]
+fn the_file_names_every_key_at_its_default() {
+    let text = include_str!("../conf/turnix.toml");
+    let file: toml::Value = toml::Value::Table(text.parse().unwrap());
+    let declared = declared();
+    let known: Vec<&str> = declared.iter().map(|key| key.name).collect();
+    let mut in_file = Vec::new();
+    flatten("", &file, &known, &mut in_file);
+
+    let mut written = BTreeMap::new();
+    for (name, value) in in_file {
+        assert!(known.contains(&name.as_str()), "{name} is in the file only");
+        assert!(
+            written.insert(name.clone(), value).is_none(),
+            "{name} twice"
+        );
+    }
+    for key in &declared {
+        let default: toml::Table = format!("v = {}", key.default).parse().unwrap();
+        let value = written
+            .get(key.name)
+            .unwrap_or_else(|| panic!("{} is missing in the file", key.name));
+        assert_eq!(value, &default["v"], "default of {}", key.name);
+    }
+}
+
+#[test]
+fn every_key_of_the_file_has_a_comment() {
+    let text = include_str!("../conf/turnix.toml");
+    let mut commented = false;
+    for line in text.lines() {
+        if line.starts_with('#') {
+            commented = true;
+        } else if line.is_empty() {
+            commented = false;
+        } else {
+            // One comment may speak for the lines that follow it.
+            assert!(commented || line.starts_with('['), "no comment on {line}");
+        }
+    }
+}
+
+#[test]
+fn the_sample_serves_once_it_has_a_secret() {
+    let text =
+        include_str!("../conf/turnix.toml").replace("secrets = []", "secrets = [\"s3cret\"]");
+    let sample = load(&text).unwrap();
+    let bare = set(&[AUTH]).unwrap();
+    assert_eq!(format!("{sample:?}"), format!("{bare:?}"));
+}
+
+#[test]
+fn defaults() {
+    let config = set(&[AUTH]).unwrap();
+    assert_eq!(config.access.realm, "turnix");
+    assert_eq!(config.listeners.len(), 1);
+    let listener = config.listeners[0];
+    assert_eq!(listener.address, "[::]:3478".parse().unwrap());
+    assert!(listener.udp && listener.streams.tcp && listener.streams.http);
+    assert!(!listener.streams.tls);
+    assert_eq!(config.relay.external, External::Auto);
+    assert_eq!(config.relay.ports, 49152..=65535);
+    assert_eq!(
+        format!("{:?}", config.turn),
+        format!("{:?}", turn::Settings::default())
+    );
+    assert_eq!(config.admin, Some("127.0.0.1:9641".parse().unwrap()));
+    assert_eq!(config.per_allocation, 1000);
+    assert_eq!(config.shards, 0);
+    assert!(!config.node.is_empty());
+    assert_eq!(config.region, "");
+    assert_eq!(config.access.limits, Default::default());
+    assert!(config.tls.is_none());
+}
+
+#[test]
+fn everything_at_once() {
+    let config = load(
+        r#"
+realm = "turn.example.org"
+[[listen]]
+address = "0.0.0.0:3478"
+protocols = ["udp"]
+[[listen]]
+address = "192.0.2.1:443"
+protocols = ["tcp", "http"]
+[relay]
+addresses = ["10.0.0.5", "2001:db8::5"]
+external_address = ["203.0.113.7/10.0.0.5", "2001:db8::7"]
+ports = "50000-50100"
+[auth]
+users = { alice = "wonder", bob = "builder" }
+secrets = ["one", "two"]
+strict_expiry = true
+nonce_lifetime = "10m"
+[limits]
+allocations = 100
+allocations_per_user = 10
+allocations_per_address = 5
+allocation_lifetime = "30m"
+permissions_per_allocation = 8
+channels_per_allocation = 4
+[protocol]
+channels = "rfc5766"
+[http]
+admin = "[::1]:9641"
+[cluster]
+node = "a"
+region = "eu"
+[metrics]
+per_allocation = 0
+[server]
+shards = 2
+[log]
+format = "json"
+level = "debug"
+ip_privacy = "truncate"
+"#,
+    )
+    .unwrap();
+    assert_eq!(config.access.realm, "turn.example.org");
+    assert!(config.listeners[0].udp && !config.listeners[0].has_streams());
+    assert!(!config.listeners[1].udp && config.listeners[1].has_streams());
+    let External::Mapped(mappings) = &config.relay.external else {
+        panic!("not mapped")
+    };
+    assert_eq!(
+        mappings,
+        &[
+            Mapping {
+                local: Some("10.0.0.5".parse().unwrap()),
+                external: "203.0.113.7".parse().unwrap()
+            },
+            Mapping {
+                local: None,
+                external: "2001:db8::7".parse().unwrap()
+            },
+        ]
+    );
+    let external = &config.relay.external;
+    assert_eq!(external.of("10.0.0.6".parse().unwrap()), None);
+    assert_eq!(
+        external.of("2001:db8::5".parse().unwrap()),
+        Some("2001:db8::7".parse().unwrap())
+    );
+    assert_eq!(config.relay.ports, 50000..=50100);
+    assert_eq!(config.access.users[0].0, "alice");
+    assert_eq!(config.access.users[0].1.expose(), "wonder");
+    assert_eq!(config.access.secrets[1].expose(), "two");
+    assert!(config.access.strict_expiry);
+    assert_eq!(config.turn.nonce_lifetime, Duration::from_secs(600));
+    assert_eq!(config.turn.max_lifetime, Duration::from_secs(1800));
+    assert_eq!(config.turn.channels, ChannelRange::Rfc5766);
+    assert_eq!(config.access.limits.allocations_per_address, 5);
+    assert_eq!(config.log.format, LogFormat::Json);
+    assert_eq!(config.log.level, LogLevel::Debug);
+    assert_eq!(config.log.ip_privacy, PiiMode::Truncate);
+    assert_eq!((config.node.as_str(), config.region.as_str()), ("a", "eu"));
+}
+
+#[test]
+fn all_problems_at_once_each_with_its_line_and_the_way_out() {
+    let problems = load(
+        r#"realm = ""
+relm = "x"
+
+[[listen]]
+address = "3478"
+protocols = ["udp", "dtls"]
+trusted_proxies = ["10.0.0.0/8"]
+
+[relay]
+ports = "65535-1"
+external_adress = "203.0.113.7"
+
+[auth]
+secrets = ["good",
+  7]
+
+[limit]
+allocations = 1
+
+[limits]
+allocations = -1
+bandwidth = "8Mbit"
+
+[http]
+admin = "0.0.0.0:9641"
+
+[log]
+format = "journald"
+"#,
+    )
+    .unwrap_err();
+    assert_eq!(
+        problems,
+        r#"turnix.toml:1: realm: found ""; expected 1 to 127 characters, usually the server's domain name
+turnix.toml:2: relm: unknown key; did you mean realm?
+turnix.toml:5: listen.address: found "3478"; write an IP address and a port such as "[::]:3478", "0.0.0.0:3478" or "192.0.2.10:443"
+turnix.toml:6: listen.protocols: found "dtls", which this version does not speak; remove it; "tls" encrypts over TCP
+turnix.toml:7: listen.trusted_proxies: found entries, which this version does not support; this version does not read PROXY protocol headers; remove it and let the balancer keep client addresses
+turnix.toml:10: relay.ports: found "65535-1"; write the first and the last port, 1 to 65535, such as "49152-65535"
+turnix.toml:11: relay.external_adress: unknown key; did you mean relay.external_address?
+turnix.toml:15: auth.secrets: found a number; expected a list of texts, none of them empty
+turnix.toml:17: limit: unknown key; did you mean [limits]?
+turnix.toml:21: limits.allocations: found -1; expected a number of allocations, 0 for no limit
+turnix.toml:22: limits.bandwidth: found "8Mbit", and this version enforces no bandwidth; write "0" and limit it in the kernel (tc), or the number of allocations
+turnix.toml:25: http.admin: 0.0.0.0:9641 can be reached from outside, and this version has no TLS or token there; use "127.0.0.1:9641" and reach it through a reverse proxy that asks who it is, or by ssh -L 9641:127.0.0.1:9641
+turnix.toml:28: log.format: found "journald", which this version does not write; use "json" or "text": systemd puts standard error into the journal"#
+    );
+}
+
+#[test]
+fn refuses_to_serve_strangers() {
+    let problems = load("realm = \"x\"\n").unwrap_err();
+    assert!(
+        problems.starts_with("turnix.toml: auth: neither users nor secrets"),
+        "{problems}"
+    );
+    assert!(problems.contains("turnix credentials"), "{problems}");
+    let problems = set(&[]).unwrap_err();
+    assert!(
+        problems.starts_with("configuration: auth: neither"),
+        "{problems}"
+    );
+}
+
+#[test]
+fn broken_toml_names_the_line_and_shows_no_secret() {
+    let problems =
+        load("realm = \"x\"\n[auth]\nsecrets = [\"hush-hush\"\nusers = {}\n").unwrap_err();
+    assert!(problems.contains("turnix.toml:"), "{problems}");
+    assert!(problems.contains("not TOML"), "{problems}");
+    assert!(!problems.contains("hush"), "{problems}");
+    assert!(!problems.contains("neither users"), "{problems}");
+    let problems = load("realm = turn.example.org\nsecret = 1\n").unwrap_err();
+    assert!(
+        problems.starts_with("turnix.toml:1: not TOML"),
+        "{problems}"
+    );
+    assert!(
+        problems.contains("turnix.toml:2: secret: unknown key; did you mean auth.secrets?"),
+        "{problems}"
+    );
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let problems = Config::load(&Sources {
+        file: Some("/nonexistent/turnix.toml".into()),
+        ..Sources::default()
+    })
+    .unwrap_err();
+    let text = problems.to_string();
+    assert!(
+        text.starts_with("/nonexistent/turnix.toml: cannot be read"),
+        "{text}"
+    );
+    assert_eq!(problems.len(), 1, "{text}");
+}
+
+#[test]
+fn secrets_stay_secret() {
+    let problems = load("[auth]\nsecrets = \"hush\"\nusers = { alice = 4711, bob = [\"hush\"] }\n")
+        .unwrap_err();
+    assert!(
+        !problems.contains("hush") && !problems.contains("4711"),
+        "{problems}"
+    );
+    let problems = environment(&[("TURNIX_AUTH__SECRET", "hush")]).unwrap_err();
+    assert!(!problems.contains("hush"), "{problems}");
+    let problems = set(&["hush"]).unwrap_err();
+    assert!(!problems.contains("hush"), "{problems}");
+    let config = set(&["auth.secrets=hush", "auth.users.alice=hush"]).unwrap();
+    assert!(!format!("{config:?}").contains("hush"));
+}
+
+#[test]
+fn set_over_environment_over_file_over_default() {
+    let file = file(
+        "realm = \"file\"\n[auth]\nsecrets = [\"s\"]\n[relay]\nports = \"1000-2000\"\n[server]\nshards = 1\n",
+    );
+    let mut sources = Sources {
+        file: Some(file.path.clone()),
+        environment: vec![
+            ("TURNIX_REALM".into(), "environment".into()),
+            ("TURNIX_SERVER__SHARDS".into(), "2".into()),
+            ("HOME".into(), "/".into()),
+        ],
+        ..Sources::default()
+    };
+    let config = Config::load(&sources).unwrap();
+    assert_eq!(config.access.realm, "environment");
+    assert_eq!(config.shards, 2);
+    assert_eq!(config.relay.ports, 1000..=2000);
+    sources.set = vec!["realm=set".into(), "realm=last".into()];
+    assert_eq!(Config::load(&sources).unwrap().access.realm, "last");
+    sources.base = Some("realm = \"base\"\n[cluster]\nregion = \"base\"".into());
+    let config = Config::load(&sources).unwrap();
+    assert_eq!(
+        (config.access.realm.as_str(), config.region.as_str()),
+        ("last", "base")
+    );
+}
+
+#[test]
+fn the_environment_takes_texts_and_toml() {
+    let config = environment(&[
+        ("TURNIX_AUTH__SECRETS", "12345,true, a b"),
+        ("TURNIX_AUTH__USERS__ALICE", "2024"),
+        (
+            "TURNIX_RELAY__EXTERNAL_ADDRESS",
+            "203.0.113.7/10.0.0.5, 2001:db8::7",
+        ),
+        ("TURNIX_RELAY__PORTS", "50000-50010"),
+        ("TURNIX_LISTEN", "0.0.0.0:1,127.0.0.1:2"),
+        ("TURNIX_AUTH__STRICT_EXPIRY", "true"),
+        ("TURNIX_HTTP__ADMIN", ""),
+    ])
+    .unwrap();
+    let secrets: Vec<&str> = config
+        .access
+        .secrets
+        .iter()
+        .map(|s| s.expose().as_str())
+        .collect();
+    assert_eq!(secrets, ["12345", "true", "a b"]);
+    assert_eq!(config.access.users[0].0, "alice");
+    assert_eq!(config.access.users[0].1.expose(), "2024");
+    assert_eq!(config.listeners.len(), 2);
+    assert_eq!(config.listeners[1].address, "127.0.0.1:2".parse().unwrap());
+    assert_eq!(config.admin, None);
+    assert!(config.access.strict_expiry);
+
+    let config = environment(&[
+        ("TURNIX_AUTH__SECRETS", r#"["a,b"]"#),
+        (
+            "TURNIX_LISTEN",
+            r#"[{ address = "127.0.0.1:0", protocols = ["udp"] }]"#,
+        ),
+    ])
+    .unwrap();
+    assert_eq!(config.access.secrets[0].expose(), "a,b");
+    assert!(!config.listeners[0].has_streams());
+}
+
+#[test]
+fn problems_outside_the_file_name_their_source() {
+    let problems = environment(&[
+        ("TURNIX_AUTH__SECRETS", "s"),
+        ("TURNIX_RELM", "x"),
+        ("TURNIX_SERVER__SHARDS", "many"),
+    ])
+    .unwrap_err();
+    assert_eq!(
+        problems,
+        "environment TURNIX_RELM: relm: unknown key; did you mean realm?\n\
+         environment TURNIX_SERVER__SHARDS: server.shards: found \"many\"; expected a number from 0 (one per core) to 1024"
+    );
+    let problems = set(&[AUTH, "limits.allocation=3"]).unwrap_err();
+    assert_eq!(
+        problems,
+        "--set: limits.allocation: unknown key; did you mean limits.allocations?"
+    );
+}
+
+#[test]
+fn kubernetes_service_variables_are_not_keys() {
+    environment(&[
+        ("TURNIX_AUTH__SECRETS", "s"),
+        ("TURNIX_PORT", "tcp://10.0.0.1:3478"),
+        ("TURNIX_SERVICE_HOST", "10.0.0.1"),
+        ("TURNIX_SERVICE_PORT", "3478"),
+        ("TURNIX_SERVICE_PORT_TURN", "3478"),
+        ("TURNIX_PORT_3478_UDP", "udp://10.0.0.1:3478"),
+        ("TURNIX_PORT_3478_UDP_ADDR", "10.0.0.1"),
+    ])
+    .unwrap();
+    assert!(environment(&[("TURNIX_AUTH__SECRETS", "s"), ("TURNIX_PORT", "3478")]).is_err());
+}
+
+#[test]
+fn secret_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("one");
+    std::fs::write(&path, "from a file\n").unwrap();
+    std::fs::write(directory.path().join("empty"), "\n").unwrap();
+    let files = format!("auth.secret_files=[\"{}\", \"cred:one\"]", path.display());
+    let mut sources = Sources {
+        environment: vec![(
+            "CREDENTIALS_DIRECTORY".into(),
+            directory.path().display().to_string(),
+        )],
+        set: vec![files, "auth.secrets=first".into()],
+        ..Sources::default()
+    };
+    let config = Config::load(&sources).unwrap();
+    let secrets: Vec<&str> = config
+        .access
+        .secrets
+        .iter()
+        .map(|s| s.expose().as_str())
+        .collect();
+    assert_eq!(secrets, ["first", "from a file", "from a file"]);
+
+    sources
+        .set
+        .push("auth.secret_files=cred:empty,cred:../one,cred:none".into());
+    let problems = clean(
+        &Config::load(&sources).unwrap_err().to_string(),
+        directory.path(),
+    );
+    assert_eq!(
+        problems,
+        "--set: auth.secret_files: empty is empty; write one secret into it\n\
+         --set: auth.secret_files: found \"cred:../one\"; expected a list of paths, or \"cred:name\" for systemd credentials\n\
+         --set: auth.secret_files: none cannot be read: No such file or directory (os error 2); name a file that this user may read"
+    );
+    sources.environment.clear();
+    let problems = Config::load(&sources).unwrap_err().to_string();
+    assert!(
+        problems.contains("CREDENTIALS_DIRECTORY is not set"),
+        "{problems}"
+    );
+}
+
+#[test]
+fn tls_and_listeners_agree() {
+    let directory = tempfile::tempdir().unwrap();
+    let pem = directory.path().join("pem");
+    std::fs::write(&pem, "pem").unwrap();
+    let certificate = format!("tls.certificate={}", pem.display());
+    let key = format!("tls.key={}", pem.display());
+
+    let problems = set(&[AUTH, r#"listen=[{ protocols = ["tls"] }]"#]).unwrap_err();
+    assert!(
+        problems.contains("tls.certificate: empty, and a [[listen]] names \"tls\""),
+        "{problems}"
+    );
+    let problems = set(&[AUTH, &certificate]).unwrap_err();
+    assert!(
+        problems.contains("tls.key: empty, and tls.certificate is not"),
+        "{problems}"
+    );
+    let problems = set(&[
+        AUTH,
+        &certificate,
+        &key,
+        r#"listen=[{ protocols = ["udp"] }]"#,
+    ])
+    .unwrap_err();
+    assert!(
+        problems.contains("no [[listen]] names \"tls\""),
+        "{problems}"
+    );
+    let problems = set(&[AUTH, &certificate, "tls.key=/nonexistent"]).unwrap_err();
+    assert!(
+        problems.contains("--set: tls.key: /nonexistent cannot be read"),
+        "{problems}"
+    );
+
+    let config = set(&[AUTH, &certificate, &key]).unwrap();
+    assert!(
+        config.listeners[0].streams.tls,
+        "left out, tls comes with the certificate"
+    );
+    assert_eq!(config.tls.unwrap().key, pem);
+}
+
+#[test]
+fn listeners_do_not_collide() {
+    for pair in ["[::]:3478,0.0.0.0:3478", "127.0.0.1:9,127.0.0.1:9"] {
+        let problems = set(&[AUTH, &format!("listen={pair}")]).unwrap_err();
+        assert!(problems.contains("collides with"), "{problems}");
+    }
+    for pair in [
+        "[::]:3478,0.0.0.0:3479",
+        "127.0.0.1:0,127.0.0.1:0",
+        "127.0.0.1:9,127.0.0.2:9",
+    ] {
+        set(&[AUTH, &format!("listen={pair}")]).unwrap();
+    }
+    for empty in ["listen=[]", "listen=", "listen=7", "listen=[7]"] {
+        let problems = set(&[AUTH, empty]).unwrap_err();
+        assert!(
+            problems.contains("expected at least one [[listen]]"),
+            "{problems}"
+        );
+    }
+    let problems = set(&[AUTH, "listen=[{ protocols = [] }]"]).unwrap_err();
+    assert!(problems.contains("name at least one"), "{problems}");
+    let problems = set(&[AUTH, "listen=[{ port = 3 }]"]).unwrap_err();
+    assert!(problems.contains("listen.port: unknown key"), "{problems}");
+}
+
+#[test]
+fn what_is_not_enforced_is_not_accepted() {
+    for assignment in [
+        "limits.bandwidth=1Mbit",
+        "limits.bandwidth_per_user=500kbit",
+        "limits.bandwidth_per_allocation=1Gbit",
+        "relay.external_address=stun:stun.example.org",
+        "log.format=journald",
+        "api.keys=[{ id = \"web\" }]",
+        "listen=[{ trusted_proxies = [\"10.0.0.0/8\"] }]",
+        "listen=[{ protocols = [\"dtls\"] }]",
+        "http.admin=[::]:9641",
+    ] {
+        let problems = set(&[AUTH, assignment]).unwrap_err();
+        assert!(problems.contains("this version"), "{problems}");
+        assert!(!problems.contains('\n'), "{problems}");
+    }
+    let problems = set(&[AUTH, "relay=7"]).unwrap_err();
+    assert!(problems.contains("relay is a section"), "{problems}");
+    let problems = set(&[AUTH, "realm.x=7"]).unwrap_err();
+    assert!(problems.contains("realm: found a table"), "{problems}");
+    let problems = set(&[AUTH, "external_address=192.0.2.1"]).unwrap_err();
+    assert!(
+        problems.contains("did you mean relay.external_address?"),
+        "{problems}"
+    );
+}
+
+#[test]
+fn units() {
+    assert_eq!(values::duration("90s"), Ok(Duration::from_secs(90)));
+    assert_eq!(values::duration("1h30m"), Ok(Duration::from_secs(5400)));
+    assert_eq!(values::duration("250ms"), Ok(Duration::from_millis(250)));
+    assert_eq!(values::duration("0"), Ok(Duration::ZERO));
+    for wrong in [
+        "",
+        "10",
+        "s",
+        "-1s",
+        "1w",
+        "1.5h",
+        "99999999999999999999s",
+        "18446744073709551615d",
+    ] {
+        assert!(values::duration(wrong).is_err(), "{wrong}");
+    }
+    assert_eq!(values::rate("8Mbit"), Ok(8_000_000));
+    assert_eq!(values::rate("500kbit"), Ok(500_000));
+    assert_eq!(values::rate("0"), Ok(0));
+    assert!(values::rate("8").is_err() && values::rate("8MB").is_err());
+    assert_eq!(values::size("64KiB"), Ok(65_536));
+    assert_eq!(values::size("1MB"), Ok(1_000_000));
+    assert!(values::size("64").is_err());
+}

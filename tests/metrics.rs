@@ -1,0 +1,188 @@
+//! The metrics page: names, labels, escaping, and what promtool thinks of it.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use turnix::base::{Clock, Family, Transport};
+use turnix::metrics::{Context, NamedAllocation, ShardSnapshot, encode};
+use turnix::turn::stats::{BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS};
+use turnix::turn::{AllocationId, AllocationView, Direction, DropReason, Path, Traffic};
+use turnix::wire::{ErrorCode, Method};
+
+fn context() -> Context {
+    Context {
+        capacity_ratio: 0.25,
+        certificate_expiry_unix: Some(1_900_000_000),
+        version: "9.9.9",
+    }
+}
+
+fn busy() -> ShardSnapshot {
+    let mut totals = ShardSnapshot::default();
+    let stats = &mut totals.stats;
+    stats.answered(Method::Allocate, Transport::Udp, Ok(()));
+    stats.answered(Method::Allocate, Transport::Udp, Ok(()));
+    stats.answered(
+        Method::Allocate,
+        Transport::Tls,
+        Err(ErrorCode::Unauthenticated),
+    );
+    stats.answered(Method::Unknown, Transport::Tcp, Err(ErrorCode::BadRequest));
+    stats.live[Transport::Udp as usize][Family::V4 as usize] = 2;
+    stats.relayed[Direction::ToPeer as usize][Path::Hairpin as usize] = Traffic {
+        bytes: 1200,
+        packets: 1,
+    };
+    stats.drop(DropReason::NoPermission);
+    for seconds in [0.5, 5.0, 20.0, 1e6] {
+        stats.duration.observe(&DURATION_BOUNDS_SECS, seconds);
+    }
+    stats.bandwidth[Direction::ToClient as usize].observe(&BANDWIDTH_BOUNDS, 2e6);
+    totals.stream_connections[Transport::Tls as usize] = 3;
+    totals
+}
+
+fn allocation(user: &str) -> NamedAllocation {
+    let now = Clock.now();
+    NamedAllocation {
+        name: "0-1-7".to_owned(),
+        shard: 0,
+        view: AllocationView {
+            id: AllocationId {
+                slot: 1,
+                generation: 7,
+            },
+            user: Arc::from(user),
+            transport: Transport::Tcp,
+            client: "198.51.100.7:4000".parse().unwrap(),
+            relayed: "203.0.113.7:50000".parse().unwrap(),
+            created_unix: now.unix,
+            created: now.mono,
+            expires_unix: now.unix + Duration::from_secs(600),
+            traffic: [
+                Traffic {
+                    bytes: 10,
+                    packets: 1,
+                },
+                Traffic {
+                    bytes: 20,
+                    packets: 2,
+                },
+            ],
+            bits_per_second: [100, 200],
+            permissions: 1,
+            channels: 1,
+        },
+    }
+}
+
+#[track_caller]
+fn has(text: &str, line: &str) {
+    assert!(
+        text.lines().any(|found| found == line),
+        "no line {line:?} in:\n{text}"
+    );
+}
+
+#[test]
+fn totals_carry_the_contract_names_and_labels() {
+    let text = encode(&busy(), &[], &context());
+    for line in [
+        "# TYPE turn_allocations gauge",
+        r#"turn_allocations{transport="udp",family="ipv4"} 2"#,
+        r#"turn_allocations{transport="tls",family="ipv6"} 0"#,
+        "# TYPE turn_allocations_total counter",
+        r#"turn_allocations_total{transport="udp",result="ok"} 2"#,
+        r#"turn_allocations_total{transport="tcp",result="ok"} 0"#,
+        r#"turn_allocations_total{transport="tls",result="401"} 1"#,
+        r#"turn_requests_total{method="unknown",transport="tcp",result="400"} 1"#,
+        r#"turn_requests_total{method="binding",transport="udp",result="ok"} 0"#,
+        r#"turn_relayed_bytes_total{direction="to_peer",path="hairpin"} 1200"#,
+        r#"turn_relayed_packets_total{direction="to_client",path="kernel"} 0"#,
+        r#"turn_dropped_packets_total{reason="no_permission"} 1"#,
+        r#"turn_auth_failures_total{reason="expired"} 0"#,
+        r#"turn_stream_connections{transport="tls"} 3"#,
+        "turn_certificate_expiry_timestamp_seconds 1900000000",
+        "turn_capacity_ratio 0.25",
+        r#"turn_build_info{version="9.9.9"} 1"#,
+    ] {
+        has(&text, line);
+    }
+    for reason in DropReason::ALL {
+        assert!(text.contains(&format!("{{reason=\"{}\"}}", reason.label())));
+    }
+    assert!(text.contains("turn_peer_denied_total{rule="));
+    assert!(!text.contains(r#"method="unknown",transport="udp""#));
+    assert!(!text.contains(r#"turn_stream_connections{transport="udp"}"#));
+    assert!(!text.contains("turn_allocation_bytes_total"));
+}
+
+#[test]
+fn without_tls_there_is_no_certificate_series() {
+    let context = Context {
+        certificate_expiry_unix: None,
+        ..context()
+    };
+    let text = encode(&ShardSnapshot::default(), &[], &context);
+    assert!(!text.contains("turn_certificate_expiry"));
+}
+
+#[test]
+fn histogram_buckets_are_cumulative() {
+    let text = encode(&busy(), &[], &context());
+    for line in [
+        r#"turn_allocation_duration_seconds_bucket{le="1"} 1"#,
+        r#"turn_allocation_duration_seconds_bucket{le="10"} 2"#,
+        r#"turn_allocation_duration_seconds_bucket{le="30"} 3"#,
+        r#"turn_allocation_duration_seconds_bucket{le="86400"} 3"#,
+        r#"turn_allocation_duration_seconds_bucket{le="+Inf"} 4"#,
+        "turn_allocation_duration_seconds_count 4",
+        "turn_allocation_duration_seconds_sum 1000025.5",
+        r#"turn_allocation_bandwidth_bits_per_second_bucket{direction="to_client",le="1000000"} 0"#,
+        r#"turn_allocation_bandwidth_bits_per_second_bucket{direction="to_client",le="3000000"} 1"#,
+        r#"turn_allocation_bandwidth_bits_per_second_count{direction="to_peer"} 0"#,
+    ] {
+        has(&text, line);
+    }
+}
+
+#[test]
+fn allocations_have_series_of_their_own_whatever_the_user_is_called() {
+    let text = encode(&busy(), &[allocation("a\"b\\c\nd{}=,é")], &context());
+    let labels =
+        r#"{allocation="0-1-7",user="a\"b\\c\nd{}=,é",transport="tcp",direction="to_client"}"#;
+    has(&text, &format!("turn_allocation_bytes_total{labels} 20"));
+    has(&text, &format!("turn_allocation_packets_total{labels} 2"));
+    has(&text, &format!("turn_allocation_bandwidth{labels} 200"));
+}
+
+#[test]
+fn promtool_accepts_the_page() {
+    let live = [allocation("alice"), allocation("a\"b\\c\nd")];
+    let Ok(mut promtool) = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+    else {
+        println!("skipped: promtool is not installed");
+        return;
+    };
+    let text = encode(&busy(), &live, &context());
+    let mut input = promtool.stdin.take().unwrap();
+    input.write_all(text.as_bytes()).unwrap();
+    drop(input);
+    let output = promtool.wait_with_output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    // The name is fixed, and network bandwidth is counted in bits; everything else promtool might say is a fault.
+    const TOLERATED: &str =
+        r#"turn_allocation_bandwidth_bits_per_second use base unit "bytes" instead of "bits""#;
+    let faults: Vec<_> = (said.lines())
+        .filter(|line| !line.is_empty() && *line != TOLERATED)
+        .collect();
+    assert!(faults.is_empty(), "{faults:#?}");
+}

@@ -1,0 +1,5 @@
+//! Who may allocate, who may be reached, how many may live.
+
+mod credentials;
+mod peers;
+mod quota;

@@ -1,0 +1,3 @@
+//! Random operations against naive models.
+
+mod access;
