@@ -54,9 +54,9 @@ fn check_call(test: &str, transport: &str) {
     server.wait_until_idle();
 }
 
-/// `TURNIX_PYTHON`, or a python3 that has aiortc.
+/// `INTEROP_PYTHON`, or a python3 that has aiortc.
 fn python(test: &str) -> Option<PathBuf> {
-    let python = match std::env::var_os("TURNIX_PYTHON") {
+    let python = match std::env::var_os("INTEROP_PYTHON") {
         Some(path) => PathBuf::from(path),
         None => find_tool(test, "python3")?,
     };

@@ -118,7 +118,7 @@ impl Server {
 
 /// Whether coturn stands in for the server, to try out the harness itself.
 pub fn is_stand_in() -> bool {
-    std::env::var("TURNIX_INTEROP_SERVER").is_ok_and(|name| name == "coturn")
+    std::env::var("INTEROP_SERVER").is_ok_and(|name| name == "coturn")
 }
 
 /// The answer to a GET.
@@ -248,6 +248,12 @@ admin = "127.0.0.1:{admin}"
         .args(["serve", "-c"])
         .arg(dir.path().join("turnix.toml"));
     command.env("STATE_DIRECTORY", dir.path());
+    // Such variables are keys of the configuration.
+    for (name, _) in
+        std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"TURNIX_"))
+    {
+        command.env_remove(name);
+    }
     command
 }
 

@@ -50,7 +50,7 @@ pub fn find_tool(test: &str, name: &str) -> Option<PathBuf> {
 pub fn skip(test: &str, missing: &str) {
     let line = format!("SKIPPED: {test}: {missing} not found");
     assert!(
-        std::env::var_os("TURNIX_REQUIRE_TOOLS").is_none_or(|v| v != "1"),
+        std::env::var_os("INTEROP_REQUIRE_TOOLS").is_none_or(|v| v != "1"),
         "{line}"
     );
     println!("{line}");
