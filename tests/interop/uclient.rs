@@ -1,6 +1,7 @@
 //! coturn's `turnutils_uclient`, with coturn's echo peer or between two of its own clients.
 //!
-//! It picks channel numbers from the whole range of RFC 5766. Over TLS it tries TLS 1.0 and 1.1 as well, one context at
+//! It picks channel numbers from the whole range of RFC 5766, and asks for an even port (EVEN-PORT, without reserving
+//! the next) in every second Allocate, by chance; no option turns that off. Over TLS it tries TLS 1.0 and 1.1 as well, one context at
 //! a time, until the server accepts; and it takes what one TLS record carries for one message, however many there are,
 //! hence the slower pace there.
 
@@ -194,10 +195,15 @@ fn check(test: &str, case: Run) {
     } else {
         "kernel"
     };
-    // Every message is 200 bytes and crosses the relay once at least.
-    let bytes = 200.0 * f64::from(u32::try_from(total).expect("a small number"));
-    server.wait_for_metrics("the relayed bytes are counted", |metrics| {
-        metrics.sum("turn_relayed_bytes_total", &[("path", path)]) >= bytes
+    // Every message is 200 bytes and crosses the relay once in each direction: out at the sender's allocation and in at
+    // the receiver's, or to the echo peer and back.
+    let packets = f64::from(u32::try_from(total).expect("a small number"));
+    server.wait_for_metrics("exactly what was relayed is counted", |metrics| {
+        ["to_peer", "to_client"].iter().all(|direction| {
+            let labels = [("direction", *direction), ("path", path)];
+            metrics.sum("turn_relayed_packets_total", &labels) == packets
+                && metrics.sum("turn_relayed_bytes_total", &labels) == 200.0 * packets
+        })
     });
     if case.transport != Transport::Udp {
         return server.wait_until_idle();
@@ -276,6 +282,6 @@ fn wrong_password_is_refused() {
     );
     assert!(output.contains("Cannot complete Allocation"), "{output}");
     server.wait_for_metrics("the refusal is counted", |metrics| {
-        metrics.sum("turn_auth_failures_total", &[]) > 0.0
+        metrics.sum("turn_auth_failures_total", &[("reason", "bad_password")]) >= 1.0
     });
 }
