@@ -1,0 +1,69 @@
+//! aiortc: two of its peer connections talk over a data channel, through the relay alone.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::server::{Options, PASSWORD, Server, USER};
+use crate::tools::{find_tool, one_at_a_time, run, skip};
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/aiortc_call.py");
+
+#[test]
+fn call_over_udp() {
+    check_call("aiortc::call_over_udp", "udp");
+}
+
+#[test]
+fn call_over_tcp() {
+    check_call("aiortc::call_over_tcp", "tcp");
+}
+
+fn check_call(test: &str, transport: &str) {
+    let Some(python) = python(test) else { return };
+    let _turn = one_at_a_time();
+    let server = Server::start(Options::default());
+    let uri = format!("turn:127.0.0.1:{}?transport={transport}", server.port);
+    let mut command = Command::new(python);
+    command.args([SCRIPT, &uri, USER, PASSWORD]);
+    let (status, output) = run(&mut command, server.dir(), Duration::from_secs(60));
+    assert!(
+        status.is_some_and(|status| status.success()),
+        "{status:?}\n{output}"
+    );
+    let result: Value =
+        serde_json::from_str(output.lines().last().unwrap_or("")).expect("JSON from the script");
+    assert_eq!(result["echoed"], 64, "{result:#}");
+    let types = result["candidates"].as_array().expect("candidates");
+    assert!(
+        !types.is_empty() && types.iter().all(|kind| kind == "relay"),
+        "{result:#}"
+    );
+    assert_eq!(
+        result["pairs"],
+        serde_json::json!(["relay/relay", "relay/relay"]),
+        "{result:#}"
+    );
+
+    let bytes = result["bytes"].as_f64().expect("bytes");
+    server.wait_for_metrics("the bytes of the data channel are counted", |metrics| {
+        metrics.sum("turn_relayed_bytes_total", &[("path", "hairpin")]) >= bytes
+    });
+    server.wait_until_idle();
+}
+
+/// `INTEROP_PYTHON`, or a python3 that has aiortc.
+fn python(test: &str) -> Option<PathBuf> {
+    let python = match std::env::var_os("INTEROP_PYTHON") {
+        Some(path) => PathBuf::from(path),
+        None => find_tool(test, "python3")?,
+    };
+    let found = Command::new(&python).args(["-c", "import aiortc"]).output();
+    if found.is_ok_and(|output| output.status.success()) {
+        return Some(python);
+    }
+    skip(test, "aiortc");
+    None
+}

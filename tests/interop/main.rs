@@ -1,0 +1,15 @@
+//! Other implementations' clients against the built server: coturn's load generator, a real browser, aiortc and the
+//! `turn` crate. Everything runs on loopback and ends by itself.
+//!
+//! A test whose tool is missing prints `SKIPPED` and passes, unless `INTEROP_REQUIRE_TOOLS=1`.
+//! `INTEROP_SERVER=coturn` runs the same clients against coturn's `turnserver`, which tells a fault of the
+//! harness from one of the server; what only turnix has (its metrics, its test page) is then not looked at.
+
+mod aiortc;
+mod browser;
+mod metrics;
+mod promtool;
+mod server;
+mod tools;
+mod turn_crate;
+mod uclient;

@@ -1,0 +1,280 @@
+//! The server under test: the built binary with a configuration of its own, on ports of its own, gone with the test.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::metrics::Metrics;
+use crate::tools::{Process, wait_for};
+
+pub const REALM: &str = "turn.example.org";
+pub const USER: &str = "alice";
+pub const PASSWORD: &str = "wonderland";
+pub const SECRET: &str = "looking-glass";
+
+const LOOPBACK: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::LOCALHOST),
+    IpAddr::V6(Ipv6Addr::LOCALHOST),
+];
+const STARTUP: Duration = Duration::from_secs(15);
+
+/// How a test wants its server.
+#[derive(Clone, Copy, Default)]
+pub struct Options {
+    /// Peers on loopback that are not relayed addresses of the server itself.
+    pub loopback_peers: bool,
+    /// The clients use the shared secret. The server knows user and secret at once; only the stand-in has to choose.
+    pub secret: bool,
+}
+
+/// A running server; dropping it ends it.
+pub struct Server {
+    pub port: u16,
+    admin: u16,
+    process: Process,
+    dir: TempDir,
+}
+
+impl Server {
+    /// Starts the server and waits until it serves.
+    pub fn start(options: Options) -> Server {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let block = free_block();
+        write_certificate(&dir);
+        let mut command = if is_stand_in() {
+            stand_in(&dir, block, options)
+        } else {
+            turnix(&dir, block, options)
+        };
+        command.current_dir(dir.path());
+        let process = Process::start(&mut command, dir.path().join("server.log"));
+        let mut server = Server {
+            port: block.listen(),
+            admin: block.admin(),
+            process,
+            dir,
+        };
+        server.wait_until_ready();
+        server
+    }
+
+    fn wait_until_ready(&mut self) {
+        wait_for("the server is ready", STARTUP, || {
+            if let Some(status) = self.process.ended() {
+                panic!("the server ended at once: {status}");
+            }
+            if is_stand_in() {
+                return TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))
+                    .ok()
+                    .map(drop);
+            }
+            (get(self.admin, "/ready")?.status == 200).then_some(())
+        });
+    }
+
+    /// A directory that lives as long as the server.
+    pub fn dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
+    /// The body of `/metrics`, or `None` if this is the stand-in.
+    pub fn metrics_text(&self) -> Option<String> {
+        if is_stand_in() {
+            return None;
+        }
+        let response = get(self.admin, "/metrics").expect("/metrics answers");
+        assert_eq!(response.status, 200, "/metrics");
+        Some(response.body)
+    }
+
+    /// What the server counts, or `None` if this is the stand-in.
+    pub fn metrics(&self) -> Option<Metrics> {
+        self.metrics_text().map(|text| Metrics::parse(&text))
+    }
+
+    /// Waits until the metrics satisfy `holds`; does nothing with the stand-in.
+    pub fn wait_for_metrics(&self, what: &str, holds: impl Fn(&Metrics) -> bool) {
+        if !is_stand_in() {
+            wait_for(what, Duration::from_secs(10), || {
+                self.metrics().filter(&holds).map(drop)
+            });
+        }
+    }
+
+    /// Waits until no allocation is left, in the gauge and in the series of their own.
+    pub fn wait_until_idle(&self) {
+        self.wait_for_metrics("the allocations are gone", |metrics| {
+            metrics.sum("turn_allocations", &[]) == 0.0
+                && metrics.count("turn_allocation_bytes_total", &[]) == 0
+                && metrics.count("turn_allocation_packets_total", &[]) == 0
+                && metrics.count("turn_allocation_bandwidth", &[]) == 0
+        });
+    }
+}
+
+/// Whether coturn stands in for the server, to try out the harness itself.
+pub fn is_stand_in() -> bool {
+    std::env::var("INTEROP_SERVER").is_ok_and(|name| name == "coturn")
+}
+
+/// The answer to a GET.
+pub struct Response {
+    pub status: u16,
+    pub body: String,
+}
+
+/// `GET path` from a port of this machine; `None` while nothing answers there.
+pub fn get(port: u16, path: &str) -> Option<Response> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"
+    )
+    .ok()?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).ok()?;
+    let text = String::from_utf8(bytes).ok()?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    assert!(
+        !head.to_ascii_lowercase().contains("transfer-encoding"),
+        "{path}: this client does not read chunks"
+    );
+    Some(Response {
+        status,
+        body: body.to_owned(),
+    })
+}
+
+/// The ports of one server, below the kernel's ephemeral range so that no connection takes them.
+#[derive(Clone, Copy)]
+struct Block(u16);
+
+impl Block {
+    const SIZE: u16 = 200;
+    const FIRST: u16 = 10_000;
+    const COUNT: u32 = 110;
+
+    fn listen(self) -> u16 {
+        self.0
+    }
+    fn admin(self) -> u16 {
+        self.0 + 5
+    }
+    fn relays(self) -> (u16, u16) {
+        (self.0 + 20, self.0 + Self::SIZE - 1)
+    }
+}
+
+fn free_block() -> Block {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id().wrapping_mul(31);
+    for _ in 0..Block::COUNT {
+        let index = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % Block::COUNT;
+        let index = u16::try_from(index).expect("a small number");
+        let block = Block(Block::FIRST + index * Block::SIZE);
+        if is_free(block.listen()) && is_free(block.admin()) {
+            return block;
+        }
+    }
+    panic!("no free ports");
+}
+
+/// Whether `port` can be bound for UDP and TCP on both loopback addresses.
+pub fn is_free(port: u16) -> bool {
+    LOOPBACK.iter().all(|ip| {
+        let address = SocketAddr::new(*ip, port);
+        UdpSocket::bind(address).is_ok() && TcpListener::bind(address).is_ok()
+    })
+}
+
+fn write_certificate(dir: &TempDir) {
+    let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
+    let made = rcgen::generate_simple_self_signed(names).expect("certificate");
+    std::fs::write(dir.path().join("cert.pem"), made.cert.pem()).expect("certificate");
+    std::fs::write(dir.path().join("key.pem"), made.signing_key.serialize_pem()).expect("key");
+}
+
+fn turnix(dir: &TempDir, block: Block, options: Options) -> Command {
+    let path = dir.path().display();
+    let (port, admin, (first, last)) = (block.listen(), block.admin(), block.relays());
+    let allow = if options.loopback_peers {
+        r#""loopback""#
+    } else {
+        ""
+    };
+    let config = format!(
+        r#"
+realm = "{REALM}"
+
+[[listen]]
+address = "127.0.0.1:{port}"
+protocols = ["udp", "tcp", "tls", "http"]
+
+[[listen]]
+address = "[::1]:{port}"
+protocols = ["udp", "tcp", "tls", "http"]
+
+[relay]
+addresses = ["127.0.0.1", "::1"]
+ports = "{first}-{last}"
+
+[auth]
+users = {{ {USER} = "{PASSWORD}" }}
+secrets = ["{SECRET}"]
+
+[peers]
+allow = [{allow}]
+
+[protocol]
+channels = "rfc5766"
+
+[tls]
+certificate = "{path}/cert.pem"
+key = "{path}/key.pem"
+
+[http]
+admin = "127.0.0.1:{admin}"
+"#
+    );
+    std::fs::write(dir.path().join("turnix.toml"), config).expect("configuration");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_turnix"));
+    command
+        .args(["serve", "-c"])
+        .arg(dir.path().join("turnix.toml"));
+    command.env("STATE_DIRECTORY", dir.path());
+    // Such variables are keys of the configuration.
+    for (name, _) in
+        std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"TURNIX_"))
+    {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn stand_in(dir: &TempDir, block: Block, options: Options) -> Command {
+    let path = dir.path().display();
+    let (port, (first, last)) = (block.listen(), block.relays());
+    // It cannot do both: with a shared secret, static users are not looked at.
+    let credentials = if options.secret {
+        format!("use-auth-secret\nstatic-auth-secret={SECRET}")
+    } else {
+        format!("lt-cred-mech\nuser={USER}:{PASSWORD}")
+    };
+    let config = format!(
+        "listening-port={port}\ntls-listening-port={}\nlistening-ip=127.0.0.1\nlistening-ip=::1\n\
+         relay-ip=127.0.0.1\nrelay-ip=::1\nmin-port={first}\nmax-port={last}\n{credentials}\nrealm={REALM}\n\
+         allow-loopback-peers\ncli-password=unused\nno-cli\nno-software-attribute\nlog-file=stdout\n\
+         cert={path}/cert.pem\npkey={path}/key.pem\npidfile={path}/pid\nuserdb={path}/users\n",
+        port + 10
+    );
+    std::fs::write(dir.path().join("turnserver.conf"), config).expect("configuration");
+    let mut command = Command::new("turnserver");
+    command.arg("-c").arg(dir.path().join("turnserver.conf"));
+    command
+}

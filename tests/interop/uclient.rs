@@ -1,0 +1,287 @@
+//! coturn's `turnutils_uclient`, with coturn's echo peer or between two of its own clients.
+//!
+//! It picks channel numbers from the whole range of RFC 5766, and asks for an even port (EVEN-PORT, without reserving
+//! the next) in every second Allocate, by chance; no option turns that off. Over TLS it tries TLS 1.0 and 1.1 as well, one context at
+//! a time, until the server accepts; and it takes what one TLS record carries for one message, however many there are,
+//! hence the slower pace there.
+
+use std::net::Ipv4Addr;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::server::{Options, PASSWORD, SECRET, Server, USER, is_free};
+use crate::tools::{Process, find_tool, one_at_a_time, run};
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+#[derive(Clone, Copy, PartialEq)]
+enum Transport {
+    Udp,
+    Tcp,
+    Tls,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Data {
+    Channels,
+    Indications,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Peer {
+    /// The clients' relayed addresses talk to each other.
+    Clients,
+    /// `turnutils_peer` on the loopback address of the relayed family.
+    Echo,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Family {
+    V4,
+    V6,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Credentials {
+    LongTerm,
+    Secret,
+}
+
+/// One run of the load generator.
+#[derive(Clone, Copy)]
+struct Run {
+    transport: Transport,
+    data: Data,
+    peer: Peer,
+    /// The address the server is reached at.
+    server: Family,
+    relayed: Family,
+    credentials: Credentials,
+}
+
+impl Run {
+    const fn new(transport: Transport, data: Data, peer: Peer) -> Run {
+        Run {
+            transport,
+            data,
+            peer,
+            server: Family::V4,
+            relayed: Family::V4,
+            credentials: Credentials::LongTerm,
+        }
+    }
+
+    const fn server(self, server: Family) -> Run {
+        Run { server, ..self }
+    }
+
+    const fn relayed(self, relayed: Family) -> Run {
+        Run { relayed, ..self }
+    }
+
+    const fn secret(self) -> Run {
+        Run {
+            credentials: Credentials::Secret,
+            ..self
+        }
+    }
+
+    /// Messages of each client, clients, and milliseconds between messages.
+    fn load(&self) -> (u64, u64, u64) {
+        if self.transport == Transport::Tls {
+            (15, 2, 50)
+        } else {
+            (20, 2, 20)
+        }
+    }
+
+    fn arguments(&self, server_port: u16, echo_port: u16) -> Vec<String> {
+        let (messages, clients, interval) = self.load();
+        let mut arguments: Vec<String> = Vec::new();
+        let mut add = |words: &str| arguments.extend(words.split(' ').map(str::to_owned));
+        match self.transport {
+            Transport::Udp => {}
+            Transport::Tcp => add("-t"),
+            Transport::Tls => add("-t -S"),
+        }
+        if self.data == Data::Indications {
+            add("-s");
+        }
+        let relayed = address(self.relayed);
+        match self.peer {
+            Peer::Clients => add("-y"),
+            Peer::Echo => add(&format!("-e {relayed} -r {echo_port}")),
+        }
+        add(if self.relayed == Family::V6 {
+            "-x"
+        } else {
+            "-X"
+        });
+        add(&match self.credentials {
+            Credentials::LongTerm => format!("-u {USER} -w {PASSWORD}"),
+            Credentials::Secret => format!("-u bob -W {SECRET}"),
+        });
+        // -c: no second, RTCP, allocation for each client.
+        add(&format!(
+            "-c -n {messages} -m {clients} -z {interval} -l 200 -p {server_port}"
+        ));
+        add(address(self.server));
+        arguments
+    }
+}
+
+fn address(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "127.0.0.1",
+        Family::V6 => "::1",
+    }
+}
+
+fn check(test: &str, case: Run) {
+    let Some(uclient) = find_tool(test, "turnutils_uclient") else {
+        return;
+    };
+    let Some(echo) = find_tool(test, "turnutils_peer") else {
+        return;
+    };
+    let _turn = one_at_a_time();
+    let server = Server::start(Options {
+        loopback_peers: case.peer == Peer::Echo,
+        secret: case.credentials == Credentials::Secret,
+    });
+    // It takes the port above its own as well.
+    let echo_port = server.port + 15;
+    assert!(
+        is_free(echo_port) && is_free(echo_port + 1),
+        "port of the echo peer"
+    );
+    let _echo = (case.peer == Peer::Echo).then(|| {
+        let mut command = Command::new(echo);
+        command.args(["-L", "127.0.0.1", "-L", "::1", "-p", &echo_port.to_string()]);
+        let process = Process::start(&mut command, server.dir().join("peer.log"));
+        // Its sockets are bound once nobody else can bind them.
+        crate::tools::wait_for("the echo peer", Duration::from_secs(5), || {
+            std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, echo_port + 1))
+                .is_err()
+                .then_some(())
+        });
+        process
+    });
+
+    let arguments = case.arguments(server.port, echo_port);
+    let (status, output) = run(
+        Command::new(uclient).args(&arguments),
+        server.dir(),
+        TIMEOUT,
+    );
+
+    let line = arguments.join(" ");
+    assert!(
+        status.is_some_and(|status| status.success()),
+        "uclient {line}: {status:?}\n{output}"
+    );
+    let (messages, clients, _) = case.load();
+    let total = messages * clients;
+    let received = format!("tot_send_msgs={total}, tot_recv_msgs={total}");
+    assert!(
+        output.contains(&received),
+        "uclient {line}: no {received}\n{output}"
+    );
+    let no_loss = "Total lost packets 0 (0.000000%), total send dropped 0 (0.000000%)";
+    assert!(output.contains(no_loss), "uclient {line}: loss\n{output}");
+
+    let path = if case.peer == Peer::Clients {
+        "hairpin"
+    } else {
+        "kernel"
+    };
+    // Every message is 200 bytes and crosses the relay once in each direction: out at the sender's allocation and in at
+    // the receiver's, or to the echo peer and back.
+    let packets = f64::from(u32::try_from(total).expect("a small number"));
+    server.wait_for_metrics("exactly what was relayed is counted", |metrics| {
+        ["to_peer", "to_client"].iter().all(|direction| {
+            let labels = [("direction", *direction), ("path", path)];
+            metrics.sum("turn_relayed_packets_total", &labels) == packets
+                && metrics.sum("turn_relayed_bytes_total", &labels) == 200.0 * packets
+        })
+    });
+    if case.transport != Transport::Udp {
+        return server.wait_until_idle();
+    }
+    // Over UDP it gives back the allocations that relayed, and forgets the one it made for each to look around.
+    let forgotten = if case.peer == Peer::Clients {
+        clients / 2
+    } else {
+        clients
+    };
+    let forgotten = f64::from(u32::try_from(forgotten).expect("a small number"));
+    server.wait_for_metrics("the allocations are given back", |metrics| {
+        metrics.sum("turn_allocations", &[("transport", "udp")]) == forgotten
+    });
+}
+
+use Data::{Channels, Indications};
+use Family::V6;
+use Peer::{Clients, Echo};
+use Transport::{Tcp, Tls, Udp};
+
+macro_rules! cases {
+    ($($name:ident: $case:expr;)*) => {
+        $(#[test]
+        fn $name() {
+            check(concat!("uclient::", stringify!($name)), $case);
+        })*
+    };
+}
+
+cases! {
+    udp_channels_between_clients: Run::new(Udp, Channels, Clients);
+    udp_indications_between_clients: Run::new(Udp, Indications, Clients);
+    udp_channels_to_echo_peer: Run::new(Udp, Channels, Echo);
+    udp_indications_to_echo_peer: Run::new(Udp, Indications, Echo);
+    tcp_channels_between_clients: Run::new(Tcp, Channels, Clients);
+    tcp_indications_to_echo_peer: Run::new(Tcp, Indications, Echo);
+    tls_channels_between_clients: Run::new(Tls, Channels, Clients);
+    tls_indications_to_echo_peer: Run::new(Tls, Indications, Echo);
+    ipv6_relay_for_ipv4_clients: Run::new(Udp, Channels, Clients).relayed(V6);
+    ipv6_clients_of_ipv4_relay: Run::new(Udp, Channels, Clients).server(V6);
+    ipv6_everywhere_to_echo_peer: Run::new(Udp, Indications, Echo).server(V6).relayed(V6);
+    ipv6_tcp_to_ipv6_relay: Run::new(Tcp, Channels, Echo).server(V6).relayed(V6);
+    secret_over_udp: Run::new(Udp, Channels, Clients).secret();
+    secret_over_tcp: Run::new(Tcp, Channels, Clients).secret();
+    secret_over_tls: Run::new(Tls, Channels, Echo).secret();
+}
+
+/// The load generator must tell a refusal from a success, or the runs above would prove nothing.
+#[test]
+fn wrong_password_is_refused() {
+    let Some(uclient) = find_tool("uclient::wrong_password_is_refused", "turnutils_uclient") else {
+        return;
+    };
+    let server = Server::start(Options::default());
+    let port = server.port.to_string();
+    let arguments = [
+        "-y",
+        "-c",
+        "-n",
+        "5",
+        "-m",
+        "2",
+        "-u",
+        USER,
+        "-w",
+        "wrong",
+        "-p",
+        &port,
+        "127.0.0.1",
+    ];
+    let (status, output) = run(Command::new(uclient).args(arguments), server.dir(), TIMEOUT);
+    assert!(
+        status.is_some_and(|status| !status.success()),
+        "{status:?}\n{output}"
+    );
+    assert!(output.contains("Cannot complete Allocation"), "{output}");
+    server.wait_for_metrics("the refusal is counted", |metrics| {
+        metrics.sum("turn_auth_failures_total", &[("reason", "bad_password")]) >= 1.0
+    });
+}
