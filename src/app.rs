@@ -378,7 +378,8 @@ fn log_started(started: &Started, shards: usize) {
         tracing::info!(address = %listener.address, protocols = speaks.join(","), "listening");
     }
     for relay in &started.relays {
-        tracing::info!(local = ?relay.local, external = %relay.external, "relaying");
+        let local = relay.local.unwrap_or(relay.external);
+        tracing::info!(%local, external = %relay.external, "relaying");
     }
     if let Some(admin) = started.admin {
         tracing::info!(address = %admin, "admin API and metrics");

@@ -77,11 +77,8 @@ fn flatten(
                 flatten(&name, value, known, into);
             }
         }
-        toml::Value::Array(tables) => {
-            for table in tables {
-                flatten(prefix, table, known, into);
-            }
-        }
+        // Of several tables the first shows the defaults; `the_sample_serves_once_it_has_a_secret` holds the others.
+        toml::Value::Array(tables) => flatten(prefix, &tables[0], known, into),
         _ => into.push((prefix.to_owned(), value.clone())),
     }
 }
@@ -141,11 +138,12 @@ fn the_sample_serves_once_it_has_a_secret() {
 fn defaults() {
     let config = set(&[AUTH]).unwrap();
     assert_eq!(config.access.realm, "turnix");
-    assert_eq!(config.listeners.len(), 1);
-    let listener = config.listeners[0];
-    assert_eq!(listener.address, "[::]:3478".parse().unwrap());
-    assert!(listener.udp && listener.streams.tcp && listener.streams.http);
-    assert!(!listener.streams.tls);
+    assert_eq!(config.listeners.len(), 2);
+    for (listener, address) in config.listeners.iter().zip(["[::]:3478", "[::]:443"]) {
+        assert_eq!(listener.address, address.parse().unwrap());
+        assert!(listener.udp && listener.streams.tcp && listener.streams.http);
+        assert!(!listener.streams.tls);
+    }
     assert_eq!(config.relay.external, External::Auto);
     assert_eq!(config.relay.ports, 49152..=65535);
     assert_eq!(

@@ -80,7 +80,7 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
         realm,
     );
     let tls = read_tls(r);
-    let has_certificate = r.has("tls.certificate") || r.has("tls.key");
+    let has_certificate = r.is_set("tls.certificate") || r.is_set("tls.key");
     let listeners = read_listeners(r, has_certificate);
     let relay = read_relay(r);
     let auth = read_auth(r, sources);
@@ -175,6 +175,7 @@ fn read_listeners(r: &mut Reader<'_>, has_certificate: bool) -> Option<Vec<(Orig
         "listen.",
         "address",
         r#"at least one [[listen]] with an address such as "[::]:3478""#,
+        &["{}", r#"{ address = "[::]:443" }"#],
         |entry| read_listener(entry, has_certificate),
     )?;
     for (index, (origin, listener)) in listeners.iter().enumerate() {

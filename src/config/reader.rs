@@ -76,7 +76,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Declares the list of tables `name` and reads each; one table of defaults if nobody wrote the key.
+    /// Declares the list of tables `name` and reads each; the tables in `defaults` if nobody wrote the key.
     ///
     /// A text in place of a table sets the key `short`; outside files, several may be separated by commas.
     pub fn tables<T>(
@@ -85,11 +85,12 @@ impl<'a> Reader<'a> {
         prefix: &'static str,
         short: &'static str,
         takes: &'static str,
+        defaults: &[&'static str],
         each: impl Fn(&mut Reader<'_>) -> Option<T>,
     ) -> Option<Vec<(Origin, T)>> {
         self.lists.push(name);
         let items = match self.find(name) {
-            None => vec![default_node("{}")],
+            None => defaults.iter().map(|table| default_node(table)).collect(),
             Some(node) => match (&node.value, &node.raw) {
                 (Value::List(items), _) if !items.is_empty() => items.clone(),
                 (Value::Table(_), _) if node.raw.is_some() => vec![node.clone()],
@@ -183,6 +184,12 @@ impl<'a> Reader<'a> {
     /// Whether anybody wrote `name`.
     pub fn has(&self, name: &str) -> bool {
         self.find(name).is_some()
+    }
+
+    /// Whether somebody wrote `name`, and something else than its inert empty text.
+    pub fn is_set(&self, name: &str) -> bool {
+        let empty = |node: &Node| matches!(&node.value, Value::Text(text) if text.is_empty());
+        self.find(name).is_some_and(|node| !empty(node))
     }
 
     /// Records a problem with `name`.
