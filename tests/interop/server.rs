@@ -29,6 +29,8 @@ pub struct Options {
     pub loopback_peers: bool,
     /// The clients use the shared secret. The server knows user and secret at once; only the stand-in has to choose.
     pub secret: bool,
+    /// Log all there is to log.
+    pub trace: bool,
 }
 
 /// A running server; dropping it ends it.
@@ -79,6 +81,11 @@ impl Server {
     /// A directory that lives as long as the server.
     pub fn dir(&self) -> &std::path::Path {
         self.dir.path()
+    }
+
+    /// What the server logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("server.log")).expect("the log")
     }
 
     /// The body of `/metrics`, or `None` if this is the stand-in.
@@ -208,6 +215,7 @@ fn turnix(dir: &TempDir, block: Block, options: Options) -> Command {
     } else {
         ""
     };
+    let level = if options.trace { "trace" } else { "info" };
     let config = format!(
         r#"
 realm = "{REALM}"
@@ -240,6 +248,9 @@ key = "{path}/key.pem"
 
 [http]
 admin = "127.0.0.1:{admin}"
+
+[log]
+level = "{level}"
 "#
     );
     std::fs::write(dir.path().join("turnix.toml"), config).expect("configuration");

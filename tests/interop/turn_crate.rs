@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use turn::client::{Client, ClientConfig};
 use webrtc_util::Conn;
 
-use crate::server::{Options, PASSWORD, REALM, Server, USER};
+use crate::server::{Options, PASSWORD, REALM, SECRET, Server, USER};
 
 const STEP: Duration = Duration::from_secs(5);
 
@@ -17,6 +17,7 @@ const STEP: Duration = Duration::from_secs(5);
 async fn allocates_binds_and_relays_both_ways() {
     let server = Server::start(Options {
         loopback_peers: true,
+        trace: true,
         ..Options::default()
     });
     let peer = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
@@ -101,4 +102,17 @@ async fn allocates_binds_and_relays_both_ways() {
         .expect("in time")
         .expect("Refresh with lifetime 0");
     server.wait_until_idle();
+    if !crate::server::is_stand_in() {
+        // At its most talkative the log has the one line about the allocation, and no secret.
+        let log = server.log();
+        let ended = log.lines().filter(|line| line.contains("allocation ended"));
+        let lines: Vec<_> = ended.collect();
+        assert_eq!(lines.len(), 1, "{log}");
+        for part in [USER, "released", "to_peer_bytes", &relayed.to_string()] {
+            assert!(lines[0].contains(part), "{part}: {}", lines[0]);
+        }
+        for secret in [PASSWORD, SECRET, "PRIVATE KEY"] {
+            assert!(!log.contains(secret), "the log shows a secret");
+        }
+    }
 }

@@ -148,6 +148,7 @@ fn check(test: &str, case: Run) {
     let server = Server::start(Options {
         loopback_peers: case.peer == Peer::Echo,
         secret: case.credentials == Credentials::Secret,
+        ..Options::default()
     });
     // It takes the port above its own as well.
     let echo_port = server.port + 15;
