@@ -263,3 +263,55 @@ fn a_relayed_address_that_is_gone_gets_nothing() {
         });
     }
 }
+
+/// A reader that does not read, behind another shard's mailbox: what is lost on the way is counted where it was lost.
+#[test]
+fn a_flood_across_shards_is_accounted_for_to_the_last_datagram() {
+    const BURSTS: u32 = 120;
+    const BURST: u32 = 100;
+    let server = Server::with(super::server::BOTH, &["peers.allow=[]"]);
+    let mut bob = Client::with_little_room(&server, Transport::Tcp);
+    let to_bob = bob.allocate();
+    let (mut alice, to_alice) = client_by_shard(&server, Transport::Udp, to_bob, false);
+    alice.bind(0x4000, to_bob);
+    bob.bind(0x4000, to_alice);
+    for burst in 0..BURSTS {
+        for number in burst * BURST..(burst + 1) * BURST {
+            let mut data = [0; 1000];
+            data[..4].copy_from_slice(&number.to_be_bytes());
+            alice.send_channel(0x4000, &data);
+        }
+        // The listener has taken in one burst before the next one comes.
+        until("the burst is relayed", || {
+            let [sent, _] = server.allocation(to_alice).view.traffic;
+            sent.packets == u64::from((burst + 1) * BURST)
+        });
+    }
+    let sent = u64::from(BURSTS * BURST);
+    let settled = || {
+        let stats = server.snapshot().stats;
+        let [there, arrived] = [Direction::ToPeer, Direction::ToClient]
+            .map(|way| stats.relayed[way as usize][Path::Hairpin as usize].packets);
+        let lost = stats.dropped[DropReason::Mailbox as usize];
+        (there + lost == sent && arrived == there).then_some(arrived)
+    };
+    until("all is accounted for", || settled().is_some());
+    let arrived = settled().unwrap();
+    let dropped = server.dropped(DropReason::StreamQueue);
+    assert!(dropped > 0, "the queue is bounded");
+
+    let mut previous = None;
+    for _ in 0..arrived - dropped {
+        let data = bob.expect_channel(0x4000);
+        let number = u32::from_be_bytes(data[..4].try_into().unwrap());
+        assert!(previous < Some(number), "{number} after {previous:?}");
+        previous = Some(number);
+    }
+    // Then nothing more.
+    let binding = Request::binding();
+    bob.send(&binding.bytes());
+    match bob.expect() {
+        super::client::Frame::Message(reply) => assert!(reply.is_success()),
+        other => panic!("{other:?}"),
+    }
+}

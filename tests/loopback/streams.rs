@@ -80,6 +80,34 @@ fn many_requests_in_one_write() {
 }
 
 #[test]
+fn the_largest_datagram_there_is() {
+    // 65 535 without the headers of IPv4 and UDP.
+    const LARGEST: usize = 65_507;
+    let server = Server::new();
+    for transport in STREAMS {
+        let mut client = Client::new(&server, transport, Family::V4);
+        let peer = peer(Ipv4Addr::LOCALHOST);
+        let at = peer.local_addr().unwrap();
+        let relayed = client.allocate();
+        client.bind(0x4000, at);
+        for size in [LARGEST, 1, LARGEST - 1, LARGEST - 2, LARGEST] {
+            let data: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+            client.send_channel(0x4000, &data);
+            assert!(receive(&peer) == (data.clone(), relayed), "{size}");
+            peer.send_to(&data, relayed).unwrap();
+            assert!(client.expect_channel(0x4000) == data, "{size}");
+        }
+        // One byte more cannot leave; it costs a counter and nothing else.
+        client.send_channel(0x4000, &[0; LARGEST + 1]);
+        client.send_channel(0x4000, b"next");
+        assert_eq!(receive(&peer).0, b"next");
+    }
+    until("the oversized are counted", || {
+        server.dropped(DropReason::TooLarge) == 2
+    });
+}
+
+#[test]
 fn a_whole_call_in_one_write() {
     let server = Server::new();
     for transport in STREAMS {
@@ -131,13 +159,15 @@ fn the_end_of_a_clients_stream_does_not_swallow_its_answers() {
 #[test]
 fn garbage_after_a_request_ends_the_connection() {
     let server = Server::new();
-    let garbage: [&[u8]; 4] = [
+    let garbage: [&[u8]; 5] = [
         // Neither STUN nor ChannelData.
         &[0xFF; 40],
         b"GET / HTTP/1.1\r\n\r\n\xFF\xFF\xFF\xFF",
         // STUN without the magic cookie, and of a length that no STUN message has.
         &[0; 40],
         &[0, 1, 0, 3, 0x21, 0x12, 0xA4, 0x42, 0, 0, 0, 0],
+        // ChannelData longer than any datagram.
+        &[0x40, 0, 0xFF, 0xFF],
     ];
     for transport in STREAMS {
         for garbage in garbage {
