@@ -94,6 +94,10 @@ pub fn start(config: Config) -> anyhow::Result<Running> {
         open("http.admin", address, &mut problems).map(|socket| (socket, address))
     });
     if !problems.is_empty() {
+        let udp: Vec<_> = (listeners.iter().filter(|listener| listener.udp))
+            .map(|listener| listener.address)
+            .collect();
+        problems.extend(shard::unavailable(&udp).iter().map(udp_problem));
         return Err(Problems::new(problems).into());
     }
 
@@ -102,14 +106,8 @@ pub fn start(config: Config) -> anyhow::Result<Running> {
         own_addresses(&config, &listeners, &relays),
     ));
     let settings = shard_settings(&config, &listeners, relays.clone());
-    let (shards, threads) = Shards::start(&settings, access).map_err(|errors| {
-        let of = |error: &shard::BindError| {
-            let remedy = shard::way_out(&error.source).unwrap_or("see the system's message");
-            let found = format!("cannot bind udp {}: {}", error.address, error.source);
-            Problem::host("listen", found, remedy)
-        };
-        Problems::new(errors.iter().map(of).collect())
-    })?;
+    let (shards, threads) = Shards::start(&settings, access)
+        .map_err(|errors| Problems::new(errors.iter().map(udp_problem).collect()))?;
     let listeners = with_real_ports(listeners, shards.listeners());
 
     let control = tokio::runtime::Builder::new_multi_thread()
@@ -302,6 +300,12 @@ fn open(key: &str, address: SocketAddr, problems: &mut Vec<Problem>) -> Option<T
             None
         }
     }
+}
+
+fn udp_problem(error: &shard::BindError) -> Problem {
+    let remedy = shard::way_out(&error.source).unwrap_or("see the system's message");
+    let found = format!("cannot bind udp {}: {}", error.address, error.source);
+    Problem::host("listen", found, remedy)
 }
 
 /// Everything that is this server, for the peer policy.

@@ -19,6 +19,7 @@ use crate::turn::{
     AllocationId, Direction, DropReason, EndReason, Ended, Forward, FromPeer, Output, Path, Seed,
     Server, Settings,
 };
+use crate::wire::channel_data;
 
 use super::mailbox::{Hairpin, Inbox, Mailbox, Message};
 use super::ports::{RelayPool, Wanted};
@@ -423,8 +424,7 @@ impl Shard {
         start: usize,
         length: usize,
     ) {
-        let batch = &mut self.batches[self.current];
-        let bytes = batch.bytes(usize::from(slot), start..start + length);
+        let bytes = self.batches[self.current].bytes(usize::from(slot), start..start + length);
         let (five_tuple, header) = match self.server.handle_peer_input(now, id, from, bytes) {
             Forward::ToClient { five_tuple, header } => (five_tuple, header),
             Forward::ToPeer { .. } => {
@@ -437,8 +437,14 @@ impl Shard {
                 return;
             }
         };
-        let buffer = batch.buffer_mut(usize::from(slot));
         let front = header.bytes();
+        if self.current == STREAM && front.len() > channel_data::HEADER {
+            // Frames of a stream lie side by side: a header longer than the shortest frame's is written over the
+            // frames in front, so what is still to leave from there leaves now.
+            self.flush();
+        }
+        let batch = &mut self.batches[self.current];
+        let buffer = batch.buffer_mut(usize::from(slot));
         let (begin, end) = (start - front.len(), start + length);
         buffer[begin..start].copy_from_slice(front);
         buffer[end..end + header.padding()].fill(0);

@@ -370,6 +370,7 @@ fn open_listener(
     count: usize,
     buffer_bytes: usize,
 ) -> io::Result<Vec<UdpSocket>> {
+    probe(address)?;
     let options = UdpOptions {
         reuse_port: true,
         recv_buffer_bytes: buffer_bytes,
@@ -377,13 +378,6 @@ fn open_listener(
         packet_info: address.ip().is_unspecified(),
         only_v6: false,
     };
-    drop(UdpSocket::bind(
-        address,
-        &UdpOptions {
-            reuse_port: false,
-            ..options
-        },
-    )?);
     let first = UdpSocket::bind(address, &options)?;
     if first.recv_buffer_bytes() < buffer_bytes {
         tracing::warn!(
@@ -400,6 +394,21 @@ fn open_listener(
         sockets.push(UdpSocket::bind(bound, &options)?);
     }
     Ok(sockets)
+}
+
+/// Whether `address` is ours alone: without SO_REUSEPORT nobody else may have it.
+fn probe(address: SocketAddr) -> io::Result<()> {
+    UdpSocket::bind(address, &UdpOptions::default()).map(drop)
+}
+
+/// Those of `listeners` that UDP cannot be received on now, for a start that fails for another reason already.
+pub fn unavailable(listeners: &[SocketAddr]) -> Vec<BindError> {
+    (listeners.iter())
+        .filter_map(|&address| {
+            let source = probe(address).err()?;
+            Some(BindError { address, source })
+        })
+        .collect()
 }
 
 fn busiest(found: &mut Vec<NamedAllocation>, most: usize) {

@@ -32,6 +32,9 @@ const ANSWER_BYTES: usize = 64 * 1024;
 /// How long a connection without an allocation may stay silent.
 const IDLE: Duration = Duration::from_secs(60);
 
+/// How long a connection that has ended may take to hand over what waits for the client.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// Reads one connection gets before the others have their turn.
 const READS_PER_TURN: usize = 4;
 
@@ -44,7 +47,6 @@ pub(super) struct Queue {
     frames: RefCell<VecDeque<Pending>>,
     media_bytes: Cell<usize>,
     answer_bytes: Cell<usize>,
-    overflowed: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -87,9 +89,6 @@ impl Queue {
     /// Queues an answer. Answers are never dropped; a client that does not read them is disconnected.
     pub fn push_answer(&self, bytes: Vec<u8>) {
         self.answer_bytes.set(self.answer_bytes.get() + bytes.len());
-        if self.answer_bytes.get() > ANSWER_BYTES {
-            self.overflowed.set(true);
-        }
         self.frames.borrow_mut().push_back(Pending {
             bytes,
             written: 0,
@@ -167,12 +166,16 @@ pub(super) async fn serve(shard: Rc<RefCell<Shard>>, stream: ClientStream) {
     let end = poll_fn(|cx| connection.poll(cx)).await;
     tracing::trace!(?end, "stream client gone");
 
-    let mut shard = shard.borrow_mut();
-    let now = Clock.now();
-    shard.server.handle_client_closed(now, five_tuple);
-    shard.drain_outputs(now);
-    shard.streams.remove(&five_tuple);
-    shard.stream_connections[transport as usize] -= 1;
+    {
+        let mut shard = shard.borrow_mut();
+        let now = Clock.now();
+        shard.server.handle_client_closed(now, five_tuple);
+        shard.drain_outputs(now);
+        shard.streams.remove(&five_tuple);
+    }
+    // The client may have ended only its own half: what it was answered before that is still for it.
+    let _ = tokio::time::timeout(LINGER, poll_fn(|cx| connection.poll_close(cx))).await;
+    shard.borrow_mut().stream_connections[transport as usize] -= 1;
 }
 
 struct Connection {
@@ -194,26 +197,21 @@ struct Connection {
 impl Connection {
     /// Writes what waits, reads what came, and ends with the connection.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.queue.overflowed.get() {
-            return Poll::Ready(Err(io::Error::other(
-                "the client does not read its answers",
-            )));
-        }
-        if let Poll::Ready(Err(error)) = self.poll_write(cx) {
-            return Poll::Ready(Err(error));
-        }
         for _ in 0..READS_PER_TURN {
+            if let Poll::Ready(Err(error)) = self.poll_write(cx) {
+                return Poll::Ready(Err(error));
+            }
+            // One read can bring more requests than answers may wait, so this counts only what the socket refused.
+            if self.queue.answer_bytes.get() > ANSWER_BYTES {
+                return Poll::Ready(Err(io::Error::other(
+                    "the client does not read its answers",
+                )));
+            }
             match self.poll_read(cx) {
                 Poll::Ready(Ok(true)) => {}
                 Poll::Ready(Ok(false)) => return Poll::Ready(Ok(())),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => {
-                    // What was read may have been answered.
-                    if let Poll::Ready(Err(error)) = self.poll_write(cx) {
-                        return Poll::Ready(Err(error));
-                    }
-                    return self.poll_idle(cx);
-                }
+                Poll::Pending => return self.poll_idle(cx),
             }
         }
         cx.waker().wake_by_ref();
@@ -249,6 +247,16 @@ impl Connection {
         // Whoever queues next wakes this task.
         *self.queue.waker.borrow_mut() = Some(cx.waker().clone());
         Poll::Pending
+    }
+
+    /// Writes what waits to the last byte, then closes.
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.poll_write(cx) {
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            _ if self.queue.is_empty() && !self.unflushed => {}
+            _ => return Poll::Pending,
+        }
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 
     /// One read and the frames it completes; false at the end of the stream.

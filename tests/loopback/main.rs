@@ -1,0 +1,16 @@
+//! The real server in this process on loopback: real sockets, real threads, clients that share no code with it.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod client;
+mod server;
+
+mod admin;
+mod calls;
+mod datagrams;
+mod hairpin;
+mod limits;
+mod start;
+mod streams;
+mod turn_crate;
