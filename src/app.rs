@@ -89,10 +89,10 @@ pub fn start(config: Config) -> anyhow::Result<Running> {
         }
     });
     let relays = relay_ips(&config, &mut problems);
-    let (listeners, stream_sockets) = open_stream_listeners(&config, &mut problems);
-    let admin = config.admin.and_then(|address| {
-        open("http.admin", address, &mut problems).map(|socket| (socket, address))
-    });
+    let (mut listeners, stream_sockets) = open_stream_listeners(&config, &mut problems);
+    let admin = config
+        .admin
+        .and_then(|address| open("http.admin", address, &mut problems));
     if !problems.is_empty() {
         let udp: Vec<_> = (listeners.iter().filter(|listener| listener.udp))
             .map(|listener| listener.address)
@@ -101,14 +101,22 @@ pub fn start(config: Config) -> anyhow::Result<Running> {
         return Err(Problems::new(problems).into());
     }
 
-    let access = Arc::new(Access::new(
-        &config.access,
-        own_addresses(&config, &listeners, &relays),
-    ));
+    let admin_address = (admin.as_ref()).and_then(|socket| socket.local_addr().ok());
+    let decide = |listeners: &[Listener]| {
+        let own = own_addresses(&config, listeners, &relays, admin_address);
+        Arc::new(Access::new(&config.access, own))
+    };
     let settings = shard_settings(&config, &listeners, relays.clone());
-    let (shards, threads) = Shards::start(&settings, access)
+    let (shards, threads) = Shards::start(&settings, decide(&listeners))
         .map_err(|errors| Problems::new(errors.iter().map(udp_problem).collect()))?;
-    let listeners = with_real_ports(listeners, shards.listeners());
+    if listeners
+        .iter()
+        .any(|listener| listener.address.port() == 0)
+    {
+        // The policy closes our own ports to peers, and only now it is known which these are.
+        listeners = with_real_ports(listeners, shards.listeners());
+        shards.set_access(&decide(&listeners));
+    }
 
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
@@ -141,8 +149,7 @@ pub fn start(config: Config) -> anyhow::Result<Running> {
     }
     let admin = match admin {
         None => None,
-        Some((socket, address)) => {
-            let bound = socket.local_addr().unwrap_or(address);
+        Some(socket) => {
             let state = http::admin::AdminState::new(
                 shards.clone(),
                 draining,
@@ -160,7 +167,7 @@ pub fn start(config: Config) -> anyhow::Result<Running> {
                 let error = front.listen(socket).await;
                 tracing::error!(%error, "the admin listener cannot go on");
             });
-            Some(bound)
+            admin_address
         }
     };
     let started = Started {
@@ -309,7 +316,12 @@ fn udp_problem(error: &shard::BindError) -> Problem {
 }
 
 /// Everything that is this server, for the peer policy.
-fn own_addresses(config: &Config, listeners: &[Listener], relays: &[RelayIp]) -> OwnAddresses {
+fn own_addresses(
+    config: &Config,
+    listeners: &[Listener],
+    relays: &[RelayIp],
+    admin: Option<SocketAddr>,
+) -> OwnAddresses {
     let mut host = net::host::interface_addresses();
     host.extend(listeners.iter().map(|l| l.address.ip().to_canonical()));
     host.extend(
@@ -320,7 +332,6 @@ fn own_addresses(config: &Config, listeners: &[Listener], relays: &[RelayIp]) ->
     host.retain(|ip| !ip.is_unspecified());
     host.sort_unstable();
     host.dedup();
-    let admin = config.admin.iter().map(SocketAddr::port);
     OwnAddresses {
         relays: relays.iter().map(|relay| relay.external).collect(),
         relay_ports: config.relay.ports.clone(),
@@ -328,7 +339,7 @@ fn own_addresses(config: &Config, listeners: &[Listener], relays: &[RelayIp]) ->
         service_ports: listeners
             .iter()
             .map(|listener| listener.address.port())
-            .chain(admin)
+            .chain(admin.map(|admin| admin.port()))
             .collect(),
     }
 }

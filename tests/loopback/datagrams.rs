@@ -237,3 +237,17 @@ fn an_external_address_is_what_clients_see_and_reach() {
         8
     );
 }
+
+#[test]
+fn own_ports_are_closed_to_peers_even_if_the_kernel_chose_them() {
+    let server = Server::with(&["127.0.0.1:0"], &["http.admin=127.0.0.1:0"]);
+    let mut client = Client::udp(&server);
+    client.allocate();
+    for own in [server.address(Family::V4), server.admin()] {
+        let refused = client.ask_signed(Request::channel_bind(0x4000, own));
+        assert_eq!(refused.code(), 403, "{own}");
+    }
+    // Loopback itself is allowed here.
+    let other = peer(loopback(Family::V4));
+    client.bind(0x4000, other.local_addr().unwrap());
+}
