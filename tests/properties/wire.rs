@@ -138,6 +138,25 @@ fn build(built: &Built) -> Request {
     request
 }
 
+/// The attributes that count: nothing behind FINGERPRINT; behind MESSAGE-INTEGRITY or MESSAGE-INTEGRITY-SHA256 only the
+/// latter and FINGERPRINT, and only if they follow at once (RFC 8489 §14.5 to §14.7).
+fn seen(oracle: &m::Message) -> Vec<&RawAttribute> {
+    const SHA256: AttrType = AttrType(0x001C);
+    let mut seen: Vec<&RawAttribute> = Vec::new();
+    let mut ending = false;
+    for attribute in &oracle.attributes.0 {
+        let last = seen.last().map(|attribute| attribute.typ);
+        let follows = attribute.typ == ATTR_FINGERPRINT
+            || attribute.typ == SHA256 && last == Some(ATTR_MESSAGE_INTEGRITY);
+        if last == Some(ATTR_FINGERPRINT) || ending && !follows {
+            break;
+        }
+        ending |= [ATTR_MESSAGE_INTEGRITY, SHA256, ATTR_FINGERPRINT].contains(&attribute.typ);
+        seen.push(attribute);
+    }
+    seen
+}
+
 /// Whatever turnix accepts, `stun` reads the same.
 fn assert_same(bytes: &[u8], message: &Message<'_>) {
     let mut oracle = m::Message::new();
@@ -155,22 +174,25 @@ fn assert_same(bytes: &[u8], message: &Message<'_>) {
     let known = Method::ALL.into_iter().find(|method| method.number() == Some(number));
     assert_eq!(message.method(), known.unwrap_or(Method::Unknown));
 
-    assert_eq!(message.has_integrity(), oracle.contains(ATTR_MESSAGE_INTEGRITY));
-    assert_eq!(message.has_fingerprint(), oracle.contains(ATTR_FINGERPRINT));
-    if message.has_fingerprint() {
+    let seen = seen(&oracle);
+    let has = |kind: AttrType| seen.iter().any(|attribute| attribute.typ == kind);
+    assert_eq!(message.has_integrity(), has(ATTR_MESSAGE_INTEGRITY));
+    assert_eq!(message.has_fingerprint(), has(ATTR_FINGERPRINT));
+    if let Some(at) = (oracle.attributes.0.iter()).position(|a| a.typ == ATTR_FINGERPRINT)
+        && has(ATTR_FINGERPRINT)
+        && at + 1 == oracle.attributes.0.len()
+    {
         FINGERPRINT.check(&oracle).expect("turnix accepted FINGERPRINT");
     }
     for password in ["wonderland", "looking-glass"] {
         let theirs = oracle_key(password).check(&mut oracle.clone()).is_ok();
-        assert_eq!(message.verify_integrity(&key(password)), theirs, "{password}");
+        let ours = message.verify_integrity(&key(password));
+        assert_eq!(ours, theirs && has(ATTR_MESSAGE_INTEGRITY), "{password}");
     }
 
-    // What stands behind MESSAGE-INTEGRITY is not seen.
-    let seen: Vec<&RawAttribute> = {
-        let all = &oracle.attributes.0;
-        let end = all.iter().position(|attribute| attribute.typ == ATTR_MESSAGE_INTEGRITY);
-        all[..end.unwrap_or(all.len())].iter().collect()
-    };
+    // What stands behind MESSAGE-INTEGRITY is not protected, so its values are not to be had.
+    let end = seen.iter().position(|attribute| attribute.typ == ATTR_MESSAGE_INTEGRITY);
+    let seen = &seen[..end.map_or(seen.len(), |end| end + 1)];
     let first = |kind: u16| seen.iter().find(|attribute| attribute.typ.0 == kind).map(|a| &a.value[..]);
     for kind in seen.iter().map(|attribute| attribute.typ.0).chain([
         attribute::USERNAME,
@@ -218,10 +240,11 @@ fn assert_same(bytes: &[u8], message: &Message<'_>) {
             assert_eq!(*ours, theirs);
         }
     }
+    let known = [attribute::LIFETIME, attribute::MESSAGE_INTEGRITY];
     let unknown: Vec<u16> = (seen.iter().map(|attribute| attribute.typ.0))
-        .filter(|kind| *kind < 0x8000 && *kind != attribute::LIFETIME)
+        .filter(|kind| *kind < 0x8000 && !known.contains(kind))
         .collect();
-    let ours: Vec<u16> = (message.unknown_required(&[attribute::LIFETIME, attribute::MESSAGE_INTEGRITY])).collect();
+    let ours: Vec<u16> = message.unknown_required(&known).collect();
     assert_eq!(ours, unknown);
 }
 
@@ -229,7 +252,12 @@ fn their_address(oracle: &m::Message, attribute: &RawAttribute) -> Option<Socket
     let mut alone = m::Message::new();
     alone.transaction_id = oracle.transaction_id;
     alone.write_header();
-    alone.add(ATTR_XOR_PEER_ADDRESS, &attribute.value);
+    // The first byte is reserved and to be ignored (RFC 8489 §14.1); `stun` does not.
+    let mut value = attribute.value.clone();
+    if let Some(reserved) = value.first_mut() {
+        *reserved = 0;
+    }
+    alone.add(ATTR_XOR_PEER_ADDRESS, &value);
     let mut read = XorMappedAddress::default();
     let there = read.get_from_as(&alone, ATTR_XOR_PEER_ADDRESS).is_ok();
     there.then(|| SocketAddr::new(read.ip.to_canonical(), read.port))
@@ -253,7 +281,9 @@ proptest! {
         assert_same(&bytes, &message);
         assert_eq!(message.verify_integrity(&key("wonderland")), built.signed);
         assert!(!message.verify_integrity(&key("looking-glass")));
-        assert_eq!(message.has_fingerprint(), built.fingerprint);
+        // Behind an attribute that does not belong there, not even FINGERPRINT counts.
+        let hidden = built.signed && built.behind;
+        assert_eq!(message.has_fingerprint(), built.fingerprint && !hidden);
     }
 
     #[test]
