@@ -110,7 +110,9 @@ impl Server {
                 self.stats.live[five_tuple.transport() as usize][relayed.family() as usize] += 1;
                 // The answer grants the whole lifetime, however long the relay took to open.
                 let granted = Duration::from_secs(allocation.granted_secs.into());
-                self.touch(now, id, |allocation| allocation.expires = now.mono + granted);
+                self.touch(now, id, |allocation| {
+                    allocation.expires = now.mono + granted
+                });
                 self.stats
                     .answered(Method::Allocate, five_tuple.transport(), Ok(()));
                 self.answer(five_tuple, answer.finish(Some(&key), fingerprint));

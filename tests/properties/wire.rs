@@ -32,7 +32,8 @@ fn address() -> impl Strategy<Value = SocketAddr> {
         (any::<[u8; 16]>(), any::<u16>())
             .prop_map(SocketAddr::from)
             // Mapped addresses count as IPv4, and `stun` writes them as such or not.
-            .prop_filter("not mapped", |address| address.ip() == address.ip().to_canonical()),
+            .prop_filter("not mapped", |address| address.ip()
+                == address.ip().to_canonical()),
     ]
 }
 
@@ -87,16 +88,24 @@ fn built() -> impl Strategy<Value = Built> {
     ]);
     let attributes = prop::collection::vec(attr(), 0..6);
     let flag = any::<bool>;
-    (method, class, attributes, flag(), prop::bool::weighted(0.2), flag()).prop_map(
-        |(method, class, attributes, signed, behind, fingerprint)| Built {
-            method,
-            class,
-            attributes,
-            signed,
-            behind,
-            fingerprint,
-        },
+    (
+        method,
+        class,
+        attributes,
+        flag(),
+        prop::bool::weighted(0.2),
+        flag(),
     )
+        .prop_map(
+            |(method, class, attributes, signed, behind, fingerprint)| Built {
+                method,
+                class,
+                attributes,
+                signed,
+                behind,
+                fingerprint,
+            },
+        )
 }
 
 fn signer() -> Signer {
@@ -160,9 +169,14 @@ fn seen(oracle: &m::Message) -> Vec<&RawAttribute> {
 /// Whatever turnix accepts, `stun` reads the same.
 fn assert_same(bytes: &[u8], message: &Message<'_>) {
     let mut oracle = m::Message::new();
-    oracle.unmarshal_binary(bytes).expect("stun reads what turnix accepts");
+    oracle
+        .unmarshal_binary(bytes)
+        .expect("stun reads what turnix accepts");
     assert_eq!(oracle.raw.len(), bytes.len());
-    assert_eq!(message.transaction_id(), TransactionId(oracle.transaction_id.0));
+    assert_eq!(
+        message.transaction_id(),
+        TransactionId(oracle.transaction_id.0)
+    );
     let class = match oracle.typ.class {
         m::CLASS_REQUEST => Class::Request,
         m::CLASS_INDICATION => Class::Indication,
@@ -171,7 +185,9 @@ fn assert_same(bytes: &[u8], message: &Message<'_>) {
     assert_eq!(message.class(), class);
     let value = m::MessageType::new(oracle.typ.method, m::CLASS_REQUEST).value();
     let number = (value & 0xF) | ((value & 0xE0) >> 1) | ((value & 0x3E00) >> 2);
-    let known = Method::ALL.into_iter().find(|method| method.number() == Some(number));
+    let known = Method::ALL
+        .into_iter()
+        .find(|method| method.number() == Some(number));
     assert_eq!(message.method(), known.unwrap_or(Method::Unknown));
 
     let seen = seen(&oracle);
@@ -182,7 +198,9 @@ fn assert_same(bytes: &[u8], message: &Message<'_>) {
         && has(ATTR_FINGERPRINT)
         && at + 1 == oracle.attributes.0.len()
     {
-        FINGERPRINT.check(&oracle).expect("turnix accepted FINGERPRINT");
+        FINGERPRINT
+            .check(&oracle)
+            .expect("turnix accepted FINGERPRINT");
     }
     for password in ["wonderland", "looking-glass"] {
         let theirs = oracle_key(password).check(&mut oracle.clone()).is_ok();
@@ -191,9 +209,15 @@ fn assert_same(bytes: &[u8], message: &Message<'_>) {
     }
 
     // What stands behind MESSAGE-INTEGRITY is not protected, so its values are not to be had.
-    let end = seen.iter().position(|attribute| attribute.typ == ATTR_MESSAGE_INTEGRITY);
+    let end = seen
+        .iter()
+        .position(|attribute| attribute.typ == ATTR_MESSAGE_INTEGRITY);
     let seen = &seen[..end.map_or(seen.len(), |end| end + 1)];
-    let first = |kind: u16| seen.iter().find(|attribute| attribute.typ.0 == kind).map(|a| &a.value[..]);
+    let first = |kind: u16| {
+        seen.iter()
+            .find(|attribute| attribute.typ.0 == kind)
+            .map(|a| &a.value[..])
+    };
     for kind in seen.iter().map(|attribute| attribute.typ.0).chain([
         attribute::USERNAME,
         attribute::LIFETIME,
@@ -205,7 +229,10 @@ fn assert_same(bytes: &[u8], message: &Message<'_>) {
     assert_eq!(message.username(), first(attribute::USERNAME));
     assert_eq!(message.realm(), first(attribute::REALM));
     assert_eq!(message.nonce(), first(attribute::NONCE));
-    assert_eq!(message.lifetime(), word(first(attribute::LIFETIME)).map(|w| w.map(u32::from_be_bytes)));
+    assert_eq!(
+        message.lifetime(),
+        word(first(attribute::LIFETIME)).map(|w| w.map(u32::from_be_bytes))
+    );
     assert_eq!(
         message.requested_transport(),
         word(first(attribute::REQUESTED_TRANSPORT)).map(|w| w.map(|[number, ..]| number))
@@ -221,7 +248,8 @@ fn assert_same(bytes: &[u8], message: &Message<'_>) {
     );
     assert_eq!(
         message.channel_number(),
-        word(first(attribute::CHANNEL_NUMBER)).map(|w| w.map(|[high, low, ..]| u16::from_be_bytes([high, low])))
+        word(first(attribute::CHANNEL_NUMBER))
+            .map(|w| w.map(|[high, low, ..]| u16::from_be_bytes([high, low])))
     );
     let even = match first(attribute::EVEN_PORT) {
         None => Ok(None),
@@ -230,8 +258,12 @@ fn assert_same(bytes: &[u8], message: &Message<'_>) {
     };
     assert_eq!(message.even_port(), even);
 
-    let peers = seen.iter().filter(|attribute| attribute.typ == ATTR_XOR_PEER_ADDRESS);
-    let theirs: Vec<Option<SocketAddr>> = peers.map(|attribute| their_address(&oracle, attribute)).collect();
+    let peers = seen
+        .iter()
+        .filter(|attribute| attribute.typ == ATTR_XOR_PEER_ADDRESS);
+    let theirs: Vec<Option<SocketAddr>> = peers
+        .map(|attribute| their_address(&oracle, attribute))
+        .collect();
     let ours: Vec<_> = message.peer_addresses().map(Result::ok).collect();
     assert_eq!(ours.len(), theirs.len());
     for (ours, theirs) in ours.iter().zip(theirs) {
@@ -267,7 +299,10 @@ fn their_address(oracle: &m::Message, attribute: &RawAttribute) -> Option<Socket
 fn word(value: Option<&[u8]>) -> Result<Option<[u8; 4]>, DecodeError> {
     match value {
         None => Ok(None),
-        Some(value) => value.try_into().map(Some).map_err(|_| DecodeError::Attribute),
+        Some(value) => value
+            .try_into()
+            .map(Some)
+            .map_err(|_| DecodeError::Attribute),
     }
 }
 

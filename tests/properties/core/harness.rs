@@ -80,7 +80,13 @@ fn credentials() -> Vec<Credential> {
     let rest = |secret: &str, user: &'static str, secs: u64| {
         let secret = Secret::new(secret.to_owned());
         let (username, password) = rest::mint(&secret, Some(user), EPOCH.as_secs() + secs);
-        Credential { username, password, user, expires_secs: Some(secs), valid: true }
+        Credential {
+            username,
+            password,
+            user,
+            expires_secs: Some(secs),
+            valid: true,
+        }
     };
     let fixed = |user: &'static str, password: &str, valid| Credential {
         username: user.into(),
@@ -139,7 +145,16 @@ impl Harness {
             grants: Vec::new(),
         };
         for client in 0..CLIENTS {
-            harness.request(client, Kind::Refresh { lifetime: None, family: None }, None, Extra::default(), 0);
+            harness.request(
+                client,
+                Kind::Refresh {
+                    lifetime: None,
+                    family: None,
+                },
+                None,
+                Extra::default(),
+                0,
+            );
         }
         harness
     }
@@ -147,13 +162,29 @@ impl Harness {
     pub fn step(&mut self, step: &Step) {
         let back = step.back_ms;
         match step.operation.clone() {
-            Operation::Pass { ms, unnoticed: true } => self.at += ms,
-            Operation::Pass { ms, unnoticed: false } => self.pass(ms),
+            Operation::Pass {
+                ms,
+                unnoticed: true,
+            } => self.at += ms,
+            Operation::Pass {
+                ms,
+                unnoticed: false,
+            } => self.pass(ms),
             Operation::Timeout => self.timeout(back),
             Operation::Request {
-                client, kind, signature, fingerprint, unknown_attribute, retransmitted, opening,
+                client,
+                kind,
+                signature,
+                fingerprint,
+                unknown_attribute,
+                retransmitted,
+                opening,
             } => {
-                let extra = Extra { fingerprint, unknown_attribute, retransmitted };
+                let extra = Extra {
+                    fingerprint,
+                    unknown_attribute,
+                    retransmitted,
+                };
                 let opened = self.request(client, kind, signature, extra, back);
                 if let Some(number) = opened {
                     self.open(number, opening, back);
@@ -163,15 +194,28 @@ impl Harness {
             Operation::OpenLater { which, outcome } => {
                 // One that is opening, or one whose allocation has gone while it was.
                 let waiting: Vec<usize> = (self.sockets.iter().copied())
-                    .filter(|number| self.model.allocations.iter().any(|a| a.number == *number && a.relayed.is_none()))
+                    .filter(|number| {
+                        self.model
+                            .allocations
+                            .iter()
+                            .any(|a| a.number == *number && a.relayed.is_none())
+                    })
                     .chain((0..self.ids.len()).filter(|number| !self.sockets.contains(number)))
                     .collect();
                 if !waiting.is_empty() {
                     self.open(waiting[which % waiting.len()], outcome, back);
                 }
             }
-            Operation::Send { client, peer, bytes } => self.send(client, peer, bytes, back),
-            Operation::ChannelData { client, channel, bytes } => {
+            Operation::Send {
+                client,
+                peer,
+                bytes,
+            } => self.send(client, peer, bytes, back),
+            Operation::ChannelData {
+                client,
+                channel,
+                bytes,
+            } => {
                 self.channel_data(client, channel, bytes, back);
             }
             Operation::FromPeer { which, peer, bytes } => self.from_peer(which, peer, bytes, back),
@@ -192,9 +236,19 @@ impl Harness {
     /// A client's nonce that is over is replaced at once, as clients do.
     fn refill_nonce(&mut self, client: usize, signature: Option<Signature>) {
         let own = signature.is_some_and(|signature| matches!(signature.nonce, NonceChoice::Own));
-        let over = (self.nonces[client].as_ref()).is_some_and(|(_, until)| *until < self.latest / 1000);
+        let over =
+            (self.nonces[client].as_ref()).is_some_and(|(_, until)| *until < self.latest / 1000);
         if own && over {
-            self.request(client, Kind::Refresh { lifetime: None, family: None }, None, Extra::default(), 0);
+            self.request(
+                client,
+                Kind::Refresh {
+                    lifetime: None,
+                    family: None,
+                },
+                None,
+                Extra::default(),
+                0,
+            );
         }
     }
 
@@ -211,7 +265,12 @@ impl Harness {
 
     fn pass(&mut self, ms: Ms) {
         let target = self.at + ms;
-        while let Some(at) = self.server.poll_timeout().map(|at| self.ms(at)).filter(|at| *at <= target) {
+        while let Some(at) = self
+            .server
+            .poll_timeout()
+            .map(|at| self.ms(at))
+            .filter(|at| *at <= target)
+        {
             self.at = self.at.max(at);
             self.timeout(0);
         }
@@ -239,7 +298,11 @@ impl Harness {
         for (at, event) in outputs.iter().enumerate() {
             if let Event::Ended { allocation, .. } = event {
                 let before = at.checked_sub(1).map(|before| &outputs[before]);
-                assert_eq!(before, Some(&Event::Close(*allocation)), "closed, then the last word");
+                assert_eq!(
+                    before,
+                    Some(&Event::Close(*allocation)),
+                    "closed, then the last word"
+                );
             }
         }
         outputs.sort_by_key(number);
@@ -278,7 +341,9 @@ impl Harness {
         let request = model::Request {
             client,
             kind: kind.clone(),
-            signed: signed.as_ref().map(|(credential, nonce, _)| (*credential, *nonce)),
+            signed: signed
+                .as_ref()
+                .map(|(credential, nonce, _)| (*credential, *nonce)),
             transaction,
             fingerprint: extra.fingerprint,
             unknown_attribute: extra.unknown_attribute,
@@ -291,7 +356,16 @@ impl Harness {
         assert_eq!(forward, Forward::Consumed);
         let expected = self.model.request(self.latest, &request);
         self.grant(&request, &expected);
-        if extra.retransmitted && matches!(expected[..], [Event::Answer { method: "allocate", code: 0, .. }]) {
+        if extra.retransmitted
+            && matches!(
+                expected[..],
+                [Event::Answer {
+                    method: "allocate",
+                    code: 0,
+                    ..
+                }]
+            )
+        {
             self.reach.note("retransmitted allocate");
         }
         let opens = matches!(expected.last(), Some(Event::Open { .. }));
@@ -304,16 +378,25 @@ impl Harness {
 
     fn grant(&mut self, request: &model::Request, expected: &[Event]) {
         let granted = matches!(expected.last(), Some(Event::Answer { code: 0, .. }));
-        let Some(number) = self.model.of_client(request.client).map(|a| a.number).filter(|_| granted) else {
+        let Some(number) = self
+            .model
+            .of_client(request.client)
+            .map(|a| a.number)
+            .filter(|_| granted)
+        else {
             return;
         };
         let at = self.latest;
         match &request.kind {
             Kind::CreatePermission(peers) => {
-                let grants = peers.iter().map(|index| (number, model::peer(*index).ip(), None, at));
+                let grants = peers
+                    .iter()
+                    .map(|index| (number, model::peer(*index).ip(), None, at));
                 self.grants.extend(grants);
             }
-            Kind::ChannelBind { peer: Some(index), .. } => {
+            Kind::ChannelBind {
+                peer: Some(index), ..
+            } => {
                 let peer = model::peer(*index);
                 self.grants.push((number, peer.ip(), Some(peer), at));
             }
@@ -333,9 +416,12 @@ impl Harness {
     }
 
     fn open(&mut self, number: usize, outcome: Opening, back: Ms) {
-        let waiting = (self.model.allocations.iter()).find(|allocation| allocation.number == number);
+        let waiting =
+            (self.model.allocations.iter()).find(|allocation| allocation.number == number);
         let family = waiting.map_or(1, |_| self.family(number));
-        let ip: IpAddr = if family == 1 { RELAY_V4 } else { RELAY_V6 }.parse().unwrap();
+        let ip: IpAddr = if family == 1 { RELAY_V4 } else { RELAY_V6 }
+            .parse()
+            .unwrap();
         let outcome = match outcome {
             Opening::Later => return,
             Opening::Opens => Ok(SocketAddr::new(ip, self.next_port)),
@@ -357,7 +443,9 @@ impl Harness {
         let opened = outcome.map(RelayedAddress).map_err(|(error, _)| error);
         self.server.handle_relay_opened(now, id, opened);
         self.twin.handle_relay_opened(now, id, opened);
-        let expected = self.model.opened(self.latest, number, outcome.map_err(|(_, code)| code));
+        let expected = self
+            .model
+            .opened(self.latest, number, outcome.map_err(|(_, code)| code));
         self.expect(expected);
     }
 
@@ -379,7 +467,9 @@ impl Harness {
                 self.twin.handle_relay_failed(now, id);
             }
             _ => {
-                let there = self.server.end_allocation(now, id, EndReason::Administrative);
+                let there = self
+                    .server
+                    .end_allocation(now, id, EndReason::Administrative);
                 let twin = self.twin.end_allocation(now, id, EndReason::Administrative);
                 assert_eq!((there, twin), (!expected.is_empty(), !expected.is_empty()));
             }
@@ -438,12 +528,19 @@ impl Harness {
         };
         let address = model::peer(peer);
         let data = payload(bytes, self.tally.inputs);
-        let from = FromPeer { peer: address, path: Path::Kernel };
+        let from = FromPeer {
+            peer: address,
+            path: Path::Kernel,
+        };
         let late = self.is_late(back);
         let now = self.tell(back);
         let id = self.ids[number];
         let forward = self.server.handle_peer_input(now, id, from, &data);
-        assert_eq!(forward, self.twin.handle_peer_input(now, id, from, &data), "determinism");
+        assert_eq!(
+            forward,
+            self.twin.handle_peer_input(now, id, from, &data),
+            "determinism"
+        );
         self.count(&forward, &data);
         let expected = self.model.from_peer(self.latest, number, address, bytes);
         let passed = self.judge(&expected, &forward, &data, &data, address, late);
@@ -465,7 +562,12 @@ impl Harness {
     ) -> bool {
         let dropped = match expected {
             Verdict::ToPeer(number, address) => {
-                let Forward::ToPeer { allocation, peer, payload } = forward else {
+                let Forward::ToPeer {
+                    allocation,
+                    peer,
+                    payload,
+                } = forward
+                else {
                     panic!("{forward:?} instead of {expected:?}");
                 };
                 assert_eq!((*allocation, peer.address()), (self.ids[*number], *address));
@@ -498,20 +600,36 @@ impl Harness {
         false
     }
 
-    fn read_by_others(&mut self, expected: &Verdict, message: &[u8], data: &[u8], peer: SocketAddr) {
+    fn read_by_others(
+        &mut self,
+        expected: &Verdict,
+        message: &[u8],
+        data: &[u8],
+        peer: SocketAddr,
+    ) {
         match expected {
             Verdict::ChannelData(client, channel) => {
-                let mut read = turn::proto::chandata::ChannelData { raw: message.to_vec(), ..Default::default() };
+                let mut read = turn::proto::chandata::ChannelData {
+                    raw: message.to_vec(),
+                    ..Default::default()
+                };
                 read.decode().expect("ChannelData");
                 assert_eq!((read.number.0, &read.data[..]), (*channel, data));
                 let padded = clients()[*client].transport().is_stream();
-                let length = if padded { (4 + data.len()).next_multiple_of(4) } else { 4 + data.len() };
+                let length = if padded {
+                    (4 + data.len()).next_multiple_of(4)
+                } else {
+                    4 + data.len()
+                };
                 assert_eq!(message.len(), length);
                 self.reach.note("to client on channel");
             }
             _ => {
                 let reply = Reply::parse(message);
-                assert_eq!(reply.0.typ, m::MessageType::new(m::METHOD_DATA, m::CLASS_INDICATION));
+                assert_eq!(
+                    reply.0.typ,
+                    m::MessageType::new(m::METHOD_DATA, m::CLASS_INDICATION)
+                );
                 assert_eq!((reply.peer(), reply.data()), (peer, data.to_vec()));
                 self.reach.note("to client as indication");
             }
@@ -523,7 +641,11 @@ impl Harness {
         let now = self.tell(back);
         let tuple = clients()[client];
         let forward = self.server.handle_input(now, tuple, bytes);
-        assert_eq!(forward, self.twin.handle_input(now, tuple, bytes), "determinism");
+        assert_eq!(
+            forward,
+            self.twin.handle_input(now, tuple, bytes),
+            "determinism"
+        );
         self.count(&forward, &[]);
         forward
     }
@@ -555,41 +677,75 @@ impl Harness {
     fn drain(&mut self, most: usize) -> Vec<Event> {
         let mut outputs = Vec::new();
         while let Some(output) = self.server.poll_output() {
-            assert_eq!(Some(&output), self.twin.poll_output().as_ref(), "determinism");
+            assert_eq!(
+                Some(&output),
+                self.twin.poll_output().as_ref(),
+                "determinism"
+            );
             outputs.push(output);
         }
         assert_eq!(self.twin.poll_output(), None, "determinism");
-        assert_eq!(self.server.poll_timeout(), self.twin.poll_timeout(), "determinism");
+        assert_eq!(
+            self.server.poll_timeout(),
+            self.twin.poll_timeout(),
+            "determinism"
+        );
         assert!(outputs.len() <= most, "law 4: {outputs:?}");
-        outputs.into_iter().map(|output| self.event(output)).collect()
+        outputs
+            .into_iter()
+            .map(|output| self.event(output))
+            .collect()
     }
 
     fn event(&mut self, output: Output) -> Event {
         match output {
-            Output::ToClient { five_tuple, message } => self.answer(five_tuple, &message),
-            Output::OpenRelay { id, family, even_port, user, client } => {
+            Output::ToClient {
+                five_tuple,
+                message,
+            } => self.answer(five_tuple, &message),
+            Output::OpenRelay {
+                id,
+                family,
+                even_port,
+                user,
+                client,
+            } => {
                 assert!(!self.ids.contains(&id), "an id names one allocation ever");
-                let taken = self.sockets.iter().any(|number| self.ids[*number].slot == id.slot);
+                let taken = self
+                    .sockets
+                    .iter()
+                    .any(|number| self.ids[*number].slot == id.slot);
                 assert!(!taken, "law 4: a slot is opened again before it was closed");
                 self.sockets.push(self.ids.len());
                 self.ids.push(id);
                 assert!(clients().iter().any(|tuple| tuple.client().ip() == client));
-                let users = self.model.credentials.iter().map(|credential| credential.user);
+                let users = self
+                    .model
+                    .credentials
+                    .iter()
+                    .map(|credential| credential.user);
                 Event::Open {
                     family: family as u8 + 1,
                     even: even_port,
-                    user: users.into_iter().find(|known| **known == *user).expect("a user"),
+                    user: users
+                        .into_iter()
+                        .find(|known| **known == *user)
+                        .expect("a user"),
                 }
             }
             Output::CloseRelay { id } => {
                 let number = self.number(id);
                 let held = self.sockets.iter().position(|socket| *socket == number);
-                self.sockets.remove(held.expect("closed once, after it was asked for"));
+                self.sockets
+                    .remove(held.expect("closed once, after it was asked for"));
                 Event::Close(number)
             }
             Output::Ended(ended) => {
                 self.reach.note(format!("ended {:?}", ended.reason));
-                let traffic = ended.view.traffic.map(|traffic| (traffic.packets, traffic.bytes));
+                let traffic = ended
+                    .view
+                    .traffic
+                    .map(|traffic| (traffic.packets, traffic.bytes));
                 Event::Ended {
                     allocation: self.number(ended.view.id),
                     why: match ended.reason {
@@ -609,7 +765,10 @@ impl Harness {
 
     fn answer(&mut self, to: FiveTuple, message: &[u8]) -> Event {
         self.tally.answers += 1;
-        let client = clients().iter().position(|tuple| *tuple == to).expect("a client");
+        let client = clients()
+            .iter()
+            .position(|tuple| *tuple == to)
+            .expect("a client");
         let reply = Reply::parse(message);
         let code = reply.code();
         let method = match reply.0.typ.method {
@@ -623,7 +782,10 @@ impl Harness {
         self.reach.note(format!("{method} {code}"));
         let challenge = reply.attr(ATTR_NONCE).is_some();
         if challenge {
-            assert_eq!(reply.text(ATTR_REALM).as_deref(), Some(crate::common::wire::REALM));
+            assert_eq!(
+                reply.text(ATTR_REALM).as_deref(),
+                Some(crate::common::wire::REALM)
+            );
             let until = self.latest / 1000 + model::NONCE_LIFETIME_SECS;
             self.nonces[client] = Some((reply.nonce(), until));
         }
@@ -647,12 +809,17 @@ impl Harness {
             challenge,
             fingerprint,
             lifetime: reply.attr(ATTR_LIFETIME).map(|_| reply.lifetime()),
-            relayed: reply.attr(ATTR_XOR_RELAYED_ADDRESS).map(|_| reply.relayed()),
+            relayed: reply
+                .attr(ATTR_XOR_RELAYED_ADDRESS)
+                .map(|_| reply.relayed()),
         }
     }
 
     fn number(&self, id: AllocationId) -> usize {
-        self.ids.iter().position(|known| *known == id).expect("a known id")
+        self.ids
+            .iter()
+            .position(|known| *known == id)
+            .expect("a known id")
     }
 
     fn signer(&self, credential: usize, nonce: &str) -> Signer {
@@ -661,19 +828,30 @@ impl Harness {
     }
 
     fn nonce_of(&self, client: usize) -> (String, Nonce) {
-        let (text, until) = self.nonces[client].clone().expect("every client asked for one");
+        let (text, until) = self.nonces[client]
+            .clone()
+            .expect("every client asked for one");
         (text, Nonce::Until(until))
     }
 
     /// Whether a timer should have fired by the time that the next input tells.
     fn is_late(&self, back: Ms) -> bool {
         let latest = self.latest.max(self.at.saturating_sub(back));
-        self.server.poll_timeout().is_some_and(|at| self.ms(at) <= latest)
+        self.server
+            .poll_timeout()
+            .is_some_and(|at| self.ms(at) <= latest)
     }
 
     /// Every input was forwarded, consumed or dropped and counted; no allocation is lost.
     pub fn check_counts(&self) {
-        let Tally { inputs, to_peer, to_client, consumed, dropped, answers } = &self.tally;
+        let Tally {
+            inputs,
+            to_peer,
+            to_client,
+            consumed,
+            dropped,
+            answers,
+        } = &self.tally;
         assert_eq!(*inputs, to_peer + to_client.0 + consumed + dropped);
         let stats = self.server.stats();
         assert_eq!(stats, self.twin.stats(), "determinism");
@@ -687,17 +865,29 @@ impl Harness {
         let allocations = &self.model.allocations;
         assert_eq!(self.server.len(), allocations.len());
         assert_eq!(self.server.is_empty(), allocations.is_empty());
-        let live = allocations.iter().filter(|allocation| allocation.relayed.is_some()).count();
+        let live = allocations
+            .iter()
+            .filter(|allocation| allocation.relayed.is_some())
+            .count();
         assert_eq!(stats.live.as_flattened().iter().sum::<u64>(), live as u64);
         for (client, tuple) in clients().into_iter().enumerate() {
-            assert_eq!(self.server.has_allocation(tuple), self.model.of_client(client).is_some());
+            assert_eq!(
+                self.server.has_allocation(tuple),
+                self.model.of_client(client).is_some()
+            );
         }
         let mut sockets = self.sockets.clone();
         sockets.sort_unstable();
-        let numbers: Vec<usize> = allocations.iter().map(|allocation| allocation.number).collect();
+        let numbers: Vec<usize> = allocations
+            .iter()
+            .map(|allocation| allocation.number)
+            .collect();
         assert_eq!(sockets, numbers, "one socket for each allocation");
         for number in 0..self.ids.len() {
-            assert_eq!(AllocationId::from_bits(self.ids[number].to_bits()), self.ids[number]);
+            assert_eq!(
+                AllocationId::from_bits(self.ids[number].to_bits()),
+                self.ids[number]
+            );
         }
     }
 
@@ -706,17 +896,33 @@ impl Harness {
         let now = self.base + Duration::from_millis(self.latest);
         let (views, more) = self.server.views(now, 0, 1000);
         assert!(!more);
-        let live = self.model.allocations.iter().filter(|allocation| allocation.relayed.is_some());
+        let live = self
+            .model
+            .allocations
+            .iter()
+            .filter(|allocation| allocation.relayed.is_some());
         assert_eq!(views.len(), live.clone().count());
         for allocation in live {
             let id = self.ids[allocation.number];
-            let view = views.iter().find(|view| view.id == id).expect("a view of it");
+            let view = views
+                .iter()
+                .find(|view| view.id == id)
+                .expect("a view of it");
             assert_eq!(view.client, clients()[allocation.client].client());
             assert_eq!(Some(view.relayed), allocation.relayed);
-            assert_eq!(view.expires_unix, EPOCH + Duration::from_millis(allocation.ends));
-            let permissions = allocation.permissions.iter().filter(|(_, until)| *until > self.latest);
+            assert_eq!(
+                view.expires_unix,
+                EPOCH + Duration::from_millis(allocation.ends)
+            );
+            let permissions = allocation
+                .permissions
+                .iter()
+                .filter(|(_, until)| *until > self.latest);
             assert_eq!(view.permissions, permissions.count());
-            let channels = allocation.channels.iter().filter(|(_, _, until)| *until > self.latest);
+            let channels = allocation
+                .channels
+                .iter()
+                .filter(|(_, _, until)| *until > self.latest);
             assert_eq!(view.channels, channels.count());
         }
     }
@@ -749,18 +955,33 @@ fn encode(request: &model::Request, signer: Option<&Signer>) -> Vec<u8> {
     let secs = |lifetime: Option<u32>| lifetime.map(|secs| secs.to_be_bytes().to_vec());
     let mut built = match &request.kind {
         Kind::Binding => start(m::METHOD_BINDING),
-        Kind::Allocate { transport, family, lifetime, even } => {
-            let built = with(start(m::METHOD_ALLOCATE), transport.map(word), ATTR_REQUESTED_TRANSPORT);
+        Kind::Allocate {
+            transport,
+            family,
+            lifetime,
+            even,
+        } => {
+            let built = with(
+                start(m::METHOD_ALLOCATE),
+                transport.map(word),
+                ATTR_REQUESTED_TRANSPORT,
+            );
             let built = with(built, family.map(word), ATTR_REQUESTED_ADDRESS_FAMILY);
             let even = even.map(|even| vec![u8::from(even) << 7]);
-            with(with(built, secs(*lifetime), ATTR_LIFETIME), even, ATTR_EVEN_PORT)
+            with(
+                with(built, secs(*lifetime), ATTR_LIFETIME),
+                even,
+                ATTR_EVEN_PORT,
+            )
         }
         Kind::Refresh { lifetime, family } => {
             let built = with(start(m::METHOD_REFRESH), secs(*lifetime), ATTR_LIFETIME);
             with(built, family.map(word), ATTR_REQUESTED_ADDRESS_FAMILY)
         }
         Kind::CreatePermission(peers) => (peers.iter())
-            .fold(start(m::METHOD_CREATE_PERMISSION), |built, index| built.peer(model::peer(*index))),
+            .fold(start(m::METHOD_CREATE_PERMISSION), |built, index| {
+                built.peer(model::peer(*index))
+            }),
         Kind::ChannelBind { channel, peer } => {
             let built = start(m::METHOD_CHANNEL_BIND);
             let built = channel.map_or(built.clone(), |channel| built.channel(channel));

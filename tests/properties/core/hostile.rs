@@ -32,7 +32,12 @@ impl Hostile {
         assert_eq!(world.ask(udp(CLIENT), &bind).code(), 0);
         world.sent.clear();
         let seen = [world.opened.len(), world.closed.len(), world.ended.len()];
-        Self { world, alice, id, seen }
+        Self {
+            world,
+            alice,
+            id,
+            seen,
+        }
     }
 
     fn client(&mut self, from: FiveTuple, bytes: &[u8]) {
@@ -52,7 +57,10 @@ impl Hostile {
         assert_eq!(after - before, dropped, "dropped and counted");
         let answers: Vec<_> = self.world.sent.drain(..).collect();
         assert!(answers.len() <= usize::from(forward == Forward::Consumed));
-        assert!(answers.iter().all(|(to, _)| *to == from), "answers go to who asked");
+        assert!(
+            answers.iter().all(|(to, _)| *to == from),
+            "answers go to who asked"
+        );
         self.unchanged();
     }
 
@@ -79,7 +87,13 @@ impl Hostile {
     }
 
     fn unchanged(&self) {
-        let World { server, opened, closed, ended, .. } = &self.world;
+        let World {
+            server,
+            opened,
+            closed,
+            ended,
+            ..
+        } = &self.world;
         assert_eq!(server.len(), 1);
         assert!(server.has_allocation(udp(CLIENT)));
         assert_eq!([opened.len(), closed.len(), ended.len()], self.seen);
@@ -93,8 +107,22 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
         1 => prop::collection::vec(any::<u8>(), 1400..1500),
     ];
     let first = prop::sample::select(vec![
-        [0x00, 0x01], [0x00, 0x03], [0x00, 0x04], [0x00, 0x16], [0x00, 0x17], [0x00, 0x08], [0x00, 0x09], [0x01, 0x03],
-        [0x01, 0x13], [0x00, 0x11], [0x40, 0x00], [0x40, 0x01], [0x7F, 0xFF], [0x16, 0x03], [0x80, 0x00], [0xFF, 0xFF],
+        [0x00, 0x01],
+        [0x00, 0x03],
+        [0x00, 0x04],
+        [0x00, 0x16],
+        [0x00, 0x17],
+        [0x00, 0x08],
+        [0x00, 0x09],
+        [0x01, 0x03],
+        [0x01, 0x13],
+        [0x00, 0x11],
+        [0x40, 0x00],
+        [0x40, 0x01],
+        [0x7F, 0xFF],
+        [0x16, 0x03],
+        [0x80, 0x00],
+        [0xFF, 0xFF],
     ]);
     (body, first, 0..4_u8).prop_map(|(mut body, first, shape)| {
         if shape >= 1 && body.len() >= 2 {
@@ -118,10 +146,19 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
 
 #[derive(Clone, Debug)]
 enum Mutation {
-    Flip { at: usize, bits: u8 },
-    Cut { to: usize },
+    Flip {
+        at: usize,
+        bits: u8,
+    },
+    Cut {
+        to: usize,
+    },
     Append(Vec<u8>),
-    Copy { from: usize, to: usize, length: usize },
+    Copy {
+        from: usize,
+        to: usize,
+        length: usize,
+    },
 }
 
 fn mutations() -> impl Strategy<Value = Vec<Mutation>> {
@@ -144,7 +181,11 @@ fn mutate(message: &[u8], mutations: &[Mutation]) -> Vec<u8> {
             _ if bytes.is_empty() => {}
             Mutation::Flip { at, bits } => bytes[at % length] ^= bits,
             Mutation::Cut { to } => bytes.truncate(to % length),
-            Mutation::Copy { from, to, length: count } => {
+            Mutation::Copy {
+                from,
+                to,
+                length: count,
+            } => {
                 let (from, to) = (from % length, to % length);
                 let count = (*count).min(length - from.max(to));
                 bytes.copy_within(from..from + count, to);

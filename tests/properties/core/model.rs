@@ -170,7 +170,8 @@ impl Model {
     /// The family of a relay that is asked for: 1 or 2.
     pub fn family(&self, number: usize) -> u8 {
         let mut all = self.allocations.iter();
-        all.find(|allocation| allocation.number == number).map_or(1, |allocation| allocation.family)
+        all.find(|allocation| allocation.number == number)
+            .map_or(1, |allocation| allocation.family)
     }
 
     /// Everything whose time has come is over.
@@ -298,7 +299,11 @@ impl Model {
             });
         };
         if matches!(request.kind, Kind::Binding) {
-            let outcome = if request.unknown_attribute { Err(420) } else { Ok(Granted::default()) };
+            let outcome = if request.unknown_attribute {
+                Err(420)
+            } else {
+                Ok(Granted::default())
+            };
             answer(None, outcome);
             return events;
         }
@@ -330,7 +335,12 @@ impl Model {
             },
         };
         let released = match (&request.kind, &outcome) {
-            (Kind::Refresh { .. }, Ok(Granted { lifetime: Some(0), .. })) => self
+            (
+                Kind::Refresh { .. },
+                Ok(Granted {
+                    lifetime: Some(0), ..
+                }),
+            ) => self
                 .of_client(request.client)
                 .map(|allocation| allocation.number),
             _ => None,
@@ -358,7 +368,9 @@ impl Model {
         let owner = self.of_client(request.client).is_some_and(|allocation| {
             self.credentials[allocation.credential].username == credential.username
         });
-        let over = credential.expires_secs.is_some_and(|expires| now >= expires * 1000);
+        let over = credential
+            .expires_secs
+            .is_some_and(|expires| now >= expires * 1000);
         if over && !owner {
             return Err(401);
         }
@@ -376,7 +388,13 @@ impl Model {
         request: &Request,
         credential: usize,
     ) -> Result<Option<Result<Granted, u16>>, Event> {
-        let Kind::Allocate { transport, family, lifetime, even } = request.kind else {
+        let Kind::Allocate {
+            transport,
+            family,
+            lifetime,
+            even,
+        } = request.kind
+        else {
             unreachable!()
         };
         if let Some(allocation) = self.of_client(request.client) {
@@ -384,7 +402,10 @@ impl Model {
                 return Ok(Some(Err(437)));
             }
             return Ok(allocation.relayed.map(|relayed| {
-                Ok(Granted { lifetime: Some(allocation.granted), relayed: Some(relayed) })
+                Ok(Granted {
+                    lifetime: Some(allocation.granted),
+                    relayed: Some(relayed),
+                })
             }));
         }
         let refused = match (transport, family, even) {
@@ -457,7 +478,10 @@ impl Model {
             allocation.ends = now + 1000 * u64::from(secs);
             allocation.credential = credential;
         }
-        Ok(Granted { lifetime: Some(secs), relayed: None })
+        Ok(Granted {
+            lifetime: Some(secs),
+            relayed: None,
+        })
     }
 
     /// RFC 8656 §10.2.
@@ -466,7 +490,10 @@ impl Model {
         if peers.is_empty() {
             return Err(400);
         }
-        if peers.iter().any(|index| family_of(peer(*index)) != allocation.family) {
+        if peers
+            .iter()
+            .any(|index| family_of(peer(*index)) != allocation.family)
+        {
             return Err(443);
         }
         if peers.iter().any(|index| !PEERS[*index].1) {
@@ -501,7 +528,10 @@ impl Model {
         }
         allocation.channels.retain(|(_, _, until)| *until > now);
         let channels = &mut allocation.channels;
-        if channels.iter().any(|(number, bound, _)| (*number == channel) != (*bound == address)) {
+        if channels
+            .iter()
+            .any(|(number, bound, _)| (*number == channel) != (*bound == address))
+        {
             return Err(400);
         }
         if family_of(address) != allocation.family {
@@ -578,8 +608,8 @@ impl Model {
             return Verdict::NoPermission;
         }
         count(&mut allocation.traffic[1], bytes);
-        let channel = (allocation.channels.iter())
-            .find(|(_, bound, until)| *bound == from && *until > now);
+        let channel =
+            (allocation.channels.iter()).find(|(_, bound, until)| *bound == from && *until > now);
         match channel {
             Some((channel, ..)) => Verdict::ChannelData(allocation.client, *channel),
             None => Verdict::DataIndication(allocation.client),
@@ -594,7 +624,9 @@ struct Granted {
 }
 
 fn granted(requested: Option<u32>) -> u32 {
-    requested.unwrap_or(600).clamp(600, MAX_LIFETIME_SECS as u32)
+    requested
+        .unwrap_or(600)
+        .clamp(600, MAX_LIFETIME_SECS as u32)
 }
 
 pub fn family_of(address: SocketAddr) -> u8 {

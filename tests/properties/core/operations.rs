@@ -46,7 +46,10 @@ pub struct Signature {
 #[derive(Clone, Debug)]
 pub enum Operation {
     /// Time passes; timers fire on time, or nobody tells the server.
-    Pass { ms: u64, unnoticed: bool },
+    Pass {
+        ms: u64,
+        unnoticed: bool,
+    },
     Timeout,
     Request {
         client: usize,
@@ -58,13 +61,34 @@ pub enum Operation {
         retransmitted: bool,
         opening: Opening,
     },
-    OpenLater { which: usize, outcome: Opening },
-    Send { client: usize, peer: usize, bytes: usize },
-    ChannelData { client: usize, channel: u16, bytes: usize },
-    FromPeer { which: usize, peer: usize, bytes: usize },
-    ClientClosed { client: usize },
-    Administrative { which: usize },
-    RelayFailed { which: usize },
+    OpenLater {
+        which: usize,
+        outcome: Opening,
+    },
+    Send {
+        client: usize,
+        peer: usize,
+        bytes: usize,
+    },
+    ChannelData {
+        client: usize,
+        channel: u16,
+        bytes: usize,
+    },
+    FromPeer {
+        which: usize,
+        peer: usize,
+        bytes: usize,
+    },
+    ClientClosed {
+        client: usize,
+    },
+    Administrative {
+        which: usize,
+    },
+    RelayFailed {
+        which: usize,
+    },
 }
 
 pub fn world(
