@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ahash::RandomState;
 
@@ -108,7 +108,11 @@ impl Server {
                 allocation.state = State::Live(relayed);
                 let answer = allocate_success(allocation, relayed);
                 self.stats.live[five_tuple.transport() as usize][relayed.family() as usize] += 1;
-                self.touch(now, id, |_| {});
+                // The answer grants the whole lifetime, however long the relay took to open.
+                let granted = Duration::from_secs(allocation.granted_secs.into());
+                self.touch(now, id, |allocation| {
+                    allocation.expires = now.mono + granted
+                });
                 self.stats
                     .answered(Method::Allocate, five_tuple.transport(), Ok(()));
                 self.answer(five_tuple, answer.finish(Some(&key), fingerprint));
@@ -250,7 +254,12 @@ impl Server {
         let response = match result {
             Ok(None) => return,
             Ok(Some(response)) => response,
-            Err(reject) => self.reject(now, from, message, method, reject),
+            Err(reject) => {
+                if matches!(reject, Reject::Unauthenticated(_) | Reject::StaleNonce) {
+                    signer = None;
+                }
+                self.reject(now, from, message, method, reject)
+            }
         };
         self.answer(
             from,

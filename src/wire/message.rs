@@ -15,6 +15,9 @@ use crate::base::addr::canonical;
 
 use super::{Key, Method, STUN_HEADER, attribute};
 
+/// Length of MESSAGE-INTEGRITY's value (RFC 8489 §14.5), in bytes.
+const INTEGRITY: usize = 20;
+
 /// The class of a message (RFC 8489 §5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
@@ -71,6 +74,9 @@ impl<'a> Message<'a> {
         if declared % 4 != 0 || declared + STUN_HEADER != bytes.len() {
             return Err(DecodeError::Length);
         }
+        if !attributes_fit(bytes) {
+            return Err(DecodeError::Length);
+        }
         let codec = Codec::from_bytes(bytes).map_err(|error| match error {
             StunParseError::NotStun => DecodeError::NotStun,
             StunParseError::FingerprintMismatch => DecodeError::Fingerprint,
@@ -94,7 +100,10 @@ impl<'a> Message<'a> {
         };
         for (offset, raw) in codec.iter_attributes() {
             match raw.header.get_type().value() {
-                attribute::MESSAGE_INTEGRITY => message.integrity = Some(offset),
+                attribute::MESSAGE_INTEGRITY if raw.value.len() == INTEGRITY => {
+                    message.integrity = Some(offset);
+                }
+                attribute::MESSAGE_INTEGRITY => return Err(DecodeError::Attribute),
                 attribute::FINGERPRINT => message.fingerprint = true,
                 _ => {}
             }
@@ -138,14 +147,14 @@ impl<'a> Message<'a> {
         };
         let (Some(signed), Some(expected)) = (
             self.bytes.get(4..offset),
-            self.bytes.get(offset + 4..offset + 24),
+            self.bytes.get(offset + 4..offset + 4 + INTEGRITY),
         ) else {
             return false;
         };
         let Some(&[high, low]) = self.bytes.get(..2) else {
             return false;
         };
-        let Ok(length) = u16::try_from(offset + 24 - STUN_HEADER) else {
+        let Ok(length) = u16::try_from(offset + 4 + INTEGRITY - STUN_HEADER) else {
             return false;
         };
         let [length_high, length_low] = length.to_be_bytes();
@@ -283,6 +292,19 @@ impl<'a> Message<'a> {
                 .map_err(|_| DecodeError::Attribute),
         }
     }
+}
+
+/// Whether the attributes fill the message exactly. The codec stops looking behind MESSAGE-INTEGRITY.
+fn attributes_fit(bytes: &[u8]) -> bool {
+    let mut rest = bytes.get(STUN_HEADER..).unwrap_or_default();
+    while let Some((&[_, _, high, low], behind)) = rest.split_first_chunk::<4>() {
+        let padded = usize::from(u16::from_be_bytes([high, low])).next_multiple_of(4);
+        match behind.get(padded..) {
+            Some(next) => rest = next,
+            None => return false,
+        }
+    }
+    rest.is_empty()
 }
 
 /// HMAC-SHA1 under a long-term key, as MESSAGE-INTEGRITY uses it.

@@ -1,3 +1,7 @@
 //! Random operations against naive models.
 
 mod access;
+#[path = "../common/mod.rs"]
+mod common;
+mod core;
+mod wire;

@@ -3,7 +3,7 @@
 use turnix::turn::{DropReason, Forward};
 use turnix::wire::{self, Kind};
 
-use crate::common::wire::Request;
+use crate::common::wire::{Request, Signer};
 use crate::common::world::{World, udp};
 
 #[test]
@@ -85,4 +85,26 @@ fn drops_are_counted_by_reason() {
     assert_eq!(dropped[DropReason::NotStun as usize], 2);
     assert_eq!(dropped[DropReason::NoChannel as usize], 1);
     assert_eq!(dropped.iter().sum::<u64>(), 3);
+}
+
+#[test]
+fn rfc8489_14_5_message_integrity_is_20_bytes() {
+    let alice = Signer::new("alice", "wonderland", "nonce");
+    let mut bytes = Request::binding().sign(&alice).fingerprint().bytes();
+    assert!(turnix::wire::Message::parse(&bytes).is_ok());
+    // Stretched over FINGERPRINT; the length of MESSAGE-INTEGRITY itself is not signed.
+    let length = bytes.len() - 8 - 20 - 2;
+    bytes[length..length + 2].copy_from_slice(&28_u16.to_be_bytes());
+    assert!(turnix::wire::Message::parse(&bytes).is_err());
+}
+
+#[test]
+fn attributes_behind_message_integrity_have_to_fit_as_well() {
+    let alice = Signer::new("alice", "wonderland", "nonce");
+    let request = Request::binding().sign(&alice).attr(0x8022, b"test");
+    let mut bytes = request.bytes();
+    assert!(turnix::wire::Message::parse(&bytes).is_ok());
+    let length = bytes.len() - 6;
+    bytes[length..length + 2].copy_from_slice(&8_u16.to_be_bytes());
+    assert!(turnix::wire::Message::parse(&bytes).is_err());
 }

@@ -312,3 +312,20 @@ fn a_closed_stream_ends_its_allocation() {
     assert_eq!(world.closed, [id]);
     assert_eq!(world.ended[0].reason, EndReason::ClientClosed);
 }
+
+#[test]
+fn the_lifetime_counts_from_the_answer_that_grants_it() {
+    let mut world = World::new();
+    world.open = None;
+    let alice = world.alice(udp(CLIENT));
+    let request = Request::allocate().sign(&alice);
+    assert!(world.ask_raw(udp(CLIENT), &request.bytes()).is_empty());
+    world.pass(secs(5));
+    world.opened(world.opened[0], Family::V4, Ok(()));
+    world.drain();
+    let reply = Reply::parse(&world.sent[0].1);
+    world.pass(secs(u64::from(reply.lifetime()) - 1));
+    assert!(world.server.has_allocation(udp(CLIENT)));
+    world.pass(secs(1));
+    assert!(!world.server.has_allocation(udp(CLIENT)));
+}

@@ -96,6 +96,7 @@ fn a_newer_credential_of_the_same_user_may_refresh() {
     world.pass(secs(101));
     let reply = world.ask(udp(CLIENT), &Request::refresh(600).sign(&carol));
     assert_eq!(reply.code(), 401, "strict_expiry");
+    assert!(!reply.is_signed_by(&carol), "RFC 8489 §9.2.4");
     let (user, password) = turnix::access::rest::mint(&secret, Some("carol"), expires + 9000);
     let renewed = Signer::new(&user, &password, &carol.nonce);
     assert_eq!(

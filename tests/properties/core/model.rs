@@ -1,0 +1,652 @@
+//! What RFC 8656 and RFC 8489 say, as plain lists, linear scans and absolute milliseconds. Shares nothing with the core.
+
+use std::net::{IpAddr, SocketAddr};
+
+/// Milliseconds since the world's start.
+pub type Ms = u64;
+
+pub const MAX_PERMISSIONS: usize = 2;
+pub const MAX_CHANNELS: usize = 2;
+pub const MAX_LIFETIME_SECS: u64 = 3600;
+pub const NONCE_LIFETIME_SECS: u64 = 900;
+
+/// A credential. `expires_secs` counts from the world's start.
+#[derive(Clone, Debug)]
+pub struct Credential {
+    pub username: String,
+    pub password: String,
+    pub user: &'static str,
+    pub expires_secs: Option<u64>,
+    pub valid: bool,
+}
+
+/// Peers, and what policy says of the IP and of the transport address.
+pub const PEERS: [(&str, bool, bool); 8] = [
+    ("8.8.8.8:5000", true, true),
+    ("8.8.8.8:5001", true, true),
+    ("9.9.9.9:5000", true, true),
+    ("[2a01::5]:6000", true, true),
+    ("10.0.0.1:5000", false, false),
+    ("8.8.8.8:0", true, false),
+    ("198.51.100.1:50001", true, true),
+    ("198.51.100.1:3478", true, false),
+];
+
+pub fn peer(index: usize) -> SocketAddr {
+    PEERS[index].0.parse().unwrap()
+}
+
+/// The nonce of a request, as far as the model needs to know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nonce {
+    /// Ours and for this client, good until the end of that second.
+    Until(u64),
+    /// Made up, or for another client.
+    Foreign,
+}
+
+/// What a request carries.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub client: usize,
+    pub kind: Kind,
+    /// Index of the credential, and the nonce.
+    pub signed: Option<(usize, Nonce)>,
+    pub transaction: u64,
+    pub fingerprint: bool,
+    pub unknown_attribute: bool,
+}
+
+#[derive(Clone, Debug)]
+pub enum Kind {
+    Binding,
+    Allocate {
+        transport: Option<u8>,
+        family: Option<u8>,
+        lifetime: Option<u32>,
+        even: Option<bool>,
+    },
+    Refresh {
+        lifetime: Option<u32>,
+        family: Option<u8>,
+    },
+    CreatePermission(Vec<usize>),
+    ChannelBind {
+        channel: Option<u16>,
+        peer: Option<usize>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    Released,
+    Expired,
+    ClientClosed,
+    Administrative,
+    RelayFailed,
+}
+
+/// An observable effect. Allocations are numbered in the order in which their relays are asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    Answer {
+        client: usize,
+        method: &'static str,
+        code: u16,
+        transaction: u64,
+        signed_by: Option<usize>,
+        challenge: bool,
+        fingerprint: bool,
+        lifetime: Option<u32>,
+        relayed: Option<SocketAddr>,
+    },
+    Open {
+        family: u8,
+        even: bool,
+        user: &'static str,
+    },
+    Close(usize),
+    Ended {
+        allocation: usize,
+        why: Why,
+        /// Packets and bytes to peers, then to the client.
+        traffic: [(u64, u64); 2],
+        lived: Ms,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    ToPeer(usize, SocketAddr),
+    ChannelData(usize, u16),
+    DataIndication(usize),
+    NoAllocation,
+    NoChannel,
+    NoPermission,
+    PeerDenied,
+    Family,
+}
+
+#[derive(Clone, Debug)]
+pub struct Allocation {
+    pub number: usize,
+    pub client: usize,
+    pub relayed: Option<SocketAddr>,
+    pub ends: Ms,
+    pub permissions: Vec<(IpAddr, Ms)>,
+    pub channels: Vec<(u16, SocketAddr, Ms)>,
+    family: u8,
+    credential: usize,
+    /// The credential that signed the Allocate: the success response is signed with it.
+    transaction: u64,
+    fingerprint: bool,
+    granted: u32,
+    created: Ms,
+    traffic: [(u64, u64); 2],
+}
+
+#[derive(Debug)]
+pub struct Model {
+    pub allocations: Vec<Allocation>,
+    pub credentials: Vec<Credential>,
+    strict_expiry: bool,
+    opened: usize,
+}
+
+impl Model {
+    pub fn new(credentials: Vec<Credential>, strict_expiry: bool) -> Self {
+        Self {
+            allocations: Vec::new(),
+            credentials,
+            strict_expiry,
+            opened: 0,
+        }
+    }
+
+    pub fn of_client(&self, client: usize) -> Option<&Allocation> {
+        (self.allocations.iter()).find(|allocation| allocation.client == client)
+    }
+
+    /// The family of a relay that is asked for: 1 or 2.
+    pub fn family(&self, number: usize) -> u8 {
+        let mut all = self.allocations.iter();
+        all.find(|allocation| allocation.number == number)
+            .map_or(1, |allocation| allocation.family)
+    }
+
+    /// Everything whose time has come is over.
+    pub fn timeout(&mut self, now: Ms) -> Vec<Event> {
+        let mut events = Vec::new();
+        let over: Vec<usize> = (self.allocations.iter())
+            .filter(|allocation| allocation.ends <= now)
+            .map(|allocation| allocation.number)
+            .collect();
+        for number in over {
+            events.extend(self.end(now, number, Why::Expired));
+        }
+        events
+    }
+
+    pub fn end(&mut self, now: Ms, number: usize, why: Why) -> Vec<Event> {
+        let at = (self.allocations.iter()).position(|allocation| allocation.number == number);
+        let Some(at) = at else {
+            return Vec::new();
+        };
+        let allocation = self.allocations.remove(at);
+        let mut events = vec![Event::Close(number)];
+        if allocation.relayed.is_some() {
+            events.push(Event::Ended {
+                allocation: number,
+                why,
+                traffic: allocation.traffic,
+                lived: now - allocation.created,
+            });
+        }
+        events
+    }
+
+    pub fn client_closed(&mut self, now: Ms, client: usize) -> Vec<Event> {
+        match self.of_client(client).map(|allocation| allocation.number) {
+            Some(number) => self.end(now, number, Why::ClientClosed),
+            None => Vec::new(),
+        }
+    }
+
+    /// The relay was opened, or `Err` with the code that says why not.
+    pub fn opened(
+        &mut self,
+        now: Ms,
+        number: usize,
+        outcome: Result<SocketAddr, u16>,
+    ) -> Vec<Event> {
+        // A socket that nobody waits for any more is closed again.
+        let orphan = |number| match outcome {
+            Ok(_) => vec![Event::Close(number)],
+            Err(_) => Vec::new(),
+        };
+        let at = (self.allocations.iter()).position(|allocation| allocation.number == number);
+        let Some(at) = at else {
+            return orphan(number);
+        };
+        let allocation = &mut self.allocations[at];
+        let mut answer = Event::Answer {
+            client: allocation.client,
+            method: "allocate",
+            code: 0,
+            transaction: allocation.transaction,
+            signed_by: Some(allocation.credential),
+            challenge: false,
+            fingerprint: allocation.fingerprint,
+            lifetime: None,
+            relayed: None,
+        };
+        match (outcome, &mut answer) {
+            (
+                Ok(address),
+                Event::Answer {
+                    lifetime, relayed, ..
+                },
+            ) => {
+                *lifetime = Some(allocation.granted);
+                *relayed = Some(address);
+                allocation.relayed = Some(address);
+                // The answer grants the whole lifetime, so it counts from the answer.
+                allocation.ends = now + 1000 * u64::from(allocation.granted);
+            }
+            (Err(refused), Event::Answer { code, .. }) => {
+                *code = refused;
+                self.allocations.remove(at);
+            }
+            _ => unreachable!(),
+        }
+        vec![answer]
+    }
+
+    pub fn request(&mut self, now: Ms, request: &Request) -> Vec<Event> {
+        let mut events = Vec::new();
+        // What is over is over, whether or not a timer said so.
+        if !matches!(request.kind, Kind::Binding)
+            && let Some(number) = self
+                .of_client(request.client)
+                .filter(|allocation| allocation.ends <= now)
+                .map(|allocation| allocation.number)
+        {
+            events.extend(self.end(now, number, Why::Expired));
+        }
+        let mut answer = |signed_by, outcome: Result<Granted, u16>| {
+            let (code, granted) = match outcome {
+                Ok(granted) => (0, granted),
+                Err(code) => (code, Granted::default()),
+            };
+            let challenge = code == 401 || code == 438;
+            events.push(Event::Answer {
+                client: request.client,
+                method: match request.kind {
+                    Kind::Binding => "binding",
+                    Kind::Allocate { .. } => "allocate",
+                    Kind::Refresh { .. } => "refresh",
+                    Kind::CreatePermission(_) => "create_permission",
+                    Kind::ChannelBind { .. } => "channel_bind",
+                },
+                code,
+                transaction: request.transaction,
+                // RFC 8489 §9.2.4: a challenge is not signed.
+                signed_by: if challenge { None } else { signed_by },
+                challenge,
+                fingerprint: request.fingerprint,
+                lifetime: granted.lifetime,
+                relayed: granted.relayed,
+            });
+        };
+        if matches!(request.kind, Kind::Binding) {
+            let outcome = if request.unknown_attribute {
+                Err(420)
+            } else {
+                Ok(Granted::default())
+            };
+            answer(None, outcome);
+            return events;
+        }
+        let credential = match self.authenticate(now, request) {
+            Ok(credential) => credential,
+            Err(code) => {
+                answer(None, Err(code));
+                return events;
+            }
+        };
+        if let Kind::Allocate { .. } = request.kind {
+            match self.allocate(now, request, credential) {
+                Ok(Some(done)) => answer(Some(credential), done),
+                Ok(None) => {}
+                Err(open) => events.push(open),
+            }
+            return events;
+        }
+        let outcome = match self.owned(request.client, credential) {
+            Err(code) => Err(code),
+            Ok(_) if request.unknown_attribute => Err(420),
+            Ok(at) => match &request.kind {
+                Kind::Refresh { lifetime, family } => {
+                    self.refresh(now, at, *lifetime, *family, credential)
+                }
+                Kind::CreatePermission(peers) => self.create_permission(now, at, peers),
+                Kind::ChannelBind { channel, peer } => self.channel_bind(now, at, *channel, *peer),
+                Kind::Binding | Kind::Allocate { .. } => unreachable!(),
+            },
+        };
+        let released = match (&request.kind, &outcome) {
+            (
+                Kind::Refresh { .. },
+                Ok(Granted {
+                    lifetime: Some(0), ..
+                }),
+            ) => self
+                .of_client(request.client)
+                .map(|allocation| allocation.number),
+            _ => None,
+        };
+        let mut ended = Vec::new();
+        if let Some(number) = released {
+            ended = self.end(now, number, Why::Released);
+        }
+        answer(Some(credential), outcome);
+        // The relay is closed before the client hears of it.
+        let answer = events.pop();
+        events.extend(ended);
+        events.extend(answer);
+        events
+    }
+
+    /// RFC 8489 §9.2.4.
+    fn authenticate(&self, now: Ms, request: &Request) -> Result<usize, u16> {
+        let (index, nonce) = request.signed.ok_or(401_u16)?;
+        let credential = &self.credentials[index];
+        if !credential.valid {
+            return Err(401);
+        }
+        // The owner of an allocation keeps being the owner when its time-limited name is over.
+        let owner = self.of_client(request.client).is_some_and(|allocation| {
+            self.credentials[allocation.credential].username == credential.username
+        });
+        let over = credential
+            .expires_secs
+            .is_some_and(|expires| now >= expires * 1000);
+        if over && !owner {
+            return Err(401);
+        }
+        match nonce {
+            Nonce::Until(second) if now / 1000 <= second => Ok(index),
+            _ => Err(438),
+        }
+    }
+
+    /// RFC 8656 §7.2: an answer now, none, or a relay to open first.
+    #[allow(clippy::type_complexity)]
+    fn allocate(
+        &mut self,
+        now: Ms,
+        request: &Request,
+        credential: usize,
+    ) -> Result<Option<Result<Granted, u16>>, Event> {
+        let Kind::Allocate {
+            transport,
+            family,
+            lifetime,
+            even,
+        } = request.kind
+        else {
+            unreachable!()
+        };
+        if let Some(allocation) = self.of_client(request.client) {
+            if allocation.transaction != request.transaction {
+                return Ok(Some(Err(437)));
+            }
+            return Ok(allocation.relayed.map(|relayed| {
+                Ok(Granted {
+                    lifetime: Some(allocation.granted),
+                    relayed: Some(relayed),
+                })
+            }));
+        }
+        let refused = match (transport, family, even) {
+            (None, ..) => Some(400),
+            (Some(17), ..) if request.unknown_attribute => Some(420),
+            (Some(17), None | Some(1 | 2), Some(true)) => Some(508),
+            (Some(17), None | Some(1 | 2), _) => None,
+            (Some(17), ..) => Some(440),
+            _ => Some(442),
+        };
+        if let Some(code) = refused {
+            return Ok(Some(Err(code)));
+        }
+        let granted = granted(lifetime);
+        self.allocations.push(Allocation {
+            number: self.opened,
+            client: request.client,
+            relayed: None,
+            ends: now + 1000 * u64::from(granted),
+            permissions: Vec::new(),
+            channels: Vec::new(),
+            family: family.unwrap_or(1),
+            credential,
+            transaction: request.transaction,
+            fingerprint: request.fingerprint,
+            granted,
+            created: now,
+            traffic: [(0, 0); 2],
+        });
+        self.opened += 1;
+        Err(Event::Open {
+            family: family.unwrap_or(1),
+            even: even.is_some(),
+            user: self.credentials[credential].user,
+        })
+    }
+
+    fn owned(&self, client: usize, credential: usize) -> Result<usize, u16> {
+        let at = (self.allocations.iter())
+            .position(|allocation| allocation.client == client && allocation.relayed.is_some())
+            .ok_or(437_u16)?;
+        let owner = &self.credentials[self.allocations[at].credential];
+        let asking = &self.credentials[credential];
+        let same = owner.user == asking.user
+            && owner.expires_secs.is_some() == asking.expires_secs.is_some();
+        if same { Ok(at) } else { Err(441) }
+    }
+
+    /// RFC 8656 §8.2.
+    fn refresh(
+        &mut self,
+        now: Ms,
+        at: usize,
+        lifetime: Option<u32>,
+        family: Option<u8>,
+        credential: usize,
+    ) -> Result<Granted, u16> {
+        let allocation = &mut self.allocations[at];
+        if family.is_some_and(|family| family != allocation.family) {
+            return Err(443);
+        }
+        let mut secs = 0;
+        if lifetime != Some(0) {
+            let over = (self.credentials[credential].expires_secs)
+                .is_some_and(|expires| now >= expires * 1000);
+            if self.strict_expiry && over {
+                return Err(401);
+            }
+            secs = granted(lifetime);
+            allocation.ends = now + 1000 * u64::from(secs);
+            allocation.credential = credential;
+        }
+        Ok(Granted {
+            lifetime: Some(secs),
+            relayed: None,
+        })
+    }
+
+    /// RFC 8656 §10.2.
+    fn create_permission(&mut self, now: Ms, at: usize, peers: &[usize]) -> Result<Granted, u16> {
+        let allocation = &mut self.allocations[at];
+        if peers.is_empty() {
+            return Err(400);
+        }
+        if peers
+            .iter()
+            .any(|index| family_of(peer(*index)) != allocation.family)
+        {
+            return Err(443);
+        }
+        if peers.iter().any(|index| !PEERS[*index].1) {
+            return Err(403);
+        }
+        let before = allocation.permissions.clone();
+        for index in peers {
+            permit(&mut allocation.permissions, peer(*index).ip(), now);
+        }
+        if live(&allocation.permissions, now) > MAX_PERMISSIONS {
+            allocation.permissions = before;
+            return Err(508);
+        }
+        Ok(Granted::default())
+    }
+
+    /// RFC 8656 §12.2.
+    fn channel_bind(
+        &mut self,
+        now: Ms,
+        at: usize,
+        channel: Option<u16>,
+        index: Option<usize>,
+    ) -> Result<Granted, u16> {
+        let allocation = &mut self.allocations[at];
+        let (Some(channel), Some(index)) = (channel, index) else {
+            return Err(400);
+        };
+        let address = peer(index);
+        if !(0x4000..=0x4FFF).contains(&channel) {
+            return Err(400);
+        }
+        allocation.channels.retain(|(_, _, until)| *until > now);
+        let channels = &mut allocation.channels;
+        if channels
+            .iter()
+            .any(|(number, bound, _)| (*number == channel) != (*bound == address))
+        {
+            return Err(400);
+        }
+        if family_of(address) != allocation.family {
+            return Err(443);
+        }
+        if !PEERS[index].2 {
+            return Err(403);
+        }
+        let mut permissions = allocation.permissions.clone();
+        permit(&mut permissions, address.ip(), now);
+        let known = channels.iter().position(|(number, ..)| *number == channel);
+        if live(&permissions, now) > MAX_PERMISSIONS
+            || (known.is_none() && channels.len() >= MAX_CHANNELS)
+        {
+            return Err(508);
+        }
+        allocation.permissions = permissions;
+        match known {
+            Some(known) => channels[known].2 = now + 600_000,
+            None => channels.push((channel, address, now + 600_000)),
+        }
+        Ok(Granted::default())
+    }
+
+    /// A Send indication (RFC 8656 §11.2).
+    pub fn send(&mut self, now: Ms, client: usize, index: usize, bytes: usize) -> Verdict {
+        let address = peer(index);
+        let allocation = (self.allocations.iter_mut())
+            .find(|a| a.client == client && a.relayed.is_some() && a.ends > now);
+        let Some(allocation) = allocation else {
+            return Verdict::NoAllocation;
+        };
+        if family_of(address) != allocation.family {
+            return Verdict::Family;
+        }
+        if !permitted(&allocation.permissions, address.ip(), now) {
+            return Verdict::NoPermission;
+        }
+        if !PEERS[index].2 {
+            return Verdict::PeerDenied;
+        }
+        count(&mut allocation.traffic[0], bytes);
+        Verdict::ToPeer(allocation.number, address)
+    }
+
+    /// ChannelData (RFC 8656 §12.6).
+    pub fn channel_data(&mut self, now: Ms, client: usize, channel: u16, bytes: usize) -> Verdict {
+        let allocation = (self.allocations.iter_mut())
+            .find(|a| a.client == client && a.relayed.is_some() && a.ends > now);
+        let bound = allocation.and_then(|allocation| {
+            let binding = (allocation.channels.iter())
+                .find(|(number, _, until)| *number == channel && *until > now)?
+                .1;
+            Some((allocation, binding))
+        });
+        match bound {
+            None => Verdict::NoChannel,
+            Some((allocation, address)) => {
+                count(&mut allocation.traffic[0], bytes);
+                Verdict::ToPeer(allocation.number, address)
+            }
+        }
+    }
+
+    /// A peer's datagram (RFC 8656 §11.3, §12.7).
+    pub fn from_peer(&mut self, now: Ms, number: usize, from: SocketAddr, bytes: usize) -> Verdict {
+        let Some(allocation) = self.allocations.iter_mut().find(|a| a.number == number) else {
+            return Verdict::NoAllocation;
+        };
+        if allocation.relayed.is_none()
+            || allocation.ends <= now
+            || !permitted(&allocation.permissions, from.ip(), now)
+        {
+            return Verdict::NoPermission;
+        }
+        count(&mut allocation.traffic[1], bytes);
+        let channel =
+            (allocation.channels.iter()).find(|(_, bound, until)| *bound == from && *until > now);
+        match channel {
+            Some((channel, ..)) => Verdict::ChannelData(allocation.client, *channel),
+            None => Verdict::DataIndication(allocation.client),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Granted {
+    lifetime: Option<u32>,
+    relayed: Option<SocketAddr>,
+}
+
+fn granted(requested: Option<u32>) -> u32 {
+    requested
+        .unwrap_or(600)
+        .clamp(600, MAX_LIFETIME_SECS as u32)
+}
+
+pub fn family_of(address: SocketAddr) -> u8 {
+    if address.is_ipv4() { 1 } else { 2 }
+}
+
+fn count(traffic: &mut (u64, u64), bytes: usize) {
+    traffic.0 += 1;
+    traffic.1 += bytes as u64;
+}
+
+fn permit(permissions: &mut Vec<(IpAddr, Ms)>, ip: IpAddr, now: Ms) {
+    permissions.retain(|(known, _)| *known != ip);
+    permissions.push((ip, now + 300_000));
+}
+
+fn permitted(permissions: &[(IpAddr, Ms)], ip: IpAddr, now: Ms) -> bool {
+    (permissions.iter()).any(|(known, until)| *known == ip && *until > now)
+}
+
+fn live(permissions: &[(IpAddr, Ms)], now: Ms) -> usize {
+    permissions.iter().filter(|(_, until)| *until > now).count()
+}
