@@ -23,7 +23,7 @@ use crate::wire::channel_data;
 
 use super::mailbox::{Hairpin, Inbox, Mailbox, Message};
 use super::ports::{RelayPool, Wanted};
-use super::relays::Relays;
+use super::relays::{Owner, Relays};
 use super::streams::{self, Queue};
 
 /// What a shard is made of.
@@ -308,7 +308,7 @@ impl Shard {
         let now = Clock.now();
         self.current = DATAGRAMS;
         for (slot, hairpin) in hairpins.drain(..).enumerate() {
-            let Some(id) = self.relays.find(hairpin.to) else {
+            let Some(Owner::Here(id)) = self.relays.find(hairpin.to) else {
                 self.server.count_drop(DropReason::NoRelay, 1);
                 continue;
             };
@@ -364,37 +364,40 @@ impl Shard {
         start: usize,
         length: usize,
     ) {
-        let Some(relayed) = self.relays.get(allocation).map(|relay| relay.relayed) else {
-            self.server.count_drop(DropReason::NoAllocation, 1);
-            return;
-        };
         let to = peer.address();
-        if peer.may_be_own_relay() {
-            if let Some(id) = self.relays.find(to) {
-                self.server.count_to_peer(Path::Hairpin, length);
-                let from = FromPeer {
-                    peer: relayed,
-                    path: Path::Hairpin,
-                };
-                self.peer_input(now, id, from, slot, start, length);
+        if peer.may_be_own_relay()
+            && let Some(owner) = self.relays.find(to)
+        {
+            let Some(relayed) = self.relays.relayed(allocation) else {
+                self.server.count_drop(DropReason::NoAllocation, 1);
                 return;
-            }
-            if let Some(shard) = self.relays.owner_elsewhere(to) {
-                let range = start..start + length;
-                let payload = self.batches[self.current].bytes(usize::from(slot), range);
-                let hairpin = Hairpin {
-                    to,
-                    from: relayed,
-                    payload: payload.into(),
-                };
-                let mailbox = self.neighbours.get(usize::from(shard));
-                if mailbox.is_some_and(|mailbox| mailbox.hairpin(hairpin)) {
+            };
+            let shard = match owner {
+                Owner::Here(id) => {
                     self.server.count_to_peer(Path::Hairpin, length);
-                } else {
-                    self.server.count_drop(DropReason::Mailbox, 1);
+                    let from = FromPeer {
+                        peer: relayed,
+                        path: Path::Hairpin,
+                    };
+                    self.peer_input(now, id, from, slot, start, length);
+                    return;
                 }
-                return;
+                Owner::Shard(shard) => shard,
+            };
+            let range = start..start + length;
+            let payload = self.batches[self.current].bytes(usize::from(slot), range);
+            let hairpin = Hairpin {
+                to,
+                from: relayed,
+                payload: payload.into(),
+            };
+            let mailbox = self.neighbours.get(usize::from(shard));
+            if mailbox.is_some_and(|mailbox| mailbox.hairpin(hairpin)) {
+                self.server.count_to_peer(Path::Hairpin, length);
+            } else {
+                self.server.count_drop(DropReason::Mailbox, 1);
             }
+            return;
         }
         if !peer.may_use_kernel() {
             self.server.count_drop(DropReason::NoRelay, 1);

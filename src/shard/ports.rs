@@ -37,6 +37,13 @@ struct FreePorts {
     random: StdRng,
 }
 
+/// A relayed address from both sides of a 1:1 NAT.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RelayAddresses {
+    pub local: SocketAddr,
+    pub external: SocketAddr,
+}
+
 /// What a relayed address has to be like.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted {
@@ -44,13 +51,11 @@ pub(super) struct Wanted {
     pub even_port: bool,
 }
 
-/// A port taken out of the pool, to be given back.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Lease {
-    address: usize,
+/// One relayed address, small: which relay IP, and which of its ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Place {
+    address: u16,
     port: u16,
-    pub local: SocketAddr,
-    pub external: SocketAddr,
 }
 
 impl RelayPool {
@@ -88,47 +93,64 @@ impl RelayPool {
     }
 
     /// A port that nobody has, chosen at random from all free ones that will do; `None` if there is none.
-    pub fn take(&self, wanted: Wanted) -> Option<Lease> {
+    pub fn take(&self, wanted: Wanted) -> Option<Place> {
         let (address, pool) = (self.addresses.iter().enumerate())
             .filter(|(_, pool)| Family::of(pool.ip.local) == wanted.family)
             .max_by_key(|(_, pool)| lock(&pool.free).ports.len())?;
         let port = lock(&pool.free).take(wanted.even_port)?;
         self.in_use.fetch_add(1, Ordering::Relaxed);
-        Some(Lease {
-            address,
+        Some(Place {
+            address: address as u16,
             port,
-            local: SocketAddr::new(pool.ip.local, port),
-            external: SocketAddr::new(pool.ip.external, port),
         })
     }
 
-    /// Makes `lease` free for the next one.
-    pub fn give_back(&self, lease: Lease) {
-        let Some(pool) = self.addresses.get(lease.address) else {
+    /// Where the socket of `place` is bound, and how clients and peers see it.
+    pub fn addresses(&self, place: Place) -> RelayAddresses {
+        let ip = (self.addresses.get(usize::from(place.address))).map(|pool| pool.ip);
+        // Places come from this pool, whose addresses never change.
+        let ip = ip.unwrap_or_else(|| unreachable!("a place of another pool"));
+        RelayAddresses {
+            local: SocketAddr::new(ip.local, place.port),
+            external: SocketAddr::new(ip.external, place.port),
+        }
+    }
+
+    /// The place of a relayed address as clients and peers see it, whether anybody has it or not.
+    pub fn find(&self, external: SocketAddr) -> Option<Place> {
+        let address = (self.addresses.iter()).position(|pool| pool.ip.external == external.ip())?;
+        Some(Place {
+            address: address as u16,
+            port: external.port(),
+        })
+    }
+
+    /// Makes `place` free for the next one.
+    pub fn give_back(&self, place: Place) {
+        let Some(pool) = self.addresses.get(usize::from(place.address)) else {
             return;
         };
-        self.set_owner(lease, None);
-        lock(&pool.free).ports.push(lease.port);
+        self.set_owner(place, None);
+        lock(&pool.free).ports.push(place.port);
         self.in_use.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Says which shard has `lease` open.
-    pub fn set_owner(&self, lease: Lease, shard: Option<u8>) {
-        if let Some(owner) =
-            (self.addresses.get(lease.address)).and_then(|pool| pool.owner(lease.port))
-        {
+    /// Says which shard has `place` open.
+    pub fn set_owner(&self, place: Place, shard: Option<u8>) {
+        if let Some(owner) = self.owner_of(place) {
             owner.store(shard.map_or(0, |shard| shard + 1), Ordering::Release);
         }
     }
 
-    /// Which shard has the relayed address `external` open.
-    pub fn owner(&self, external: SocketAddr) -> Option<u8> {
+    /// Which shard has `place` open.
+    pub fn owner(&self, place: Place) -> Option<u8> {
+        self.owner_of(place)?.load(Ordering::Acquire).checked_sub(1)
+    }
+
+    fn owner_of(&self, place: Place) -> Option<&AtomicU8> {
         self.addresses
-            .iter()
-            .find(|pool| pool.ip.external == external.ip())?
-            .owner(external.port())?
-            .load(Ordering::Acquire)
-            .checked_sub(1)
+            .get(usize::from(place.address))?
+            .owner(place.port)
     }
 
     /// Share of the scarcest resource in use: ports, or allocations where they are limited.

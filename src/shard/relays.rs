@@ -11,7 +11,7 @@ use crate::base::RelayedAddress;
 use crate::net::{Poller, UdpOptions, UdpSocket};
 use crate::turn::{AllocationId, OpenError};
 
-use super::ports::{Lease, RelayPool, Wanted};
+use super::ports::{Place, RelayPool, Wanted};
 
 /// How many ports are tried when other programs hold ports of the range.
 const ATTEMPTS: usize = 256;
@@ -20,10 +20,18 @@ const ATTEMPTS: usize = 256;
 pub(super) struct Relay {
     id: AllocationId,
     pub socket: UdpSocket,
-    pub relayed: SocketAddr,
-    lease: Lease,
+    place: Place,
     user: Arc<str>,
     client: IpAddr,
+}
+
+/// Who has a relayed address.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Owner {
+    /// An allocation of this shard.
+    Here(AllocationId),
+    /// An allocation of another one.
+    Shard(u8),
 }
 
 /// The table: slots as in the core's slab.
@@ -32,7 +40,7 @@ pub(super) struct Relays {
     buffer_bytes: usize,
     pool: Arc<RelayPool>,
     slots: Vec<Option<Box<Relay>>>,
-    by_relayed: HashMap<SocketAddr, AllocationId, RandomState>,
+    by_place: HashMap<Place, AllocationId, RandomState>,
     /// Datagrams the kernel dropped on sockets that are closed by now.
     drops_of_closed: u64,
 }
@@ -44,7 +52,7 @@ impl Relays {
             buffer_bytes,
             pool,
             slots: Vec::new(),
-            by_relayed: HashMap::with_hasher(super::engine::keyed()),
+            by_place: HashMap::with_hasher(super::engine::keyed()),
             drops_of_closed: 0,
         }
     }
@@ -64,12 +72,12 @@ impl Relays {
         self.pool
             .reserve(&user, client)
             .map_err(|_| OpenError::Quota)?;
-        let Some((lease, socket)) = self.bind(wanted, id, poller) else {
+        let Some((place, socket)) = self.bind(wanted, id, poller) else {
             self.pool.release(&user, client);
             return Err(OpenError::Capacity);
         };
-        self.pool.set_owner(lease, Some(self.shard));
-        self.by_relayed.insert(lease.external, id);
+        self.pool.set_owner(place, Some(self.shard));
+        self.by_place.insert(place, id);
         let slot = id.slot as usize;
         if self.slots.len() <= slot {
             self.slots.resize_with(slot + 1, || None);
@@ -77,12 +85,11 @@ impl Relays {
         self.slots[slot] = Some(Box::new(Relay {
             id,
             socket,
-            relayed: lease.external,
-            lease,
+            place,
             user,
             client,
         }));
-        Ok(RelayedAddress(lease.external))
+        Ok(RelayedAddress(self.pool.addresses(place).external))
     }
 
     /// Closes the socket and gives back what opening it reserved. Nothing happens if it is not open.
@@ -95,17 +102,17 @@ impl Relays {
         };
         self.drops_of_closed += u64::from(relay.socket.drops());
         poller.remove(&relay.socket);
-        self.by_relayed.remove(&relay.relayed);
+        self.by_place.remove(&relay.place);
         // Closed before the port is free again, or the next owner could not bind it.
         let Relay {
             socket,
-            lease,
+            place,
             user,
             client,
             ..
         } = *relay;
         drop(socket);
-        self.pool.give_back(lease);
+        self.pool.give_back(place);
         self.pool.release(&user, client);
     }
 
@@ -121,16 +128,22 @@ impl Relays {
         self.slots.get(slot as usize)?.as_deref()
     }
 
-    /// The allocation of this shard whose relayed address is `relayed`.
-    pub fn find(&self, relayed: SocketAddr) -> Option<AllocationId> {
-        self.by_relayed.get(&relayed).copied()
+    /// How clients and peers see the relayed address of `id`.
+    pub fn relayed(&self, id: AllocationId) -> Option<SocketAddr> {
+        let place = self.get(id)?.place;
+        Some(self.pool.addresses(place).external)
     }
 
-    /// The shard that has `relayed` open, if it is another one.
-    pub fn owner_elsewhere(&self, relayed: SocketAddr) -> Option<u8> {
-        self.pool
-            .owner(relayed)
-            .filter(|shard| *shard != self.shard)
+    /// Who has the relayed address `external`, if it is one of ours and allocated.
+    pub fn find(&self, external: SocketAddr) -> Option<Owner> {
+        let place = self.pool.find(external)?;
+        match self.by_place.get(&place) {
+            Some(id) => Some(Owner::Here(*id)),
+            None => match self.pool.owner(place)? {
+                shard if shard == self.shard => None,
+                shard => Some(Owner::Shard(shard)),
+            },
+        }
     }
 
     /// Datagrams the kernel dropped because a relay socket's buffer was full.
@@ -147,7 +160,7 @@ impl Relays {
         wanted: Wanted,
         id: AllocationId,
         poller: &Poller,
-    ) -> Option<(Lease, UdpSocket)> {
+    ) -> Option<(Place, UdpSocket)> {
         let options = UdpOptions {
             recv_buffer_bytes: self.buffer_bytes,
             send_buffer_bytes: self.buffer_bytes,
@@ -157,25 +170,26 @@ impl Relays {
         // Ports that other programs hold go back only afterwards, or chance could offer the same one again.
         let mut held_by_others = Vec::new();
         let bound = loop {
-            let Some(lease) = self.pool.take(wanted) else {
+            let Some(place) = self.pool.take(wanted) else {
                 break None;
             };
-            let opened = UdpSocket::bind(lease.local, &options)
+            let local = self.pool.addresses(place).local;
+            let opened = UdpSocket::bind(local, &options)
                 .and_then(|socket| poller.add(&socket, id.to_bits()).map(|()| socket));
             match opened {
-                Ok(socket) => break Some((lease, socket)),
+                Ok(socket) => break Some((place, socket)),
                 Err(error) => {
-                    held_by_others.push(lease);
+                    held_by_others.push(place);
                     let in_use = error.kind() == io::ErrorKind::AddrInUse;
                     if !in_use || held_by_others.len() >= ATTEMPTS {
-                        tracing::warn!(local = %lease.local, %error, "cannot open a relay socket");
+                        tracing::warn!(%local, %error, "cannot open a relay socket");
                         break None;
                     }
                 }
             }
         };
-        for lease in held_by_others {
-            self.pool.give_back(lease);
+        for place in held_by_others {
+            self.pool.give_back(place);
         }
         bound
     }

@@ -114,7 +114,15 @@ impl Allocation {
         let expires = now + PERMISSION_LIFETIME;
         match (self.permissions.iter_mut()).find(|permission| permission.ip.ip() == ip.ip()) {
             Some(permission) => *permission = Permission { ip, expires },
-            None => self.permissions.push(Permission { ip, expires }),
+            None => push_exact(&mut self.permissions, Permission { ip, expires }),
+        }
+    }
+
+    /// Binds `binding.number`, or refreshes it.
+    pub fn bind(&mut self, binding: ChannelBinding) {
+        match (self.channels.iter_mut()).find(|bound| bound.number == binding.number) {
+            Some(bound) => *bound = binding,
+            None => push_exact(&mut self.channels, binding),
         }
     }
 
@@ -137,13 +145,13 @@ impl Allocation {
     }
 
     /// Counts `bytes` of application data.
-    pub fn count(&mut self, direction: Direction, second: u64, bytes: usize) {
+    pub fn count(&mut self, direction: Direction, second: u32, bytes: usize) {
         self.traffic[direction as usize].add(bytes);
         self.rates[direction as usize].add(second, bytes);
     }
 
     /// What operators may see at `now`; `None` while it is opening.
-    pub fn view(&self, now: Now, second: u64) -> Option<AllocationView> {
+    pub fn view(&self, now: Now, second: u32) -> Option<AllocationView> {
         let relayed = self.relayed()?;
         let remaining = self.expires.saturating_duration_since(now.mono);
         Some(AllocationView {
@@ -169,6 +177,14 @@ impl Allocation {
     pub fn same_family(&self, peer: SocketAddr) -> bool {
         Family::of(peer.ip()) == self.family
     }
+}
+
+/// Most allocations have one permission and one channel: room for four of each would cost more than the rest of it.
+fn push_exact<T>(items: &mut Vec<T>, item: T) {
+    if items.len() == items.capacity() {
+        items.reserve_exact(items.len().max(1));
+    }
+    items.push(item);
 }
 
 /// The slab of allocations.

@@ -277,15 +277,11 @@ impl Server {
             return Err(Reject::Capacity);
         }
         self.touch(now, id, |allocation| {
-            let binding = ChannelBinding {
+            allocation.bind(ChannelBinding {
                 number,
                 peer: permitted,
                 expires: now.mono + CHANNEL_LIFETIME,
-            };
-            match allocation.channels.iter_mut().find(|b| b.number == number) {
-                Some(bound) => *bound = binding,
-                None => allocation.channels.push(binding),
-            }
+            });
             allocation.permit(permitted_ip, now.mono);
         });
         Ok(Response::success(

@@ -444,9 +444,9 @@ impl Server {
         self.latest
     }
 
-    /// Whole seconds since the server was made.
-    pub(super) fn second(&self, now: Now) -> u64 {
-        now.mono.saturating_duration_since(self.started).as_secs()
+    /// Whole seconds since the server was made; it wraps after 136 years.
+    pub(super) fn second(&self, now: Now) -> u32 {
+        now.mono.saturating_duration_since(self.started).as_secs() as u32
     }
 
     fn counted(&mut self, forward: Forward) -> Forward {

@@ -305,22 +305,24 @@ pub const RATE_WINDOW_SECS: u64 = 10;
 #[derive(Clone, Debug, Default)]
 pub(super) struct RateWindow {
     /// The second, counted from the server's start, that `buckets[second % 11]` is filling.
-    second: u64,
-    buckets: [u32; RATE_WINDOW_SECS as usize + 1],
+    second: u32,
+    buckets: [u32; BUCKETS],
 }
 
+const BUCKETS: usize = RATE_WINDOW_SECS as usize + 1;
+
 impl RateWindow {
-    pub(super) fn add(&mut self, second: u64, bytes: usize) {
+    pub(super) fn add(&mut self, second: u32, bytes: usize) {
         self.turn_to(second);
-        let bucket = &mut self.buckets[(second % (RATE_WINDOW_SECS + 1)) as usize];
+        let bucket = &mut self.buckets[bucket_of(second)];
         *bucket = bucket.saturating_add(bytes as u32);
     }
 
     /// Bits per second over the ten whole seconds before `second`.
-    pub(super) fn bits_per_second(&self, second: u64) -> u64 {
+    pub(super) fn bits_per_second(&self, second: u32) -> u64 {
         let mut window = self.clone();
         window.turn_to(second);
-        let current = (second % (RATE_WINDOW_SECS + 1)) as usize;
+        let current = bucket_of(second);
         let bytes: u64 = (window.buckets.iter().enumerate())
             .filter(|(index, _)| *index != current)
             .map(|(_, bytes)| u64::from(*bytes))
@@ -328,16 +330,20 @@ impl RateWindow {
         bytes * 8 / RATE_WINDOW_SECS
     }
 
-    fn turn_to(&mut self, second: u64) {
+    fn turn_to(&mut self, second: u32) {
         if second <= self.second {
             return;
         }
-        let steps = (second - self.second).min(RATE_WINDOW_SECS + 1);
+        let steps = (second - self.second).min(BUCKETS as u32);
         for step in 0..steps {
-            self.buckets[((second - step) % (RATE_WINDOW_SECS + 1)) as usize] = 0;
+            self.buckets[bucket_of(second - step)] = 0;
         }
         self.second = second;
     }
+}
+
+const fn bucket_of(second: u32) -> usize {
+    second as usize % BUCKETS
 }
 
 /// What an operator may know of one live allocation.
