@@ -1,4 +1,13 @@
 //! turnix: a TURN and STUN relay server.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::print_stdout,
+        clippy::print_stderr
+    )
+)]
 
 pub mod access;
 pub mod app;

@@ -1,4 +1,5 @@
 //! The real kernel on loopback: sockets, batches, the poller.
+#![expect(unsafe_code, reason = "tokio's AsyncFd asks for it around a `Poller`")]
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};

@@ -227,7 +227,11 @@ impl fmt::Debug for Credentials {
     }
 }
 
-fn verified(limited: rest::TimeLimited, key: Key, unix: Duration) -> Result<Verified, AuthFailure> {
+fn verified(
+    limited: rest::TimeLimited<'_>,
+    key: Key,
+    unix: Duration,
+) -> Result<Verified, AuthFailure> {
     let expires = Duration::from_secs(limited.expires_unix);
     if unix >= expires {
         return Err(AuthFailure::Expired);

@@ -30,7 +30,8 @@ pub const SLOT_BYTES: usize = HEADROOM + MAX_DATAGRAM + TAILROOM;
 /// Distance of two slots: whole cache lines, and not a multiple of the page size, so that the first bytes of all
 /// slots do not compete for the same few sets of the cache.
 const STRIDE: usize = SLOT_BYTES.next_multiple_of(64) | 64;
-const _: () = assert!(STRIDE >= SLOT_BYTES && STRIDE.is_multiple_of(64) && STRIDE % 4096 != 0);
+const _: () =
+    assert!(STRIDE >= SLOT_BYTES && STRIDE.is_multiple_of(64) && !STRIDE.is_multiple_of(4096));
 
 /// Slots beyond this are no use: recvmmsg and sendmmsg take at most UIO_MAXIOV messages.
 const MAX_SLOTS: usize = 1024;

@@ -1,6 +1,7 @@
 //! One function per method; each reads as its section of the RFC.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::access::{AuthFailure, Denied, PermittedIp};
@@ -120,7 +121,7 @@ impl Server {
             five_tuple: from,
             family,
             state: State::Opening,
-            user: user.clone(),
+            user: Arc::clone(&user),
             username: username.into(),
             key,
             credential_expires: identity.expires,

@@ -145,7 +145,7 @@ fn permissions_of_one_allocation_are_bounded() {
     let mut world = World::with(settings, &access_settings(), seed());
     let (alice, _, _) = world.allocate(udp(CLIENT));
     let peer = |host: u8| addr(&format!("203.0.114.{host}:1000"));
-    let mut permit = |world: &mut World, peers: &[_]| {
+    let permit = |world: &mut World, peers: &[_]| {
         world
             .ask(udp(CLIENT), &Request::create_permission(peers).sign(&alice))
             .code()

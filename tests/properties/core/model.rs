@@ -381,13 +381,12 @@ impl Model {
     }
 
     /// RFC 8656 §7.2: an answer now, none, or a relay to open first.
-    #[allow(clippy::type_complexity)]
     fn allocate(
         &mut self,
         now: Ms,
         request: &Request,
         credential: usize,
-    ) -> Result<Option<Result<Granted, u16>>, Event> {
+    ) -> Result<Option<Outcome>, Event> {
         let Kind::Allocate {
             transport,
             family,
@@ -616,6 +615,8 @@ impl Model {
         }
     }
 }
+
+type Outcome = Result<Granted, u16>;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Granted {
