@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use turnix::base::{Clock, Family, Transport};
-use turnix::metrics::{Context, NamedAllocation, ShardSnapshot, encode};
+use turnix::metrics::{Context, NamedAllocation, Reading, ShardSnapshot, encode};
 use turnix::turn::stats::{BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS};
 use turnix::turn::{AllocationId, AllocationView, Direction, DropReason, Path, Traffic};
 use turnix::wire::{ErrorCode, Method};
@@ -78,6 +78,14 @@ fn allocation(user: &str) -> NamedAllocation {
     }
 }
 
+fn page(totals: ShardSnapshot, live: &[NamedAllocation], context: Context) -> String {
+    encode(Reading {
+        totals,
+        live: live.to_vec(),
+        context,
+    })
+}
+
 #[track_caller]
 fn has(text: &str, line: &str) {
     assert!(
@@ -88,7 +96,7 @@ fn has(text: &str, line: &str) {
 
 #[test]
 fn totals_carry_the_contract_names_and_labels() {
-    let text = encode(&busy(), &[], &context());
+    let text = page(busy(), &[], context());
     for line in [
         "# TYPE turn_allocations gauge",
         r#"turn_allocations{transport="udp",family="ipv4"} 2"#,
@@ -125,13 +133,13 @@ fn without_tls_there_is_no_certificate_series() {
         certificate_expiry_unix: None,
         ..context()
     };
-    let text = encode(&ShardSnapshot::default(), &[], &context);
+    let text = page(ShardSnapshot::default(), &[], context);
     assert!(!text.contains("turn_certificate_expiry"));
 }
 
 #[test]
 fn histogram_buckets_are_cumulative() {
-    let text = encode(&busy(), &[], &context());
+    let text = page(busy(), &[], context());
     for line in [
         r#"turn_allocation_duration_seconds_bucket{le="1"} 1"#,
         r#"turn_allocation_duration_seconds_bucket{le="10"} 2"#,
@@ -150,7 +158,7 @@ fn histogram_buckets_are_cumulative() {
 
 #[test]
 fn allocations_have_series_of_their_own_whatever_the_user_is_called() {
-    let text = encode(&busy(), &[allocation("a\"b\\c\nd{}=,é")], &context());
+    let text = page(busy(), &[allocation("a\"b\\c\nd{}=,é")], context());
     let labels =
         r#"{allocation="0-1-7",user="a\"b\\c\nd{}=,é",transport="tcp",direction="to_client"}"#;
     has(&text, &format!("turn_allocation_bytes_total{labels} 20"));
@@ -171,7 +179,7 @@ fn promtool_accepts_the_page() {
         println!("skipped: promtool is not installed");
         return;
     };
-    let text = encode(&busy(), &live, &context());
+    let text = page(busy(), &live, context());
     let mut input = promtool.stdin.take().unwrap();
     input.write_all(text.as_bytes()).unwrap();
     drop(input);

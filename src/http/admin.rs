@@ -14,7 +14,7 @@ use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::metrics::{Context, NamedAllocation, encode};
+use crate::metrics::{Context, NamedAllocation, Reading, encode};
 use crate::stream::Certificates;
 use crate::turn::Direction;
 
@@ -137,7 +137,11 @@ async fn metrics<S: ShardControl>(State(state): State<AdminState<S>>) -> Respons
         certificate_expiry_unix: state.certificates.as_ref().map(|all| all.not_after_unix()),
         version: state.settings.version,
     };
-    let text = encode(&state.shards.snapshot().await, &live, &context);
+    let text = encode(Reading {
+        totals: state.shards.snapshot().await,
+        live,
+        context,
+    });
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }

@@ -1,10 +1,11 @@
 //! Writes what shards counted in Prometheus' text format, version 0.0.4.
 
-use prometheus::TextEncoder;
+use prometheus::core::{Collector, Desc};
 use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram as HistogramProto, LabelPair, Metric, MetricFamily,
     MetricType,
 };
+use prometheus::{Registry, TextEncoder};
 
 use crate::access::{AuthFailure, DeniedRule};
 use crate::base::{Family, Transport};
@@ -27,19 +28,43 @@ pub struct Context {
     pub version: &'static str,
 }
 
-/// Writes `totals` over all shards, and series of their own for the `live` allocations, which the caller has bounded.
-pub fn encode(totals: &ShardSnapshot, live: &[NamedAllocation], context: &Context) -> String {
-    let mut families = Vec::new();
-    allocations(&mut families, &totals.stats);
-    requests(&mut families, &totals.stats);
-    relayed(&mut families, &totals.stats);
-    refusals(&mut families, &totals.stats);
-    histograms(&mut families, &totals.stats);
-    server(&mut families, totals, context);
-    per_allocation(&mut families, live);
-    // The encoder refuses a family without a sample.
-    families.retain(|family| !family.get_metric().is_empty());
-    match TextEncoder::new().encode_to_string(&families) {
+/// One reading of the whole server, for `prometheus` to collect.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// Sums over all shards.
+    pub totals: ShardSnapshot,
+    /// Live allocations that get series of their own; the caller bounds them.
+    pub live: Vec<NamedAllocation>,
+    /// What no shard counts.
+    pub context: Context,
+}
+
+impl Collector for Reading {
+    /// None: what has series depends on the reading.
+    fn desc(&self) -> Vec<&Desc> {
+        Vec::new()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let mut families = Vec::new();
+        allocations(&mut families, &self.totals.stats);
+        requests(&mut families, &self.totals.stats);
+        relayed(&mut families, &self.totals.stats);
+        refusals(&mut families, &self.totals.stats);
+        histograms(&mut families, &self.totals.stats);
+        server(&mut families, &self.totals, &self.context);
+        per_allocation(&mut families, &self.live);
+        families
+    }
+}
+
+/// Writes `reading`: families in the order of their names.
+pub fn encode(reading: Reading) -> String {
+    let registry = Registry::new();
+    let text = registry
+        .register(Box::new(reading))
+        .and_then(|()| TextEncoder::new().encode_to_string(&registry.gather()));
+    match text {
         Ok(text) => text,
         Err(error) => {
             debug_assert!(false, "metrics do not encode: {error}");

@@ -4,7 +4,7 @@
 
 mod encode;
 
-pub use encode::{Context, encode};
+pub use encode::{Context, Reading, encode};
 
 use crate::base::Transport;
 use crate::turn::{AllocationView, Stats};

@@ -106,7 +106,8 @@ impl Client {
             Transport::Tls => {
                 socket.set_tcp_nodelay(true).unwrap();
                 let name = ServerName::IpAddress(to.ip().into());
-                let connection = ClientConnection::new(server.tls.clone(), name).unwrap();
+                let connection =
+                    ClientConnection::new(std::sync::Arc::clone(&server.tls), name).unwrap();
                 Link::Tls(Box::new(StreamOwned::new(connection, socket.into())))
             }
         };

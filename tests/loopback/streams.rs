@@ -451,7 +451,7 @@ fn http_on_the_same_port() {
             socket
         };
         let name = ServerName::IpAddress(address.ip().into());
-        let tls = ClientConnection::new(server.tls.clone(), name).unwrap();
+        let tls = ClientConnection::new(std::sync::Arc::clone(&server.tls), name).unwrap();
         for answer in [health(connect()), health(StreamOwned::new(tls, connect()))] {
             assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
             assert!(answer.ends_with("{\"status\":\"ok\"}"), "{answer}");
