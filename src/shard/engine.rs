@@ -1,6 +1,5 @@
-//! The loop of one shard and the way of every datagram through it.
+//! One shard's state and the way of every datagram through it.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -9,7 +8,6 @@ use std::time::Instant;
 
 use ahash::RandomState;
 use tokio::sync::Notify;
-use tokio::task::LocalSet;
 
 use crate::access::{Access, PermittedPeer};
 use crate::base::{Clock, FiveTuple, ListenerId, Now, Pii, Transport};
@@ -21,10 +19,10 @@ use crate::turn::{
 };
 use crate::wire::channel_data;
 
-use super::mailbox::{Hairpin, Inbox, Mailbox, Message};
+use super::mailbox::{Hairpin, Mailbox};
 use super::ports::{RelayPool, Wanted};
+use super::queue::Queue;
 use super::relays::{Owner, Relays};
-use super::streams::{self, Queue};
 
 /// What a shard is made of.
 pub(super) struct Parts {
@@ -39,7 +37,7 @@ pub(super) struct Parts {
 }
 
 /// Datagrams one batch holds.
-const SLOTS: usize = 64;
+pub(super) const SLOTS: usize = 64;
 
 /// Sockets one look at the poller reports.
 const EVENTS: usize = 64;
@@ -91,7 +89,7 @@ pub(super) struct Shard {
     current: usize,
     listeners: Vec<Listener>,
     endpoints: Vec<Endpoint>,
-    poller: Poller,
+    pub(super) poller: Poller,
     relays: Relays,
     to_peers: Vec<ToPeer>,
     run: Vec<Outgoing>,
@@ -103,96 +101,8 @@ pub(super) struct Shard {
     wake: Rc<Notify>,
 }
 
-/// Runs a shard until it is told to stop.
-pub(super) fn run(parts: Parts, inbox: Inbox) {
-    let index = parts.index;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let result = runtime.and_then(|runtime| {
-        let local = LocalSet::new();
-        runtime.block_on(local.run_until(work(parts, inbox)))
-    });
-    if let Err(error) = result {
-        tracing::error!(shard = index, %error, "a shard cannot go on");
-    }
-}
-
-async fn work(parts: Parts, mut inbox: Inbox) -> std::io::Result<()> {
-    let wake = Rc::new(Notify::new());
-    let shard = Shard::new(parts, Rc::clone(&wake))?;
-    let watched = shard.poller.watch()?;
-    let shard = Rc::new(RefCell::new(shard));
-    let sleep = tokio::time::sleep(std::time::Duration::ZERO);
-    tokio::pin!(sleep);
-    let mut hairpins = Vec::with_capacity(SLOTS);
-    loop {
-        let deadline = shard.borrow_mut().arm();
-        if let Some(deadline) = deadline {
-            let deadline = tokio::time::Instant::from_std(deadline);
-            if sleep.deadline() != deadline {
-                sleep.as_mut().reset(deadline);
-            }
-        }
-        tokio::select! {
-            ready = watched.readable() => {
-                let mut ready = ready?;
-                if !shard.borrow_mut().turn() {
-                    ready.clear_ready();
-                }
-            }
-            count = inbox.hairpins.recv_many(&mut hairpins, SLOTS), if hairpins.is_empty() => {
-                if count > 0 {
-                    shard.borrow_mut().receive_hairpins(&mut hairpins);
-                }
-            }
-            Some(message) = inbox.control.recv() => {
-                if matches!(message, Message::Stop) {
-                    shard.borrow_mut().end_all();
-                    return Ok(());
-                }
-                handle(&shard, message);
-            }
-            () = &mut sleep, if deadline.is_some() => shard.borrow_mut().handle_timeout(),
-            () = wake.notified() => {}
-        }
-        // Stream tasks run between turns, however busy the sockets are.
-        tokio::task::yield_now().await;
-    }
-}
-
-fn handle(shard: &Rc<RefCell<Shard>>, message: Message) {
-    let now = Clock.now();
-    match message {
-        Message::Adopt(stream) => {
-            tokio::task::spawn_local(streams::serve(Rc::clone(shard), *stream));
-        }
-        Message::Snapshot(answer) => {
-            let _ = answer.send(shard.borrow().snapshot());
-        }
-        Message::Views {
-            from,
-            count,
-            answer,
-        } => {
-            let _ = answer.send(shard.borrow().server.views(now, from, count));
-        }
-        Message::End { id, reason, answer } => {
-            let mut shard = shard.borrow_mut();
-            let ended = shard.server.end_allocation(now, id, reason);
-            shard.drain_outputs(now);
-            let _ = answer.send(ended);
-        }
-        Message::Access(access) => shard.borrow_mut().server.set_access(access),
-        Message::Ping(answer) => {
-            let _ = answer.send(());
-        }
-        Message::Stop => {}
-    }
-}
-
 impl Shard {
-    fn new(parts: Parts, wake: Rc<Notify>) -> std::io::Result<Self> {
+    pub(super) fn new(parts: Parts, wake: Rc<Notify>) -> std::io::Result<Self> {
         let poller = Poller::new(EVENTS)?;
         for (index, socket) in parts.sockets.iter().enumerate() {
             poller.add(socket, LISTENER | index as u64)?;
@@ -211,7 +121,7 @@ impl Shard {
                 .collect(),
             endpoints: Vec::new(),
             poller,
-            relays: Relays::new(parts.index, parts.relay_buffer_bytes, parts.pool),
+            relays: Relays::new(parts.index, parts.relay_buffer_bytes, parts.pool, keyed()),
             to_peers: Vec::with_capacity(SLOTS),
             run: Vec::with_capacity(SLOTS),
             neighbours: parts.neighbours,
@@ -223,7 +133,7 @@ impl Shard {
     }
 
     /// One bounded look at the sockets; false if none had anything.
-    fn turn(&mut self) -> bool {
+    pub(super) fn turn(&mut self) -> bool {
         if self.poller.ready().is_empty() {
             return false;
         }
@@ -304,7 +214,7 @@ impl Shard {
     }
 
     /// Application data that another shard relayed to one of our relayed addresses.
-    fn receive_hairpins(&mut self, hairpins: &mut Vec<Hairpin>) {
+    pub(super) fn receive_hairpins(&mut self, hairpins: &mut Vec<Hairpin>) {
         let now = Clock.now();
         self.current = DATAGRAMS;
         for (slot, hairpin) in hairpins.drain(..).enumerate() {
@@ -599,18 +509,18 @@ impl Shard {
     }
 
     /// The deadline to sleep until, remembered so that an earlier one wakes the loop.
-    fn arm(&mut self) -> Option<Instant> {
+    pub(super) fn arm(&mut self) -> Option<Instant> {
         self.armed = self.server.poll_timeout();
         self.armed
     }
 
-    fn handle_timeout(&mut self) {
+    pub(super) fn handle_timeout(&mut self) {
         let now = Clock.now();
         self.server.handle_timeout(now);
         self.drain_outputs(now);
     }
 
-    fn end_all(&mut self) {
+    pub(super) fn end_all(&mut self) {
         let now = Clock.now();
         let (views, _) = self.server.views(now, 0, usize::MAX);
         for view in views {
@@ -619,7 +529,7 @@ impl Shard {
         self.drain_outputs(now);
     }
 
-    fn snapshot(&self) -> ShardSnapshot {
+    pub(super) fn snapshot(&self) -> ShardSnapshot {
         let mut stats = self.server.stats().clone();
         let listeners = self.listeners.iter();
         let drops: u64 = listeners.map(|l| u64::from(l.socket.drops())).sum();
@@ -632,7 +542,7 @@ impl Shard {
 }
 
 /// A hash that strangers cannot aim at: they choose the keys.
-pub(super) fn keyed() -> RandomState {
+fn keyed() -> RandomState {
     let [a, b, c, d] = rand::random();
     RandomState::with_seeds(a, b, c, d)
 }

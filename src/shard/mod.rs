@@ -12,7 +12,9 @@
 mod engine;
 mod mailbox;
 mod ports;
+mod queue;
 mod relays;
+mod run;
 mod streams;
 
 use std::io;
@@ -186,7 +188,7 @@ impl Shards {
             };
             let join = std::thread::Builder::new()
                 .name(format!("shard-{index}"))
-                .spawn(move || engine::run(parts, inbox));
+                .spawn(move || run::run(parts, inbox));
             match join {
                 Ok(join) => joins.push(join),
                 Err(source) => {

@@ -46,13 +46,13 @@ pub(super) struct Relays {
 }
 
 impl Relays {
-    pub fn new(shard: u8, buffer_bytes: usize, pool: Arc<RelayPool>) -> Self {
+    pub fn new(shard: u8, buffer_bytes: usize, pool: Arc<RelayPool>, hasher: RandomState) -> Self {
         Self {
             shard,
             buffer_bytes,
             pool,
             slots: Vec::new(),
-            by_place: HashMap::with_hasher(super::engine::keyed()),
+            by_place: HashMap::with_hasher(hasher),
             drops_of_closed: 0,
         }
     }

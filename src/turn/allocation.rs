@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::access::{Key, PermittedIp, PermittedPeer};
-use crate::base::{Family, FiveTuple, Now, RelayedAddress};
+use crate::base::{Family, FiveTuple, Now, RelayedAddress, Transport};
 use crate::wire::{ChannelNumber, TransactionId};
 
-use super::stats::{AllocationView, Direction, RateWindow, Traffic};
+use super::stats::{Direction, RateWindow, Traffic};
 
 /// Names an allocation within its server: a slot and how often the slot was filled, so that a stale id misses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,6 +32,35 @@ impl AllocationId {
             generation: (bits >> 32) as u32,
         }
     }
+}
+
+/// What an operator may know of one live allocation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AllocationView {
+    /// Names the allocation within its shard.
+    pub id: AllocationId,
+    /// The user id that quotas and metrics count, not the raw USERNAME.
+    pub user: Arc<str>,
+    /// How the client reaches us.
+    pub transport: Transport,
+    /// The client's transport address.
+    pub client: SocketAddr,
+    /// The relayed transport address as clients see it.
+    pub relayed: SocketAddr,
+    /// When it was made, since the Unix epoch.
+    pub created_unix: Duration,
+    /// Monotonic creation time.
+    pub created: Instant,
+    /// When it ends unless refreshed, since the Unix epoch.
+    pub expires_unix: Duration,
+    /// Application data so far, by `Direction`.
+    pub traffic: [Traffic; Direction::ALL.len()],
+    /// Bits/s over the last ten seconds, by `Direction`.
+    pub bits_per_second: [u64; Direction::ALL.len()],
+    /// Live permissions.
+    pub permissions: usize,
+    /// Live channel bindings.
+    pub channels: usize,
 }
 
 /// How long a permission lives after it was created or refreshed (RFC 8656 §9).

@@ -31,13 +31,13 @@ use crate::access::PermittedPeer;
 use crate::base::{Family, FiveTuple};
 use crate::wire::Header;
 
-pub use allocation::{AllocationId, CHANNEL_LIFETIME, PERMISSION_LIFETIME};
+pub use allocation::{AllocationId, AllocationView, CHANNEL_LIFETIME, PERMISSION_LIFETIME};
 pub use auth::NONCE_LENGTH;
 pub use reject::Reject;
 pub use server::Server;
 pub use stats::{
-    AllocationView, BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS, Direction, DropReason, Histogram,
-    OUTCOMES, Outcome, Path, RATE_WINDOW_SECS, Stats, Traffic, outcome_index,
+    BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS, Direction, DropReason, Histogram, OUTCOMES, Outcome,
+    Path, RATE_WINDOW_SECS, Stats, Traffic, outcome_index,
 };
 
 /// What an allocation gets when its client asks for nothing or for less (RFC 8656 §3).

@@ -10,13 +10,11 @@ use crate::access::Access;
 use crate::base::{FiveTuple, Now, RelayedAddress};
 use crate::wire::{self, Class, DecodeError, Key, Kind, Message, Method, Response};
 
-use super::allocation::{Allocation, AllocationId, Allocations, State};
+use super::allocation::{Allocation, AllocationId, AllocationView, Allocations, State};
 use super::auth::Nonces;
 use super::reject::Reject;
 use super::routes::Routes;
-use super::stats::{
-    AllocationView, BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS, Direction, DropReason, Path, Stats,
-};
+use super::stats::{BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS, Direction, DropReason, Path, Stats};
 use super::timers::Timers;
 use super::{EndReason, Ended, Forward, FromPeer, OpenError, Output, Seed, Settings};
 

@@ -1,14 +1,8 @@
 //! Plain counters of the core. A shard owns them, so counting costs neither an atomic nor a lock; readers get copies.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-
 use crate::access::{AuthFailure, DeniedRule};
 use crate::base::{Family, Transport};
 use crate::wire::{ErrorCode, Method};
-
-use super::allocation::AllocationId;
 
 /// Which way relayed application data flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -344,33 +338,4 @@ impl RateWindow {
 
 const fn bucket_of(second: u32) -> usize {
     second as usize % BUCKETS
-}
-
-/// What an operator may know of one live allocation.
-#[derive(Clone, Debug, PartialEq)]
-pub struct AllocationView {
-    /// Names the allocation within its shard.
-    pub id: AllocationId,
-    /// The user id that quotas and metrics count, not the raw USERNAME.
-    pub user: Arc<str>,
-    /// How the client reaches us.
-    pub transport: Transport,
-    /// The client's transport address.
-    pub client: SocketAddr,
-    /// The relayed transport address as clients see it.
-    pub relayed: SocketAddr,
-    /// When it was made, since the Unix epoch.
-    pub created_unix: Duration,
-    /// Monotonic creation time.
-    pub created: Instant,
-    /// When it ends unless refreshed, since the Unix epoch.
-    pub expires_unix: Duration,
-    /// Application data so far, by `Direction`.
-    pub traffic: [Traffic; Direction::ALL.len()],
-    /// Bits/s over the last ten seconds, by `Direction`.
-    pub bits_per_second: [u64; Direction::ALL.len()],
-    /// Live permissions.
-    pub permissions: usize,
-    /// Live channel bindings.
-    pub channels: usize,
 }

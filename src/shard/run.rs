@@ -1,0 +1,101 @@
+//! The loop of one shard: sockets, timers, the mailbox, and stream tasks in between.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use tokio::sync::Notify;
+use tokio::task::LocalSet;
+
+use crate::base::Clock;
+
+use super::engine::{Parts, SLOTS, Shard};
+use super::mailbox::{Inbox, Message};
+use super::streams;
+
+/// Runs a shard until it is told to stop.
+pub(super) fn run(parts: Parts, inbox: Inbox) {
+    let index = parts.index;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let result = runtime.and_then(|runtime| {
+        let local = LocalSet::new();
+        runtime.block_on(local.run_until(work(parts, inbox)))
+    });
+    if let Err(error) = result {
+        tracing::error!(shard = index, %error, "a shard cannot go on");
+    }
+}
+
+async fn work(parts: Parts, mut inbox: Inbox) -> std::io::Result<()> {
+    let wake = Rc::new(Notify::new());
+    let shard = Shard::new(parts, Rc::clone(&wake))?;
+    let watched = shard.poller.watch()?;
+    let shard = Rc::new(RefCell::new(shard));
+    let sleep = tokio::time::sleep(std::time::Duration::ZERO);
+    tokio::pin!(sleep);
+    let mut hairpins = Vec::with_capacity(SLOTS);
+    loop {
+        let deadline = shard.borrow_mut().arm();
+        if let Some(deadline) = deadline {
+            let deadline = tokio::time::Instant::from_std(deadline);
+            if sleep.deadline() != deadline {
+                sleep.as_mut().reset(deadline);
+            }
+        }
+        tokio::select! {
+            ready = watched.readable() => {
+                let mut ready = ready?;
+                if !shard.borrow_mut().turn() {
+                    ready.clear_ready();
+                }
+            }
+            count = inbox.hairpins.recv_many(&mut hairpins, SLOTS), if hairpins.is_empty() => {
+                if count > 0 {
+                    shard.borrow_mut().receive_hairpins(&mut hairpins);
+                }
+            }
+            Some(message) = inbox.control.recv() => {
+                if matches!(message, Message::Stop) {
+                    shard.borrow_mut().end_all();
+                    return Ok(());
+                }
+                handle(&shard, message);
+            }
+            () = &mut sleep, if deadline.is_some() => shard.borrow_mut().handle_timeout(),
+            () = wake.notified() => {}
+        }
+        // Stream tasks run between turns, however busy the sockets are.
+        tokio::task::yield_now().await;
+    }
+}
+
+fn handle(shard: &Rc<RefCell<Shard>>, message: Message) {
+    let now = Clock.now();
+    match message {
+        Message::Adopt(stream) => {
+            tokio::task::spawn_local(streams::serve(Rc::clone(shard), *stream));
+        }
+        Message::Snapshot(answer) => {
+            let _ = answer.send(shard.borrow().snapshot());
+        }
+        Message::Views {
+            from,
+            count,
+            answer,
+        } => {
+            let _ = answer.send(shard.borrow().server.views(now, from, count));
+        }
+        Message::End { id, reason, answer } => {
+            let mut shard = shard.borrow_mut();
+            let ended = shard.server.end_allocation(now, id, reason);
+            shard.drain_outputs(now);
+            let _ = answer.send(ended);
+        }
+        Message::Access(access) => shard.borrow_mut().server.set_access(access),
+        Message::Ping(answer) => {
+            let _ = answer.send(());
+        }
+        Message::Stop => {}
+    }
+}
