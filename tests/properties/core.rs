@@ -29,7 +29,7 @@ fn run(world: &World) -> Reach {
 }
 
 proptest! {
-    #![proptest_config(cases(160))]
+    #![proptest_config(cases(128))]
 
     #[test]
     fn the_core_does_what_the_model_does(world in world(operations(), 1..120)) {
@@ -44,7 +44,7 @@ fn the_operations_reach_every_verdict_and_answer() {
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
     let strategy = world(operations(), 60..120);
     let mut reach = Reach::default();
-    for _ in 0..120 {
+    for _ in 0..150 {
         let tree = strategy.new_tree(&mut runner).expect("no filter rejects");
         reach.merge(run(&tree.current()));
     }

@@ -102,11 +102,12 @@ fn credentials() -> Vec<Credential> {
         rest(SECRET, "carol", 5000),
         rest(OLD_SECRET, "dave", 2000),
         fixed("alice", "wrong", false),
+        rest(SECRET, "alice", 5000),
         rest("nobody's", "carol", 5000),
     ];
     assert_eq!(credentials.len(), CREDENTIALS);
     let mut credentials = credentials;
-    credentials[6].valid = false;
+    credentials[7].valid = false;
     credentials
 }
 
@@ -170,6 +171,16 @@ impl Harness {
                 ms,
                 unnoticed: false,
             } => self.pass(ms),
+            Operation::PassToEnd { after, unnoticed } => {
+                if let Some(end) = self.model.next_end(self.at) {
+                    let ms = end + after - 1 - self.at;
+                    match unnoticed {
+                        true => self.at += ms,
+                        false => self.pass(ms),
+                    }
+                    self.probe();
+                }
+            }
             Operation::Timeout => self.timeout(back),
             Operation::Request {
                 client,
@@ -231,6 +242,23 @@ impl Harness {
             Operation::RelayFailed { which } => self.end(which, Why::RelayFailed, back),
         }
         self.check_counts();
+    }
+
+    /// Tries every road that the model knows of, open or just closed.
+    fn probe(&mut self) {
+        for allocation in self.model.allocations.clone() {
+            for (channel, ..) in &allocation.channels {
+                self.channel_data(allocation.client, *channel, 8, 0);
+            }
+            let known = |peer: &usize| {
+                let ip = model::peer(*peer).ip();
+                allocation.permissions.iter().any(|(known, _)| *known == ip)
+            };
+            for peer in (0..model::PEERS.len()).filter(known) {
+                self.send(allocation.client, peer, 8, 0);
+                self.from_peer_to(allocation.number, peer, 8, 0);
+            }
+        }
     }
 
     /// A client's nonce that is over is replaced at once, as clients do.
@@ -526,6 +554,10 @@ impl Harness {
             live if !which.is_multiple_of(8) => self.model.allocations[which / 8 % live].number,
             _ => which / 8 % self.ids.len(),
         };
+        self.from_peer_to(number, peer, bytes, back);
+    }
+
+    fn from_peer_to(&mut self, number: usize, peer: usize, bytes: usize, back: Ms) {
         let address = model::peer(peer);
         let data = payload(bytes, self.tally.inputs);
         let from = FromPeer {

@@ -196,7 +196,7 @@ fn mutate(message: &[u8], mutations: &[Mutation]) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(cases(256))]
+    #![proptest_config(cases(160))]
 
     #[test]
     fn arbitrary_bytes_change_nothing(

@@ -167,6 +167,16 @@ impl Model {
         (self.allocations.iter()).find(|allocation| allocation.client == client)
     }
 
+    /// The next moment at which an allocation, a permission or a channel ends.
+    pub fn next_end(&self, now: Ms) -> Option<Ms> {
+        let ends = self.allocations.iter().flat_map(|allocation| {
+            let permissions = allocation.permissions.iter().map(|(_, until)| *until);
+            let channels = allocation.channels.iter().map(|(_, _, until)| *until);
+            permissions.chain(channels).chain([allocation.ends])
+        });
+        ends.filter(|end| *end > now).min()
+    }
+
     /// The family of a relay that is asked for: 1 or 2.
     pub fn family(&self, number: usize) -> u8 {
         let mut all = self.allocations.iter();

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::model::{Kind, PEERS};
 
 pub const CLIENTS: usize = 5;
-pub const CREDENTIALS: usize = 7;
+pub const CREDENTIALS: usize = 8;
 
 #[derive(Clone, Debug)]
 pub struct World {
@@ -48,6 +48,11 @@ pub enum Operation {
     /// Time passes; timers fire on time, or nobody tells the server.
     Pass {
         ms: u64,
+        unnoticed: bool,
+    },
+    /// Time passes until a millisecond before, to or after the next moment at which the model has something end.
+    PassToEnd {
+        after: u64,
         unnoticed: bool,
     },
     Timeout,
@@ -209,10 +214,12 @@ pub fn operations() -> impl Strategy<Value = Step> {
     let operation = prop_oneof![
         40 => request,
         10 => pass(),
+        4 => (0..3_u64, any::<bool>())
+            .prop_map(|(after, unnoticed)| Operation::PassToEnd { after, unnoticed }),
         2 => Just(Operation::Timeout),
         2 => (which(), opening())
             .prop_map(|(which, outcome)| Operation::OpenLater { which, outcome }),
-        12 => (client(), peer(), bytes())
+        12 => (client(), prop_oneof![7 => peer(), 1 => Just(5)], bytes())
             .prop_map(|(client, peer, bytes)| Operation::Send { client, peer, bytes }),
         12 => (client(), channel(), bytes())
             .prop_map(|(client, channel, bytes)| Operation::ChannelData { client, channel, bytes }),
