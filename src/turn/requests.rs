@@ -80,7 +80,8 @@ impl Server {
     ) -> Result<Option<Response>, Reject> {
         let existing = self.by_five_tuple.get(&from).copied();
         if let Some(allocation) = existing.and_then(|id| self.allocations.get(id)) {
-            if allocation.transaction != message.transaction_id() {
+            let same = allocation.transaction == message.transaction_id();
+            if !same || authenticated.owns(allocation).is_err() {
                 return Err(Reject::AllocationExists);
             }
             return Ok(allocation

@@ -66,6 +66,18 @@ fn rfc8656_7_2_retransmission_gets_the_first_answer_again() {
 }
 
 #[test]
+fn rfc8656_7_2_another_users_transaction_is_no_retransmission() {
+    let mut world = World::new();
+    let alice = world.alice(udp(CLIENT));
+    let request = Request::allocate();
+    let first = world.ask(udp(CLIENT), &request.clone().sign(&alice));
+    assert_eq!(first.code(), 0);
+    let bob = Signer::new("bob", "builder", &alice.nonce);
+    let reply = world.ask(udp(CLIENT), &request.sign(&bob));
+    assert_eq!(reply.code(), 437);
+}
+
+#[test]
 fn rfc8656_7_2_second_allocate_is_437() {
     let mut world = World::new();
     let (alice, _, _) = world.allocate(udp(CLIENT));

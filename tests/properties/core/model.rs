@@ -407,7 +407,8 @@ impl Model {
             unreachable!()
         };
         if let Some(allocation) = self.of_client(request.client) {
-            if allocation.transaction != request.transaction {
+            let foreign = !self.same_user(allocation, credential);
+            if allocation.transaction != request.transaction || foreign {
                 return Ok(Some(Err(437)));
             }
             return Ok(allocation.relayed.map(|relayed| {
@@ -456,11 +457,17 @@ impl Model {
         let at = (self.allocations.iter())
             .position(|allocation| allocation.client == client && allocation.relayed.is_some())
             .ok_or(437_u16)?;
-        let owner = &self.credentials[self.allocations[at].credential];
+        if self.same_user(&self.allocations[at], credential) {
+            Ok(at)
+        } else {
+            Err(441)
+        }
+    }
+
+    fn same_user(&self, allocation: &Allocation, credential: usize) -> bool {
+        let owner = &self.credentials[allocation.credential];
         let asking = &self.credentials[credential];
-        let same = owner.user == asking.user
-            && owner.expires_secs.is_some() == asking.expires_secs.is_some();
-        if same { Ok(at) } else { Err(441) }
+        owner.user == asking.user && owner.expires_secs.is_some() == asking.expires_secs.is_some()
     }
 
     /// RFC 8656 §8.2.
