@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -100,6 +101,27 @@ impl Poller {
         self.tokens
             .extend(self.events.iter().take(count).map(|event| event.u64));
         &self.tokens
+    }
+
+    /// Like [`ready`](Self::ready), but waits up to `timeout` for a first socket.
+    pub fn wait(&mut self, timeout: Duration) -> &[u64] {
+        if !self.ready().is_empty() || timeout.is_zero() {
+            return &self.tokens;
+        }
+        let mut fd = libc::pollfd {
+            fd: self.fd.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // epoll_wait counts in milliseconds, which is too coarse for pacing packets.
+        let timeout = libc::timespec {
+            tv_sec: timeout.as_secs().min(3600) as libc::time_t,
+            tv_nsec: timeout.subsec_nanos() as _,
+        };
+        // SAFETY: ppoll(2) reads and writes `nfds` structures at `fds`, here the one on our stack, and reads one
+        // `struct timespec`; a null signal mask leaves the mask alone. A failure, as by a signal, is an early end.
+        unsafe { libc::ppoll(&raw mut fd, 1, &raw const timeout, std::ptr::null()) };
+        self.ready()
     }
 
     /// The set's own descriptor for the current tokio runtime to watch.
