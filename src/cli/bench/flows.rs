@@ -172,7 +172,14 @@ impl Flows {
     /// # Errors
     /// The server refuses or does not answer; the text says what to do.
     pub fn allocate(&mut self, window: usize) -> anyhow::Result<Duration> {
-        self.each(window, |flow, now| flow.client.begin(now, Step::Allocate))
+        let begin = |flow: &mut Flow, now| flow.client.begin(now, Step::Allocate);
+        self.each(
+            window,
+            PATIENCE,
+            |_| true,
+            begin,
+            |event| matches!(event, Event::Allocated { .. }),
+        )
     }
 
     /// Binds a channel to every client's peer, or only permits it.
@@ -183,14 +190,21 @@ impl Flows {
         let Some(channel) = ChannelNumber::new(CHANNEL) else {
             bail!("{CHANNEL:#x} is no channel");
         };
-        self.each(window, |flow, now| {
+        let begin = |flow: &mut Flow, now| {
             let step = if channels {
                 Step::ChannelBind(channel, flow.peer)
             } else {
                 Step::CreatePermission(flow.peer)
             };
             flow.client.begin(now, step);
-        })
+        };
+        self.each(
+            window,
+            PATIENCE,
+            |_| true,
+            begin,
+            |event| matches!(event, Event::ChannelBound(..) | Event::Permitted(_)),
+        )
     }
 
     /// Ends every allocation that there is.
@@ -198,22 +212,33 @@ impl Flows {
     /// # Errors
     /// The server refuses or does not answer; the allocations then end by themselves.
     pub fn release(&mut self, window: usize) -> anyhow::Result<Duration> {
-        self.each(window, |flow, now| flow.client.release(now))
+        let begin = |flow: &mut Flow, now| flow.client.release(now);
+        let allocated = |flow: &Flow| flow.client.relayed().is_some();
+        self.each(window, PATIENCE / 4, allocated, begin, |event| {
+            matches!(event, Event::Released)
+        })
     }
 
+    /// Begins one request for every client that is `wanted`, at most `window` at a time, and waits until all are `done`.
     fn each(
         &mut self,
         window: usize,
+        patience: Duration,
+        wanted: impl Fn(&Flow) -> bool,
         mut begin: impl FnMut(&mut Flow, Now),
+        is_done: impl Fn(&Event) -> bool,
     ) -> anyhow::Result<Duration> {
+        let wanted: Vec<bool> = self.all.iter().map(wanted).collect();
+        let mut waiting = (0..self.all.len()).filter(|index| wanted.get(*index) == Some(&true));
+        let total = wanted.iter().filter(|wanted| **wanted).count();
         let start = Clock.now();
         let mut progress = start.mono;
         let mut next_timers = start.mono + TIMERS;
         let (mut begun, mut done) = (0, 0);
-        while done < self.all.len() {
+        while done < total {
             let now = Clock.now();
-            while begun < self.all.len() && begun - done < window {
-                if let Some(flow) = self.all.get_mut(begun) {
+            while begun < total && begun - done < window {
+                if let Some(flow) = waiting.next().and_then(|index| self.all.get_mut(index)) {
                     begin(flow, now);
                     flow.pump(self.server)?;
                 }
@@ -235,11 +260,12 @@ impl Flows {
                 {
                     match event {
                         Event::Failed(step, why) => bail!(advice(step, why)),
-                        Event::Refreshed(_) => {}
-                        _ => {
+                        event if is_done(&event) => {
                             done += 1;
                             progress = now.mono;
                         }
+                        // The end of what an earlier phase had begun.
+                        _ => {}
                     }
                 }
             }
@@ -248,13 +274,12 @@ impl Flows {
                 next_timers = now.mono + TIMERS;
                 self.timers(now)?;
             }
-            if now.mono.saturating_duration_since(progress) > PATIENCE {
+            if now.mono.saturating_duration_since(progress) > patience {
                 bail!(
-                    "no answer from {} for {} s ({done} of {} done): is a TURN server listening there, and does no \
+                    "no answer from {} for {} s ({done} of {total} done): is a TURN server listening there, and does no \
                      firewall stand between?",
                     self.server,
-                    PATIENCE.as_secs(),
-                    self.all.len()
+                    patience.as_secs(),
                 );
             }
         }

@@ -189,9 +189,32 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     }
     let memory_bare = arguments.pid.map(process::resident_bytes);
     let mut flows = open(arguments)?;
-    let window = arguments.setup_window as usize;
-    let channels = !arguments.indications;
+    let outcome = load(arguments, pace, memory_bare, &mut flows);
+    // Also after a failure: the server should not keep what nobody uses.
+    let released = flows.release(arguments.setup_window as usize);
+    let report = outcome?;
+    if let Err(error) = released {
+        let _ = writeln!(
+            io::stderr(),
+            "warning: allocations were left behind: {error:#}"
+        );
+    }
+    print(&if arguments.json {
+        report.json()
+    } else {
+        report.text()
+    })?;
+    Ok(Exit::Done)
+}
 
+/// Sets everything up, sends and measures.
+fn load(
+    arguments: &Arguments,
+    pace: Pace,
+    memory_bare: Option<u64>,
+    flows: &mut Flows,
+) -> anyhow::Result<Report> {
+    let window = arguments.setup_window as usize;
     let slab_bare = process::slab_bytes();
     let cpu_bare = arguments.pid.map(process::cpu).transpose()?;
     let allocated = flows.allocate(window)?;
@@ -204,7 +227,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
             }
         }
     }
-    let admitted = flows.admit(window, channels)?;
+    let admitted = flows.admit(window, !arguments.indications)?;
     std::thread::sleep(SETTLE);
     let count = f64::from(arguments.allocations);
     let set_up = SetUp {
@@ -232,10 +255,10 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         gso: arguments.gso,
         pid: arguments.pid,
     };
-    let traffic = Traffic::new(&mut flows, load, rand::random())?;
+    let traffic = Traffic::new(flows, load, rand::random())?;
     let terminal = io::stderr().is_terminal();
     let mut last = 0;
-    let outcome = traffic.run(&mut flows, |counts, elapsed| {
+    let outcome = traffic.run(flows, |counts, elapsed| {
         let delivered = counts.delivered - last;
         last = counts.delivered;
         if terminal {
@@ -243,17 +266,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
             // Nobody is left to watch if standard error is gone.
             let _ = writeln!(io::stderr(), "{line}");
         }
-    });
-    // Also after a failure: the server should not keep what nobody uses.
-    let released = flows.release(window);
-    let outcome = outcome?;
-    if let Err(error) = released {
-        let _ = writeln!(
-            io::stderr(),
-            "warning: allocations were left behind: {error:#}"
-        );
-    }
-    let report = Report {
+    })?;
+    Ok(Report {
         server: flows.server,
         transport: arguments.uri.transport,
         allocations: arguments.allocations,
@@ -261,13 +275,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         load,
         set_up,
         outcome,
-    };
-    print(&if arguments.json {
-        report.json()
-    } else {
-        report.text()
-    })?;
-    Ok(Exit::Done)
+    })
 }
 
 /// Every client with its socket or connection, and every peer; nothing is sent but handshakes of TCP and TLS.
