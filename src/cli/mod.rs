@@ -57,6 +57,7 @@ enum Command {
     /// Makes allocations, sends through them for some seconds, and reports delivered packets per second, loss, latency
     /// and allocations per second; with --pid also what a packet and an allocation cost the server. One thread; ends by
     /// itself and releases its allocations.
+    #[command(args_override_self = true)]
     Bench(Box<bench::Arguments>),
 }
 
