@@ -238,7 +238,9 @@ fn failures_say_what_to_do() {
         error.contains("401") && error.contains("--secret"),
         "{error}"
     );
-    let error = server.fails("udp", &with(&["--allocations", "2"]));
+    // Not 127.0.0.1: that is where the server relays from, and its own relayed addresses are always permitted.
+    let elsewhere = ["--allocations", "2", "--peer-address", "127.0.0.9"];
+    let error = server.fails("udp", &with(&elsewhere));
     assert!(
         error.contains("403") && error.contains("peers.allow"),
         "{error}"

@@ -235,9 +235,11 @@ impl Flows {
         let mut progress = start.mono;
         let mut next_timers = start.mono + TIMERS;
         let (mut begun, mut done) = (0, 0);
-        while done < total {
+        let mut failed = None;
+        // After a failure nothing new begins; what is under way is waited for, so that it can be released.
+        while done < if failed.is_some() { begun } else { total } {
             let now = Clock.now();
-            while begun < total && begun - done < window {
+            while failed.is_none() && begun < total && begun - done < window {
                 if let Some(flow) = waiting.next().and_then(|index| self.all.get_mut(index)) {
                     begin(flow, now);
                     flow.pump(self.server)?;
@@ -259,7 +261,10 @@ impl Flows {
                 while let Some(event) = self.all.get_mut(index).and_then(|f| f.client.poll_event())
                 {
                     match event {
-                        Event::Failed(step, why) => bail!(advice(step, why)),
+                        Event::Failed(step, why) => {
+                            done += 1;
+                            failed.get_or_insert_with(|| advice(step, why));
+                        }
                         event if is_done(&event) => {
                             done += 1;
                             progress = now.mono;
@@ -275,6 +280,9 @@ impl Flows {
                 self.timers(now)?;
             }
             if now.mono.saturating_duration_since(progress) > patience {
+                if failed.is_some() {
+                    break;
+                }
                 bail!(
                     "no answer from {} for {} s ({done} of {total} done): is a TURN server listening there, and does no \
                      firewall stand between?",
@@ -283,7 +291,10 @@ impl Flows {
                 );
             }
         }
-        Ok(Clock.now().mono.saturating_duration_since(start.mono))
+        match failed {
+            Some(advice) => bail!(advice),
+            None => Ok(Clock.now().mono.saturating_duration_since(start.mono)),
+        }
     }
 }
 

@@ -249,6 +249,13 @@ impl Report {
                 total.foreign
             ),
         );
+        if total.delivered == 0 {
+            line(
+                "",
+                "nothing arrived: may the server reach the peers (--peer-address), and they its relayed addresses?"
+                    .to_owned(),
+            );
+        }
         if total.stalls + total.unsent + total.missed > 0 {
             line(
                 "not sent",
