@@ -13,6 +13,7 @@ pub mod access;
 pub mod app;
 pub mod base;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod http;
 pub mod metrics;

@@ -1,6 +1,7 @@
 //! The commands: each reads its arguments, calls the library and prints.
 
 mod banner;
+mod bench;
 mod check;
 mod credentials;
 mod holder;
@@ -9,6 +10,7 @@ mod logging;
 mod quick_start;
 mod serve;
 mod state;
+mod uri;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -50,6 +52,13 @@ enum Command {
     Check(Configuration),
     /// Make time-limited credentials for WebRTC clients.
     Credentials(credentials::Arguments),
+    /// Load any TURN server with relayed traffic and measure it.
+    ///
+    /// Makes allocations, sends through them for some seconds, and reports delivered packets per second, loss, latency
+    /// and allocations per second; with --pid also what a packet and an allocation cost the server. One thread; ends by
+    /// itself and releases its allocations.
+    #[command(args_override_self = true)]
+    Bench(Box<bench::Arguments>),
 }
 
 /// Where the configuration comes from.
@@ -107,6 +116,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Serve(configuration) => serve::run(&configuration),
         Command::Check(configuration) => check::run(&configuration),
         Command::Credentials(arguments) => credentials::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
     }
 }
 

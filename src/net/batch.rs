@@ -191,6 +191,12 @@ impl Batch {
         }
     }
 
+    /// Sends every datagram by itself from now on: what follows is cut up by nobody.
+    pub fn without_segmentation(mut self) -> Self {
+        self.merge = None;
+        self
+    }
+
     /// The number of slots.
     pub const fn slots(&self) -> usize {
         self.slots

@@ -29,6 +29,32 @@ pub fn raise_open_files() -> io::Result<(u64, u64)> {
     Ok((u64::from(limit.rlim_cur), u64::from(limit.rlim_max)))
 }
 
+/// Lets the calling thread run on `cpu` only, counted from 0.
+///
+/// # Errors
+/// There is no such CPU, or this process may not use it.
+pub fn pin_thread(cpu: usize) -> io::Result<()> {
+    if cpu >= libc::CPU_SETSIZE as usize {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: `cpu_set_t` is an array of integers, for which zero is valid: the empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: CPU_SET(3) writes one bit, which lies inside the set as checked above.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: sched_setaffinity(2) reads `cpusetsize` bytes at `mask`; 0 is the calling thread.
+    sys::check(unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) }).map(drop)
+}
+
+/// How many ticks a second the CPU times in `/proc` are counted in.
+pub fn clock_ticks() -> u64 {
+    // SAFETY: sysconf(3) takes no pointers.
+    let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    u64::try_from(ticks)
+        .ok()
+        .filter(|ticks| *ticks > 0)
+        .unwrap_or(100)
+}
+
 /// The largest receive buffer a socket may ask for, in bytes (`net.core.rmem_max`). `None` where it is hidden, as in
 /// containers without it.
 pub fn rmem_max() -> Option<usize> {

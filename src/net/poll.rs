@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -100,6 +101,53 @@ impl Poller {
         self.tokens
             .extend(self.events.iter().take(count).map(|event| event.u64));
         &self.tokens
+    }
+
+    /// Like [`ready`](Self::ready), but waits up to `timeout` for a first socket.
+    pub fn wait(&mut self, timeout: Duration) -> &[u64] {
+        let timeout = libc::timespec {
+            tv_sec: timeout.as_secs().min(3600) as libc::time_t,
+            tv_nsec: timeout.subsec_nanos() as _,
+        };
+        // The system call wants 64-bit times everywhere.
+        if cfg!(not(target_pointer_width = "64")) {
+            return self.wait_by_poll(&timeout);
+        }
+        // epoll_wait counts in milliseconds, which is too coarse for pacing packets.
+        // SAFETY: epoll_pwait2(2) writes at most `maxevents` structures into `events`, which has that many, and reads
+        // one `struct timespec`; a null signal mask leaves the mask alone.
+        let count = unsafe {
+            libc::syscall(
+                libc::SYS_epoll_pwait2,
+                self.fd.as_raw_fd(),
+                self.events.as_mut_ptr(),
+                self.events.len() as libc::c_int,
+                &raw const timeout,
+                std::ptr::null::<libc::sigset_t>(),
+                0usize,
+            )
+        };
+        if count < 0 && sys::last_errno() != libc::EINTR {
+            return self.wait_by_poll(&timeout);
+        }
+        let count = usize::try_from(count).unwrap_or(0);
+        self.tokens.clear();
+        self.tokens
+            .extend(self.events.iter().take(count).map(|event| event.u64));
+        &self.tokens
+    }
+
+    /// Linux before 5.11 and some sandboxes have no epoll_pwait2; the set's own descriptor can be waited for as well.
+    fn wait_by_poll(&mut self, timeout: &libc::timespec) -> &[u64] {
+        let mut fd = libc::pollfd {
+            fd: self.fd.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: ppoll(2) reads and writes `nfds` structures at `fds`, here the one on our stack, and reads one
+        // `struct timespec`; a null signal mask leaves the mask alone. A failure, as by a signal, is an early end.
+        unsafe { libc::ppoll(&raw mut fd, 1, timeout, std::ptr::null()) };
+        self.ready()
     }
 
     /// The set's own descriptor for the current tokio runtime to watch.

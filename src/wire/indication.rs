@@ -11,7 +11,7 @@ use super::{HEADROOM, MAGIC_COOKIE, STUN_HEADER, attribute};
 const SEND_INDICATION: [u8; 2] = [0x00, 0x16];
 const DATA_INDICATION: [u8; 2] = [0x00, 0x17];
 
-/// A Send indication as received.
+/// A Send or Data indication as received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Send {
     /// XOR-PEER-ADDRESS, IPv4-mapped addresses in their IPv4 form.
@@ -31,14 +31,24 @@ pub fn is_send(bytes: &[u8]) -> bool {
 /// know (RFC 8656 §11.2). The first of duplicates counts. Integrity and FINGERPRINT are not looked at: indications
 /// cannot be authenticated (RFC 8656 §5), and checksumming media twice buys nothing.
 pub fn parse_send(bytes: &[u8]) -> Option<Send> {
+    is_send(bytes).then(|| parse(bytes)).flatten()
+}
+
+/// Whether `bytes` start like a Data indication.
+pub fn is_data(bytes: &[u8]) -> bool {
+    bytes.get(..2) == Some(&DATA_INDICATION)
+}
+
+/// Reads a Data indication that fills `bytes` exactly: `peer` is who sent the data. As strict as [`parse_send`].
+pub fn parse_data(bytes: &[u8]) -> Option<Send> {
+    is_data(bytes).then(|| parse(bytes)).flatten()
+}
+
+fn parse(bytes: &[u8]) -> Option<Send> {
     let header = bytes.first_chunk::<STUN_HEADER>()?;
     let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
     let cookie = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
-    if !is_send(bytes)
-        || cookie != MAGIC_COOKIE
-        || length % 4 != 0
-        || length + STUN_HEADER != bytes.len()
-    {
+    if cookie != MAGIC_COOKIE || length % 4 != 0 || length + STUN_HEADER != bytes.len() {
         return None;
     }
     let mut peer = None;
@@ -119,6 +129,22 @@ impl Header {
     ///
     /// `None` if the message would not fit its length field.
     pub fn data_indication(peer: SocketAddr, length: usize, transaction: [u8; 12]) -> Option<Self> {
+        Self::indication(DATA_INDICATION, peer, length, transaction)
+    }
+
+    /// A Send indication's header up to and including DATA's type and length, for `length` bytes to `peer`.
+    ///
+    /// `None` if the message would not fit its length field.
+    pub fn send_indication(peer: SocketAddr, length: usize, transaction: [u8; 12]) -> Option<Self> {
+        Self::indication(SEND_INDICATION, peer, length, transaction)
+    }
+
+    fn indication(
+        kind: [u8; 2],
+        peer: SocketAddr,
+        length: usize,
+        transaction: [u8; 12],
+    ) -> Option<Self> {
         let mut bytes = [0; HEADROOM];
         let (family, ip_length) = match peer {
             SocketAddr::V4(_) => (0x01, 4),
@@ -129,7 +155,7 @@ impl Header {
         let padding = padding(length);
         let body = end - STUN_HEADER + length + usize::from(padding);
 
-        bytes[..2].copy_from_slice(&DATA_INDICATION);
+        bytes[..2].copy_from_slice(&kind);
         bytes[2..4].copy_from_slice(&u16::try_from(body).ok()?.to_be_bytes());
         bytes[4..8].copy_from_slice(&MAGIC_COOKIE.to_be_bytes());
         bytes[8..STUN_HEADER].copy_from_slice(&transaction);

@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha1::Sha1;
-use stun_types::attribute::{AttributeFromRaw, RawAttribute};
+use stun_types::attribute::{AttributeFromRaw, RawAttribute, XorMappedAddress};
 use stun_types::message::{Message as Codec, MessageClass, StunParseError};
 use turn_types::attribute::{
     ChannelNumber, EvenPort, Lifetime, RequestedAddressFamily, RequestedTransport, XorPeerAddress,
+    XorRelayedAddress,
 };
 
 use crate::base::Family;
@@ -169,6 +170,47 @@ impl<'a> Message<'a> {
         let (offset, raw) = self.first(kind)?;
         let start = offset + 4;
         self.bytes.get(start..start + raw.value.len())
+    }
+
+    /// Whether this is a success response.
+    pub fn is_success(&self) -> bool {
+        self.codec.class() == MessageClass::Success
+    }
+
+    /// ERROR-CODE of an error response, 300 to 699; `None` in other messages, 0 if the attribute lacks or is malformed.
+    pub fn error_code(&self) -> Option<u16> {
+        if self.codec.class() != MessageClass::Error {
+            return None;
+        }
+        let value = self.attribute(attribute::ERROR_CODE).unwrap_or_default();
+        match value {
+            &[_, _, class @ 3..=6, number @ 0..=99, ..] => {
+                Some(u16::from(class) * 100 + u16::from(number))
+            }
+            _ => Some(0),
+        }
+    }
+
+    /// XOR-MAPPED-ADDRESS: how the server sees the client.
+    ///
+    /// # Errors
+    /// The attribute is there and malformed.
+    pub fn mapped_address(&self) -> Result<Option<SocketAddr>, DecodeError> {
+        let transaction = self.codec.transaction_id();
+        self.typed::<XorMappedAddress, _>(attribute::XOR_MAPPED_ADDRESS, |mapped| {
+            mapped.addr(transaction)
+        })
+    }
+
+    /// XOR-RELAYED-ADDRESS: where peers reach the client.
+    ///
+    /// # Errors
+    /// The attribute is there and malformed.
+    pub fn relayed_address(&self) -> Result<Option<SocketAddr>, DecodeError> {
+        let transaction = self.codec.transaction_id();
+        self.typed::<XorRelayedAddress, _>(attribute::XOR_RELAYED_ADDRESS, |relayed| {
+            relayed.addr(transaction)
+        })
     }
 
     /// USERNAME, as sent.

@@ -9,14 +9,18 @@ pub mod channel_data;
 pub mod error_code;
 pub mod framing;
 pub mod indication;
+pub mod key;
 pub mod message;
+pub mod request;
 pub mod response;
 
 pub use channel_data::ChannelNumber;
 pub use error_code::ErrorCode;
 pub use indication::Header;
+pub use key::Key;
 pub use message::{Class, DecodeError, Message, TransactionId};
-pub use response::{Key, Response};
+pub use request::Request;
+pub use response::Response;
 
 /// Bytes that a header written in front of relayed data may need: a Data indication to an IPv6 peer.
 pub const HEADROOM: usize = 48;

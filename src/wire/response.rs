@@ -14,10 +14,7 @@ use stun_types::message::{
 use turn_types::attribute::{Lifetime, XorRelayedAddress};
 
 use super::message::integrity_mac;
-use super::{ErrorCode, Method, STUN_HEADER, TransactionId};
-
-/// A long-term key: MD5 of username, realm and password (RFC 8489 §9.2.2).
-pub type Key = [u8; 16];
+use super::{ErrorCode, Key, Method, STUN_HEADER, TransactionId};
 
 /// An answer under construction.
 pub struct Response {
@@ -80,45 +77,64 @@ impl Response {
     }
 
     /// Signs with `key` if there is one, adds FINGERPRINT if asked, and returns the bytes to send.
-    pub fn finish(mut self, key: Option<&Key>, fingerprint: bool) -> Vec<u8> {
-        if let Some(key) = key {
-            let mut mac = integrity_mac(key);
-            mac.update(&self.prefix(24));
-            mac.update(self.out.data().get(4..).unwrap_or_default());
-            let attribute = MessageIntegrity::new(mac.finalize().into_bytes().into());
-            self.out.push_attribute_unchecked(&attribute);
-        }
-        if fingerprint {
-            let prefix = self.prefix(8);
-            let body = self.out.data().get(4..).unwrap_or_default();
-            let mut crc = crc32fast::Hasher::new();
-            crc.update(&prefix);
-            crc.update(body);
-            // The codec applies the XOR of RFC 8489 §14.7 when it writes the attribute.
-            let attribute = Fingerprint::new(crc.finalize().to_be_bytes());
-            self.out.push_attribute_unchecked(&attribute);
-        }
-        self.out.finish()
+    pub fn finish(self, key: Option<&Key>, fingerprint: bool) -> Vec<u8> {
+        seal(self.out, key, fingerprint)
     }
 
     fn new(class: MessageClass, method: Method, transaction: TransactionId) -> Self {
-        let number = method.number().unwrap_or_default();
-        let mut id = [0; 16];
-        id[4..].copy_from_slice(&transaction.0);
-        let transaction = CodecTransactionId::from(u128::from_be_bytes(id));
-        let kind = MessageType::from_class_method(class, CodecMethod::new(number));
+        let transaction = codec_transaction(transaction);
         Self {
-            out: Codec::builder(kind, transaction, MessageWriteVec::with_capacity(128)),
+            out: start(class, method, transaction),
             transaction,
         }
     }
+}
 
-    /// The first four bytes of the header as they read once `more` bytes of attribute follow.
-    fn prefix(&self, more: usize) -> [u8; 4] {
-        let data = self.out.data();
-        let length = (data.len() + more).saturating_sub(STUN_HEADER) as u16;
-        let [high, low] = length.to_be_bytes();
-        let kind = |index| data.get(index).copied().unwrap_or_default();
-        [kind(0), kind(1), high, low]
+/// A message that has a header only.
+pub(super) fn start(
+    class: MessageClass,
+    method: Method,
+    transaction: CodecTransactionId,
+) -> MessageWriteVec {
+    let number = method.number().unwrap_or_default();
+    let kind = MessageType::from_class_method(class, CodecMethod::new(number));
+    Codec::builder(kind, transaction, MessageWriteVec::with_capacity(128))
+}
+
+/// The codec's form of a transaction id.
+pub(super) fn codec_transaction(transaction: TransactionId) -> CodecTransactionId {
+    let mut id = [0; 16];
+    id[4..].copy_from_slice(&transaction.0);
+    CodecTransactionId::from(u128::from_be_bytes(id))
+}
+
+/// Signs with `key` if there is one, adds FINGERPRINT if asked, and returns the bytes to send.
+pub(super) fn seal(mut out: MessageWriteVec, key: Option<&Key>, fingerprint: bool) -> Vec<u8> {
+    if let Some(key) = key {
+        let mut mac = integrity_mac(key);
+        mac.update(&prefix(&out, 24));
+        mac.update(out.data().get(4..).unwrap_or_default());
+        let attribute = MessageIntegrity::new(mac.finalize().into_bytes().into());
+        out.push_attribute_unchecked(&attribute);
     }
+    if fingerprint {
+        let prefix = prefix(&out, 8);
+        let body = out.data().get(4..).unwrap_or_default();
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&prefix);
+        crc.update(body);
+        // The codec applies the XOR of RFC 8489 §14.7 when it writes the attribute.
+        let attribute = Fingerprint::new(crc.finalize().to_be_bytes());
+        out.push_attribute_unchecked(&attribute);
+    }
+    out.finish()
+}
+
+/// The first four bytes of the header as they read once `more` bytes of attribute follow.
+fn prefix(out: &MessageWriteVec, more: usize) -> [u8; 4] {
+    let data = out.data();
+    let length = (data.len() + more).saturating_sub(STUN_HEADER) as u16;
+    let [high, low] = length.to_be_bytes();
+    let kind = |index| data.get(index).copied().unwrap_or_default();
+    [kind(0), kind(1), high, low]
 }

@@ -1,0 +1,149 @@
+//! `turn:` and `turns:` URIs (RFC 7065).
+
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::str::FromStr;
+
+use anyhow::{Context, bail};
+
+use crate::base::Transport;
+
+/// What a `turn:` or `turns:` URI names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TurnUri {
+    /// A host name, or an address without brackets.
+    pub host: String,
+    /// The port; 3478, or 5349 for `turns:`, where the URI has none.
+    pub port: u16,
+    /// How to get there.
+    pub transport: Transport,
+}
+
+impl TurnUri {
+    /// The first address the host resolves to.
+    ///
+    /// # Errors
+    /// The name does not resolve.
+    pub fn resolve(&self) -> anyhow::Result<SocketAddr> {
+        let what = || format!("cannot resolve {:?}", self.host);
+        let mut found = (self.host.as_str(), self.port)
+            .to_socket_addrs()
+            .with_context(what)?;
+        found.next().with_context(what)
+    }
+}
+
+impl FromStr for TurnUri {
+    type Err = anyhow::Error;
+
+    fn from_str(uri: &str) -> anyhow::Result<Self> {
+        const FORM: &str = "expected turn:host[:port][?transport=udp|tcp] or turns:host[:port]";
+        let Some((scheme, rest)) = uri.split_once(':') else {
+            bail!("{FORM}");
+        };
+        let secure = match scheme.to_ascii_lowercase().as_str() {
+            "turn" => false,
+            "turns" => true,
+            _ => bail!("{FORM}"),
+        };
+        let (authority, query) = match rest.split_once('?') {
+            Some((authority, query)) => (authority, Some(query)),
+            None => (rest, None),
+        };
+        let transport = match (query, secure) {
+            (None | Some("transport=udp"), false) => Transport::Udp,
+            (Some("transport=tcp"), false) => Transport::Tcp,
+            (None | Some("transport=tcp"), true) => Transport::Tls,
+            (Some("transport=udp"), true) => {
+                bail!(
+                    "turns: over UDP is DTLS, which this client does not speak; use transport=tcp"
+                )
+            }
+            (Some(query), _) => bail!("{query:?} is no transport; {FORM}"),
+        };
+        // A bare IPv6 address has colons of its own, which is why URIs put it in brackets.
+        let (host, port) = match authority
+            .strip_prefix('[')
+            .and_then(|v6| v6.split_once(']'))
+        {
+            Some((host, port)) => (host, port),
+            None => match authority.split_once(':') {
+                Some((host, _)) => (host, &authority[host.len()..]),
+                None => (authority, ""),
+            },
+        };
+        let port = match (port.strip_prefix(':'), secure) {
+            (Some(port), _) => port.parse().with_context(|| format!("port {port:?}"))?,
+            (None, false) if port.is_empty() => 3478,
+            (None, true) if port.is_empty() => 5349,
+            _ => bail!("{FORM}"),
+        };
+        if host.is_empty() || host.contains(['/', '@']) {
+            bail!("{FORM}");
+        }
+        if authority.starts_with('[') && host.parse::<IpAddr>().is_err() {
+            bail!("{host:?} is no IPv6 address");
+        }
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+            transport,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_forms_of_rfc_7065() {
+        for (uri, host, port, transport) in [
+            ("turn:example.org", "example.org", 3478, Transport::Udp),
+            ("turns:example.org", "example.org", 5349, Transport::Tls),
+            (
+                "turn:192.0.2.1:443?transport=tcp",
+                "192.0.2.1",
+                443,
+                Transport::Tcp,
+            ),
+            (
+                "turns:[2001:db8::1]:443?transport=tcp",
+                "2001:db8::1",
+                443,
+                Transport::Tls,
+            ),
+            ("TURN:[::1]", "::1", 3478, Transport::Udp),
+        ] {
+            let parsed: TurnUri = uri.parse().unwrap();
+            let host = host.to_owned();
+            assert_eq!(
+                parsed,
+                TurnUri {
+                    host,
+                    port,
+                    transport
+                },
+                "{uri}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_turn_uri() {
+        for uri in [
+            "",
+            "example.org",
+            "stun:example.org",
+            "turn:",
+            "turn:a:b",
+            "turn:a?transport=sctp",
+            "turns:a?transport=udp",
+            "turn://a",
+            "turn:[::1",
+            "turn:[x]:1",
+            "turn:[::1]x",
+        ] {
+            assert!(uri.parse::<TurnUri>().is_err(), "{uri}");
+        }
+    }
+}
