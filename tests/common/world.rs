@@ -185,6 +185,11 @@ impl World {
         reply
     }
 
+    /// The error code of the only answer to a request, 0 for success.
+    pub fn code(&mut self, from: FiveTuple, request: &Request) -> u16 {
+        self.ask(from, request).code()
+    }
+
     /// Sends bytes and takes whatever is answered to that client.
     pub fn ask_raw(&mut self, from: FiveTuple, bytes: &[u8]) -> Vec<Vec<u8>> {
         self.sent.clear();

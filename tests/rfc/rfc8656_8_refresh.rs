@@ -71,46 +71,41 @@ fn rfc8656_5_another_users_credentials_are_441() {
     assert_eq!(world.server.len(), 1);
 }
 
+/// A time-limited credential.
+fn minted(user: &str, expires_unix: u64, nonce: &str) -> Signer {
+    let secret = turnix::base::Secret::new(SECRET.to_owned());
+    let (user, password) = turnix::access::rest::mint(&secret, Some(user), expires_unix);
+    Signer::new(&user, &password, nonce)
+}
+
 #[test]
 fn a_newer_credential_of_the_same_user_may_refresh() {
     let mut access = access_settings();
     access.strict_expiry = true;
     let mut world = World::with(Settings::default(), &access, seed());
     let expires = EPOCH.as_secs() + 300;
-    let secret = turnix::base::Secret::new(SECRET.to_owned());
-    let (user, password) = turnix::access::rest::mint(&secret, Some("carol"), expires);
-    let carol = Signer::new(&user, &password, &world.nonce(udp(CLIENT)));
+    let carol = minted("carol", expires, &world.nonce(udp(CLIENT)));
     assert_eq!(
-        world
-            .ask(udp(CLIENT), &Request::allocate().sign(&carol))
-            .code(),
+        world.code(udp(CLIENT), &Request::allocate().sign(&carol)),
         0
     );
     world.pass(secs(200));
     assert_eq!(
-        world
-            .ask(udp(CLIENT), &Request::refresh(600).sign(&carol))
-            .code(),
+        world.code(udp(CLIENT), &Request::refresh(600).sign(&carol)),
         0
     );
     world.pass(secs(101));
     let reply = world.ask(udp(CLIENT), &Request::refresh(600).sign(&carol));
     assert_eq!(reply.code(), 401, "strict_expiry");
     assert!(!reply.is_signed_by(&carol), "RFC 8489 §9.2.4");
-    let (user, password) = turnix::access::rest::mint(&secret, Some("carol"), expires + 9000);
-    let renewed = Signer::new(&user, &password, &carol.nonce);
+    let renewed = minted("carol", expires + 9000, &carol.nonce);
     assert_eq!(
-        world
-            .ask(udp(CLIENT), &Request::refresh(600).sign(&renewed))
-            .code(),
+        world.code(udp(CLIENT), &Request::refresh(600).sign(&renewed)),
         0
     );
-    let (user, password) = turnix::access::rest::mint(&secret, Some("dave"), expires + 9000);
-    let dave = Signer::new(&user, &password, &carol.nonce);
+    let dave = minted("dave", expires + 9000, &carol.nonce);
     assert_eq!(
-        world
-            .ask(udp(CLIENT), &Request::refresh(600).sign(&dave))
-            .code(),
+        world.code(udp(CLIENT), &Request::refresh(600).sign(&dave)),
         441
     );
 }
@@ -119,26 +114,17 @@ fn a_newer_credential_of_the_same_user_may_refresh() {
 fn without_strict_expiry_an_allocation_outlives_its_credential() {
     let mut world = World::new();
     let expires = EPOCH.as_secs() + 300;
-    let secret = turnix::base::Secret::new(SECRET.to_owned());
-    let (user, password) = turnix::access::rest::mint(&secret, Some("carol"), expires);
-    let carol = Signer::new(&user, &password, &world.nonce(udp(CLIENT)));
+    let carol = minted("carol", expires, &world.nonce(udp(CLIENT)));
     assert_eq!(
-        world
-            .ask(udp(CLIENT), &Request::allocate().sign(&carol))
-            .code(),
+        world.code(udp(CLIENT), &Request::allocate().sign(&carol)),
         0
     );
     world.pass(secs(400));
     assert_eq!(
-        world
-            .ask(udp(CLIENT), &Request::refresh(600).sign(&carol))
-            .code(),
+        world.code(udp(CLIENT), &Request::refresh(600).sign(&carol)),
         0
     );
     let other = udp("192.0.2.8:4000");
-    let late = Signer::new(&user, &password, &world.nonce(other));
-    assert_eq!(
-        world.ask(other, &Request::allocate().sign(&late)).code(),
-        401
-    );
+    let late = minted("carol", expires, &world.nonce(other));
+    assert_eq!(world.code(other, &Request::allocate().sign(&late)), 401);
 }
