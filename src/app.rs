@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::access::{Access, OwnAddresses};
-use crate::base::Family;
+use crate::base::addr::is_private;
 use crate::config::{Config, External, Listener, Mapping, Problem, Problems, Sources};
 use crate::http::{self, Front};
 use crate::net;
@@ -19,7 +19,7 @@ use crate::shard::{self, RelayIp, Shards};
 use crate::stream::{self, Certificates};
 
 /// Receive and send buffers of a listener: 4 000 datagrams of video, a tenth of a second at full rate.
-const LISTENER_BUFFER_BYTES: usize = 2 * 1024 * 1024;
+pub const LISTENER_BUFFER_BYTES: usize = 2 * 1024 * 1024;
 
 /// Receive and send buffers of a relay socket. The kernel takes the memory only while datagrams wait.
 const RELAY_BUFFER_BYTES: usize = 256 * 1024;
@@ -219,27 +219,12 @@ async fn told_to_stop() -> io::Result<()> {
     Ok(())
 }
 
-/// The local addresses that relay sockets are bound to: as configured, else the listeners' own, else the host's.
+/// Every relay IP from both sides of a 1:1 NAT.
 fn relay_ips(config: &Config, problems: &mut Vec<Problem>) -> Vec<RelayIp> {
-    let mut locals = config.relay.addresses.clone();
-    if locals.is_empty() {
-        for listener in &config.listeners {
-            let ip = listener.address.ip().to_canonical();
-            if !ip.is_unspecified() && !locals.contains(&ip) {
-                locals.push(ip);
-            }
-        }
-    }
-    if locals.is_empty() {
-        locals.extend(
-            Family::ALL
-                .into_iter()
-                .filter_map(net::host::default_source),
-        );
-    }
+    let mut locals = config.relay_locals();
     if locals.is_empty() {
         tracing::warn!(
-            "this host has no route out: relaying from 127.0.0.1, for clients on this host only"
+            "this host has no address but loopback: relaying from 127.0.0.1, for clients on this host only"
         );
         locals.push(IpAddr::from([127, 0, 0, 1]));
     }
@@ -259,10 +244,7 @@ fn relay_ips(config: &Config, problems: &mut Vec<Problem>) -> Vec<RelayIp> {
             ));
         }
     }
-    let private = |ip: IpAddr| match ip {
-        IpAddr::V4(ip) => ip.is_private() || ip.is_loopback() || ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
-    };
+    let private = |ip: IpAddr| is_private(ip) || ip.is_loopback();
     if config.relay.external == External::Auto
         && relays.iter().all(|relay| private(relay.external))
         && !relays.iter().all(|relay| relay.external.is_loopback())
@@ -352,8 +334,8 @@ fn shard_settings(
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     shard::Settings {
         shards: match config.shards {
-            0 => cores().min(MAX_SHARDS),
-            shards => shards.min(MAX_SHARDS),
+            0 => cores().min(shard::MAX_SHARDS as usize),
+            shards => shards,
         },
         listeners: (listeners.iter())
             .filter(|listener| listener.udp)
@@ -367,9 +349,6 @@ fn shard_settings(
         turn: config.turn.clone(),
     }
 }
-
-/// The owner of a relay port is one byte.
-const MAX_SHARDS: usize = 128;
 
 /// `listeners` with the ports that UDP listeners got.
 fn with_real_ports(mut listeners: Vec<Listener>, udp: &[SocketAddr]) -> Vec<Listener> {

@@ -441,7 +441,7 @@ fn problems_outside_the_file_name_their_source() {
     assert_eq!(
         problems,
         "environment TURNIX_RELM: relm: unknown key; did you mean realm?\n\
-         environment TURNIX_SERVER__SHARDS: server.shards: found \"many\"; expected a number from 0 (one per core) to 1024"
+         environment TURNIX_SERVER__SHARDS: server.shards: found \"many\"; expected a number from 0 (one per core) to 128"
     );
     let problems = set(&[AUTH, "limits.allocation=3"]).unwrap_err();
     assert_eq!(

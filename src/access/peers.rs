@@ -295,6 +295,13 @@ impl PermittedPeer {
         self.address
     }
 
+    /// Proof for its IP: an IP is permitted if some port of it is.
+    pub const fn ip(self) -> PermittedIp {
+        PermittedIp {
+            ip: self.address.ip(),
+        }
+    }
+
     /// Whether it can be one of our own relayed addresses, reached in memory.
     pub const fn may_be_own_relay(self) -> bool {
         self.own_relay

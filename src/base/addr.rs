@@ -84,10 +84,7 @@ pub struct FiveTuple {
 impl FiveTuple {
     /// Builds the key; a mapped IPv4 client address (`::ffff:a.b.c.d`) equals the IPv4 address itself.
     pub fn new(transport: Transport, client: SocketAddr, listener: ListenerId) -> Self {
-        let bits = match client.ip() {
-            IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
-            IpAddr::V6(ip) => ip.to_bits(),
-        };
+        let bits = bits(client.ip());
         Self {
             ip_high: (bits >> 64) as u64,
             ip_low: bits as u64,
@@ -140,6 +137,35 @@ impl RelayedAddress {
 /// `ip` with a mapped IPv4 address in its IPv4 form, port untouched.
 pub fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Whether `ip` is good on its own link only (RFC 3927, RFC 4291 §2.5.6).
+pub const fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
+}
+
+/// Whether only the network around this host can reach `ip`: private, of the carriers' NAT, unique local, link-local.
+pub const fn is_private(ip: IpAddr) -> bool {
+    let private = match ip {
+        IpAddr::V4(ip) => {
+            // 100.64.0.0/10 is the carriers' NAT (RFC 6598).
+            let [a, b, _, _] = ip.octets();
+            ip.is_private() || (a == 100 && b & 0xc0 == 64)
+        }
+        IpAddr::V6(ip) => ip.is_unique_local(),
+    };
+    private || is_link_local(ip)
+}
+
+/// `ip` as 128 bits; an IPv4 address as its mapped form.
+pub const fn bits(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(ip) => ip.to_bits(),
+    }
 }
 
 /// The wildcard address of `family`.

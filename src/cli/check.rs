@@ -1,19 +1,17 @@
 //! `turnix check`: everything that is wrong with the configuration and the host, at once.
 
-use std::collections::HashSet;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 
 use super::credentials::utc;
-use super::ice::is_link_local;
 use super::{Configuration, Exit, holder, print, quick_start, state};
-use crate::base::{Clock, Family};
-use crate::config::{Config, External, Listener, Problem, Problems, Tls};
+use crate::app::LISTENER_BUFFER_BYTES;
+use crate::base::Clock;
+use crate::base::addr::is_private;
+use crate::config::{Config, External, Problem, Problems, Tls};
 use crate::net::host;
 use crate::stream::certificates;
 
-/// Receive buffer that a listener asks for, in bytes.
-const WANTED_BUFFER_BYTES: usize = 2 * 1024 * 1024;
 /// 2024-01-01: a clock before this day has never been set.
 const CLOCK_SET_UNIX: u64 = 1_704_067_200;
 /// Files that are open besides relay sockets: listeners, streams, logs, epoll sets.
@@ -156,38 +154,12 @@ fn listeners(config: &Config, report: &mut Report) {
     }
 }
 
-/// The addresses that relaying would use: configured ones, else the listeners' own, else the host's.
-fn relay_addresses(config: &Config) -> Vec<IpAddr> {
-    if !config.relay.addresses.is_empty() {
-        return config.relay.addresses.clone();
-    }
-    let is_specific = |ip: &IpAddr| !ip.is_unspecified();
-    let own = |listener: &Listener| listener.address.ip().to_canonical();
-    let mut addresses: Vec<IpAddr> = config
-        .listeners
-        .iter()
-        .map(own)
-        .filter(is_specific)
-        .collect();
-    if addresses.is_empty() {
-        let sources = Family::ALL.into_iter().filter_map(host::default_source);
-        addresses.extend(sources);
-    }
-    if addresses.is_empty() {
-        let usable = |ip: &IpAddr| !ip.is_loopback() && !is_link_local(*ip);
-        addresses.extend(host::interface_addresses().into_iter().filter(usable));
-    }
-    let mut seen = HashSet::new();
-    addresses.retain(|ip| seen.insert(*ip));
-    addresses
-}
-
 fn relays(config: &Config, report: &mut Report) {
-    let addresses = relay_addresses(config);
+    let addresses = config.relay_locals();
     if addresses.is_empty() {
-        report.errors.push(Problem::host(
+        report.warnings.push(Problem::host(
             "relay.addresses",
-            "this host has no address but loopback",
+            "this host has no address but loopback, so only clients on it can be relayed",
             "bring up an interface, or name an address",
         ));
     }
@@ -239,17 +211,6 @@ fn relay_bindable(config: &Config, ip: IpAddr) -> Result<(), Problem> {
         format!("no port of {first}-{last} on {ip} can be bound: {why}"),
         "choose another range, or stop the program that has these ports",
     ))
-}
-
-fn is_private(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(v4) => {
-            // 100.64.0.0/10 is the carriers' NAT (RFC 6598).
-            let shared = v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64;
-            v4.is_private() || v4.is_link_local() || shared
-        }
-        IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
-    }
 }
 
 /// What loading does not refuse already.
@@ -306,11 +267,11 @@ fn machine(report: &mut Report) {
             "set it (timedatectl set-ntp true): time-limited credentials and certificates depend on it",
         ));
     }
-    if let Some(most) = host::rmem_max().filter(|most| *most < WANTED_BUFFER_BYTES) {
+    if let Some(most) = host::rmem_max().filter(|most| *most < LISTENER_BUFFER_BYTES) {
         report.warnings.push(Problem::host(
             "net.core.rmem_max",
             format!("{most} bytes: bursts beyond that are lost"),
-            format!("sysctl -w net.core.rmem_max={WANTED_BUFFER_BYTES}"),
+            format!("sysctl -w net.core.rmem_max={LISTENER_BUFFER_BYTES}"),
         ));
     }
 }

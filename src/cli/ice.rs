@@ -7,6 +7,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::pem::parse_x509_pem;
 
 use crate::base::Family;
+use crate::base::addr::is_link_local;
 use crate::config::{External, Listener, Mapping, Tls};
 use crate::net::host;
 
@@ -58,14 +59,6 @@ impl Host {
             .or(candidates.first())
             .copied()
             .unwrap_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST))
-    }
-}
-
-/// Whether `ip` is good on one link only.
-pub fn is_link_local(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
     }
 }
 

@@ -120,8 +120,8 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
     let shards = r.key(
         "server.shards",
         "0",
-        "a number from 0 (one per core) to 1024",
-        values::number(0..=1024),
+        "a number from 0 (one per core) to 128",
+        values::number(0..=crate::shard::MAX_SHARDS),
     );
     let log = read_log(r);
     check_tls(r, tls.as_ref(), listeners.as_deref());

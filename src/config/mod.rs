@@ -13,11 +13,14 @@ mod reader;
 mod source;
 pub mod values;
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use crate::base::PiiMode;
+use crate::base::addr::is_link_local;
+use crate::base::{Family, PiiMode};
+use crate::net::host;
 use crate::{access, stream, turn};
 
 pub use load::{declared, host_name};
@@ -49,6 +52,29 @@ pub struct Config {
     pub node: String,
     /// Region of this server; may be empty.
     pub region: String,
+}
+
+impl Config {
+    /// The local addresses that relay sockets are bound to: configured ones, else the listeners' own, else the host's.
+    /// None on a host that has nothing but loopback.
+    pub fn relay_locals(&self) -> Vec<IpAddr> {
+        if !self.relay.addresses.is_empty() {
+            return self.relay.addresses.clone();
+        }
+        let own = |listener: &Listener| listener.address.ip().to_canonical();
+        let specific = |ip: &IpAddr| !ip.is_unspecified();
+        let mut locals: Vec<IpAddr> = (self.listeners.iter().map(own)).filter(specific).collect();
+        if locals.is_empty() {
+            locals.extend(Family::ALL.into_iter().filter_map(host::default_source));
+        }
+        if locals.is_empty() {
+            let usable = |ip: &IpAddr| !ip.is_loopback() && !is_link_local(*ip);
+            locals.extend(host::interface_addresses().into_iter().filter(usable));
+        }
+        let mut seen = HashSet::new();
+        locals.retain(|ip| seen.insert(*ip));
+        locals
+    }
 }
 
 /// A port and what is spoken on it.

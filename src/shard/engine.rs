@@ -12,12 +12,14 @@ use tokio::sync::Notify;
 use crate::access::{Access, PermittedPeer};
 use crate::base::{Clock, FiveTuple, ListenerId, Now, Pii, Transport};
 use crate::metrics::ShardSnapshot;
-use crate::net::{Batch, HEADROOM, Outgoing, Poller, RecvFault, SendFault, SendReport, UdpSocket};
+use crate::net::{
+    Batch, HEADROOM, Outgoing, Poller, RecvFault, SendFault, SendReport, TAILROOM, UdpSocket,
+};
 use crate::turn::{
     AllocationId, Direction, DropReason, EndReason, Ended, Forward, FromPeer, Output, Path, Seed,
     Server, Settings,
 };
-use crate::wire::channel_data;
+use crate::wire::{self, channel_data};
 
 use super::mailbox::{Hairpin, Mailbox};
 use super::ports::{RelayPool, Wanted};
@@ -53,6 +55,9 @@ const DATAGRAMS: usize = 0;
 
 /// Index of the batch whose one slot holds what a stream is reading.
 pub(super) const STREAM: usize = 1;
+
+// What the core writes around relayed data has to fit into what the slots keep free for it.
+const _: () = assert!(HEADROOM >= wire::HEADROOM && TAILROOM >= wire::TAILROOM);
 
 /// A server transport address that clients use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

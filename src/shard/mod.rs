@@ -122,6 +122,9 @@ pub struct Shards {
     listeners: Arc<[SocketAddr]>,
 }
 
+/// The most shards there can be: a relay port names its shard in one byte.
+pub const MAX_SHARDS: u32 = 128;
+
 /// How many slots one mailbox message walks: a page takes well under a millisecond.
 const PAGE_SLOTS: usize = 1024;
 
@@ -137,7 +140,7 @@ impl Shards {
         settings: &Settings,
         access: Arc<Access>,
     ) -> Result<(Self, Vec<JoinHandle<()>>), Vec<BindError>> {
-        let count = settings.shards.max(1);
+        let count = settings.shards.clamp(1, MAX_SHARDS as usize);
         let mut sockets: Vec<Vec<UdpSocket>> = (0..count).map(|_| Vec::new()).collect();
         let mut addresses = Vec::new();
         let mut problems = Vec::new();

@@ -6,10 +6,10 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::access::{Access, AuthFailure, Identity, Key};
+use crate::base::addr::bits;
 use crate::base::{FiveTuple, Now};
 use crate::wire::Message;
 
@@ -64,13 +64,9 @@ impl Nonces {
 
     fn mac(&self, expires: u32, client: FiveTuple) -> [u8; MAC] {
         let address = client.client();
-        let ip = match address.ip() {
-            IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
-            IpAddr::V6(ip) => ip.octets(),
-        };
         let mut mac = self.keyed.clone();
         mac.update(&expires.to_be_bytes());
-        mac.update(&ip);
+        mac.update(&bits(address.ip()).to_be_bytes());
         mac.update(&address.port().to_be_bytes());
         mac.update(&[client.transport() as u8]);
         let mut out = [0; MAC];

@@ -265,8 +265,6 @@ impl Server {
         }
         let permitted = self.access.peers.permit(peer);
         let permitted = permitted.map_err(|denied| self.denied(id, peer, denied))?;
-        let permitted_ip = self.access.peers.permit_ip(peer.ip());
-        let permitted_ip = permitted_ip.map_err(|denied| self.denied(id, peer, denied))?;
         let Some(allocation) = self.allocations.get(id) else {
             return Err(Reject::NoAllocation);
         };
@@ -284,7 +282,7 @@ impl Server {
                 peer: permitted,
                 expires: now.mono + CHANNEL_LIFETIME,
             });
-            allocation.permit(permitted_ip, now.mono);
+            allocation.permit(permitted.ip(), now.mono);
         });
         Ok(Response::success(
             Method::ChannelBind,

@@ -4,13 +4,14 @@
 //! hash is keyed: strangers choose the keys.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use ahash::RandomState;
 
 use crate::access::PermittedPeer;
 use crate::base::FiveTuple;
+use crate::base::addr::bits;
 use crate::wire::ChannelNumber;
 
 use super::allocation::{Allocation, AllocationId, ChannelBinding};
@@ -42,10 +43,7 @@ struct PeerKey {
 
 impl PeerKey {
     fn new(id: AllocationId, peer: SocketAddr) -> Self {
-        let bits = match peer.ip() {
-            IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
-            IpAddr::V6(ip) => ip.to_bits(),
-        };
+        let bits = bits(peer.ip());
         Self {
             ip_high: (bits >> 64) as u64,
             ip_low: bits as u64,

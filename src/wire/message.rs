@@ -279,13 +279,7 @@ impl<'a> Message<'a> {
     /// # Errors
     /// The attribute is there and malformed.
     pub fn channel_number(&self) -> Result<Option<u16>, DecodeError> {
-        let Some((_, raw)) = self.first(attribute::CHANNEL_NUMBER) else {
-            return Ok(None);
-        };
-        match ChannelNumber::from_raw_ref(&raw) {
-            Ok(number) => Ok(Some(number.channel())),
-            Err(_) => Err(DecodeError::Attribute),
-        }
+        self.typed::<ChannelNumber, _>(attribute::CHANNEL_NUMBER, |number| number.channel())
     }
 
     /// Every XOR-PEER-ADDRESS before MESSAGE-INTEGRITY, in order, IPv4-mapped addresses in their IPv4 form.
