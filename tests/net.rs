@@ -71,6 +71,7 @@ fn place(batch: &mut Batch, slot: usize, bytes: &[u8], to: SocketAddr) -> Outgoi
         len: bytes.len() as u32,
         to,
         from: None,
+        front: None,
     }
 }
 
@@ -226,6 +227,7 @@ fn a_full_batch_goes_through_without_a_copy() {
             len: u32::from(len) + 4,
             to: peer.local_addr(),
             from: None,
+            front: None,
         });
     }
     let report = batch.send(&relay, &items);

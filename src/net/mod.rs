@@ -13,10 +13,12 @@
 
 pub mod batch;
 pub mod host;
-pub mod poll;
+pub mod outbox;
+mod poll;
 pub mod socket;
 mod sys;
 
-pub use batch::{Batch, HEADROOM, MAX_DATAGRAM, Outgoing, Received, SendReport, TAILROOM};
+pub use batch::{Batch, HEADROOM, MAX_DATAGRAM, Received, TAILROOM};
+pub use outbox::{Front, Outgoing, SendReport};
 pub use poll::Poller;
 pub use socket::{RecvFault, SendFault, UdpOptions, UdpSocket, tcp_listener};

@@ -26,6 +26,8 @@ pub struct UdpOptions {
     pub packet_info: bool,
     /// Keep IPv4 off a socket bound to `[::]`.
     pub only_v6: bool,
+    /// Take trains of equal datagrams as one message where the network stack has them so (UDP_GRO, udp(7)).
+    pub trains: bool,
 }
 
 /// A non-blocking, unconnected UDP socket, closed on exec.
@@ -33,8 +35,13 @@ pub struct UdpSocket {
     fd: OwnedFd,
     address: SocketAddr,
     family: Family,
-    /// Cleared once the kernel or the device refuses to segment. Atomic only to keep the socket `Sync`.
+    // Atomic only to keep the socket `Sync`.
+    /// Cleared once the kernel or the device refuses to segment.
     segments: AtomicBool,
+    /// The kernel was asked to report the local address.
+    packet_info: bool,
+    /// The kernel was asked for trains.
+    trains: AtomicBool,
 }
 
 /// The socket is of no use any more: close it.
@@ -102,12 +109,38 @@ impl UdpSocket {
         } else {
             address
         };
-        Ok(Self {
+        let socket = Self {
             fd: socket.into(),
             address,
             family,
             segments: AtomicBool::new(true),
-        })
+            packet_info: options.packet_info,
+            trains: AtomicBool::new(false),
+        };
+        if options.trains {
+            socket.take_trains(true)?;
+        }
+        Ok(socket)
+    }
+
+    /// Whether trains of equal datagrams from one sender arrive as one message (UDP_GRO, udp(7)).
+    ///
+    /// Switching it on makes the kernel look the socket up for every packet of a device that aggregates, so it is
+    /// worth having only where trains come.
+    ///
+    /// # Errors
+    /// The kernel does not know the option (before Linux 5.0).
+    pub fn take_trains(&self, on: bool) -> io::Result<()> {
+        sys::set_option(self.as_fd(), libc::SOL_UDP, libc::UDP_GRO, on.into())?;
+        if on {
+            self.trains.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Whether messages may come with control data: also trains that arrived before they were switched off.
+    pub(super) fn has_ancillary(&self) -> bool {
+        self.packet_info || self.trains.load(Ordering::Relaxed)
     }
 
     /// The address the socket is bound to, with the port in use.
@@ -184,15 +217,24 @@ impl UdpSocket {
     /// # Safety
     /// The name, control data and pieces that `message` points to must be alive and as long as it says.
     pub(super) unsafe fn send_message(&self, message: &libc::msghdr) -> Result<(), SendFault> {
+        const FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        let fd = self.fd.as_raw_fd();
+        // Without control data, sendto(2) says the same, and the kernel has less to copy and to check.
+        let plain = message.msg_iovlen == 1 && message.msg_controllen == 0;
         let mut retried = false;
         loop {
-            // SAFETY: sendmsg(2) reads what `message` describes; the caller vouches for it.
-            let sent = unsafe {
-                libc::sendmsg(
-                    self.fd.as_raw_fd(),
-                    message,
-                    libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
-                )
+            let sent = if plain {
+                // SAFETY: `msg_iovlen` is 1, so there is one piece to read; the caller vouches for it, the bytes it
+                // describes and the name.
+                unsafe {
+                    let piece = *message.msg_iov;
+                    let name = message.msg_name.cast::<libc::sockaddr>();
+                    let (bytes, len) = (piece.iov_base, piece.iov_len);
+                    libc::sendto(fd, bytes, len, FLAGS, name, message.msg_namelen)
+                }
+            } else {
+                // SAFETY: sendmsg(2) reads what `message` describes; the caller vouches for it.
+                unsafe { libc::sendmsg(fd, message, FLAGS) }
             };
             if sent >= 0 {
                 return Ok(());

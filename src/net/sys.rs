@@ -25,6 +25,8 @@ unsafe impl Plain for libc::mmsghdr {}
 unsafe impl Plain for Name {}
 // SAFETY: an array of integers.
 unsafe impl Plain for Control {}
+// SAFETY: an array of integers, all bit patterns are valid.
+unsafe impl<const N: usize> Plain for [u8; N] {}
 
 /// Zeroed heap memory whose address never changes and whose pages are touched only when used.
 ///
@@ -186,9 +188,13 @@ fn in6_addr(ip: Ipv6Addr) -> libc::in6_addr {
     }
 }
 
-/// Bytes of control data per datagram: a packet-info and a segment-size message.
-pub(super) const CONTROL_BYTES: usize =
-    space_of::<libc::in6_pktinfo>() + space_of::<SegmentBytes>();
+/// Bytes of control data per message: a packet-info and a segment-size message, as sent or as received.
+pub(super) const CONTROL_BYTES: usize = space_of::<libc::in6_pktinfo>()
+    + if space_of::<SegmentBytes>() > space_of::<TrainBytes>() {
+        space_of::<SegmentBytes>()
+    } else {
+        space_of::<TrainBytes>()
+    };
 
 /// Control data, aligned as `cmsghdr` asks.
 #[derive(Clone, Copy)]
@@ -199,6 +205,9 @@ const _: () = assert!(align_of::<libc::cmsghdr>() <= 8);
 
 /// The value of `UDP_SEGMENT` (linux/udp.h: `u16` gso_size).
 type SegmentBytes = u16;
+
+/// The value of `UDP_GRO` in what is received (net/udp.h: `int` gso_size).
+type TrainBytes = libc::c_int;
 
 /// Control bytes that a segment size takes up.
 pub(super) const SEGMENT_SPACE: usize = space_of::<SegmentBytes>();
@@ -273,11 +282,21 @@ impl Control {
     }
 }
 
-/// The local address in the control data of a received message, canonical.
+/// What the kernel says about a received message beside its sender.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ancillary {
+    /// The local address it was sent to, canonical.
+    pub local: Option<IpAddr>,
+    /// Bytes of every datagram but the last, where the message holds several (UDP_GRO).
+    pub segment_bytes: Option<usize>,
+}
+
+/// Reads the control data of a received message.
 ///
 /// # Safety
 /// `header` must have been filled by recvmsg or recvmmsg, and its control memory must still be alive.
-pub(super) unsafe fn local_address(header: &libc::msghdr) -> Option<IpAddr> {
+pub(super) unsafe fn ancillary(header: &libc::msghdr) -> Ancillary {
+    let mut found = Ancillary::default();
     // SAFETY: cmsg(3): CMSG_FIRSTHDR returns the first header in the msg_controllen bytes the kernel wrote, or null.
     let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
     while !next.is_null() {
@@ -292,21 +311,26 @@ pub(super) unsafe fn local_address(header: &libc::msghdr) -> Option<IpAddr> {
                 let info = unsafe { data.cast::<libc::in_pktinfo>().read_unaligned() };
                 // ip(7): ipi_spec_dst is the local address; ipi_addr, the header's, may be a broadcast address.
                 let ip = Ipv4Addr::from_bits(u32::from_be(info.ipi_spec_dst.s_addr));
-                return Some(IpAddr::V4(ip));
+                found.local = Some(IpAddr::V4(ip));
             }
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO)
                 if length >= length_of::<libc::in6_pktinfo>() =>
             {
                 // SAFETY: ipv6(7), RFC 3542 §6: IPV6_PKTINFO carries a `struct in6_pktinfo`; cmsg_len covers it.
                 let info = unsafe { data.cast::<libc::in6_pktinfo>().read_unaligned() };
-                return Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).to_canonical());
+                found.local = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).to_canonical());
+            }
+            (libc::SOL_UDP, libc::UDP_GRO) if length >= length_of::<TrainBytes>() => {
+                // SAFETY: udp(7): UDP_GRO carries an `int`; cmsg_len covers it.
+                let bytes = unsafe { data.cast::<TrainBytes>().read_unaligned() };
+                found.segment_bytes = usize::try_from(bytes).ok().filter(|bytes| *bytes > 0);
             }
             _ => {}
         }
         // SAFETY: cmsg(3): CMSG_NXTHDR returns the next valid header, or null when the control data ends.
         next = unsafe { libc::CMSG_NXTHDR(header, next) };
     }
-    None
+    found
 }
 
 /// The error number of the last failed system call of this thread.
@@ -325,14 +349,23 @@ pub(super) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
 
 /// Switches an `int` socket option on.
 pub(super) fn enable_option(fd: BorrowedFd<'_>, level: i32, option: i32) -> io::Result<()> {
-    let on: libc::c_int = 1;
+    set_option(fd, level, option, 1)
+}
+
+/// Sets an `int` socket option.
+pub(super) fn set_option(
+    fd: BorrowedFd<'_>,
+    level: i32,
+    option: i32,
+    value: libc::c_int,
+) -> io::Result<()> {
     // SAFETY: setsockopt(2) reads `optlen` bytes at `optval`, which is exactly the `int` on our stack.
     check(unsafe {
         libc::setsockopt(
             fd.as_raw_fd(),
             level,
             option,
-            ptr::from_ref(&on).cast(),
+            ptr::from_ref(&value).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )
     })
@@ -478,7 +511,7 @@ mod tests {
         header.msg_control = ptr::from_mut(control).cast();
         header.msg_controllen = length as _;
         // SAFETY: the header describes `length` bytes of control data written by `Control`, still alive.
-        unsafe { local_address(&header) }
+        unsafe { ancillary(&header) }.local
     }
 
     #[test]

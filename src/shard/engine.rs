@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,12 +20,13 @@ use crate::turn::{
     AllocationId, Direction, DropReason, EndReason, Ended, Forward, FromPeer, Output, Path, Seed,
     Server, Settings,
 };
-use crate::wire::{self, channel_data};
+use crate::wire;
 
 use super::mailbox::{Hairpin, Mailbox};
 use super::ports::{RelayPool, Wanted};
 use super::queue::Queue;
 use super::relays::{Owner, Relays};
+use super::trains::Trains;
 
 /// What a shard is made of.
 pub(super) struct Parts {
@@ -40,6 +42,9 @@ pub(super) struct Parts {
 
 /// Datagrams one batch holds.
 pub(super) const SLOTS: usize = 64;
+
+/// Datagrams that gather before they leave; a slot may hold many.
+const GATHER: usize = 256;
 
 /// Sockets one look at the poller reports.
 const EVENTS: usize = 64;
@@ -74,6 +79,17 @@ enum Endpoint {
 struct Listener {
     socket: UdpSocket,
     outgoing: Vec<Outgoing>,
+    trains: Trains,
+}
+
+/// Where application data lies in the current batch.
+#[derive(Clone, Copy)]
+struct Payload {
+    slot: u16,
+    start: usize,
+    length: usize,
+    /// Bytes in front that nobody else needs: a header that fits is written there.
+    room: usize,
 }
 
 /// A datagram on its way to a peer, waiting for the batch to be complete.
@@ -98,6 +114,8 @@ pub(super) struct Shard {
     relays: Relays,
     to_peers: Vec<ToPeer>,
     run: Vec<Outgoing>,
+    /// Looks at the sockets so far.
+    turns: u32,
     neighbours: Vec<Mailbox>,
     pub(super) streams: HashMap<FiveTuple, Rc<Queue>, RandomState>,
     pub(super) stream_connections: [u64; Transport::ALL.len()],
@@ -121,14 +139,16 @@ impl Shard {
             listeners: (parts.sockets.into_iter())
                 .map(|socket| Listener {
                     socket,
-                    outgoing: Vec::with_capacity(SLOTS),
+                    outgoing: Vec::with_capacity(GATHER),
+                    trains: Trains::default(),
                 })
                 .collect(),
             endpoints: Vec::new(),
             poller,
             relays: Relays::new(parts.index, parts.relay_buffer_bytes, parts.pool, keyed()),
-            to_peers: Vec::with_capacity(SLOTS),
-            run: Vec::with_capacity(SLOTS),
+            to_peers: Vec::with_capacity(GATHER),
+            run: Vec::with_capacity(GATHER),
+            turns: 0,
             neighbours: parts.neighbours,
             streams: HashMap::with_hasher(keyed()),
             stream_connections: [0; Transport::ALL.len()],
@@ -143,6 +163,7 @@ impl Shard {
             return false;
         }
         let now = Clock.now();
+        self.turns = self.turns.wrapping_add(1);
         self.current = DATAGRAMS;
         let mut filled = 0;
         for index in 0..self.poller.tokens().len() {
@@ -172,7 +193,7 @@ impl Shard {
     }
 
     fn receive_from_clients(&mut self, now: Now, index: usize) {
-        let Some(listener) = self.listeners.get(index) else {
+        let Some(listener) = self.listeners.get_mut(index) else {
             return;
         };
         let count = match self.batches[DATAGRAMS].receive(&listener.socket, 0) {
@@ -183,6 +204,12 @@ impl Shard {
                 return;
             }
         };
+        let switch = (listener.trains).observe(self.batches[DATAGRAMS].all_received(0..count));
+        if let Some(on) = switch
+            && listener.socket.take_trains(on).is_err()
+        {
+            listener.trains.give_up();
+        }
         for slot in 0..count {
             let received = self.batches[DATAGRAMS].received(slot);
             let listener = self.intern(Endpoint::Udp {
@@ -190,16 +217,26 @@ impl Shard {
                 local: received.local,
             });
             let from = FiveTuple::new(Transport::Udp, received.from, listener);
-            self.client_input(now, from, slot as u16, HEADROOM, received.len);
+            for range in received.datagrams() {
+                self.make_room();
+                let payload = received_at(slot, &range);
+                self.client_input(now, from, payload);
+            }
         }
     }
 
     /// Drains one relay socket into the slots from `first` on; how many slots are filled then.
     fn receive_from_peers(&mut self, now: Now, id: AllocationId, first: usize) -> usize {
-        let Some(relay) = self.relays.get(id) else {
+        let Some(relay) = self.relays.get_mut(id) else {
             return first;
         };
-        let count = match self.batches[DATAGRAMS].receive(&relay.socket, first) {
+        let batch = &mut self.batches[DATAGRAMS];
+        let received = if relay.expects_more(self.turns) {
+            batch.receive(&relay.socket, first)
+        } else {
+            batch.receive_one(&relay.socket, first).map(usize::from)
+        };
+        let count = match received {
             Ok(count) => count,
             Err(RecvFault::Dead { .. }) => {
                 self.server.handle_relay_failed(now, id);
@@ -207,15 +244,27 @@ impl Shard {
                 return first;
             }
         };
+        relay.observe(batch, first..first + count, self.turns);
         for slot in first..first + count {
             let received = self.batches[DATAGRAMS].received(slot);
             let from = FromPeer {
                 peer: received.from,
                 path: Path::Kernel,
             };
-            self.peer_input(now, id, from, slot as u16, HEADROOM, received.len);
+            for range in received.datagrams() {
+                self.make_room();
+                self.peer_input(now, id, from, received_at(slot, &range));
+            }
         }
         first + count
+    }
+
+    /// Sends what has gathered if there is a lot.
+    fn make_room(&mut self) {
+        let gathered = (self.listeners.iter()).map(|listener| listener.outgoing.len());
+        if self.to_peers.len() >= GATHER || gathered.max().is_some_and(|most| most >= GATHER) {
+            self.flush();
+        }
     }
 
     /// Application data that another shard relayed to one of our relayed addresses.
@@ -237,7 +286,8 @@ impl Shard {
                 peer: hairpin.from,
                 path: Path::Hairpin,
             };
-            self.peer_input(now, id, from, slot as u16, HEADROOM, length);
+            let payload = received_at(slot, &(0..length));
+            self.peer_input(now, id, from, payload);
         }
         self.flush();
     }
@@ -245,21 +295,27 @@ impl Shard {
     /// A frame that a stream client sent, in the slot of the stream batch at `start`.
     pub(super) fn stream_input(&mut self, now: Now, from: FiveTuple, start: usize, length: usize) {
         self.current = STREAM;
-        self.client_input(now, from, 0, start, length);
+        let frame = Payload {
+            slot: 0,
+            start,
+            length,
+            // What is in front of it is another frame.
+            room: 0,
+        };
+        self.client_input(now, from, frame);
     }
 
-    /// What a client sent: `length` bytes at `start` of `slot`.
-    fn client_input(&mut self, now: Now, from: FiveTuple, slot: u16, start: usize, length: usize) {
-        let bytes = self.batches[self.current].bytes(usize::from(slot), start..start + length);
+    /// What a client sent.
+    fn client_input(&mut self, now: Now, from: FiveTuple, message: Payload) {
+        let bytes = message.bytes(&self.batches[self.current]);
         match self.server.handle_input(now, from, bytes) {
             Forward::ToPeer {
                 allocation,
                 peer,
                 payload,
             } => {
-                let length = usize::from(payload.end - payload.start);
-                let start = start + usize::from(payload.start);
-                self.to_peer(now, allocation, peer, slot, start, length);
+                let payload = message.part(payload);
+                self.to_peer(now, allocation, peer, payload);
             }
             Forward::ToClient { .. } => debug_assert!(false, "clients do not talk to clients"),
             Forward::Consumed => self.drain_outputs(now),
@@ -275,9 +331,7 @@ impl Shard {
         now: Now,
         allocation: AllocationId,
         peer: PermittedPeer,
-        slot: u16,
-        start: usize,
-        length: usize,
+        payload: Payload,
     ) {
         let to = peer.address();
         if peer.may_be_own_relay()
@@ -289,26 +343,24 @@ impl Shard {
             };
             let shard = match owner {
                 Owner::Here(id) => {
-                    self.server.count_to_peer(Path::Hairpin, length);
+                    self.server.count_to_peer(Path::Hairpin, payload.length);
                     let from = FromPeer {
                         peer: relayed,
                         path: Path::Hairpin,
                     };
-                    self.peer_input(now, id, from, slot, start, length);
+                    self.peer_input(now, id, from, payload);
                     return;
                 }
                 Owner::Shard(shard) => shard,
             };
-            let range = start..start + length;
-            let payload = self.batches[self.current].bytes(usize::from(slot), range);
             let hairpin = Hairpin {
                 to,
                 from: relayed,
-                payload: payload.into(),
+                payload: payload.bytes(&self.batches[self.current]).into(),
             };
             let mailbox = self.neighbours.get(usize::from(shard));
             if mailbox.is_some_and(|mailbox| mailbox.hairpin(hairpin)) {
-                self.server.count_to_peer(Path::Hairpin, length);
+                self.server.count_to_peer(Path::Hairpin, payload.length);
             } else {
                 self.server.count_drop(DropReason::Mailbox, 1);
             }
@@ -318,31 +370,24 @@ impl Shard {
             self.server.count_drop(DropReason::NoRelay, 1);
             return;
         }
-        self.server.count_to_peer(Path::Kernel, length);
+        self.server.count_to_peer(Path::Kernel, payload.length);
         self.to_peers.push(ToPeer {
             relay_slot: allocation.slot,
             sequence: self.to_peers.len() as u32,
             outgoing: Outgoing {
-                slot,
-                start: start as u32,
-                len: length as u32,
+                slot: payload.slot,
+                start: payload.start as u32,
+                len: payload.length as u32,
                 to,
                 from: None,
+                front: None,
             },
         });
     }
 
-    /// What a peer sent to the relayed address of `id`: `length` bytes at `start` of `slot`, with headroom in front.
-    fn peer_input(
-        &mut self,
-        now: Now,
-        id: AllocationId,
-        from: FromPeer,
-        slot: u16,
-        start: usize,
-        length: usize,
-    ) {
-        let bytes = self.batches[self.current].bytes(usize::from(slot), start..start + length);
+    /// What a peer sent to the relayed address of `id`.
+    fn peer_input(&mut self, now: Now, id: AllocationId, from: FromPeer, payload: Payload) {
+        let bytes = payload.bytes(&self.batches[self.current]);
         let (five_tuple, header) = match self.server.handle_peer_input(now, id, from, bytes) {
             Forward::ToClient { five_tuple, header } => (five_tuple, header),
             Forward::ToPeer { .. } => {
@@ -355,39 +400,54 @@ impl Shard {
                 return;
             }
         };
-        let front = header.bytes();
-        if self.current == STREAM && front.len() > channel_data::HEADER {
-            // Frames of a stream lie side by side: a header longer than the shortest frame's is written over the
-            // frames in front, so what is still to leave from there leaves now.
-            self.flush();
-        }
-        let batch = &mut self.batches[self.current];
-        let buffer = batch.buffer_mut(usize::from(slot));
-        let (begin, end) = (start - front.len(), start + length);
-        buffer[begin..start].copy_from_slice(front);
-        buffer[end..end + header.padding()].fill(0);
-        let whole = begin..end + header.padding();
-
         match self.endpoints.get(usize::from(five_tuple.listener().0)) {
             Some(&Endpoint::Udp { socket, local }) => {
+                let outgoing = self.framed(payload, &header);
                 if let Some(listener) = self.listeners.get_mut(socket) {
                     listener.outgoing.push(Outgoing {
-                        slot,
-                        start: whole.start as u32,
-                        len: whole.len() as u32,
                         to: five_tuple.client(),
                         from: local,
+                        ..outgoing
                     });
                 }
             }
             Some(Endpoint::Stream(_)) => {
                 if let Some(queue) = self.streams.get(&five_tuple) {
-                    let dropped = queue.push_media(batch.bytes(usize::from(slot), whole));
+                    let bytes = payload.bytes(&self.batches[self.current]);
+                    let dropped = queue.push_media(header.bytes(), bytes, header.padding());
                     self.server.count_drop(DropReason::StreamQueue, dropped);
                 }
             }
             None => {}
         }
+    }
+
+    /// `payload` behind `header`, addressed to nobody yet.
+    fn framed(&mut self, payload: Payload, header: &wire::Header) -> Outgoing {
+        let (front, padding) = (header.bytes(), header.padding());
+        let mut outgoing = Outgoing {
+            slot: payload.slot,
+            start: payload.start as u32,
+            len: payload.length as u32,
+            to: SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0),
+            from: None,
+            front: None,
+        };
+        if front.len() <= payload.room && padding == 0 {
+            let begin = payload.start - front.len();
+            let buffer = self.batches[self.current].buffer_mut(usize::from(payload.slot));
+            buffer[begin..payload.start].copy_from_slice(front);
+            outgoing.start = begin as u32;
+            outgoing.len += front.len() as u32;
+            return outgoing;
+        }
+        // Others' bytes lie around it: the header stays outside the slot, and the kernel puts the two together.
+        outgoing.front = self.batches[self.current].front(front, padding);
+        if outgoing.front.is_none() {
+            self.flush();
+            outgoing.front = self.batches[self.current].front(front, padding);
+        }
+        outgoing
     }
 
     /// Sends what has gathered, with as few system calls as possible.
@@ -400,6 +460,7 @@ impl Shard {
                 account(&mut self.server, report);
             }
         }
+        self.batches[self.current].forget_fronts();
     }
 
     fn flush_to_peers(&mut self) {
@@ -543,6 +604,33 @@ impl Shard {
             stats,
             stream_connections: self.stream_connections,
         }
+    }
+}
+
+impl Payload {
+    fn bytes(self, batch: &Batch) -> &[u8] {
+        batch.bytes(usize::from(self.slot), self.start..self.start + self.length)
+    }
+
+    /// Bytes `range` of it.
+    fn part(self, range: Range<u16>) -> Self {
+        Self {
+            start: self.start + usize::from(range.start),
+            length: usize::from(range.end - range.start),
+            room: self.room + usize::from(range.start),
+            ..self
+        }
+    }
+}
+
+/// The datagram at `range` of what was received into `slot`.
+fn received_at(slot: usize, range: &Range<usize>) -> Payload {
+    Payload {
+        slot: slot as u16,
+        start: HEADROOM + range.start,
+        length: range.len(),
+        // In front of all but the first of a train lies the one before it.
+        room: if range.start == 0 { HEADROOM } else { 0 },
     }
 }
 

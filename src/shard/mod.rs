@@ -16,6 +16,7 @@ mod queue;
 mod relays;
 mod run;
 mod streams;
+mod trains;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -382,6 +383,7 @@ fn open_listener(
         send_buffer_bytes: buffer_bytes,
         packet_info: address.ip().is_unspecified(),
         only_v6: false,
+        trains: false,
     };
     let first = UdpSocket::bind(address, &options)?;
     if first.recv_buffer_bytes() < buffer_bytes {

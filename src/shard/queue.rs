@@ -33,8 +33,13 @@ struct Pending {
 }
 
 impl Queue {
-    /// Queues application data and returns how many older datagrams were dropped for it.
-    pub fn push_media(&self, bytes: &[u8]) -> u64 {
+    /// Queues application data behind its header, `padding` bytes behind it, and returns how many older datagrams were
+    /// dropped for it.
+    pub fn push_media(&self, header: &[u8], payload: &[u8], padding: usize) -> u64 {
+        let mut bytes = Vec::with_capacity(header.len() + payload.len() + padding);
+        bytes.extend_from_slice(header);
+        bytes.extend_from_slice(payload);
+        bytes.resize(bytes.len() + padding, 0);
         let mut frames = self.frames.borrow_mut();
         let mut dropped = 0;
         let mut waiting = self.media_bytes.get() + bytes.len();
@@ -53,7 +58,7 @@ impl Queue {
         }
         self.media_bytes.set(waiting);
         frames.push_back(Pending {
-            bytes: bytes.to_vec(),
+            bytes,
             written: 0,
             media: true,
         });

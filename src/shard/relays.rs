@@ -3,15 +3,17 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::sync::Arc;
 
 use ahash::RandomState;
 
 use crate::base::RelayedAddress;
-use crate::net::{Poller, UdpOptions, UdpSocket};
+use crate::net::{Batch, Poller, UdpOptions, UdpSocket};
 use crate::turn::{AllocationId, OpenError};
 
 use super::ports::{Place, RelayPool, Wanted};
+use super::trains::Trains;
 
 /// How many ports are tried when other programs hold ports of the range.
 const ATTEMPTS: usize = 256;
@@ -23,6 +25,32 @@ pub(super) struct Relay {
     place: Place,
     user: Arc<str>,
     client: IpAddr,
+    trains: Trains,
+    /// The last call received several messages.
+    several: bool,
+    /// The turn of the last call that received one.
+    last_turn: u32,
+}
+
+impl Relay {
+    /// Whether to ask for more than one message in `turn`: it had several, or has something again at once.
+    pub fn expects_more(&self, turn: u32) -> bool {
+        self.several || self.last_turn.wrapping_add(1) == turn
+    }
+
+    /// Takes note of what a call in `turn` received into `slots`.
+    pub fn observe(&mut self, batch: &Batch, slots: Range<usize>, turn: u32) {
+        self.several = slots.len() > 1;
+        if slots.is_empty() {
+            return;
+        }
+        self.last_turn = turn;
+        if let Some(on) = self.trains.observe(batch.all_received(slots))
+            && self.socket.take_trains(on).is_err()
+        {
+            self.trains.give_up();
+        }
+    }
 }
 
 /// Who has a relayed address.
@@ -88,6 +116,9 @@ impl Relays {
             place,
             user,
             client,
+            trains: Trains::default(),
+            several: false,
+            last_turn: 0,
         }));
         Ok(RelayedAddress(self.pool.addresses(place).external))
     }
@@ -120,6 +151,14 @@ impl Relays {
         self.slots
             .get(id.slot as usize)?
             .as_deref()
+            .filter(|relay| relay.id == id)
+    }
+
+    /// The same, to take note of what it receives.
+    pub fn get_mut(&mut self, id: AllocationId) -> Option<&mut Relay> {
+        self.slots
+            .get_mut(id.slot as usize)?
+            .as_deref_mut()
             .filter(|relay| relay.id == id)
     }
 

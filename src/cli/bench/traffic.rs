@@ -373,6 +373,7 @@ impl Traffic {
             len: self.load.size as u32,
             to: flows.server,
             from: None,
+            front: None,
         };
         match &lane.sender {
             Sender::Client(client, header) => {
@@ -510,6 +511,7 @@ impl Traffic {
                     len: received.len as u32,
                     to: received.from,
                     from: None,
+                    front: None,
                 }),
                 _ => self.counts.foreign += 1,
             }
