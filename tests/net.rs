@@ -640,3 +640,139 @@ fn the_host_answers() {
     assert!(host::wmem_max().is_none_or(|bytes| bytes > 0));
     assert!(host::ip_local_port_range().is_none_or(|range| !range.is_empty()));
 }
+
+/// Sends datagrams of these sizes from one socket to another, each filled with its index.
+fn send_run(batch: &mut Batch, from: &UdpSocket, to: SocketAddr, sizes: &[usize]) {
+    let items: Vec<_> = (sizes.iter().enumerate())
+        .map(|(slot, size)| place(batch, slot, &vec![slot as u8; *size], to))
+        .collect();
+    let report = batch.send(from, &items);
+    assert_eq!(report.sent as usize, sizes.len(), "{report:?}");
+}
+
+fn train(ip: IpAddr, options: UdpOptions) {
+    let receiver = open(ip, &options);
+    let sender = open(loopback_of(ip), &plain());
+    let to = SocketAddr::new(loopback_of(ip), receiver.local_addr().port());
+    let mut batch = Batch::new(32);
+    let mut sizes = vec![100; 20];
+    sizes.push(40);
+    send_run(&mut batch, &sender, to, &sizes);
+    if receive(&mut batch, &receiver, 1) > 1 {
+        panic!("the kernel cut the train up");
+    }
+    let received = batch.received(0);
+    assert_eq!((received.len, received.datagram_bytes), (2040, 100));
+    assert_eq!(received.count(), 21);
+    assert_eq!(received.from.port(), sender.local_addr().port());
+    assert_eq!(received.local.is_some(), options.packet_info);
+    for (index, range) in received.datagrams().enumerate() {
+        assert_eq!(range.len(), sizes[index]);
+        let bytes = batch.bytes(0, HEADROOM + range.start..HEADROOM + range.end);
+        assert!(bytes.iter().all(|byte| usize::from(*byte) == index));
+    }
+
+    // One at a time is no train, and neither is nothing.
+    sender.send_to(b"alone", to, None).unwrap();
+    assert_eq!(receive(&mut batch, &receiver, 1), 1);
+    assert_eq!(batch.received(0).count(), 1);
+    sender.send_to(b"", to, None).unwrap();
+    assert_eq!(receive(&mut batch, &receiver, 1), 1);
+    let mut empty = batch.received(0).datagrams();
+    assert_eq!((empty.next(), empty.next()), (Some(0..0), None));
+
+    receiver.take_trains(false).unwrap();
+    send_run(&mut batch, &sender, to, &sizes);
+    assert_eq!(receive(&mut batch, &receiver, 21), 21);
+    assert!((0..21).all(|slot| batch.received(slot).count() == 1));
+}
+
+fn loopback_of(ip: IpAddr) -> IpAddr {
+    if ip.is_ipv6() { V6 } else { V4 }
+}
+
+#[test]
+fn a_train_arrives_whole_where_it_is_wanted() {
+    for (ip, packet_info) in [(V4, false), (V6, false), (ANY_V4, true), (ANY_V6, true)] {
+        train(
+            ip,
+            UdpOptions {
+                trains: true,
+                packet_info,
+                ..plain()
+            },
+        );
+    }
+}
+
+#[test]
+fn one_message_at_a_time() {
+    for trains in [false, true] {
+        let receiver = open(V4, &UdpOptions { trains, ..plain() });
+        let sender = open(V4, &plain());
+        let mut batch = Batch::new(4);
+        assert_eq!(batch.receive_one(&receiver, 0), Ok(false));
+        for text in [&b"first"[..], b"second"] {
+            sender.send_to(text, receiver.local_addr(), None).unwrap();
+        }
+        for (slot, text) in [(2, &b"first"[..]), (0, b"second")] {
+            assert_eq!(batch.receive_one(&receiver, slot), Ok(true));
+            assert_eq!(batch.payload(slot), text);
+            assert_eq!(batch.received(slot).from, sender.local_addr());
+            assert_eq!(batch.received(slot).count(), 1);
+        }
+        assert_eq!(batch.receive_one(&receiver, 0), Ok(false));
+        assert_eq!(batch.receive_one(&receiver, 4), Ok(false), "no such slot");
+    }
+}
+
+#[test]
+fn headers_in_side_memory_go_in_front_and_padding_behind() {
+    let receiver = open(V4, &plain());
+    let sender = open(V4, &plain());
+    let to = receiver.local_addr();
+    let mut batch = Batch::new(16);
+    let mut expected = Vec::new();
+    let mut items = Vec::new();
+    // All of them from one slot, side by side: nothing may be written between them. Runs of one shape and changes
+    // from shape to shape.
+    let shapes = [
+        (4, 0),
+        (4, 0),
+        (4, 0),
+        (0, 0),
+        (0, 0),
+        (48, 3),
+        (48, 3),
+        (4, 1),
+        (4, 0),
+    ];
+    for (index, (front, padding)) in shapes.into_iter().enumerate() {
+        let start = HEADROOM + index * 10;
+        batch.buffer_mut(0)[start..start + 10].fill(index as u8);
+        let header = vec![0xF0 | index as u8; front];
+        expected.push([header.clone(), vec![index as u8; 10], vec![0; padding]].concat());
+        items.push(Outgoing {
+            slot: 0,
+            start: start as u32,
+            len: 10,
+            to,
+            from: None,
+            front: (front > 0).then(|| batch.front(&header, padding).unwrap()),
+        });
+    }
+    let report = batch.send(&sender, &items);
+    assert_eq!(report.sent as usize, items.len(), "{report:?}");
+    let mut arrived = Batch::new(16);
+    assert_eq!(receive(&mut arrived, &receiver, items.len()), items.len());
+    for (slot, bytes) in expected.iter().enumerate() {
+        assert_eq!(arrived.payload(slot), bytes, "datagram {slot}");
+    }
+
+    let more = std::iter::from_fn(|| batch.front(b"x", 0))
+        .take(10_000)
+        .count();
+    assert!(more < 1000, "the side memory has an end");
+    batch.forget_fronts();
+    assert!(batch.front(b"x", 0).is_some());
+}

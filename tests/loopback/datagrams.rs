@@ -251,3 +251,124 @@ fn own_ports_are_closed_to_peers_even_if_the_kernel_chose_them() {
     let other = peer(loopback(Family::V4));
     client.bind(0x4000, other.local_addr().unwrap());
 }
+
+/// A client whose socket can send runs as trains.
+fn client_with_trains(server: &Server) -> (Client, turnix::net::UdpSocket) {
+    let socket = turnix::net::UdpSocket::bind(
+        SocketAddr::new(loopback(Family::V4), 0),
+        &turnix::net::UdpOptions {
+            recv_buffer_bytes: 4 << 20,
+            send_buffer_bytes: 4 << 20,
+            ..turnix::net::UdpOptions::default()
+        },
+    )
+    .unwrap();
+    let mut client = Client::udp(server);
+    let same = UdpSocket::from(
+        std::os::fd::AsFd::as_fd(&socket)
+            .try_clone_to_owned()
+            .unwrap(),
+    );
+    same.connect(server.address(Family::V4)).unwrap();
+    same.set_nonblocking(false).unwrap();
+    client.link = super::client::Link::Udp(same);
+    (client, socket)
+}
+
+/// Sends `datagrams`, which the kernel takes as one train where their sizes allow.
+fn send_train(from: &turnix::net::UdpSocket, to: SocketAddr, datagrams: &[Vec<u8>]) {
+    let mut batch = turnix::net::Batch::new(datagrams.len());
+    let items: Vec<_> = (datagrams.iter().enumerate())
+        .map(|(slot, bytes)| {
+            let start = turnix::net::HEADROOM;
+            batch.buffer_mut(slot)[start..start + bytes.len()].copy_from_slice(bytes);
+            turnix::net::Outgoing {
+                slot: slot as u16,
+                start: start as u32,
+                len: bytes.len() as u32,
+                to,
+                from: None,
+                front: None,
+            }
+        })
+        .collect();
+    assert_eq!(batch.send(from, &items).sent as usize, datagrams.len());
+}
+
+/// Payloads of one size but for the last, told apart by their bytes.
+fn payloads(train: u8) -> Vec<Vec<u8>> {
+    (0..40_u8)
+        .map(|index| vec![train ^ (index * 3); if index == 39 { 33 } else { 101 }])
+        .collect()
+}
+
+/// Enough for a socket to be tried with trains, and for the trial to be judged.
+const TRAINS: u8 = 60;
+
+#[test]
+fn trains_from_a_client_reach_peers_and_other_clients_as_they_were() {
+    let server = Server::new();
+    let (mut client, socket) = client_with_trains(&server);
+    let to = server.address(Family::V4);
+    let relayed = client.allocate();
+    let peer = peer(Ipv4Addr::LOCALHOST);
+    let mut other = Client::udp(&server);
+    let mut stream = Client::tcp(&server);
+    let [other_at, stream_at] = [&mut other, &mut stream].map(|client| {
+        let at = client.allocate();
+        client.bind(0x4009, relayed);
+        at
+    });
+    client.bind(0x4001, peer.local_addr().unwrap());
+    client.bind(0x4002, other_at);
+    client.bind(0x4003, stream_at);
+    for train in 0..TRAINS {
+        for channel in 0x4001..=0x4003 {
+            let payloads = payloads(train);
+            let frames: Vec<_> = (payloads.iter())
+                .map(|payload| super::common::wire::channel_data(channel, payload))
+                .collect();
+            send_train(&socket, to, &frames);
+            for payload in &payloads {
+                match channel {
+                    0x4001 => assert_eq!(&receive(&peer).0, payload),
+                    0x4002 => assert_eq!(&other.expect_channel(0x4009), payload),
+                    _ => assert_eq!(&stream.expect_channel(0x4009), payload),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn trains_from_a_peer_reach_clients_as_they_were() {
+    let server = Server::new();
+    let socket = turnix::net::UdpSocket::bind(
+        SocketAddr::new(loopback(Family::V4), 0),
+        &turnix::net::UdpOptions::default(),
+    )
+    .unwrap();
+    for transport in [Transport::Udp, Transport::Tcp] {
+        for channel in [false, true] {
+            let mut client = Client::new(&server, transport, Family::V4);
+            let relayed = client.allocate();
+            if channel {
+                client.bind(0x4001, socket.local_addr());
+            } else {
+                client.permit(socket.local_addr());
+            }
+            for train in 0..TRAINS {
+                let payloads = payloads(train);
+                send_train(&socket, relayed, &payloads);
+                for payload in &payloads {
+                    if channel {
+                        assert_eq!(&client.expect_channel(0x4001), payload);
+                    } else {
+                        let (from, data) = client.expect_data();
+                        assert_eq!((from, &data), (socket.local_addr(), payload));
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! A whole server that relays allocates nothing: sockets, loop and core together.
+//!
+//! One test only, because it counts what every thread but its own allocates.
+#![expect(unsafe_code, reason = "an allocator that counts is unsafe to write")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use turnix::base::{Family, Transport};
+
+use crate::client::Client;
+use crate::common::wire::{Request, channel_data};
+use crate::server::{Server, peer};
+
+#[path = "loopback/client.rs"]
+#[expect(dead_code, reason = "made for many tests")]
+mod client;
+#[path = "common/mod.rs"]
+mod common;
+#[path = "loopback/server.rs"]
+#[expect(dead_code, reason = "made for many tests")]
+mod server;
+
+struct Counting;
+
+static COUNT: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    static EXEMPT: Cell<bool> = const { Cell::new(false) };
+}
+
+fn count() {
+    if !EXEMPT.try_with(Cell::get).unwrap_or(true) {
+        COUNT.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+// SAFETY: every call is passed to `System` unchanged; counting neither allocates nor unwinds.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller keeps to `GlobalAlloc::alloc`, which `System` asks for too.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as above; `pointer` came from `System`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: as above.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const CHANNEL: u16 = 0x4001;
+
+/// Sends `rounds` of eight frames through `client` to `peer` and back.
+fn echo(client: &mut Client, frame: &[u8], peer: &UdpSocket, rounds: u32) {
+    let mut buffer = [0; 2048];
+    for _ in 0..rounds {
+        for _ in 0..8 {
+            client.send(frame);
+        }
+        for _ in 0..8 {
+            let (length, relayed) = peer.recv_from(&mut buffer).unwrap();
+            peer.send_to(&buffer[..length], relayed).unwrap();
+        }
+        for _ in 0..8 {
+            drop(client.expect());
+        }
+    }
+}
+
+#[test]
+fn relaying_allocates_nothing() {
+    EXEMPT.set(true);
+    let server = Server::with(&["127.0.0.1:0"], &["server.shards=1"]);
+    let data = [7; 201];
+    let at = |peer: &UdpSocket| peer.local_addr().unwrap();
+
+    let mut cases: Vec<(&str, Client, Vec<u8>, UdpSocket)> = Vec::new();
+    for (name, indications) in [("channels", false), ("indications", true)] {
+        let peer = peer(Ipv4Addr::LOCALHOST);
+        let mut client = Client::new(&server, Transport::Udp, Family::V4);
+        client.allocate();
+        let frame = if indications {
+            client.permit(at(&peer));
+            Request::send(at(&peer), &data).bytes()
+        } else {
+            client.bind(CHANNEL, at(&peer));
+            channel_data(CHANNEL, &data)
+        };
+        cases.push((name, client, frame, peer));
+    }
+    for (name, client, frame, peer) in &mut cases {
+        echo(client, frame, peer, 200);
+        let before = COUNT.load(Ordering::Relaxed);
+        echo(client, frame, peer, 2000);
+        let allocations = COUNT.load(Ordering::Relaxed) - before;
+        assert_eq!(allocations, 0, "{name}: in 2 x 16000 datagrams");
+    }
+
+    // Two clients of one server: memory to memory.
+    let mut one = Client::udp(&server);
+    let mut other = Client::udp(&server);
+    let (one_at, other_at) = (one.allocate(), other.allocate());
+    one.bind(CHANNEL, other_at);
+    other.bind(CHANNEL, one_at);
+    let frame = channel_data(CHANNEL, &data);
+    let mut hairpin = |rounds: u32| {
+        for _ in 0..rounds {
+            for _ in 0..8 {
+                one.send(&frame);
+            }
+            for _ in 0..8 {
+                drop(other.expect());
+            }
+        }
+    };
+    hairpin(200);
+    let before = COUNT.load(Ordering::Relaxed);
+    hairpin(2000);
+    assert_eq!(COUNT.load(Ordering::Relaxed) - before, 0, "hairpin");
+
+    // The counter does count this server.
+    let before = COUNT.load(Ordering::Relaxed);
+    Client::udp(&server).allocate();
+    assert!(COUNT.load(Ordering::Relaxed) > before);
+}
