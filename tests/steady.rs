@@ -108,27 +108,39 @@ fn relaying_allocates_nothing() {
         assert_eq!(allocations, 0, "{name}: in 2 x 16000 datagrams");
     }
 
-    // Two clients of one server: memory to memory.
-    let mut one = Client::udp(&server);
-    let mut other = Client::udp(&server);
-    let (one_at, other_at) = (one.allocate(), other.allocate());
-    one.bind(CHANNEL, other_at);
-    other.bind(CHANNEL, one_at);
-    let frame = channel_data(CHANNEL, &data);
-    let mut hairpin = |rounds: u32| {
-        for _ in 0..rounds {
-            for _ in 0..8 {
-                one.send(&frame);
+    // Two clients of one server, in one shard and in two.
+    let two = Server::with(&["127.0.0.1:0"], &["server.shards=2"]);
+    for (server, across) in [(&server, false), (&two, true)] {
+        let mut one = Client::udp(server);
+        let one_at = one.allocate();
+        let shard = server.allocation(one_at).shard;
+        let (mut other, other_at) = (0..64)
+            .map(|_| {
+                let mut other = Client::udp(server);
+                let other_at = other.allocate();
+                (other, other_at)
+            })
+            .find(|(_, at)| (server.allocation(*at).shard != shard) == across)
+            .expect("clients in both shards");
+        one.bind(CHANNEL, other_at);
+        other.bind(CHANNEL, one_at);
+        let frame = channel_data(CHANNEL, &data);
+        let mut hairpin = |rounds: u32| {
+            for _ in 0..rounds {
+                for _ in 0..8 {
+                    one.send(&frame);
+                }
+                for _ in 0..8 {
+                    drop(other.expect());
+                }
             }
-            for _ in 0..8 {
-                drop(other.expect());
-            }
-        }
-    };
-    hairpin(200);
-    let before = COUNT.load(Ordering::Relaxed);
-    hairpin(2000);
-    assert_eq!(COUNT.load(Ordering::Relaxed) - before, 0, "hairpin");
+        };
+        hairpin(200);
+        let before = COUNT.load(Ordering::Relaxed);
+        hairpin(2000);
+        let allocations = COUNT.load(Ordering::Relaxed) - before;
+        assert_eq!(allocations, 0, "hairpin, across shards: {across}");
+    }
 
     // The counter does count this server.
     let before = COUNT.load(Ordering::Relaxed);

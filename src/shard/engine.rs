@@ -22,7 +22,7 @@ use crate::turn::{
 };
 use crate::wire;
 
-use super::mailbox::{Hairpin, Mailbox};
+use super::hairpin::{self, Hairpin, Parcel, Parcels, Posted};
 use super::ports::{RelayPool, Wanted};
 use super::queue::Queue;
 use super::relays::{Owner, Relays};
@@ -34,7 +34,7 @@ pub(super) struct Parts {
     pub sockets: Vec<UdpSocket>,
     pub relay_buffer_bytes: usize,
     pub pool: Arc<RelayPool>,
-    pub neighbours: Vec<Mailbox>,
+    pub parcels: Parcels,
     pub turn: Settings,
     pub seed: Seed,
     pub access: Arc<Access>,
@@ -60,6 +60,9 @@ const DATAGRAMS: usize = 0;
 
 /// Index of the batch whose one slot holds what a stream is reading.
 pub(super) const STREAM: usize = 1;
+
+// Every datagram of a parcel gets a slot.
+const _: () = assert!(hairpin::DATAGRAMS <= SLOTS);
 
 // What the core writes around relayed data has to fit into what the slots keep free for it.
 const _: () = assert!(HEADROOM >= wire::HEADROOM && TAILROOM >= wire::TAILROOM);
@@ -116,7 +119,7 @@ pub(super) struct Shard {
     run: Vec<Outgoing>,
     /// Looks at the sockets so far.
     turns: u32,
-    neighbours: Vec<Mailbox>,
+    parcels: Parcels,
     pub(super) streams: HashMap<FiveTuple, Rc<Queue>, RandomState>,
     pub(super) stream_connections: [u64; Transport::ALL.len()],
     /// The deadline that the loop sleeps until; an earlier one has to wake it.
@@ -149,7 +152,7 @@ impl Shard {
             to_peers: Vec::with_capacity(GATHER),
             run: Vec::with_capacity(GATHER),
             turns: 0,
-            neighbours: parts.neighbours,
+            parcels: parts.parcels,
             streams: HashMap::with_hasher(keyed()),
             stream_connections: [0; Transport::ALL.len()],
             armed: None,
@@ -267,11 +270,11 @@ impl Shard {
         }
     }
 
-    /// Application data that another shard relayed to one of our relayed addresses.
-    pub(super) fn receive_hairpins(&mut self, hairpins: &mut Vec<Hairpin>) {
+    /// Application data that another shard relayed to our relayed addresses.
+    pub(super) fn receive_parcel(&mut self, parcel: Box<Parcel>) {
         let now = Clock.now();
         self.current = DATAGRAMS;
-        for (slot, hairpin) in hairpins.drain(..).enumerate() {
+        for (slot, hairpin) in parcel.datagrams().enumerate() {
             let Some(Owner::Here(id)) = self.relays.find(hairpin.to) else {
                 self.server.count_drop(DropReason::NoRelay, 1);
                 continue;
@@ -281,7 +284,7 @@ impl Shard {
             let Some(target) = buffer.get_mut(HEADROOM..HEADROOM + length) else {
                 continue;
             };
-            target.copy_from_slice(&hairpin.payload);
+            target.copy_from_slice(hairpin.payload);
             let from = FromPeer {
                 peer: hairpin.from,
                 path: Path::Hairpin,
@@ -290,6 +293,7 @@ impl Shard {
             self.peer_input(now, id, from, payload);
         }
         self.flush();
+        self.parcels.give_back(parcel);
     }
 
     /// A frame that a stream client sent, in the slot of the stream batch at `start`.
@@ -356,14 +360,10 @@ impl Shard {
             let hairpin = Hairpin {
                 to,
                 from: relayed,
-                payload: payload.bytes(&self.batches[self.current]).into(),
+                payload: payload.bytes(&self.batches[self.current]),
             };
-            let mailbox = self.neighbours.get(usize::from(shard));
-            if mailbox.is_some_and(|mailbox| mailbox.hairpin(hairpin)) {
-                self.server.count_to_peer(Path::Hairpin, payload.length);
-            } else {
-                self.server.count_drop(DropReason::Mailbox, 1);
-            }
+            let server = &mut self.server;
+            (self.parcels).pack(shard, &hairpin, |posted| count_posted(server, &posted));
             return;
         }
         if !peer.may_use_kernel() {
@@ -461,6 +461,8 @@ impl Shard {
             }
         }
         self.batches[self.current].forget_fronts();
+        let server = &mut self.server;
+        self.parcels.post(|posted| count_posted(server, &posted));
     }
 
     fn flush_to_peers(&mut self) {
@@ -638,6 +640,16 @@ fn received_at(slot: usize, range: &Range<usize>) -> Payload {
 fn keyed() -> RandomState {
     let [a, b, c, d] = rand::random();
     RandomState::with_seeds(a, b, c, d)
+}
+
+fn count_posted(server: &mut Server, posted: &Posted<'_>) {
+    if posted.accepted {
+        for length in posted.lengths {
+            server.count_to_peer(Path::Hairpin, *length);
+        }
+    } else {
+        server.count_drop(DropReason::Mailbox, posted.lengths.len() as u64);
+    }
 }
 
 fn account(server: &mut Server, report: SendReport) {

@@ -1,6 +1,5 @@
 //! What other threads may ask of a shard.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
@@ -9,6 +8,8 @@ use crate::access::Access;
 use crate::metrics::ShardSnapshot;
 use crate::stream::ClientStream;
 use crate::turn::{AllocationId, AllocationView, EndReason};
+
+use super::hairpin::Parcel;
 
 /// A page of live allocations, and whether there are more.
 pub(super) type Page = (Vec<AllocationView>, bool);
@@ -39,38 +40,38 @@ pub(super) enum Message {
     Stop,
 }
 
-/// Application data from a relayed address of one shard to one of another.
-pub(super) struct Hairpin {
-    /// The relayed address it is for.
-    pub to: SocketAddr,
-    /// The relayed address it is from.
-    pub from: SocketAddr,
-    pub payload: Box<[u8]>,
-}
-
-/// Datagrams that may wait for another shard; beyond it they are dropped, as a full socket buffer would.
-const HAIRPINS: usize = 1024;
+/// Parcels that may wait for one shard; beyond it they are dropped, as a full socket buffer would.
+const PARCELS: usize = 64;
 
 #[derive(Clone)]
 pub(super) struct Mailbox {
     control: mpsc::UnboundedSender<Message>,
-    hairpins: mpsc::Sender<Hairpin>,
+    parcels: mpsc::Sender<Box<Parcel>>,
+    empties: mpsc::Sender<Box<Parcel>>,
 }
 
 pub(super) struct Inbox {
     pub control: mpsc::UnboundedReceiver<Message>,
-    pub hairpins: mpsc::Receiver<Hairpin>,
+    /// Application data from other shards.
+    pub parcels: mpsc::Receiver<Box<Parcel>>,
 }
 
-pub(super) fn pair() -> (Mailbox, Inbox) {
+/// A shard's mailbox, both ends, and where its own parcels come back.
+pub(super) fn open() -> (Mailbox, Inbox, mpsc::Receiver<Box<Parcel>>) {
     let (control, control_inbox) = mpsc::unbounded_channel();
-    let (hairpins, hairpins_inbox) = mpsc::channel(HAIRPINS);
+    let (parcels, parcels_inbox) = mpsc::channel(PARCELS);
+    let (empties, empties_inbox) = mpsc::channel(PARCELS);
     (
-        Mailbox { control, hairpins },
+        Mailbox {
+            control,
+            parcels,
+            empties,
+        },
         Inbox {
             control: control_inbox,
-            hairpins: hairpins_inbox,
+            parcels: parcels_inbox,
         },
+        empties_inbox,
     )
 }
 
@@ -80,8 +81,15 @@ impl Mailbox {
         let _ = self.control.send(message);
     }
 
-    /// Posts application data; false if the mailbox is full or the shard gone.
-    pub fn hairpin(&self, hairpin: Hairpin) -> bool {
-        self.hairpins.try_send(hairpin).is_ok()
+    /// Posts application data; it comes back if the mailbox is full or the shard gone.
+    pub fn parcel(&self, parcel: Box<Parcel>) -> Result<(), Box<Parcel>> {
+        self.parcels
+            .try_send(parcel)
+            .map_err(mpsc::error::TrySendError::into_inner)
+    }
+
+    /// Gives one of the shard's own parcels back; there may be enough of them.
+    pub fn empty(&self, parcel: Box<Parcel>) {
+        let _ = self.empties.try_send(parcel);
     }
 }

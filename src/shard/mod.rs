@@ -10,6 +10,7 @@
 //! What spans shards, relay ports and quotas, is settled where a relay is opened (`ports.rs`). Nothing is shared per packet.
 
 mod engine;
+mod hairpin;
 mod mailbox;
 mod ports;
 mod queue;
@@ -35,6 +36,7 @@ use crate::net::{UdpOptions, UdpSocket};
 use crate::stream::ClientStream;
 use crate::turn::{self, AllocationId, AllocationView, EndReason};
 
+use hairpin::Parcels;
 use mailbox::{Mailbox, Message};
 use ports::RelayPool;
 
@@ -173,19 +175,25 @@ impl Shards {
                 .filter(|family| (settings.relays.iter()).any(|ip| Family::of(ip.local) == *family))
                 .collect(),
         };
-        let (mailboxes, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mailbox::pair()).unzip();
+        let mut mailboxes = Vec::new();
+        let mut inboxes = Vec::new();
+        for _ in 0..count {
+            let (mailbox, inbox, empties) = mailbox::open();
+            mailboxes.push(mailbox);
+            inboxes.push((inbox, empties));
+        }
         let handles: Arc<[ShardHandle]> = (mailboxes.iter().cloned())
             .map(|mailbox| ShardHandle { mailbox })
             .collect();
         let mut joins = Vec::new();
-        for (index, (sockets, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
+        for (index, (sockets, (inbox, empties))) in sockets.into_iter().zip(inboxes).enumerate() {
             seed.hash = rand::random();
             let parts = engine::Parts {
                 index: index as u8,
                 sockets,
                 relay_buffer_bytes: settings.relay_buffer_bytes,
                 pool: Arc::clone(&pool),
-                neighbours: mailboxes.clone(),
+                parcels: Parcels::new(index as u8, mailboxes.clone(), empties),
                 turn: settings.turn.clone(),
                 seed: seed.clone(),
                 access: Arc::clone(&access),

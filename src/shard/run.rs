@@ -8,7 +8,7 @@ use tokio::task::LocalSet;
 
 use crate::base::Clock;
 
-use super::engine::{Parts, SLOTS, Shard};
+use super::engine::{Parts, Shard};
 use super::mailbox::{Inbox, Message};
 use super::streams;
 
@@ -34,7 +34,6 @@ async fn work(parts: Parts, mut inbox: Inbox) -> std::io::Result<()> {
     let shard = Rc::new(RefCell::new(shard));
     let sleep = tokio::time::sleep(std::time::Duration::ZERO);
     tokio::pin!(sleep);
-    let mut hairpins = Vec::with_capacity(SLOTS);
     loop {
         let deadline = shard.borrow_mut().arm();
         if let Some(deadline) = deadline {
@@ -50,11 +49,7 @@ async fn work(parts: Parts, mut inbox: Inbox) -> std::io::Result<()> {
                     ready.clear_ready();
                 }
             }
-            count = inbox.hairpins.recv_many(&mut hairpins, SLOTS), if hairpins.is_empty() => {
-                if count > 0 {
-                    shard.borrow_mut().receive_hairpins(&mut hairpins);
-                }
-            }
+            Some(parcel) = inbox.parcels.recv() => shard.borrow_mut().receive_parcel(parcel),
             Some(message) = inbox.control.recv() => {
                 if matches!(message, Message::Stop) {
                     shard.borrow_mut().end_all();
