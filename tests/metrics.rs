@@ -113,6 +113,7 @@ fn totals_carry_the_contract_names_and_labels() {
         r#"turn_auth_failures_total{reason="expired"} 0"#,
         r#"turn_stream_connections{transport="tls"} 3"#,
         "turn_certificate_expiry_timestamp_seconds 1900000000",
+        "turn_segmentation_fallbacks_total 0",
         "turn_capacity_ratio 0.25",
         r#"turn_build_info{version="9.9.9"} 1"#,
     ] {

@@ -266,6 +266,13 @@ fn server(families: &mut Vec<MetricFamily>, totals: &ShardSnapshot, context: &Co
     );
     push(
         families,
+        "turn_segmentation_fallbacks_total",
+        "Sockets for which the kernel or the device refused UDP_SEGMENT.",
+        MetricType::COUNTER,
+        vec![counter(&[], totals.segmentation_fallbacks)],
+    );
+    push(
+        families,
         "turn_capacity_ratio",
         "Share of the most limiting resource in use, 0 to 1.",
         MetricType::GAUGE,

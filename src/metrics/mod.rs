@@ -16,12 +16,15 @@ pub struct ShardSnapshot {
     pub stats: Stats,
     /// Open client connections by `Transport` (UDP stays 0).
     pub stream_connections: [u64; Transport::ALL.len()],
+    /// Sockets for which the kernel or the device refused UDP_SEGMENT, so that they send one by one.
+    pub segmentation_fallbacks: u64,
 }
 
 impl ShardSnapshot {
     /// Adds what `other` counted.
     pub fn merge(&mut self, other: &Self) {
         self.stats.merge(&other.stats);
+        self.segmentation_fallbacks += other.segmentation_fallbacks;
         for (mine, theirs) in self
             .stream_connections
             .iter_mut()

@@ -79,7 +79,7 @@ impl Outgoing {
     }
 }
 
-/// What became of the items of one [`Batch::send`], in datagrams; the fields add up to the number of items.
+/// What became of the items of one [`Batch::send`], in datagrams; the counts add up to the number of items.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SendReport {
     /// Handed to the kernel.
@@ -90,6 +90,8 @@ pub struct SendReport {
     pub too_large: u32,
     /// Dropped for any other reason: unreachable, refused by a firewall, a family that the socket does not have.
     pub failed: u32,
+    /// The kernel or the device refuses to cut messages up for this socket: from now on it sends one by one.
+    pub gave_up_segments: bool,
 }
 
 impl SendReport {
@@ -336,6 +338,7 @@ impl Outbox {
                 Cause::Unsegmented | Cause::Invalid | Cause::TooLarge if datagrams > 1 => {
                     if cause == Cause::Unsegmented {
                         socket.disable_segments();
+                        report.gave_up_segments = true;
                     }
                     self.send_singly(socket, next, report);
                 }
@@ -608,7 +611,8 @@ mod tests {
                 sent: 0,
                 would_block: 3,
                 too_large: 1,
-                failed: 2
+                failed: 2,
+                gave_up_segments: false,
             }
         );
     }

@@ -119,6 +119,7 @@ pub(super) struct Shard {
     run: Vec<Outgoing>,
     /// Looks at the sockets so far.
     turns: u32,
+    segmentation_fallbacks: u64,
     parcels: Parcels,
     pub(super) streams: HashMap<FiveTuple, Rc<Queue>, RandomState>,
     pub(super) stream_connections: [u64; Transport::ALL.len()],
@@ -152,6 +153,7 @@ impl Shard {
             to_peers: Vec::with_capacity(GATHER),
             run: Vec::with_capacity(GATHER),
             turns: 0,
+            segmentation_fallbacks: 0,
             parcels: parts.parcels,
             streams: HashMap::with_hasher(keyed()),
             stream_connections: [0; Transport::ALL.len()],
@@ -457,6 +459,7 @@ impl Shard {
             if !listener.outgoing.is_empty() {
                 let report = self.batches[self.current].send(&listener.socket, &listener.outgoing);
                 listener.outgoing.clear();
+                self.segmentation_fallbacks += u64::from(report.gave_up_segments);
                 account(&mut self.server, report);
             }
         }
@@ -481,6 +484,7 @@ impl Shard {
             self.run.clear();
             self.run.extend(items.iter().map(|item| item.outgoing));
             let report = self.batches[self.current].send(&relay.socket, &self.run);
+            self.segmentation_fallbacks += u64::from(report.gave_up_segments);
             account(&mut self.server, report);
         }
         self.to_peers.clear();
@@ -605,6 +609,7 @@ impl Shard {
         ShardSnapshot {
             stats,
             stream_connections: self.stream_connections,
+            segmentation_fallbacks: self.segmentation_fallbacks,
         }
     }
 }
