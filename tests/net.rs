@@ -374,7 +374,7 @@ fn a_failing_item_is_skipped_and_counted() {
             sent: 4,
             too_large: 2,
             failed: 4,
-            would_block: 0
+            ..SendReport::default()
         }
     );
     assert_eq!(receive(&mut batch, &peer, 4), 4);
