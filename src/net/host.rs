@@ -45,6 +45,29 @@ pub fn pin_thread(cpu: usize) -> io::Result<()> {
     sys::check(unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) }).map(drop)
 }
 
+/// The CPUs that the calling thread may run on, ascending; none if the kernel does not tell.
+pub fn usable_cpus() -> Vec<usize> {
+    // SAFETY: `cpu_set_t` is an array of integers, for which zero is valid: the empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: sched_getaffinity(2) writes at most `cpusetsize` bytes at `mask`; 0 is the calling thread.
+    if unsafe { libc::sched_getaffinity(0, size_of_val(&set), &raw mut set) } < 0 {
+        return Vec::new();
+    }
+    (0..libc::CPU_SETSIZE as usize)
+        // SAFETY: CPU_ISSET(3) reads one bit, which lies inside the set.
+        .filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) })
+        .collect()
+}
+
+/// Gives the calling thread less of a CPU that others want as well: 0 is the usual share, 19 the least.
+///
+/// # Errors
+/// The thread has a higher value already.
+pub fn be_nice(nice: i32) -> io::Result<()> {
+    // SAFETY: setpriority(2) takes no pointers; on Linux, PRIO_PROCESS with 0 is the calling thread alone.
+    sys::check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice.clamp(0, 19)) }).map(drop)
+}
+
 /// How many ticks a second the CPU times in `/proc` are counted in.
 pub fn clock_ticks() -> u64 {
     // SAFETY: sysconf(3) takes no pointers.

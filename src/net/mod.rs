@@ -19,4 +19,4 @@ mod sys;
 
 pub use batch::{Batch, HEADROOM, MAX_DATAGRAM, Outgoing, Received, SendReport, TAILROOM};
 pub use poll::Poller;
-pub use socket::{RecvFault, SendFault, UdpOptions, UdpSocket, tcp_listener};
+pub use socket::{RecvFault, SendFault, UdpOptions, UdpSocket, granted_buffers, tcp_listener};

@@ -325,14 +325,23 @@ pub(super) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
 
 /// Switches an `int` socket option on.
 pub(super) fn enable_option(fd: BorrowedFd<'_>, level: i32, option: i32) -> io::Result<()> {
-    let on: libc::c_int = 1;
+    set_option(fd, level, option, 1)
+}
+
+/// Sets an `int` socket option.
+pub(super) fn set_option(
+    fd: BorrowedFd<'_>,
+    level: i32,
+    option: i32,
+    value: libc::c_int,
+) -> io::Result<()> {
     // SAFETY: setsockopt(2) reads `optlen` bytes at `optval`, which is exactly the `int` on our stack.
     check(unsafe {
         libc::setsockopt(
             fd.as_raw_fd(),
             level,
             option,
-            ptr::from_ref(&on).cast(),
+            ptr::from_ref(&value).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )
     })

@@ -63,6 +63,10 @@ pub struct Settings {
     pub listener_buffer_bytes: usize,
     /// Receive and send buffer of a relay socket, in bytes.
     pub relay_buffer_bytes: usize,
+    /// CPUs to pin the shards to, in turn; none: they run anywhere.
+    pub cpus: Vec<usize>,
+    /// How long a shard asks for packets again and again before it sleeps.
+    pub busy_poll: Duration,
     /// The core's settings.
     pub turn: turn::Settings,
 }
@@ -189,9 +193,13 @@ impl Shards {
                 seed: seed.clone(),
                 access: Arc::clone(&access),
             };
+            let pace = run::Pace {
+                cpu: (settings.cpus.iter().cycle()).nth(index).copied(),
+                busy_poll: settings.busy_poll,
+            };
             let join = std::thread::Builder::new()
                 .name(format!("shard-{index}"))
-                .spawn(move || run::run(parts, inbox));
+                .spawn(move || run::run(parts, pace, inbox));
             match join {
                 Ok(join) => joins.push(join),
                 Err(source) => {
@@ -370,6 +378,12 @@ impl ShardHandle {
 }
 
 /// One socket per shard on `address`. Somebody else's socket on it is an error even where SO_REUSEPORT would share.
+///
+/// The kernel spreads clients over the sockets by a hash of the four-tuple, so that a client stays with its shard as
+/// long as their number stays the same. While it grows, here, a datagram may land in a socket that its client will not
+/// be hashed to later, and a shard would make an allocation that its client can never reach again: what has arrived by
+/// then is thrown away, which costs that client one retransmission. It takes a BPF program to steer better (SO_ATTACH_REUSEPORT_CBPF), by the CPU for
+/// instance; but a flow changes CPUs, and an allocation does not change shards.
 fn open_listener(
     address: SocketAddr,
     count: usize,
@@ -384,20 +398,12 @@ fn open_listener(
         only_v6: false,
     };
     let first = UdpSocket::bind(address, &options)?;
-    if first.recv_buffer_bytes() < buffer_bytes {
-        tracing::warn!(
-            %address,
-            wanted = buffer_bytes,
-            granted = first.recv_buffer_bytes(),
-            "the kernel clips the receive buffer, bursts will be lost: \
-             sysctl -w net.core.rmem_max={buffer_bytes} net.core.wmem_max={buffer_bytes}"
-        );
-    }
     let bound = first.local_addr();
     let mut sockets = vec![first];
     while sockets.len() < count {
         sockets.push(UdpSocket::bind(bound, &options)?);
     }
+    sockets.iter().for_each(UdpSocket::discard);
     Ok(sockets)
 }
 
