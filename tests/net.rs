@@ -453,15 +453,21 @@ fn a_full_receive_queue_counts_drops() {
     );
     assert_eq!(server.drops(), 0);
     let client = open(V4, &plain());
-    for _ in 0..100 {
+    for at in 0..100 {
         client
-            .send_to(&[0; 1000], server.local_addr(), None)
+            .send_to(&[at; 1000], server.local_addr(), None)
             .unwrap();
     }
     let mut batch = Batch::new(128);
     let arrived = receive(&mut batch, &server, 1);
     assert!(server.drops() > 0);
     assert_eq!(arrived + server.drops() as usize, 100);
+    // What waited longest is kept, the newest is lost.
+    for slot in 0..arrived {
+        let received = batch.received(slot);
+        let bytes = batch.bytes(slot, HEADROOM..HEADROOM + received.len);
+        assert_eq!(bytes, [slot as u8; 1000]);
+    }
 }
 
 #[test]

@@ -133,25 +133,6 @@ impl UdpSocket {
         }
     }
 
-    /// Throws away what has arrived so far, at most as many datagrams as a burst.
-    pub fn discard(&self) {
-        const BURST: usize = 65_536;
-        for _ in 0..BURST {
-            // SAFETY: recv(2) writes nothing into a buffer of no bytes; the rest of the datagram is cut off.
-            let taken = unsafe {
-                libc::recv(
-                    self.fd.as_raw_fd(),
-                    ptr::null_mut(),
-                    0,
-                    libc::MSG_DONTWAIT | libc::MSG_TRUNC,
-                )
-            };
-            if taken < 0 && sys::last_errno() != libc::EINTR {
-                return;
-            }
-        }
-    }
-
     /// Sends one datagram, from the local address `from` where the socket is bound to a wildcard. Never blocks.
     ///
     /// # Errors

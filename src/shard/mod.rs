@@ -379,11 +379,13 @@ impl ShardHandle {
 
 /// One socket per shard on `address`. Somebody else's socket on it is an error even where SO_REUSEPORT would share.
 ///
-/// The kernel spreads clients over the sockets by a hash of the four-tuple, so that a client stays with its shard as
-/// long as their number stays the same. While it grows, here, a datagram may land in a socket that its client will not
-/// be hashed to later, and a shard would make an allocation that its client can never reach again: what has arrived by
-/// then is thrown away, which costs that client one retransmission. It takes a BPF program to steer better (SO_ATTACH_REUSEPORT_CBPF), by the CPU for
-/// instance; but a flow changes CPUs, and an allocation does not change shards.
+/// The kernel spreads clients over the sockets by a keyed hash of the four-tuple: a client stays with its shard as long
+/// as the number of sockets stays the same, and nothing has to be loaded into the kernel. Steering by a BPF program
+/// (SO_ATTACH_REUSEPORT_CBPF) would be by CPU, and a flow may change CPUs while its allocation cannot change shards.
+///
+/// While the group grows, here, a datagram may land in a socket that its client is not hashed to later. That leaves
+/// nothing behind: no shard reads before all sockets are open, so no nonce of this run is known by then, and what needs
+/// none is answered without state.
 fn open_listener(
     address: SocketAddr,
     count: usize,
@@ -403,7 +405,6 @@ fn open_listener(
     while sockets.len() < count {
         sockets.push(UdpSocket::bind(bound, &options)?);
     }
-    sockets.iter().for_each(UdpSocket::discard);
     Ok(sockets)
 }
 
