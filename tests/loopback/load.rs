@@ -1,7 +1,9 @@
 //! Shards under load: who serves whom, what a flood may take from others, what is lost and counted.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::io::Read;
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -9,7 +11,8 @@ use turnix::base::{Family, Transport};
 use turnix::turn::DropReason;
 
 use super::client::{Client, Link};
-use super::common::wire::{Request, channel_data};
+use super::common::wire::{REALM, Request, channel_data};
+use super::common::world::{PASSWORD, USER};
 use super::server::{PATIENCE, Server, loopback, now, peer, quiet_address, receive, until};
 
 /// Datagrams of a paced exchange.
@@ -107,8 +110,7 @@ fn who_knocks_while_the_server_starts_stays_with_one_shard() {
         });
         let mut clients: Vec<Client> = (sockets.into_iter())
             .map(|socket| {
-                let mut client = Client::between(&server, Transport::Udp, ip.into(), at);
-                client.link = Link::Udp(socket);
+                let mut client = Client::on(socket);
                 client.allocate();
                 client
             })
@@ -246,4 +248,123 @@ fn resident_bytes() -> usize {
     let status = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: usize = status.split_whitespace().nth(1).unwrap().parse().unwrap();
     pages * 4096
+}
+
+/// A server in a process of its own, which may open few files. Ends with the test.
+struct Confined(Child);
+
+impl Drop for Confined {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Confined {
+    fn start(at: SocketAddr, files: u32) -> Self {
+        let ip = at.ip();
+        let set = [
+            "http.admin=".to_owned(),
+            format!("realm={REALM}"),
+            format!("auth.users={{ {USER} = \"{PASSWORD}\" }}"),
+            format!("listen=[{{ address = \"{at}\", protocols = [\"udp\", \"tcp\"] }}]"),
+            format!("relay.addresses=[\"{ip}\"]"),
+            "peers.allow=[\"loopback\"]".to_owned(),
+            "server.shards=2".to_owned(),
+        ];
+        let state = tempfile::tempdir().unwrap();
+        let child = Command::new("sh")
+            .args(["-c", "ulimit -n $0 && exec \"$@\"", &files.to_string()])
+            .args([env!("CARGO_BIN_EXE_turnix"), "serve"])
+            .args(set.iter().flat_map(|set| ["--set", set]))
+            .env("XDG_STATE_HOME", state.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let knock = knocking(at);
+        knock
+            .set_read_timeout(Some(Duration::from_millis(20)))
+            .unwrap();
+        until("the server answers", || {
+            let sent = knock.send(&Request::binding().bytes());
+            sent.is_ok() && knock.recv(&mut [0; 512]).is_ok()
+        });
+        Self(child)
+    }
+
+    /// CPU time used so far, in ticks.
+    fn cpu_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap();
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        // proc(5): utime and stime are fields 14 and 15, and the name is the second.
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+
+    fn log(mut self) -> String {
+        self.0.kill().unwrap();
+        let mut log = String::new();
+        let mut stderr = self.0.stderr.take().unwrap();
+        stderr.read_to_string(&mut log).unwrap();
+        log
+    }
+}
+
+#[test]
+fn without_descriptors_newcomers_are_refused_and_nobody_else_suffers() {
+    const FILES: u32 = 64;
+    let at = SocketAddr::from((quiet_address(), 20_004));
+    let server = Confined::start(at, FILES);
+    let mut clients = Vec::new();
+    let refused = loop {
+        let mut client = Client::on(knocking(at));
+        let reply = client.try_allocate();
+        if reply.code() != 0 {
+            assert_eq!(reply.code(), 508);
+            break client;
+        }
+        clients.push((client, reply.relayed()));
+        assert!(
+            clients.len() < FILES as usize,
+            "more allocations than descriptors"
+        );
+    };
+    assert!(clients.len() > FILES as usize / 3, "{}", clients.len());
+
+    // Connections that cannot be accepted and clients that come again and again keep it busy no more than they must.
+    let waiting: Vec<_> = (0..4).map(|_| TcpStream::connect(at).unwrap()).collect();
+    let mut refused = refused;
+    for _ in 0..10 {
+        assert_eq!(refused.try_allocate().code(), 508);
+    }
+    let before = server.cpu_ticks();
+    std::thread::sleep(Duration::from_secs(1));
+    let ticks = server.cpu_ticks() - before;
+    assert!(
+        ticks < turnix::net::host::clock_ticks() / 2,
+        "{ticks} ticks in a quiet second"
+    );
+
+    let echo = peer(at.ip());
+    for (client, relayed) in &mut clients {
+        assert_eq!(client.ask_signed(Request::refresh(600)).code(), 0);
+        client.bind(0x4000, echo.local_addr().unwrap());
+        paced_exchange(client, 0x4000, &echo, *relayed);
+    }
+
+    // Every descriptor that comes back serves the next, the connections' too.
+    drop(waiting);
+    for (client, _) in clients.iter_mut().take(4) {
+        client.release();
+    }
+    until("there is room again", || refused.try_allocate().code() == 0);
+    let log = server.log();
+    assert_eq!(
+        log.matches("cannot open a relay socket").count(),
+        1,
+        "{log}"
+    );
+    assert!(log.contains("open files: at most 64"), "{log}");
 }
