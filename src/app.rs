@@ -30,7 +30,7 @@ const CONTROL_THREADS: usize = 2;
 
 /// How much these threads stand back where they share a CPU with a shard, as nice(1) counts: a handshake takes longer
 /// than relaying a hundred packets, and can wait for them.
-const CONTROL_NICE: i32 = 10;
+const CONTROL_NICE: u8 = 10;
 
 /// A server whose sockets are open, as it really listens and relays.
 #[derive(Clone, Debug)]
@@ -123,11 +123,7 @@ pub fn start(config: Config) -> anyhow::Result<Running> {
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
-        .on_thread_start(|| {
-            if let Err(error) = net::host::be_nice(CONTROL_NICE) {
-                tracing::debug!(%error, "handshakes compete with relaying");
-            }
-        })
+        .on_thread_start(|| net::host::stand_back(CONTROL_NICE))
         .enable_all()
         .build()
         .context("cannot start the control runtime")?;

@@ -59,13 +59,11 @@ pub fn usable_cpus() -> Vec<usize> {
         .collect()
 }
 
-/// Gives the calling thread less of a CPU that others want as well: 0 is the usual share, 19 the least.
-///
-/// # Errors
-/// The thread has a higher value already.
-pub fn be_nice(nice: i32) -> io::Result<()> {
-    // SAFETY: setpriority(2) takes no pointers; on Linux, PRIO_PROCESS with 0 is the calling thread alone.
-    sys::check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice.clamp(0, 19)) }).map(drop)
+/// Makes the calling thread stand back by `by` where others want the CPU as well, as nice(1) counts: each step is about
+/// a tenth. A thread may always do that.
+pub fn stand_back(by: u8) {
+    // SAFETY: nice(2) takes no pointers; on Linux it concerns the calling thread alone, and values beyond 19 are 19.
+    unsafe { libc::nice(libc::c_int::from(by)) };
 }
 
 /// How many ticks a second the CPU times in `/proc` are counted in.

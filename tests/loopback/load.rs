@@ -368,3 +368,56 @@ fn without_descriptors_newcomers_are_refused_and_nobody_else_suffers() {
     );
     assert!(log.contains("open files: at most 64"), "{log}");
 }
+
+/// Prints what TLS handshakes cost those who relay: `cargo test --release --test loopback -- --ignored --nocapture
+/// handshakes`, on a machine with nothing else to do; `taskset -c 0` makes them share one CPU.
+#[test]
+#[ignore = "measures, and proves nothing"]
+fn latency_under_handshakes() {
+    const ROUNDS: usize = 20_000;
+    const PER_SECOND: u32 = 200;
+    const THREADS: u32 = 2;
+    let server = Server::with(&["127.0.0.1:0"], &["server.shards=1"]);
+    let echo = peer(loopback(Family::V4));
+    let mut client = Client::udp(&server);
+    let relayed = client.allocate();
+    client.bind(0x4000, echo.local_addr().unwrap());
+    for with_handshakes in [false, true, false, true] {
+        let over = AtomicBool::new(false);
+        let (mut micros, handshakes) = std::thread::scope(|scope| {
+            let shake = || {
+                let (begin, mut done) = (now(), 0);
+                while with_handshakes && !over.load(Ordering::Relaxed) && done < 10_000 {
+                    let due = begin + Duration::from_secs(1) * done * THREADS / PER_SECOND;
+                    std::thread::sleep(due.saturating_duration_since(now()));
+                    let mut client = Client::new(&server, Transport::Tls, Family::V4);
+                    assert_eq!(client.ask(&Request::binding()).code(), 0);
+                    done += 1;
+                }
+                done
+            };
+            let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(shake)).collect();
+            let begin = now();
+            let mut micros = Vec::with_capacity(ROUNDS);
+            for at in 0..ROUNDS as u32 {
+                let due = begin + Duration::from_micros(200) * at;
+                std::thread::sleep(due.saturating_duration_since(now()));
+                let sent = now();
+                client.send_channel(0x4000, &at.to_be_bytes());
+                let (data, _) = receive(&echo);
+                echo.send_to(&data, relayed).unwrap();
+                client.expect_channel(0x4000);
+                micros.push((now() - sent).as_micros());
+            }
+            over.store(true, Ordering::Relaxed);
+            let done: u32 = threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .sum();
+            (micros, f64::from(done) / (now() - begin).as_secs_f64())
+        });
+        micros.sort_unstable();
+        let [p50, p99, p999] = [500, 990, 999].map(|at| micros[ROUNDS * at / 1000]);
+        println!("{handshakes:4.0} handshakes/s: p50 {p50} us, p99 {p99} us, p99.9 {p999} us");
+    }
+}
