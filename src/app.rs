@@ -1,5 +1,7 @@
 //! Composition root: builds everything once, in rank order, and takes it down again.
 
+mod host;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -18,17 +20,17 @@ use crate::net;
 use crate::shard::{self, RelayIp, Shards};
 use crate::stream::{self, Certificates};
 
-/// Receive and send buffers of a listener: 4 000 datagrams of video, a tenth of a second at full rate.
-pub const LISTENER_BUFFER_BYTES: usize = 2 * 1024 * 1024;
-
-/// Receive and send buffers of a relay socket. The kernel takes the memory only while datagrams wait.
-const RELAY_BUFFER_BYTES: usize = 256 * 1024;
+pub use host::shortages as host_shortages;
 
 /// Connections the kernel holds until they are accepted.
 const BACKLOG: i32 = 1024;
 
 /// Threads of the control runtime: accepting, TLS handshakes, HTTP.
 const CONTROL_THREADS: usize = 2;
+
+/// How much these threads stand back where they share a CPU with a shard, as nice(1) counts: a handshake takes longer
+/// than relaying a hundred packets, and can wait for them.
+const CONTROL_NICE: u8 = 10;
 
 /// A server whose sockets are open, as it really listens and relays.
 #[derive(Clone, Debug)]
@@ -71,8 +73,8 @@ pub fn run(
 /// # Errors
 /// All problems of the host at once, as [`Problems`].
 pub fn start(config: Config) -> anyhow::Result<Running> {
-    if let Err(error) = net::host::raise_open_files() {
-        tracing::warn!(%error, "the limit of open files stays as it is; every allocation needs one");
+    for shortage in host_shortages(&config) {
+        tracing::warn!("{shortage}");
     }
     let mut problems = Vec::new();
     let certificates = config.tls.as_ref().and_then(|tls| {
@@ -121,6 +123,7 @@ pub fn start(config: Config) -> anyhow::Result<Running> {
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
+        .on_thread_start(|| net::host::stand_back(CONTROL_NICE))
         .enable_all()
         .build()
         .context("cannot start the control runtime")?;
@@ -333,7 +336,7 @@ fn shard_settings(
 ) -> shard::Settings {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     shard::Settings {
-        shards: match config.shards {
+        shards: match config.server.shards {
             0 => cores().min(shard::MAX_SHARDS as usize),
             shards => shards,
         },
@@ -344,8 +347,14 @@ fn shard_settings(
         relays,
         ports: config.relay.ports.clone(),
         limits: config.access.limits,
-        listener_buffer_bytes: LISTENER_BUFFER_BYTES,
-        relay_buffer_bytes: RELAY_BUFFER_BYTES,
+        listener_buffer_bytes: config.server.listener_buffer_bytes,
+        relay_buffer_bytes: config.server.relay_buffer_bytes,
+        cpus: if config.server.pin_shards {
+            net::host::usable_cpus()
+        } else {
+            Vec::new()
+        },
+        busy_poll: config.server.busy_poll,
         turn: config.turn.clone(),
     }
 }

@@ -152,7 +152,11 @@ fn defaults() {
     );
     assert_eq!(config.admin, Some("127.0.0.1:9641".parse().unwrap()));
     assert_eq!(config.per_allocation, 1000);
-    assert_eq!(config.shards, 0);
+    let server = config.server;
+    assert_eq!((server.shards, server.pin_shards), (0, false));
+    assert_eq!(server.busy_poll, Duration::ZERO);
+    assert_eq!(server.listener_buffer_bytes, 4 << 20);
+    assert_eq!(server.relay_buffer_bytes, 256 << 10);
     assert!(!config.node.is_empty());
     assert_eq!(config.region, "");
     assert_eq!(config.access.limits, Default::default());
@@ -197,6 +201,10 @@ region = "eu"
 per_allocation = 0
 [server]
 shards = 2
+pin_shards = true
+busy_poll = "50us"
+listener_buffer = "1MiB"
+relay_buffer = "64KiB"
 [log]
 format = "json"
 level = "debug"
@@ -242,6 +250,28 @@ ip_privacy = "truncate"
     assert_eq!(config.log.level, LogLevel::Debug);
     assert_eq!(config.log.ip_privacy, PiiMode::Truncate);
     assert_eq!((config.node.as_str(), config.region.as_str()), ("a", "eu"));
+    let server = config.server;
+    assert_eq!((server.shards, server.pin_shards), (2, true));
+    assert_eq!(server.busy_poll, Duration::from_micros(50));
+    assert_eq!(server.listener_buffer_bytes, 1 << 20);
+    assert_eq!(server.relay_buffer_bytes, 64 << 10);
+}
+
+#[test]
+fn what_no_server_can_wait_with_is_refused() {
+    for wrong in [
+        "server.busy_poll=11ms",
+        "server.busy_poll=50",
+        "server.listener_buffer=63KiB",
+        "server.listener_buffer=65536",
+        "server.relay_buffer=0",
+        "server.relay_buffer=1GiB",
+        "server.pin_shards=1",
+    ] {
+        let key = wrong.split('=').next().unwrap();
+        let problems = set(&[AUTH, wrong]).unwrap_err();
+        assert!(problems.contains(key), "{wrong}: {problems}");
+    }
 }
 
 #[test]
@@ -377,7 +407,7 @@ fn set_over_environment_over_file_over_default() {
     };
     let config = Config::load(&sources).unwrap();
     assert_eq!(config.access.realm, "environment");
-    assert_eq!(config.shards, 2);
+    assert_eq!(config.server.shards, 2);
     assert_eq!(config.relay.ports, 1000..=2000);
     sources.set = vec!["realm=set".into(), "realm=last".into()];
     assert_eq!(Config::load(&sources).unwrap().access.realm, "last");
@@ -663,6 +693,7 @@ fn units() {
     assert_eq!(values::duration("90s"), Ok(Duration::from_secs(90)));
     assert_eq!(values::duration("1h30m"), Ok(Duration::from_secs(5400)));
     assert_eq!(values::duration("250ms"), Ok(Duration::from_millis(250)));
+    assert_eq!(values::duration("50us"), Ok(Duration::from_micros(50)));
     assert_eq!(values::duration("0"), Ok(Duration::ZERO));
     for wrong in [
         "",

@@ -5,19 +5,14 @@ use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 
 use super::credentials::utc;
 use super::{Configuration, Exit, holder, print, quick_start, state};
-use crate::app::LISTENER_BUFFER_BYTES;
+use crate::app;
 use crate::base::Clock;
 use crate::base::addr::is_private;
 use crate::config::{Config, External, Problem, Problems, Tls};
-use crate::net::host;
 use crate::stream::certificates;
 
 /// 2024-01-01: a clock before this day has never been set.
 const CLOCK_SET_UNIX: u64 = 1_704_067_200;
-/// Files that are open besides relay sockets: listeners, streams, logs, epoll sets.
-const OTHER_FILES: u64 = 512;
-/// Without a limit of allocations, fewer possible ones than this are worth a warning.
-const FEW_FILES: u64 = 16_384;
 const CERTIFICATE_WARNING_SECS: u64 = 14 * 86_400;
 /// Relay ports that are tried before the range counts as taken.
 const PORTS_TRIED: usize = 16;
@@ -57,7 +52,7 @@ pub fn run(configuration: &Configuration) -> anyhow::Result<Exit> {
         if let Some(tls) = &config.tls {
             certificate(tls, &mut report);
         }
-        open_files(config.access.limits.allocations, &mut report);
+        report.warnings.extend(app::host_shortages(&config));
     }
     machine(&mut report);
     print(&render(&report))?;
@@ -234,30 +229,6 @@ fn certificate(tls: &Tls, report: &mut Report) {
     }
 }
 
-fn open_files(allocations: u32, report: &mut Report) {
-    let Ok((limit, _)) = host::raise_open_files() else {
-        return;
-    };
-    let possible = limit.saturating_sub(OTHER_FILES);
-    let allocations = u64::from(allocations);
-    if allocations > possible {
-        report.warnings.push(Problem::host(
-            "open files",
-            format!("at most {limit}, and limits.allocations is {allocations}"),
-            format!(
-                "raise it (LimitNOFILE={} in the systemd unit, ulimit -Hn), or lower limits.allocations",
-                allocations + OTHER_FILES
-            ),
-        ));
-    } else if allocations == 0 && limit < FEW_FILES {
-        report.warnings.push(Problem::host(
-            "open files",
-            format!("at most {limit}, which is about {possible} allocations"),
-            "raise it (LimitNOFILE=1048576 in the systemd unit, ulimit -Hn)",
-        ));
-    }
-}
-
 fn machine(report: &mut Report) {
     let now_unix = Clock.now().unix_secs();
     if now_unix < CLOCK_SET_UNIX {
@@ -265,13 +236,6 @@ fn machine(report: &mut Report) {
             "clock",
             format!("says {}", utc(now_unix)),
             "set it (timedatectl set-ntp true): time-limited credentials and certificates depend on it",
-        ));
-    }
-    if let Some(most) = host::rmem_max().filter(|most| *most < LISTENER_BUFFER_BYTES) {
-        report.warnings.push(Problem::host(
-            "net.core.rmem_max",
-            format!("{most} bytes: bursts beyond that are lost"),
-            format!("sysctl -w net.core.rmem_max={LISTENER_BUFFER_BYTES}"),
         ));
     }
 }

@@ -2,16 +2,18 @@
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use super::auth::read_auth;
 use super::problem::{Origin, Problem, Problems, Sources};
 use super::reader::{Declared, Reader};
+use super::server::read_server;
 use super::source::{Node, Table, Value, merge};
 use super::values::{self, Converted, Fault};
 use super::{Config, External, Listener, Log, LogFormat, LogLevel, Mapping, Relay, Tls};
 use crate::access::{self, Limits, peers};
-use crate::base::{Clock, PiiMode, Secret};
+use crate::base::{Clock, PiiMode};
 use crate::stream::{Protocols, certificates};
 use crate::turn::{self, ChannelRange};
 
@@ -117,12 +119,7 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
         "a number from 0 to 100000",
         values::number(0..=100_000),
     );
-    let shards = r.key(
-        "server.shards",
-        "0",
-        "a number from 0 (one per core) to 128",
-        values::number(0..=crate::shard::MAX_SHARDS),
-    );
+    let server = read_server(r);
     let log = read_log(r);
     check_tls(r, tls.as_ref(), listeners.as_deref());
 
@@ -152,7 +149,7 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
         tls: tls?,
         admin: admin?,
         per_allocation: per_allocation? as usize,
-        shards: shards? as usize,
+        server: server?,
         log: log?,
         node: node.map(|name| if name.is_empty() { host_name() } else { name })?,
         region: region?,
@@ -358,139 +355,6 @@ fn mapping(node: &Node) -> Converted<Mapping> {
             "map an address to one of its own family",
         )),
         _ => Ok(mapping),
-    }
-}
-
-struct Auth {
-    users: Vec<(String, Secret<String>)>,
-    secrets: Vec<Secret<String>>,
-    strict_expiry: bool,
-    nonce_lifetime: Duration,
-}
-
-fn read_auth(r: &mut Reader<'_>, sources: &Sources) -> Option<Auth> {
-    let users = r.key(
-        "auth.users",
-        "{}",
-        r#"names and passwords: { alice = "password" }"#,
-        users,
-    );
-    let secrets = r.key(
-        "auth.secrets",
-        "[]",
-        "a list of texts, none of them empty",
-        values::list(|item| values::secret(item).map(Secret::new)),
-    );
-    let credentials = sources
-        .environment
-        .iter()
-        .find(|(name, _)| name == "CREDENTIALS_DIRECTORY")
-        .map(|(_, directory)| PathBuf::from(directory));
-    let from_files = r.key(
-        "auth.secret_files",
-        "[]",
-        r#"a list of paths, or "cred:name" for systemd credentials"#,
-        values::list(|item| secret_file(item, credentials.as_deref())),
-    );
-    let strict_expiry = r.key(
-        "auth.strict_expiry",
-        "false",
-        "true or false",
-        values::boolean,
-    );
-    let nonce_lifetime = r.key(
-        "auth.nonce_lifetime",
-        r#""1h""#,
-        r#"a duration from "10s" to "24h""#,
-        duration_within(10, 86_400),
-    );
-    let (users, mut secrets) = (users?, secrets?);
-    secrets.extend(from_files?);
-    if users.is_empty() && secrets.is_empty() {
-        r.problem(
-            "auth",
-            "neither users nor secrets: without either, the server would be useless or an open relay",
-            "add to [auth] either secrets = [\"a long random text\"] (`turnix credentials` then makes \
-             time-limited credentials) or users = { alice = \"a password\" }",
-        );
-    }
-    Some(Auth {
-        users,
-        secrets,
-        strict_expiry: strict_expiry?,
-        nonce_lifetime: nonce_lifetime?,
-    })
-}
-
-fn users(node: &Node) -> Converted<Vec<(String, Secret<String>)>> {
-    let Value::Table(table) = &node.value else {
-        return Err(Fault::masked(node));
-    };
-    let mut users = Vec::with_capacity(table.len());
-    let mut faults = Vec::new();
-    for (name, entry) in table {
-        // RFC 8489 §14.3: fewer than 509 bytes.
-        if name.is_empty() || name.len() > 508 {
-            faults.extend(Fault::with(
-                &entry.node,
-                format!("a user name of {} bytes", name.len()),
-                "use 1 to 508 bytes",
-            ));
-        }
-        match values::secret(&entry.node) {
-            Ok(password) => users.push((name.clone(), Secret::new(password))),
-            Err(_) => faults.extend(Fault::with(
-                &entry.node,
-                format!("the password of {name:?} is {}", entry.node.kind()),
-                "write it as a text of one character or more",
-            )),
-        }
-    }
-    if faults.is_empty() {
-        Ok(users)
-    } else {
-        Err(faults)
-    }
-}
-
-fn secret_file(node: &Node, credentials: Option<&Path>) -> Converted<Secret<String>> {
-    let name = values::text(node)?;
-    let path = match (name.strip_prefix("cred:"), credentials) {
-        (None, _) => PathBuf::from(&name),
-        (Some(credential), Some(directory)) if !credential.contains('/') => {
-            directory.join(credential)
-        }
-        (Some(_), Some(_)) => return Err(Fault::of(node)),
-        (Some(_), None) => {
-            return Err(Fault::with(
-                node,
-                format!(
-                    "found {}, and CREDENTIALS_DIRECTORY is not set",
-                    node.shown()
-                ),
-                "add LoadCredential= to the systemd unit, or name a path",
-            ));
-        }
-    };
-    let text = fs::read_to_string(&path).map_err(|error| {
-        Fault::with(
-            node,
-            format!("{} cannot be read: {error}", path.display()),
-            "name a file that this user may read",
-        )
-    })?;
-    match text.trim_end_matches(['\r', '\n']) {
-        "" => Err(Fault::with(
-            node,
-            format!("{} is empty", path.display()),
-            "write one secret into it",
-        )),
-        several if several.contains('\n') => Err(Fault::with(
-            node,
-            format!("{} has more than one line", path.display()),
-            "write one secret per file",
-        )),
-        secret => Ok(Secret::new(secret.to_owned())),
     }
 }
 
@@ -735,17 +599,6 @@ fn admin(node: &Node) -> Converted<Option<SocketAddr>> {
             "use \"127.0.0.1:9641\" and reach it through a reverse proxy that asks who it is, \
              or by ssh -L 9641:127.0.0.1:9641",
         ))
-    }
-}
-
-fn duration_within(least_secs: u64, most_secs: u64) -> impl Fn(&Node) -> Converted<Duration> {
-    move |node| {
-        let value = values::parsed(values::duration)(node)?;
-        if (Duration::from_secs(least_secs)..=Duration::from_secs(most_secs)).contains(&value) {
-            Ok(value)
-        } else {
-            Err(Fault::of(node))
-        }
     }
 }
 

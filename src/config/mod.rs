@@ -7,9 +7,11 @@
 //! --set key=value  >  TURNIX_SECTION__KEY  >  file  >  what the quick start chose  >  default
 //! ```
 
+mod auth;
 mod load;
 mod problem;
 mod reader;
+mod server;
 mod source;
 pub mod values;
 
@@ -17,6 +19,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::base::addr::is_link_local;
 use crate::base::{Family, PiiMode};
@@ -44,8 +47,8 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// How many of the busiest allocations get series of their own.
     pub per_allocation: usize,
-    /// Threads that relay; 0 is one per core.
-    pub shards: usize,
+    /// How it runs on the host.
+    pub server: Server,
     /// How to log.
     pub log: Log,
     /// Name of this server among others.
@@ -149,6 +152,21 @@ pub struct Tls {
     pub certificate: PathBuf,
     /// PEM private key; may be the same file.
     pub key: PathBuf,
+}
+
+/// How the server runs on the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Threads that relay; 0 is one per core.
+    pub shards: usize,
+    /// Whether each of them keeps to a CPU of its own.
+    pub pin_shards: bool,
+    /// How long a shard asks for packets again and again before it sleeps.
+    pub busy_poll: Duration,
+    /// Receive and send buffer of a listener, in bytes.
+    pub listener_buffer_bytes: usize,
+    /// Receive and send buffer of a relay socket, in bytes.
+    pub relay_buffer_bytes: usize,
 }
 
 /// How to log.

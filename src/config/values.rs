@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::problem::Origin;
 use super::source::{Node, Value};
 
-/// A duration such as `90s`, `10m`, `24h`, `7d`, `500ms`, several in a row (`1h30m`), or `0`.
+/// A duration such as `90s`, `10m`, `24h`, `7d`, `500ms`, `50us`, several in a row (`1h30m`), or `0`.
 ///
 /// # Errors
 /// What would do, if `text` is none of these.
@@ -28,17 +28,17 @@ pub fn duration(text: &str) -> Result<Duration, String> {
             .unwrap_or(after.len());
         let (unit, next) = after.split_at(unit_end);
         let number: u64 = number.parse().map_err(|_| WANTED)?;
-        let millis: u64 = match unit.trim() {
-            "ms" => 1,
-            "s" => 1000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            "d" => 86_400_000,
-            _ => return Err(WANTED.into()),
+        let part = match unit.trim() {
+            "us" => Some(Duration::from_micros(number)),
+            "ms" => Some(Duration::from_millis(number)),
+            "s" => Some(Duration::from_secs(number)),
+            "m" => number.checked_mul(60).map(Duration::from_secs),
+            "h" => number.checked_mul(3600).map(Duration::from_secs),
+            "d" => number.checked_mul(86_400).map(Duration::from_secs),
+            _ => None,
         };
-        let part = number.checked_mul(millis).ok_or(WANTED)?;
-        total = total
-            .checked_add(Duration::from_millis(part))
+        total = part
+            .and_then(|part| total.checked_add(part))
             .ok_or(WANTED)?;
         rest = next;
     }
@@ -180,6 +180,33 @@ pub(super) fn parsed<T>(
         let text = text(node)?;
         parse(text.trim())
             .map_err(|remedy| Fault::with(node, format!("found {}", node.shown()), remedy))
+    }
+}
+
+/// A duration within bounds, given in seconds.
+pub(super) fn duration_within(
+    least_secs: u64,
+    most_secs: u64,
+) -> impl Fn(&Node) -> Converted<Duration> {
+    move |node| {
+        let value = parsed(duration)(node)?;
+        if (Duration::from_secs(least_secs)..=Duration::from_secs(most_secs)).contains(&value) {
+            Ok(value)
+        } else {
+            Err(Fault::of(node))
+        }
+    }
+}
+
+/// A size of `least` to `most` bytes.
+pub(super) fn size_within(least: u64, most: u64) -> impl Fn(&Node) -> Converted<usize> {
+    move |node| {
+        let value = parsed(size)(node)?;
+        if (least..=most).contains(&value) {
+            Ok(value as usize)
+        } else {
+            Err(Fault::of(node))
+        }
     }
 }
 

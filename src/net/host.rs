@@ -45,6 +45,27 @@ pub fn pin_thread(cpu: usize) -> io::Result<()> {
     sys::check(unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) }).map(drop)
 }
 
+/// The CPUs that the calling thread may run on, ascending; none if the kernel does not tell.
+pub fn usable_cpus() -> Vec<usize> {
+    // SAFETY: `cpu_set_t` is an array of integers, for which zero is valid: the empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: sched_getaffinity(2) writes at most `cpusetsize` bytes at `mask`; 0 is the calling thread.
+    if unsafe { libc::sched_getaffinity(0, size_of_val(&set), &raw mut set) } < 0 {
+        return Vec::new();
+    }
+    (0..libc::CPU_SETSIZE as usize)
+        // SAFETY: CPU_ISSET(3) reads one bit, which lies inside the set.
+        .filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) })
+        .collect()
+}
+
+/// Makes the calling thread stand back by `by` where others want the CPU as well, as nice(1) counts: each step is about
+/// a tenth. A thread may always do that.
+pub fn stand_back(by: u8) {
+    // SAFETY: nice(2) takes no pointers; on Linux it concerns the calling thread alone, and values beyond 19 are 19.
+    unsafe { libc::nice(libc::c_int::from(by)) };
+}
+
 /// How many ticks a second the CPU times in `/proc` are counted in.
 pub fn clock_ticks() -> u64 {
     // SAFETY: sysconf(3) takes no pointers.

@@ -21,4 +21,4 @@ mod sys;
 pub use batch::{Batch, HEADROOM, MAX_DATAGRAM, Received, TAILROOM};
 pub use outbox::{Front, Outgoing, SendReport};
 pub use poll::Poller;
-pub use socket::{RecvFault, SendFault, UdpOptions, UdpSocket, tcp_listener};
+pub use socket::{RecvFault, SendFault, UdpOptions, UdpSocket, granted_buffers, tcp_listener};

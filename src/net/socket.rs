@@ -17,9 +17,10 @@ use crate::base::Family;
 pub struct UdpOptions {
     /// Share the address with other sockets of the same user; the kernel spreads clients over them by five-tuple.
     pub reuse_port: bool,
-    /// Payload room of the receive queue, in bytes; the kernel clips it silently. 0 leaves the system's default.
+    /// Payload room of the receive queue, in bytes. The kernel clips it silently, to `net.core.rmem_max` unless the
+    /// process has CAP_NET_ADMIN. 0 leaves the system's default.
     pub recv_buffer_bytes: usize,
-    /// Payload room of the send queue, in bytes; the kernel clips it silently. 0 leaves the system's default.
+    /// Payload room of the send queue, in bytes; clipped likewise, to `net.core.wmem_max`.
     pub send_buffer_bytes: usize,
     /// Report the local address of every datagram: for sockets bound to a wildcard, whose answers must come from the
     /// address that was asked.
@@ -86,12 +87,8 @@ impl UdpSocket {
             // Stated either way: the default is the host's choice (net.ipv6.bindv6only).
             socket.set_only_v6(options.only_v6)?;
         }
-        if options.recv_buffer_bytes > 0 {
-            socket.set_recv_buffer_size(options.recv_buffer_bytes)?;
-        }
-        if options.send_buffer_bytes > 0 {
-            socket.set_send_buffer_size(options.send_buffer_bytes)?;
-        }
+        size_buffer(socket.as_fd(), &RECEIVE, options.recv_buffer_bytes)?;
+        size_buffer(socket.as_fd(), &SEND, options.send_buffer_bytes)?;
         if options.packet_info {
             let (level, option) = match family {
                 Family::V4 => (libc::IPPROTO_IP, libc::IP_PKTINFO),
@@ -150,18 +147,12 @@ impl UdpSocket {
 
     /// Payload room of the receive queue as granted, in bytes; less than asked where `net.core.rmem_max` clips it.
     pub fn recv_buffer_bytes(&self) -> usize {
-        self.buffer_bytes(libc::SO_RCVBUF)
+        granted_bytes(self.fd.as_fd(), &RECEIVE)
     }
 
     /// Payload room of the send queue as granted, in bytes; less than asked where `net.core.wmem_max` clips it.
     pub fn send_buffer_bytes(&self) -> usize {
-        self.buffer_bytes(libc::SO_SNDBUF)
-    }
-
-    fn buffer_bytes(&self, option: i32) -> usize {
-        // socket(7): "The kernel doubles this value (to allow space for bookkeeping overhead)".
-        sys::read_option::<1>(self.fd.as_fd(), libc::SOL_SOCKET, option)
-            .map_or(0, |([bytes], _)| bytes as usize / 2)
+        granted_bytes(self.fd.as_fd(), &SEND)
     }
 
     /// Datagrams that the kernel threw away because the receive queue was full, since the socket was opened.
@@ -318,6 +309,58 @@ impl fmt::Display for SendFault {
 }
 
 impl std::error::Error for SendFault {}
+
+/// Payload room that the host grants a UDP socket that asks for `wanted` bytes: of its receive and of its send queue.
+///
+/// # Errors
+/// Descriptors ran out.
+pub fn granted_buffers(wanted: usize) -> io::Result<(usize, usize)> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))
+        .or_else(|_| Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP)))?;
+    let fd = socket.as_fd();
+    size_buffer(fd, &RECEIVE, wanted)?;
+    size_buffer(fd, &SEND, wanted)?;
+    Ok((granted_bytes(fd, &RECEIVE), granted_bytes(fd, &SEND)))
+}
+
+/// The option that sizes a queue, and the one that needs CAP_NET_ADMIN and knows no limit.
+struct Queue {
+    size: i32,
+    force: i32,
+}
+
+const RECEIVE: Queue = Queue {
+    size: libc::SO_RCVBUF,
+    force: libc::SO_RCVBUFFORCE,
+};
+
+const SEND: Queue = Queue {
+    size: libc::SO_SNDBUF,
+    force: libc::SO_SNDBUFFORCE,
+};
+
+/// Asks for `bytes`, and insists on them where the kernel grants less and the process may; 0 asks for nothing.
+fn size_buffer(fd: BorrowedFd<'_>, queue: &Queue, bytes: usize) -> io::Result<()> {
+    if bytes == 0 {
+        return Ok(());
+    }
+    // The kernel keeps the doubled size in an int.
+    let wanted = libc::c_int::try_from(bytes)
+        .unwrap_or(libc::c_int::MAX)
+        .min(libc::c_int::MAX / 2);
+    sys::set_option(fd, libc::SOL_SOCKET, queue.size, wanted)?;
+    if granted_bytes(fd, queue) < wanted as usize {
+        // Without the capability it stays as it was granted.
+        let _ = sys::set_option(fd, libc::SOL_SOCKET, queue.force, wanted);
+    }
+    Ok(())
+}
+
+fn granted_bytes(fd: BorrowedFd<'_>, queue: &Queue) -> usize {
+    // socket(7): "The kernel doubles this value (to allow space for bookkeeping overhead)".
+    sys::read_option::<1>(fd, libc::SOL_SOCKET, queue.size)
+        .map_or(0, |([bytes], _)| bytes as usize / 2)
+}
 
 /// Opens a non-blocking TCP listener; `[::]` takes IPv4 clients too. `backlog` is the length of the accept queue.
 ///

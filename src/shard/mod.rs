@@ -66,6 +66,10 @@ pub struct Settings {
     pub listener_buffer_bytes: usize,
     /// Receive and send buffer of a relay socket, in bytes.
     pub relay_buffer_bytes: usize,
+    /// CPUs to pin the shards to, in turn; none: they run anywhere.
+    pub cpus: Vec<usize>,
+    /// How long a shard asks for packets again and again before it sleeps.
+    pub busy_poll: Duration,
     /// The core's settings.
     pub turn: turn::Settings,
 }
@@ -198,9 +202,13 @@ impl Shards {
                 seed: seed.clone(),
                 access: Arc::clone(&access),
             };
+            let pace = run::Pace {
+                cpu: (settings.cpus.iter().cycle()).nth(index).copied(),
+                busy_poll: settings.busy_poll,
+            };
             let join = std::thread::Builder::new()
                 .name(format!("shard-{index}"))
-                .spawn(move || run::run(parts, inbox));
+                .spawn(move || run::run(parts, pace, inbox));
             match join {
                 Ok(join) => joins.push(join),
                 Err(source) => {
@@ -379,6 +387,14 @@ impl ShardHandle {
 }
 
 /// One socket per shard on `address`. Somebody else's socket on it is an error even where SO_REUSEPORT would share.
+///
+/// The kernel spreads clients over the sockets by a keyed hash of the four-tuple: a client stays with its shard as long
+/// as the number of sockets stays the same, and nothing has to be loaded into the kernel. Steering by a BPF program
+/// (SO_ATTACH_REUSEPORT_CBPF) would be by CPU, and a flow may change CPUs while its allocation cannot change shards.
+///
+/// While the group grows, here, a datagram may land in a socket that its client is not hashed to later. That leaves
+/// nothing behind: no shard reads before all sockets are open, so no nonce of this run is known by then, and what needs
+/// none is answered without state.
 fn open_listener(
     address: SocketAddr,
     count: usize,
@@ -394,15 +410,6 @@ fn open_listener(
         trains: false,
     };
     let first = UdpSocket::bind(address, &options)?;
-    if first.recv_buffer_bytes() < buffer_bytes {
-        tracing::warn!(
-            %address,
-            wanted = buffer_bytes,
-            granted = first.recv_buffer_bytes(),
-            "the kernel clips the receive buffer, bursts will be lost: \
-             sysctl -w net.core.rmem_max={buffer_bytes} net.core.wmem_max={buffer_bytes}"
-        );
-    }
     let bound = first.local_addr();
     let mut sockets = vec![first];
     while sockets.len() < count {

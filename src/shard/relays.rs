@@ -71,6 +71,8 @@ pub(super) struct Relays {
     by_place: HashMap<Place, AllocationId, RandomState>,
     /// Datagrams the kernel dropped on sockets that are closed by now.
     drops_of_closed: u64,
+    /// The last socket could not be opened, and the log says so.
+    failing: bool,
 }
 
 impl Relays {
@@ -82,6 +84,7 @@ impl Relays {
             slots: Vec::new(),
             by_place: HashMap::with_hasher(hasher),
             drops_of_closed: 0,
+            failing: false,
         }
     }
 
@@ -195,7 +198,7 @@ impl Relays {
     }
 
     fn bind(
-        &self,
+        &mut self,
         wanted: Wanted,
         id: AllocationId,
         poller: &Poller,
@@ -216,12 +219,24 @@ impl Relays {
             let opened = UdpSocket::bind(local, &options)
                 .and_then(|socket| poller.add(&socket, id.to_bits()).map(|()| socket));
             match opened {
-                Ok(socket) => break Some((place, socket)),
+                Ok(socket) => {
+                    self.failing = false;
+                    break Some((place, socket));
+                }
                 Err(error) => {
                     held_by_others.push(place);
                     let in_use = error.kind() == io::ErrorKind::AddrInUse;
                     if !in_use || held_by_others.len() >= ATTEMPTS {
-                        tracing::warn!(%local, %error, "cannot open a relay socket");
+                        // Clients try again and again: one line until it works again.
+                        if !self.failing {
+                            tracing::error!(
+                                %local,
+                                %error,
+                                "cannot open a relay socket, allocations are refused; if it says \"too many open \
+                                 files\", raise LimitNOFILE"
+                            );
+                        }
+                        self.failing = true;
                         break None;
                     }
                 }

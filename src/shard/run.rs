@@ -2,38 +2,55 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
 
 use crate::base::Clock;
+use crate::net::host;
 
 use super::engine::{Parts, Shard};
 use super::mailbox::{Inbox, Message};
 use super::streams;
 
+/// How a shard's thread shares the CPU.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    /// The only CPU to run on.
+    pub cpu: Option<usize>,
+    /// How long to ask for packets before sleeping.
+    pub busy_poll: Duration,
+}
+
 /// Runs a shard until it is told to stop.
-pub(super) fn run(parts: Parts, inbox: Inbox) {
+pub(super) fn run(parts: Parts, pace: Pace, inbox: Inbox) {
     let index = parts.index;
+    if let Some(cpu) = pace.cpu
+        && let Err(error) = host::pin_thread(cpu)
+    {
+        tracing::warn!(shard = index, cpu, %error, "a shard runs on any CPU");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let result = runtime.and_then(|runtime| {
         let local = LocalSet::new();
-        runtime.block_on(local.run_until(work(parts, inbox)))
+        runtime.block_on(local.run_until(work(parts, pace.busy_poll, inbox)))
     });
     if let Err(error) = result {
         tracing::error!(shard = index, %error, "a shard cannot go on");
     }
 }
 
-async fn work(parts: Parts, mut inbox: Inbox) -> std::io::Result<()> {
+async fn work(parts: Parts, busy_poll: Duration, mut inbox: Inbox) -> std::io::Result<()> {
     let wake = Rc::new(Notify::new());
     let shard = Shard::new(parts, Rc::clone(&wake))?;
     let watched = shard.poller.watch()?;
     let shard = Rc::new(RefCell::new(shard));
     let sleep = tokio::time::sleep(std::time::Duration::ZERO);
     tokio::pin!(sleep);
+    let mut patience = Patience::new(busy_poll);
     loop {
         let deadline = shard.borrow_mut().arm();
         if let Some(deadline) = deadline {
@@ -45,7 +62,9 @@ async fn work(parts: Parts, mut inbox: Inbox) -> std::io::Result<()> {
         tokio::select! {
             ready = watched.readable() => {
                 let mut ready = ready?;
-                if !shard.borrow_mut().turn() {
+                // Until the descriptor is said to be empty the runtime does not sleep, and comes back here at once.
+                let served = shard.borrow_mut().turn();
+                if patience.ends(served) {
                     ready.clear_ready();
                 }
             }
@@ -62,6 +81,37 @@ async fn work(parts: Parts, mut inbox: Inbox) -> std::io::Result<()> {
         }
         // Stream tasks run between turns, however busy the sockets are.
         tokio::task::yield_now().await;
+    }
+}
+
+/// How long a shard goes on asking sockets that have nothing. A wake-up costs more than many such questions.
+struct Patience {
+    most: Duration,
+    /// Since the last datagram.
+    idle_since: Option<Instant>,
+}
+
+impl Patience {
+    const fn new(most: Duration) -> Self {
+        Self {
+            most,
+            idle_since: None,
+        }
+    }
+
+    /// Whether to sleep, after a turn that served datagrams or not.
+    fn ends(&mut self, served: bool) -> bool {
+        if served || self.most.is_zero() {
+            self.idle_since = None;
+            return !served;
+        }
+        let now = Clock.now().mono;
+        let since = *self.idle_since.get_or_insert(now);
+        let ends = now.saturating_duration_since(since) >= self.most;
+        if ends {
+            self.idle_since = None;
+        }
+        ends
     }
 }
 

@@ -121,6 +121,18 @@ impl Client {
         }
     }
 
+    /// On a socket that is connected to a server already.
+    pub fn on(socket: UdpSocket) -> Self {
+        Self {
+            family: Family::of(socket.peer_addr().unwrap().ip()),
+            link: Link::Udp(socket),
+            transport: Transport::Udp,
+            signer: None,
+            partial: Vec::new(),
+            waiting: VecDeque::new(),
+        }
+    }
+
     pub fn local(&self) -> SocketAddr {
         self.socket().local_addr().unwrap().as_socket().unwrap()
     }

@@ -11,6 +11,7 @@ mod calls;
 mod datagrams;
 mod hairpin;
 mod limits;
+mod load;
 mod start;
 mod streams;
 mod turn_crate;

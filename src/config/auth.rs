@@ -1,0 +1,145 @@
+//! The keys of `[auth]`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::problem::Sources;
+use super::reader::Reader;
+use super::source::{Node, Value};
+use super::values::{self, Converted, Fault};
+use crate::base::Secret;
+
+/// What `[auth]` says.
+pub(super) struct Auth {
+    pub users: Vec<(String, Secret<String>)>,
+    pub secrets: Vec<Secret<String>>,
+    pub strict_expiry: bool,
+    pub nonce_lifetime: Duration,
+}
+
+pub(super) fn read_auth(r: &mut Reader<'_>, sources: &Sources) -> Option<Auth> {
+    let users = r.key(
+        "auth.users",
+        "{}",
+        r#"names and passwords: { alice = "password" }"#,
+        users,
+    );
+    let secrets = r.key(
+        "auth.secrets",
+        "[]",
+        "a list of texts, none of them empty",
+        values::list(|item| values::secret(item).map(Secret::new)),
+    );
+    let credentials = sources
+        .environment
+        .iter()
+        .find(|(name, _)| name == "CREDENTIALS_DIRECTORY")
+        .map(|(_, directory)| PathBuf::from(directory));
+    let from_files = r.key(
+        "auth.secret_files",
+        "[]",
+        r#"a list of paths, or "cred:name" for systemd credentials"#,
+        values::list(|item| secret_file(item, credentials.as_deref())),
+    );
+    let strict_expiry = r.key(
+        "auth.strict_expiry",
+        "false",
+        "true or false",
+        values::boolean,
+    );
+    let nonce_lifetime = r.key(
+        "auth.nonce_lifetime",
+        r#""1h""#,
+        r#"a duration from "10s" to "24h""#,
+        values::duration_within(10, 86_400),
+    );
+    let (users, mut secrets) = (users?, secrets?);
+    secrets.extend(from_files?);
+    if users.is_empty() && secrets.is_empty() {
+        r.problem(
+            "auth",
+            "neither users nor secrets: without either, the server would be useless or an open relay",
+            "add to [auth] either secrets = [\"a long random text\"] (`turnix credentials` then makes \
+             time-limited credentials) or users = { alice = \"a password\" }",
+        );
+    }
+    Some(Auth {
+        users,
+        secrets,
+        strict_expiry: strict_expiry?,
+        nonce_lifetime: nonce_lifetime?,
+    })
+}
+
+fn users(node: &Node) -> Converted<Vec<(String, Secret<String>)>> {
+    let Value::Table(table) = &node.value else {
+        return Err(Fault::masked(node));
+    };
+    let mut users = Vec::with_capacity(table.len());
+    let mut faults = Vec::new();
+    for (name, entry) in table {
+        // RFC 8489 §14.3: fewer than 509 bytes.
+        if name.is_empty() || name.len() > 508 {
+            faults.extend(Fault::with(
+                &entry.node,
+                format!("a user name of {} bytes", name.len()),
+                "use 1 to 508 bytes",
+            ));
+        }
+        match values::secret(&entry.node) {
+            Ok(password) => users.push((name.clone(), Secret::new(password))),
+            Err(_) => faults.extend(Fault::with(
+                &entry.node,
+                format!("the password of {name:?} is {}", entry.node.kind()),
+                "write it as a text of one character or more",
+            )),
+        }
+    }
+    if faults.is_empty() {
+        Ok(users)
+    } else {
+        Err(faults)
+    }
+}
+
+fn secret_file(node: &Node, credentials: Option<&Path>) -> Converted<Secret<String>> {
+    let name = values::text(node)?;
+    let path = match (name.strip_prefix("cred:"), credentials) {
+        (None, _) => PathBuf::from(&name),
+        (Some(credential), Some(directory)) if !credential.contains('/') => {
+            directory.join(credential)
+        }
+        (Some(_), Some(_)) => return Err(Fault::of(node)),
+        (Some(_), None) => {
+            return Err(Fault::with(
+                node,
+                format!(
+                    "found {}, and CREDENTIALS_DIRECTORY is not set",
+                    node.shown()
+                ),
+                "add LoadCredential= to the systemd unit, or name a path",
+            ));
+        }
+    };
+    let text = fs::read_to_string(&path).map_err(|error| {
+        Fault::with(
+            node,
+            format!("{} cannot be read: {error}", path.display()),
+            "name a file that this user may read",
+        )
+    })?;
+    match text.trim_end_matches(['\r', '\n']) {
+        "" => Err(Fault::with(
+            node,
+            format!("{} is empty", path.display()),
+            "write one secret into it",
+        )),
+        several if several.contains('\n') => Err(Fault::with(
+            node,
+            format!("{} has more than one line", path.display()),
+            "write one secret per file",
+        )),
+        secret => Ok(Secret::new(secret.to_owned())),
+    }
+}

@@ -1,0 +1,52 @@
+//! The keys of `[server]`: threads, what they wait with and how much the kernel holds for them.
+
+use std::time::Duration;
+
+use super::Server;
+use super::reader::Reader;
+use super::source::Node;
+use super::values::{self, Fault};
+
+/// Below this a socket does not hold one datagram of the largest size.
+const LEAST_BUFFER_BYTES: u64 = 64 << 10;
+
+/// The kernel keeps buffer sizes in an `int`, doubled.
+const MOST_BUFFER_BYTES: u64 = 512 << 20;
+
+/// Longer than this is no wait for a packet but a core that is always busy.
+const LONGEST_BUSY_POLL: Duration = Duration::from_millis(10);
+
+pub(super) fn read_server(r: &mut Reader<'_>) -> Option<Server> {
+    const SIZE: &str = r#"a size from "64KiB" to "512MiB""#;
+    let size = values::size_within(LEAST_BUFFER_BYTES, MOST_BUFFER_BYTES);
+    let shards = r.key(
+        "server.shards",
+        "0",
+        "a number from 0 (one per core) to 128",
+        values::number(0..=crate::shard::MAX_SHARDS),
+    );
+    let pin_shards = r.key(
+        "server.pin_shards",
+        "false",
+        "true or false",
+        values::boolean,
+    );
+    let busy_poll = r.key(
+        "server.busy_poll",
+        r#""0""#,
+        r#"a duration up to "10ms" such as "50us", or "0" to sleep at once"#,
+        |node: &Node| match values::parsed(values::duration)(node)? {
+            wait if wait <= LONGEST_BUSY_POLL => Ok(wait),
+            _ => Err(Fault::of(node)),
+        },
+    );
+    let listener_buffer = r.key("server.listener_buffer", r#""4MiB""#, SIZE, &size);
+    let relay_buffer = r.key("server.relay_buffer", r#""256KiB""#, SIZE, &size);
+    Some(Server {
+        shards: shards? as usize,
+        pin_shards: pin_shards?,
+        busy_poll: busy_poll?,
+        listener_buffer_bytes: listener_buffer?,
+        relay_buffer_bytes: relay_buffer?,
+    })
+}
