@@ -25,6 +25,8 @@ text { fill: #e6edf3; } .faint { fill: #9198a1; } .grid { stroke: #3d444d; } .ba
 .range { stroke: #f0f6fc; } .goal { stroke: #f0f6fc; }
 }";
 
+const LEGEND: &str = "Bar: ratio of the medians, orange where the target is missed. Thin line: range over repetitions. Thick tick: target.";
+
 struct Row {
     title: String,
     bars: Vec<(String, Spread)>,
@@ -95,10 +97,10 @@ fn inverse(ratio: Spread) -> Spread {
 fn picture(text: &mut String, comparison: &Comparison, rows: &[Row]) -> std::fmt::Result {
     let bars: usize = rows.iter().map(|row| row.bars.len()).sum();
     let bottom = TOP + bars as f64 * (BAR + 2.0) + rows.len() as f64 * GAP;
-    let height = bottom + 44.0;
+    let height = bottom + 58.0;
     let largest =
         (rows.iter().flat_map(|row| &row.bars)).fold(1.0_f64, |most, (_, bar)| most.max(bar.max));
-    let scale = (largest * 1.05).clamp(1.1, MOST);
+    let scale = (largest * 1.05).clamp(1.2, MOST);
     let x = |ratio: f64| LEFT + ratio.clamp(0.0, scale) / scale * (WIDTH - LEFT - RIGHT);
     let baseline = comparison
         .baseline()
@@ -110,7 +112,7 @@ fn picture(text: &mut String, comparison: &Comparison, rows: &[Row]) -> std::fmt
         text,
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" role=\"img\">\n\
          <title>CPU time, round trip and memory, relative to {baseline}</title>\n<style>{STYLE}</style>\n\
-         <text class=\"head\" x=\"16\" y=\"24\">CPU per relayed packet, {baseline} = 1; less is better</text>"
+         <text class=\"head\" x=\"16\" y=\"24\">CPU time per relayed packet, {baseline} = 1; less is better</text>"
     )?;
     for tenth in (0..)
         .step_by(2)
@@ -179,9 +181,10 @@ fn picture(text: &mut String, comparison: &Comparison, rows: &[Row]) -> std::fmt
     }
     writeln!(
         text,
-        "<text class=\"faint\" x=\"16\" y=\"{:.1}\">Bar: ratio of medians; thin line: range over repetitions; \
-         thick tick: target. {}</text>\n</svg>",
+        "<text class=\"faint\" x=\"16\" y=\"{:.1}\">{LEGEND}</text>\n\
+         <text class=\"faint\" x=\"16\" y=\"{:.1}\">{}</text>\n</svg>",
         bottom + 24.0,
+        bottom + 42.0,
         escape(&circumstances(comparison))
     )
 }

@@ -72,6 +72,20 @@ pub fn describe(real_time: bool, cpus: (usize, usize)) -> Vec<(&'static str, Str
     rows
 }
 
+/// The CPUs that this process may run on, in order.
+pub fn usable_cpus() -> Vec<usize> {
+    let status = read("/proc/self/status");
+    let list = (status.lines()).find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let ranges = list.unwrap_or_default().trim().split(',');
+    ranges
+        .filter_map(|range| {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            Some(first.parse::<usize>().ok()?..=last.parse().ok()?)
+        })
+        .flatten()
+        .collect()
+}
+
 /// The commit that was built, where git tells.
 pub fn commit() -> Option<String> {
     let root = env!("CARGO_MANIFEST_DIR");

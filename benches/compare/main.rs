@@ -55,12 +55,12 @@ struct Options {
     /// Everything once for tenths of a second: shows that it works, the figures mean nothing.
     #[arg(long)]
     quick: bool,
-    /// CPU of the servers.
-    #[arg(long, value_name = "CPU", default_value_t = 0)]
-    server_cpu: usize,
-    /// CPU of the generator.
-    #[arg(long, value_name = "CPU", default_value_t = 1)]
-    generator_cpu: usize,
+    /// CPU of the servers [default: the first that may be used].
+    #[arg(long, value_name = "CPU")]
+    server_cpu: Option<usize>,
+    /// CPU of the generator [default: the second].
+    #[arg(long, value_name = "CPU")]
+    generator_cpu: Option<usize>,
     /// Write NAME.md, NAME.json and NAME.svg to this directory.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -130,13 +130,17 @@ fn run(options: &Options) -> anyhow::Result<bool> {
             "chrt -f is not permitted: without real-time priority, other programs show in the figures",
         );
     }
+    let usable = machine::usable_cpus();
+    let place = |index: usize| usable.get(index).or(usable.last()).copied().unwrap_or(0);
+    let server_cpu = options.server_cpu.unwrap_or_else(|| place(0));
+    let generator_cpu = options.generator_cpu.unwrap_or_else(|| place(1));
+    if server_cpu == generator_cpu {
+        say("servers and generator share a CPU: the figures mean little");
+    }
     let directory = tempfile::tempdir()?;
     let certificate = Certificate::make(directory.path())?;
     let mut comparison = Comparison {
-        machine: machine::describe(
-            launcher.real_time,
-            (options.server_cpu, options.generator_cpu),
-        ),
+        machine: machine::describe(launcher.real_time, (server_cpu, generator_cpu)),
         servers: candidates.clone(),
         baseline: options.baseline.clone(),
         notes,
@@ -149,6 +153,8 @@ fn run(options: &Options) -> anyhow::Result<bool> {
     }
     let mut session = Session {
         options,
+        server_cpu,
+        generator_cpu,
         servers: prepare(candidates, directory.path())?,
         launcher,
         certificate,
@@ -210,6 +216,8 @@ fn seconds(options: &Options) -> f64 {
 
 struct Session<'a> {
     options: &'a Options,
+    server_cpu: usize,
+    generator_cpu: usize,
     servers: Vec<Server>,
     launcher: Launcher,
     certificate: Certificate,
@@ -221,7 +229,7 @@ struct Session<'a> {
 
 impl Session<'_> {
     fn restart(&mut self, index: usize) -> anyhow::Result<()> {
-        let cpu = self.options.server_cpu;
+        let cpu = self.server_cpu;
         self.servers[index].restart(&self.launcher, cpu, &self.certificate)
     }
 
@@ -294,7 +302,7 @@ impl Session<'_> {
         }
         add(&format!(
             "--user {USER} --password {PASSWORD} --pid {pid} --pin {} --seconds {seconds} --warmup {warmup} --json",
-            self.options.generator_cpu
+            self.generator_cpu
         ));
         let limit = Duration::from_secs_f64(seconds + warmup) + RUN_SLACK;
         let generator = (self.launcher).start(None, &command, self.directory, "generator")?;
