@@ -7,7 +7,9 @@ use crate::report::{Comparison, Spread, ratio};
 
 const WIDTH: f64 = 840.0;
 const LEFT: f64 = 300.0;
-const RIGHT: f64 = 80.0;
+/// Room for the figures, and for names next to them.
+const RIGHT: f64 = 76.0;
+const RIGHT_NAMED: f64 = 190.0;
 const TOP: f64 = 64.0;
 const BAR: f64 = 14.0;
 const GAP: f64 = 12.0;
@@ -101,7 +103,9 @@ fn picture(text: &mut String, comparison: &Comparison, rows: &[Row]) -> std::fmt
     let largest =
         (rows.iter().flat_map(|row| &row.bars)).fold(1.0_f64, |most, (_, bar)| most.max(bar.max));
     let scale = (largest * 1.05).clamp(1.2, MOST);
-    let x = |ratio: f64| LEFT + ratio.clamp(0.0, scale) / scale * (WIDTH - LEFT - RIGHT);
+    let named = comparison.servers.len() > 2;
+    let right = WIDTH - if named { RIGHT_NAMED } else { RIGHT };
+    let x = |ratio: f64| LEFT + ratio.clamp(0.0, scale) / scale * (right - LEFT);
     let baseline = comparison
         .baseline()
         .map(|index| &comparison.servers[index]);
@@ -155,7 +159,7 @@ fn picture(text: &mut String, comparison: &Comparison, rows: &[Row]) -> std::fmt
                 x(bar.min),
                 x(bar.max)
             )?;
-            let label = if row.bars.len() > 1 || name != "turnix" {
+            let label = if named {
                 format!("{:.2} {name}", bar.median)
             } else {
                 format!("{:.2}", bar.median)
@@ -163,7 +167,7 @@ fn picture(text: &mut String, comparison: &Comparison, rows: &[Row]) -> std::fmt
             writeln!(
                 text,
                 "<text class=\"faint\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
-                x(bar.max.max(bar.median).max(row.target.unwrap_or(0.0))) + 8.0,
+                right + 14.0,
                 middle + 4.0,
                 escape(&label)
             )?;

@@ -40,7 +40,7 @@ struct Options {
     /// The server that the others are compared with.
     #[arg(long, value_name = "NAME", default_value = "coturn")]
     baseline: String,
-    /// Only cells whose name contains one of these, separated by commas.
+    /// Only cells of these names, or whose names contain these parts; separated by commas.
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     cells: Vec<String>,
     /// How often each server gets each load.
@@ -109,8 +109,13 @@ fn run(options: &Options) -> anyhow::Result<bool> {
         }
         return Ok(true);
     }
+    let is_name = |pattern: &str| CELLS.iter().any(|cell| cell.name == pattern);
     let wanted = |cell: &&Cell| {
-        options.cells.is_empty() || options.cells.iter().any(|part| cell.name.contains(part))
+        let mut patterns = options.cells.iter();
+        options.cells.is_empty()
+            || patterns.any(|pattern| {
+                cell.name == pattern || !is_name(pattern) && cell.name.contains(pattern)
+            })
     };
     let cells: Vec<&'static Cell> = CELLS.iter().filter(wanted).collect();
     if cells.is_empty() {

@@ -7,6 +7,18 @@ use serde_json::{Value, json};
 use crate::cells::{Cell, Measure};
 use crate::servers::Candidate;
 
+/// Fields of the generator's result that are kept.
+const REPORTED: [&str; 8] = [
+    "delivered",
+    "packets_per_second",
+    "sent_total",
+    "loss_ratio",
+    "latency",
+    "generator",
+    "server",
+    "setup",
+];
+
 /// The generator's result for one server and one repetition.
 pub struct Run {
     /// Place in the list of servers.
@@ -265,7 +277,7 @@ impl Comparison {
             "seconds": self.seconds,
             "cells": cells,
         });
-        format!("{all:#}\n")
+        format!("{all}\n")
     }
 
     fn cell_json(&self, cell: &Cell, runs: &[Run]) -> Value {
@@ -291,10 +303,10 @@ impl Comparison {
             .collect();
         let runs: Vec<Value> = (runs.iter())
             .map(|run| {
-                let mut report = run.report.clone();
-                if let Some(fields) = report.as_object_mut() {
-                    fields.remove("target");
-                }
+                // What the arguments say already is left out, and so is where the server was.
+                let report: Value = (REPORTED.iter())
+                    .filter_map(|field| Some(((*field).to_owned(), run.report.get(field)?.clone())))
+                    .collect();
                 json!({
                     "server": self.servers[run.server].name,
                     "repetition": run.repetition,
@@ -302,6 +314,6 @@ impl Comparison {
                 })
             })
             .collect();
-        json!({ "name": cell.name, "title": cell.title, "measures": measures, "runs": runs })
+        json!({ "name": cell.name, "title": cell.title, "arguments": cell.arguments, "measures": measures, "runs": runs })
     }
 }
