@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 use turnix::app::{self, Running};
+use turnix::base::Clock;
 use turnix::config::{Config, Sources};
 
 const SECRET: &str = "looking-glass";
@@ -164,6 +165,7 @@ fn a_rate_is_held_and_a_process_is_watched() {
     assert!(report["server"]["cpu_ns_per_packet"].as_f64().unwrap() > 0.0);
     assert!(report["server"]["resident_bytes"].as_u64().unwrap() > 1 << 20);
     assert_eq!(report["latency"]["kind"], "round_trip");
+    assert_eq!(report["generator"]["limited"], false);
 }
 
 #[test]
@@ -186,6 +188,58 @@ fn indications_bursts_segments_and_shared_peers() {
         ] {
             let common = ["--allocations", "6", "--window", "16", "--seconds", "0.3"];
             is_clean(&server.json(transport, &[&common[..], more].concat()));
+        }
+    }
+}
+
+#[test]
+fn clients_that_share_sockets() {
+    let server = Server::start(LOOPBACK);
+    for direction in ["to_peer", "to_client", "both", "echo", "hairpin"] {
+        // Three sockets, the last of them with two clients only.
+        for more in [&["--peers", "1"][..], &["--peers", "3", "--indications"]] {
+            let common = ["--allocations", "8", "--sources", "3", "--seconds", "0.3"];
+            let arguments = [&common[..], &["--direction", direction], more].concat();
+            is_clean(&server.json("udp", &arguments));
+        }
+    }
+    // More addresses than clients, and a rate.
+    let sparse = ["--allocations", "2", "--sources", "250", "--rate", "400"];
+    is_clean(&server.json("udp", &[&sparse[..], &["--seconds", "0.5"]].concat()));
+}
+
+#[test]
+fn sharing_is_for_loopback_of_ipv4() {
+    let output = Command::new(env!("CARGO_BIN_EXE_turnix"))
+        .args(["bench", "turn:[::1]:3478", "--sources", "2"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        error.contains("--sources") && error.contains("127.0.0.1"),
+        "{error}"
+    );
+}
+
+#[test]
+fn trains_are_counted_datagram_by_datagram() {
+    let server = Server::start(LOOPBACK);
+    for direction in ["to_peer", "to_client", "both", "echo", "hairpin"] {
+        for sources in ["1", "4"] {
+            let common = ["--allocations", "4", "--sources", sources, "--peers", "1"];
+            let trains = ["--gso", "--gro", "--burst", "16", "--window", "64"];
+            let more = [
+                "--direction",
+                direction,
+                "--seconds",
+                "0.3",
+                "--size",
+                "301",
+            ];
+            let report = server.json("udp", &[&common[..], &trains, &more].concat());
+            is_clean(&report);
+            assert_eq!(report["gro"], true);
         }
     }
 }
@@ -271,13 +325,27 @@ fn failures_say_what_to_do() {
 
 #[test]
 fn nobody_there() {
-    let unused = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    // An address of its own, so that no other test takes the port meanwhile.
+    let unused = std::net::UdpSocket::bind("127.0.0.6:0").unwrap();
     let port = unused.local_addr().unwrap().port();
-    let output = Command::new(env!("CARGO_BIN_EXE_turnix"))
-        .args(["bench", &format!("turn:127.0.0.1:{port}?transport=tcp")])
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let error = String::from_utf8(output.stderr).unwrap();
-    assert!(error.contains("cannot connect"), "{error}");
+    drop(unused);
+    for transport in ["udp", "tcp"] {
+        let begin = Clock.now().mono;
+        let output = Command::new(env!("CARGO_BIN_EXE_turnix"))
+            .args([
+                "bench",
+                &format!("turn:127.0.0.6:{port}?transport={transport}"),
+            ])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            error.contains(&format!("127.0.0.6:{port}")) && error.contains("listen"),
+            "{error}"
+        );
+        // Without being told, the generator waits for eight seconds.
+        let elapsed = Clock.now().mono - begin;
+        assert!(elapsed.as_secs() < 5, "{transport}");
+    }
 }

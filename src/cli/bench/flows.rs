@@ -1,6 +1,6 @@
 //! The clients of a run, their peers, and everything before and after the traffic: allocating, binding, releasing.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -18,8 +18,11 @@ const CHANNEL: u16 = 0x4000;
 /// No answer at all for this long ends the set-up.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// How often timers of clients are looked at.
-pub const TIMERS: Duration = Duration::from_millis(100);
+/// How often timers of some clients are looked at.
+pub const TIMERS: Duration = Duration::from_millis(10);
+
+/// After this many looks the timers of all clients were seen.
+const TIMER_PARTS: usize = 10;
 
 /// Datagrams per receive call.
 const SLOTS: usize = 64;
@@ -39,16 +42,20 @@ pub struct Flow {
 
 impl Flow {
     /// Sends what the client has to say. False if the connection did not take all of it.
-    pub fn pump(&mut self, server: SocketAddr) -> anyhow::Result<bool> {
+    pub fn pump(&mut self, sockets: &[UdpSocket], server: SocketAddr) -> anyhow::Result<bool> {
         while let Some(message) = self.client.poll_transmit() {
             match &mut self.link {
-                // What the kernel does not take is sent again by the client's timer.
-                Link::Udp(socket) => drop(socket.send_to(&message, server, None)),
+                Link::Udp { socket, from } => {
+                    if let Some(socket) = sockets.get(*socket) {
+                        // What the kernel does not take is sent again by the client's timer.
+                        let _ = socket.send_to(&message, server, *from);
+                    }
+                }
                 Link::Stream(stream) => stream.push(&message),
             }
         }
         match &mut self.link {
-            Link::Udp(_) => Ok(true),
+            Link::Udp { .. } => Ok(true),
             Link::Stream(stream) => stream.flush().context(GONE),
         }
     }
@@ -56,113 +63,253 @@ impl Flow {
 
 const GONE: &str = "the server closed a connection";
 
+/// The UDP sockets of clients.
+pub enum Sockets {
+    /// One per client, bound to this address.
+    Own(IpAddr),
+    /// Clients share sockets bound to the wildcard: on each, one has this address, the next the one after it, and so on.
+    Shared {
+        /// The first client's address.
+        first: Ipv4Addr,
+        /// How many clients share a socket.
+        clients: usize,
+    },
+}
+
+impl Sockets {
+    /// How many sockets `count` clients need.
+    pub const fn needed(&self, count: usize) -> usize {
+        match *self {
+            Self::Own(_) => count,
+            Self::Shared { clients, .. } => count.div_ceil(clients),
+        }
+    }
+
+    /// Opens the sockets of `count` clients.
+    ///
+    /// # Errors
+    /// The kernel refuses: no such address, no port or no descriptor left.
+    pub fn open(&self, count: usize, options: &UdpOptions) -> anyhow::Result<Vec<UdpSocket>> {
+        let (address, options) = match *self {
+            Self::Own(address) => (address, *options),
+            Self::Shared { .. } => {
+                let packet_info = true;
+                let options = UdpOptions {
+                    packet_info,
+                    ..*options
+                };
+                (IpAddr::V4(Ipv4Addr::UNSPECIFIED), options)
+            }
+        };
+        open_sockets(address, self.needed(count), &options)
+    }
+
+    /// The way of client `index`.
+    pub fn link(&self, index: usize) -> Link {
+        match *self {
+            Self::Own(_) => Link::Udp {
+                socket: index,
+                from: None,
+            },
+            Self::Shared { first, clients } => {
+                let address = first.to_bits() + (index % clients) as u32;
+                Link::Udp {
+                    socket: index / clients,
+                    from: Some(IpAddr::V4(address.into())),
+                }
+            }
+        }
+    }
+
+    /// The client that gets what came to `local` on socket `socket`.
+    fn client(&self, socket: usize, local: Option<IpAddr>) -> Option<usize> {
+        match (self, local) {
+            (Self::Own(_), _) => Some(socket),
+            (Self::Shared { first, clients }, Some(IpAddr::V4(local))) => {
+                let nth = local.to_bits().checked_sub(first.to_bits())? as usize;
+                (nth < *clients).then(|| socket * clients + nth)
+            }
+            _ => None,
+        }
+    }
+}
+
 /// All clients and peers.
 pub struct Flows {
     /// The server's address.
     pub server: SocketAddr,
-    /// The clients; the token of a client's socket is its index.
+    /// The clients.
     pub all: Vec<Flow>,
+    /// UDP sockets of clients. The token of one is its index; the token of a connection is its client's.
+    pub sockets: Vec<UdpSocket>,
+    sharing: Sockets,
     /// Sockets of peers; their tokens come after those of the clients.
     pub peers: Vec<UdpSocket>,
+    first_peer: usize,
     /// All sockets.
     pub poller: Poller,
     /// Where datagrams arrive.
     pub inbox: Batch,
     scratch: Vec<u8>,
+    /// Clients that may have events.
+    answered: Vec<usize>,
+    /// The client whose timers are looked at next.
+    next_timer: usize,
+}
+
+/// Whose socket is ready.
+pub enum Ready {
+    /// The client socket or connection of this token.
+    Client(usize),
+    /// The peer of this index.
+    Peer(usize),
 }
 
 impl Flows {
-    /// No clients yet, and `peers` sockets of peers at `address`.
+    /// These clients and peers; nothing is sent.
     ///
     /// # Errors
-    /// The kernel refuses: no such address, no port or no descriptor left.
+    /// The kernel refuses another descriptor or watch.
     pub fn new(
         server: SocketAddr,
         clients: Vec<Flow>,
+        (sharing, sockets): (Sockets, Vec<UdpSocket>),
         peers: Vec<UdpSocket>,
         segment: bool,
     ) -> anyhow::Result<Self> {
         let poller = Poller::new(256)?;
+        for (token, socket) in sockets.iter().enumerate() {
+            poller.add(socket, token as u64)?;
+        }
+        let mut first_peer = sockets.len();
         for (token, flow) in clients.iter().enumerate() {
-            poller.add(&flow.link, token as u64)?;
+            if let Link::Stream(stream) = &flow.link {
+                poller.add(stream, token as u64)?;
+                first_peer = clients.len();
+            }
         }
         for (index, peer) in peers.iter().enumerate() {
-            poller.add(peer, (clients.len() + index) as u64)?;
+            poller.add(peer, (first_peer + index) as u64)?;
         }
         Ok(Self {
             server,
             all: clients,
+            sockets,
+            sharing,
             peers,
+            first_peer,
             poller,
             inbox: batch(SLOTS, segment),
             scratch: vec![0; SCRATCH_BYTES],
+            answered: Vec::new(),
+            next_timer: 0,
         })
     }
 
-    /// Reads what came for client `index`: application data goes to `data` with the time it came, the rest to the
-    /// client, whose events are left for the caller.
+    /// The owner of the `event`-th token that the last wait found.
+    pub fn ready(&self, event: usize) -> Ready {
+        let token = self.poller.tokens().get(event).copied();
+        let token = token.unwrap_or(u64::MAX) as usize;
+        match token.checked_sub(self.first_peer) {
+            Some(peer) => Ready::Peer(peer),
+            None => Ready::Client(token),
+        }
+    }
+
+    /// Reads what came for the clients of `token`: application data goes to `data` with the time it came, the rest to
+    /// the clients, whose events are left for [`Self::poll_event`].
     ///
     /// # Errors
     /// The socket or the connection is gone.
     pub fn receive(
         &mut self,
-        index: usize,
+        token: usize,
         mut data: impl FnMut(Instant, &[u8]),
     ) -> anyhow::Result<()> {
-        let Some(flow) = self.all.get_mut(index) else {
-            return Ok(());
-        };
-        let client = &mut flow.client;
-        let mut control = false;
-        match &mut flow.link {
-            Link::Udp(socket) => {
-                let count = self.inbox.receive(socket, 0)?;
-                let now = Clock.now();
-                for slot in 0..count {
-                    if self.inbox.received(slot).from != self.server {
-                        continue;
-                    }
-                    match client.handle_input(now, self.inbox.payload(slot)) {
+        let answered = self.answered.len();
+        if let Some(socket) = self.sockets.get(token) {
+            let count = self.inbox.receive(socket, 0)?;
+            let now = Clock.now();
+            for slot in 0..count {
+                let received = self.inbox.received(slot);
+                if received.from != self.server {
+                    continue;
+                }
+                let index = self.sharing.client(token, received.local);
+                let Some((index, flow)) =
+                    index.and_then(|index| Some((index, self.all.get_mut(index)?)))
+                else {
+                    continue;
+                };
+                let bytes = self.inbox.payload(slot);
+                for datagram in received.datagrams() {
+                    let datagram = bytes.get(datagram).unwrap_or_default();
+                    match flow.client.handle_input(now, datagram) {
                         Input::Channel(_, bytes) | Input::Data(_, bytes) => data(now.mono, bytes),
-                        Input::Answer | Input::Ignored => control = true,
+                        Input::Answer => self.answered.push(index),
+                        Input::Ignored => {}
                     }
                 }
             }
-            Link::Stream(stream) => {
-                for _ in 0..READS_PER_TURN {
-                    let now = Clock.now();
-                    stream
-                        .read(&mut self.scratch, |frame| {
-                            match client.handle_input(now, frame) {
-                                Input::Channel(_, bytes) | Input::Data(_, bytes) => {
-                                    data(now.mono, bytes);
-                                }
-                                Input::Answer | Input::Ignored => control = true,
+        } else if let Some(flow) = self.all.get_mut(token)
+            && let Link::Stream(stream) = &mut flow.link
+        {
+            let client = &mut flow.client;
+            for _ in 0..READS_PER_TURN {
+                let now = Clock.now();
+                stream
+                    .read(&mut self.scratch, |frame| {
+                        match client.handle_input(now, frame) {
+                            Input::Channel(_, bytes) | Input::Data(_, bytes) => {
+                                data(now.mono, bytes);
                             }
-                        })
-                        .context(GONE)?;
-                    if !stream.has_more() {
-                        break;
-                    }
+                            Input::Answer => self.answered.push(token),
+                            Input::Ignored => {}
+                        }
+                    })
+                    .context(GONE)?;
+                if !stream.has_more() {
+                    break;
                 }
             }
         }
-        if control {
-            flow.pump(self.server)?;
+        for index in self.answered.iter().skip(answered) {
+            if let Some(flow) = self.all.get_mut(*index) {
+                flow.pump(&self.sockets, self.server)?;
+            }
         }
         Ok(())
     }
 
-    /// Lets the timers of all clients fire.
+    /// What happened to a client, once for each event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        while let Some(index) = self.answered.last() {
+            match self.all.get_mut(*index).and_then(|f| f.client.poll_event()) {
+                Some(event) => return Some(event),
+                None => self.answered.pop(),
+            };
+        }
+        None
+    }
+
+    /// Lets the timers of the next tenth of the clients fire: a look at thousands of them takes too long for one turn.
     ///
     /// # Errors
     /// A connection is gone.
     pub fn timers(&mut self, now: Now) -> anyhow::Result<()> {
-        for flow in &mut self.all {
-            if flow.client.poll_timeout().is_some_and(|at| at <= now.mono) {
-                flow.client.handle_timeout(now);
-                flow.pump(self.server)?;
+        for _ in 0..self.all.len().div_ceil(TIMER_PARTS) {
+            if self.next_timer >= self.all.len() {
+                self.next_timer = 0;
             }
+            if let Some(flow) = self.all.get_mut(self.next_timer)
+                && flow.client.poll_timeout().is_some_and(|at| at <= now.mono)
+            {
+                flow.client.handle_timeout(now);
+                flow.pump(&self.sockets, self.server)?;
+                // A request that is given up is an event.
+                self.answered.push(self.next_timer);
+            }
+            self.next_timer += 1;
         }
         Ok(())
     }
@@ -242,36 +389,34 @@ impl Flows {
             while failed.is_none() && begun < total && begun - done < window {
                 if let Some(flow) = waiting.next().and_then(|index| self.all.get_mut(index)) {
                     begin(flow, now);
-                    flow.pump(self.server)?;
+                    flow.pump(&self.sockets, self.server)?;
                 }
                 begun += 1;
             }
             let ready = self.poller.wait(TIMERS).len();
             for event in 0..ready {
-                let token = self.poller.tokens().get(event).copied().unwrap_or(u64::MAX);
-                let index = token as usize;
-                if index >= self.all.len() {
+                match self.ready(event) {
+                    Ready::Client(token) => self.receive(token, |_, _| {})?,
                     // Nobody reads for peers yet; what comes is not ours.
-                    if let Some(peer) = self.peers.get(index - self.all.len()) {
-                        self.inbox.receive(peer, 0)?;
+                    Ready::Peer(index) => {
+                        if let Some(peer) = self.peers.get(index) {
+                            self.inbox.receive(peer, 0)?;
+                        }
                     }
-                    continue;
                 }
-                self.receive(index, |_, _| {})?;
-                while let Some(event) = self.all.get_mut(index).and_then(|f| f.client.poll_event())
-                {
-                    match event {
-                        Event::Failed(step, why) => {
-                            done += 1;
-                            failed.get_or_insert_with(|| advice(step, why));
-                        }
-                        event if is_done(&event) => {
-                            done += 1;
-                            progress = now.mono;
-                        }
-                        // The end of what an earlier phase had begun.
-                        _ => {}
+            }
+            while let Some(event) = self.poll_event() {
+                match event {
+                    Event::Failed(step, why) => {
+                        done += 1;
+                        failed.get_or_insert_with(|| advice(step, why));
                     }
+                    event if is_done(&event) => {
+                        done += 1;
+                        progress = now.mono;
+                    }
+                    // The end of what an earlier phase had begun.
+                    _ => {}
                 }
             }
             let now = Clock.now();
@@ -298,26 +443,26 @@ impl Flows {
     }
 }
 
-/// `count` sockets at `address`, for peers.
+/// `count` sockets at `address`.
 ///
 /// # Errors
 /// The kernel refuses: no such address, no port or no descriptor left.
-pub fn open_peers(
+pub fn open_sockets(
     address: IpAddr,
     count: usize,
-    buffer_bytes: usize,
+    options: &UdpOptions,
 ) -> anyhow::Result<Vec<UdpSocket>> {
-    let options = UdpOptions {
-        recv_buffer_bytes: buffer_bytes,
-        send_buffer_bytes: buffer_bytes,
-        ..UdpOptions::default()
-    };
     (0..count)
         .map(|_| {
-            UdpSocket::bind(SocketAddr::new(address, 0), &options)
-                .with_context(|| format!("cannot open a socket for a peer at {address}"))
+            UdpSocket::bind(SocketAddr::new(address, 0), options)
+                .with_context(|| format!("cannot open a socket at {address}"))
         })
         .collect()
+}
+
+/// The peer of client `index` of `clients`: neighbours share one, so that what it sends to them leaves together.
+pub const fn peer_of(index: usize, clients: usize, peers: usize) -> usize {
+    index * peers / clients
 }
 
 /// Slots for datagrams; without `segment`, the kernel gets every one by itself.

@@ -16,7 +16,6 @@ use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
 
-use crate::net::{UdpOptions, UdpSocket};
 use crate::wire::framing::{Frame, next_frame};
 
 /// Bytes that may wait in user space for one connection before no more media is added.
@@ -29,26 +28,18 @@ const CONNECT: Duration = Duration::from_secs(5);
 
 /// One client's way to the server.
 pub enum Link {
-    /// Datagrams from a socket of its own.
-    Udp(UdpSocket),
+    /// Datagrams.
+    Udp {
+        /// Index of the socket, which clients may share.
+        socket: usize,
+        /// The client's own address, where the socket has several.
+        from: Option<IpAddr>,
+    },
     /// A byte stream.
     Stream(Box<Stream>),
 }
 
 impl Link {
-    /// A UDP socket at `local`.
-    ///
-    /// # Errors
-    /// The kernel refuses: no such address, no port or no descriptor left.
-    pub fn udp(local: IpAddr, buffer_bytes: usize) -> io::Result<Self> {
-        let options = UdpOptions {
-            recv_buffer_bytes: buffer_bytes,
-            send_buffer_bytes: buffer_bytes,
-            ..UdpOptions::default()
-        };
-        UdpSocket::bind(SocketAddr::new(local, 0), &options).map(Self::Udp)
-    }
-
     /// A connection to `server`, with TLS if there is a configuration for it.
     ///
     /// # Errors
@@ -58,7 +49,11 @@ impl Link {
         server: SocketAddr,
         tls: Option<&(Arc<ClientConfig>, ServerName<'static>)>,
     ) -> anyhow::Result<Self> {
-        let what = || format!("cannot connect to {server}");
+        let what = || {
+            format!(
+                "cannot connect to {server}: is a TURN server listening there for TCP, and does no firewall stand between?"
+            )
+        };
         let domain = socket2::Domain::for_address(server);
         let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
         socket.bind(&SocketAddr::new(local, 0).into())?;
@@ -91,15 +86,6 @@ impl Link {
     }
 }
 
-impl AsFd for Link {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Udp(socket) => socket.as_fd(),
-            Self::Stream(stream) => stream.socket.as_fd(),
-        }
-    }
-}
-
 /// A connection and what waits on either side of it.
 pub struct Stream {
     socket: TcpStream,
@@ -109,6 +95,12 @@ pub struct Stream {
     written: usize,
     /// The start of a frame whose end has not come yet.
     partial: Vec<u8>,
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
 impl Stream {

@@ -12,7 +12,7 @@ mod report;
 mod traffic;
 
 use std::io::{self, IsTerminal, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,9 +24,10 @@ use super::uri::TurnUri;
 use super::{Exit, print};
 use crate::base::{Clock, Family, Secret, Transport};
 use crate::client::{Client, Settings};
-use crate::net::host;
+use crate::net::{UdpOptions, host};
+use crate::wire::{Method, Request, TransactionId};
 
-use flows::{Flow, Flows, open_peers};
+use flows::{Flow, Flows, Sockets, open_sockets, peer_of};
 use ledger::STAMP;
 use link::Link;
 use report::{Memory, Report, SetUp};
@@ -40,6 +41,9 @@ const BUFFER_BYTES: usize = 1 << 20;
 
 /// Time for the server to finish what it does after its last answer, before its memory is read.
 const SETTLE: Duration = Duration::from_millis(200);
+
+/// How long a first answer may take before the clients try on their own.
+const KNOCK: Duration = Duration::from_millis(300);
 
 /// LIFETIME of allocations in seconds: they end soon if the generator is killed.
 const LIFETIME_SECS: u32 = 600;
@@ -95,6 +99,9 @@ pub struct Arguments {
     /// Send bursts in one piece for the kernel to cut up (UDP_SEGMENT).
     #[arg(long)]
     gso: bool,
+    /// Take trains of datagrams in one piece where the kernel has them so (UDP_GRO).
+    #[arg(long)]
+    gro: bool,
     /// Send and Data indications instead of channels.
     #[arg(long)]
     indications: bool,
@@ -105,7 +112,8 @@ pub struct Arguments {
     /// Number of peers, at most one per allocation [default: one per allocation].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     peers: Option<u32>,
-    /// Spread clients over this many addresses from 127.0.0.1 on; for servers on loopback.
+    /// Spread clients over this many addresses from 127.0.0.1 on; over UDP that many share a socket, which costs less
+    /// than one each. For servers at 127.0.0.1.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=250))]
     sources: u32,
     /// How many clients allocate at the same time.
@@ -253,6 +261,7 @@ fn load(
         warmup: Duration::from_secs_f64(arguments.warmup),
         measure: Duration::from_secs_f64(arguments.seconds),
         gso: arguments.gso,
+        gro: arguments.gro,
         pid: arguments.pid,
     };
     let traffic = Traffic::new(flows, load, rand::random())?;
@@ -287,19 +296,40 @@ fn open(arguments: &Arguments) -> anyhow::Result<Flows> {
             .peers
             .map_or(count, |peers| (peers as usize).min(count)),
     };
-    if let Ok((soft, _)) = host::raise_open_files()
-        && soft < (count + peers + 32) as u64
-    {
-        bail!(
-            "{} sockets are needed and {soft} open files allowed: raise the limit (ulimit -n), or lower --allocations or --peers",
-            count + peers
-        );
-    }
     let server = arguments.uri.resolve()?;
     let local = source_of(server)?;
+    let transport = arguments.uri.transport;
+    let sources = arguments.sources as usize;
+    let first = match local {
+        IpAddr::V4(ip) if ip.is_loopback() => Some(ip),
+        _ if sources > 1 => bail!(
+            "--sources needs a server at 127.0.0.1: {local} is the one address here that reaches {server}"
+        ),
+        _ => None,
+    };
+    let sharing = match first {
+        Some(first) if sources > 1 => Sockets::Shared {
+            first,
+            clients: sources,
+        },
+        _ => Sockets::Own(local),
+    };
+    let ends = match transport {
+        Transport::Udp => sharing.needed(count),
+        Transport::Tcp | Transport::Tls => count,
+    };
+    if let Ok((soft, _)) = host::raise_open_files()
+        && soft < (ends + peers + 32) as u64
+    {
+        bail!(
+            "{} sockets are needed and {soft} open files allowed: raise the limit (ulimit -n), or lower --allocations or \
+             --peers; over UDP on loopback, --sources lets clients share sockets",
+            ends + peers
+        );
+    }
     let peer_address = arguments.peer_address.unwrap_or(local);
     let settings = settings(arguments, Family::of(peer_address))?;
-    let tls = match arguments.uri.transport {
+    let tls = match transport {
         Transport::Tls => Some(link::tls(
             &arguments.uri.host,
             arguments.insecure,
@@ -307,22 +337,31 @@ fn open(arguments: &Arguments) -> anyhow::Result<Flows> {
         )?),
         _ => None,
     };
-    let peers = open_peers(peer_address, peers, BUFFER_BYTES)?;
+    let options = UdpOptions {
+        recv_buffer_bytes: BUFFER_BYTES,
+        send_buffer_bytes: BUFFER_BYTES,
+        trains: arguments.gro,
+        ..UdpOptions::default()
+    };
+    let sockets = match transport {
+        Transport::Udp => {
+            knock(server)?;
+            sharing.open(count, &options)?
+        }
+        Transport::Tcp | Transport::Tls => Vec::new(),
+    };
+    let peers = open_sockets(peer_address, peers, &options)?;
     let mut clients = Vec::with_capacity(count);
     for index in 0..count {
-        let source = match local {
-            IpAddr::V4(ip) if ip.is_loopback() && arguments.sources > 1 => {
-                IpAddr::V4((ip.to_bits() + index as u32 % arguments.sources).into())
+        let link = match (transport, first) {
+            (Transport::Udp, _) => sharing.link(index),
+            (_, Some(first)) => {
+                let source = Ipv4Addr::from_bits(first.to_bits() + (index % sources) as u32);
+                Link::stream(source.into(), server, tls.as_ref())?
             }
-            _ if arguments.sources > 1 => bail!("--sources needs a server at 127.0.0.1"),
-            _ => local,
+            (_, None) => Link::stream(local, server, tls.as_ref())?,
         };
-        let link = match arguments.uri.transport {
-            Transport::Udp => Link::udp(source, BUFFER_BYTES)
-                .with_context(|| format!("cannot open a socket at {source}"))?,
-            Transport::Tcp | Transport::Tls => Link::stream(source, server, tls.as_ref())?,
-        };
-        let peer = match peers.get(index % peers.len().max(1)) {
+        let peer = match peers.get(peer_of(index, count, peers.len())) {
             Some(peer) => peer.local_addr(),
             // Hairpin: known once the partner has allocated.
             None => SocketAddr::new(peer_address, 0),
@@ -330,7 +369,28 @@ fn open(arguments: &Arguments) -> anyhow::Result<Flows> {
         let client = Client::new(settings.clone(), Clock.now(), rand::random());
         clients.push(Flow { client, link, peer });
     }
-    Flows::new(server, clients, peers, arguments.gso)
+    Flows::new(server, clients, (sharing, sockets), peers, arguments.gso)
+}
+
+/// Finds out at once if nobody listens at `server`: a connected socket learns it from the kernel.
+///
+/// # Errors
+/// The port is closed. No answer at all is no error: packets get lost, and not every server answers Binding.
+fn knock(server: SocketAddr) -> anyhow::Result<()> {
+    let request = Request::new(Method::Binding, TransactionId(rand::random())).finish(None, true);
+    let unspecified = crate::base::addr::unspecified(Family::of(server.ip()));
+    let socket = std::net::UdpSocket::bind((unspecified, 0))?;
+    socket.connect(server)?;
+    socket.set_read_timeout(Some(KNOCK))?;
+    let refused = |result: io::Result<usize>| {
+        result.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    };
+    if refused(socket.send(&request)) || refused(socket.recv(&mut [0; 512])) {
+        bail!(
+            "nobody listens at {server} for UDP: start the server there, or give the address that it does listen on"
+        );
+    }
+    Ok(())
 }
 
 fn settings(arguments: &Arguments, peer: Family) -> anyhow::Result<Settings> {

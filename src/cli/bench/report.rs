@@ -75,6 +75,13 @@ struct Numbers {
     server: Option<Server>,
 }
 
+impl Numbers {
+    /// The generator was busy all the time and the server was not, or nobody knows.
+    fn limited(&self) -> bool {
+        self.own_share >= 0.95 && self.server.as_ref().is_none_or(|server| server.cores < 0.9)
+    }
+}
+
 struct Server {
     ns_per_packet: f64,
     cores: f64,
@@ -153,6 +160,7 @@ impl Report {
             "rate_pps": rate,
             "seconds": self.load.measure.as_secs_f64(),
             "gso": self.load.gso,
+            "gro": self.load.gro,
             "indications": self.indications,
             "setup": {
                 "allocations_per_second": self.set_up.allocations_per_second,
@@ -182,6 +190,7 @@ impl Report {
             "generator": {
                 "cpu_ns_per_packet": numbers.own_ns_per_packet,
                 "cores": numbers.own_share,
+                "limited": numbers.limited(),
             },
             "server": server,
         });
@@ -306,9 +315,8 @@ impl Report {
                 "{:.0} ns CPU per packet, {:.2} cores{}",
                 numbers.own_ns_per_packet,
                 numbers.own_share,
-                if numbers.own_share > 0.95 && numbers.server.as_ref().is_none_or(|s| s.cores < 0.9)
-                {
-                    " (it was the bottleneck, not the server)"
+                if numbers.limited() {
+                    " (it was the bottleneck, not the server: give it less to do with --sources, --peers 1, --gso, --gro)"
                 } else {
                     ""
                 }

@@ -1,6 +1,6 @@
 //! The load itself: one thread that sends what window or rate allow, and counts what arrives.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -10,7 +10,7 @@ use crate::net::{Batch, HEADROOM, Outgoing};
 use crate::wire::Header;
 
 use super::Direction;
-use super::flows::{Flows, TIMERS, batch};
+use super::flows::{Flows, Ready, TIMERS, batch, peer_of};
 use super::histogram::Histogram;
 use super::ledger::{Arrival, Ledger, STAMP, Stamp};
 use super::link::Link;
@@ -24,6 +24,15 @@ const DRAIN: Duration = Duration::from_millis(500);
 
 /// Packets sent between two looks at what arrived.
 const PACKETS_PER_TURN: u64 = 1024;
+
+/// So many packets are worth a call of their own; a window that has less room waits for more.
+const BATCH: u64 = 64;
+
+/// How long at most.
+const HOLD: Duration = Duration::from_millis(1);
+
+/// A rate's packets that are due within this time leave together.
+const GRAIN: Duration = Duration::from_micros(50);
 
 /// A rate that cannot be held is not caught up with further than this.
 const CATCH_UP: f64 = 0.1;
@@ -54,30 +63,31 @@ pub struct Load {
     pub measure: Duration,
     /// Let the kernel cut bursts into datagrams.
     pub gso: bool,
+    /// Take trains of datagrams in one piece.
+    pub gro: bool,
     /// Whose CPU time to read.
     pub pid: Option<u32>,
 }
 
-/// Who sends the packets of a lane.
-enum Sender {
-    /// The client of this index, with this in front of the data.
-    Client(usize, Header),
-    /// The peer's socket of this index, to this relayed address.
-    Peer(usize, SocketAddr),
+/// Packets with the same way leave in one call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// The clients' UDP socket of this index.
+    Clients(usize),
+    /// The connection of the client of this index.
+    Stream(usize),
+    /// The peer of this index.
+    Peer(usize),
 }
 
-impl Sender {
-    /// Packets with the same way leave in one call.
-    const fn way(&self) -> (bool, usize) {
-        match *self {
-            Self::Client(index, _) => (true, index),
-            Self::Peer(index, _) => (false, index),
-        }
-    }
-}
-
+/// Packets that go one way between the same two ends.
 struct Lane {
-    sender: Sender,
+    way: Way,
+    to: SocketAddr,
+    /// Which address they come from, where the socket has several.
+    from: Option<IpAddr>,
+    /// What a client puts in front of the data.
+    header: Option<Header>,
     ledger: Ledger,
 }
 
@@ -141,7 +151,11 @@ pub struct Traffic {
     scheduled: u64,
     outbox: Batch,
     outgoing: Vec<Outgoing>,
-    way: Option<(bool, usize)>,
+    way: Option<Way>,
+    /// The last wait ended without anything to receive.
+    quiet: bool,
+    /// With a rate, nothing is sent before this.
+    not_before: Instant,
     zeros: Vec<u8>,
     /// Clients whose connection did not take everything.
     blocked: Vec<usize>,
@@ -154,28 +168,38 @@ impl Traffic {
     /// The packets are longer than the protocol carries.
     pub fn new(flows: &mut Flows, load: Load, tag: u32) -> anyhow::Result<Self> {
         let mut lanes = Vec::new();
-        let mut lane = |sender| {
-            lanes.push(Lane {
-                sender,
-                ledger: Ledger::default(),
-            });
-        };
         if load.direction != Direction::ToClient {
             for (index, flow) in flows.all.iter_mut().enumerate() {
                 let header = flow.client.header_to(flow.peer, load.size);
-                lane(Sender::Client(
-                    index,
-                    header.with_context(|| format!("a packet cannot carry {} bytes", load.size))?,
-                ));
+                let (way, from) = match flow.link {
+                    Link::Udp { socket, from } => (Way::Clients(socket), from),
+                    Link::Stream(_) => (Way::Stream(index), None),
+                };
+                lanes.push(Lane {
+                    way,
+                    to: flows.server,
+                    from,
+                    header: Some(
+                        header.with_context(|| {
+                            format!("a packet cannot carry {} bytes", load.size)
+                        })?,
+                    ),
+                    ledger: Ledger::default(),
+                });
             }
         }
         if matches!(load.direction, Direction::ToClient | Direction::Both) {
             for (index, flow) in flows.all.iter().enumerate() {
-                let relayed = flow.client.relayed().context("an allocation is gone")?;
-                lane(Sender::Peer(index % flows.peers.len().max(1), relayed));
+                lanes.push(Lane {
+                    way: Way::Peer(peer_of(index, flows.all.len(), flows.peers.len())),
+                    to: flow.client.relayed().context("an allocation is gone")?,
+                    from: None,
+                    header: None,
+                    ledger: Ledger::default(),
+                });
             }
         }
-        let slots = (load.burst as usize).clamp(64, 1024);
+        let slots = (load.burst as usize).clamp(BATCH as usize, 1024);
         Ok(Self {
             load,
             lanes,
@@ -190,6 +214,8 @@ impl Traffic {
             outbox: batch(slots, load.gso),
             outgoing: Vec::with_capacity(slots),
             way: None,
+            quiet: true,
+            not_before: Clock.now().mono,
             zeros: vec![0; load.size + 4],
             blocked: Vec::new(),
         })
@@ -288,7 +314,17 @@ impl Traffic {
     fn send(&mut self, flows: &mut Flows, now: Instant) -> anyhow::Result<Duration> {
         self.retry(flows)?;
         let due = match self.load.pace {
-            Pace::Window(window) => window.saturating_sub(self.in_flight),
+            Pace::Window(window) => {
+                let due = window.saturating_sub(self.in_flight);
+                // Many at once cost less each; after a pause nothing more is waited for.
+                let worth_it = (window / 4).clamp(1, BATCH).max(self.load.burst);
+                if due < worth_it && self.in_flight > 0 && !self.quiet {
+                    0
+                } else {
+                    due
+                }
+            }
+            Pace::Rate(_) if now < self.not_before => 0,
             Pace::Rate(rate) => {
                 let elapsed = now.saturating_duration_since(self.start).as_secs_f64();
                 let behind = (elapsed * rate) as u64 - self.scheduled.min((elapsed * rate) as u64);
@@ -300,18 +336,24 @@ impl Traffic {
                 behind.min(most)
             }
         };
-        let sent_ns = self.since_start(now);
-        for _ in 0..due.min(PACKETS_PER_TURN.max(self.load.burst)) / self.load.burst {
-            self.send_burst(flows, sent_ns)?;
+        let bursts = due.min(PACKETS_PER_TURN.max(self.load.burst)) / self.load.burst;
+        if bursts > 0 {
+            let sent_ns = self.since_start(now);
+            for _ in 0..bursts {
+                self.send_burst(flows, sent_ns)?;
+            }
+            self.flush(flows)?;
+            self.not_before = now + GRAIN;
         }
-        self.flush(flows)?;
         let idle = match self.load.pace {
             _ if !self.blocked.is_empty() => Duration::from_micros(200),
+            Pace::Window(window) if self.in_flight < window => HOLD,
             Pace::Window(_) => TIMERS / 2,
             Pace::Rate(rate) => {
                 let next = (self.scheduled + self.load.burst) as f64 / rate;
-                let wait = self.start + Duration::from_secs_f64(next.min(1e9));
-                wait.saturating_duration_since(now).min(TIMERS / 2)
+                let at = self.start + Duration::from_secs_f64(next.min(1e9));
+                let wait = at.max(self.not_before).saturating_duration_since(now);
+                wait.min(TIMERS / 2)
             }
         };
         Ok(idle)
@@ -330,8 +372,8 @@ impl Traffic {
             let Some(lane) = self.lanes.get(index) else {
                 break;
             };
-            let way = lane.sender.way();
-            if let (true, client) = way
+            let way = lane.way;
+            if let Way::Stream(client) = way
                 && let Some(Link::Stream(stream)) = flows.all.get(client).map(|flow| &flow.link)
                 && stream.is_full()
             {
@@ -366,72 +408,57 @@ impl Traffic {
             sent_ns,
         }
         .encode();
-        let slot = self.outgoing.len();
-        let mut outgoing = Outgoing {
-            slot: slot as u16,
-            start: HEADROOM as u32,
-            len: self.load.size as u32,
-            to: flows.server,
-            from: None,
-            front: None,
-        };
-        match &lane.sender {
-            Sender::Client(client, header) => {
-                let header_bytes = header.bytes();
-                if let Some(Link::Stream(stream)) =
-                    flows.all.get_mut(*client).map(|flow| &mut flow.link)
-                {
-                    stream.push(header_bytes);
-                    stream.push(&stamp);
-                    let rest = self.load.size - STAMP + header.padding();
-                    stream.push(self.zeros.get(..rest).unwrap_or_default());
-                    lane.ledger.next += 1;
-                    self.in_flight += 1;
-                    self.counts.sent += 1;
-                    return Ok(());
-                }
-                let start = HEADROOM - header_bytes.len();
-                let slot = self.outbox.buffer_mut(slot);
-                slot[start..HEADROOM].copy_from_slice(header_bytes);
-                slot[HEADROOM..HEADROOM + STAMP].copy_from_slice(&stamp);
-                outgoing.start = start as u32;
-                outgoing.len = (header_bytes.len() + self.load.size + header.padding()) as u32;
-            }
-            Sender::Peer(_, relayed) => {
-                let slot = self.outbox.buffer_mut(slot);
-                slot[HEADROOM..HEADROOM + STAMP].copy_from_slice(&stamp);
-                outgoing.to = *relayed;
-            }
-        }
         lane.ledger.next += 1;
         self.in_flight += 1;
-        self.outgoing.push(outgoing);
+        let header = lane.header.as_ref();
+        let header_bytes = header.map_or(&[][..], Header::bytes);
+        let padding = header.map_or(0, Header::padding);
+        if let Way::Stream(client) = lane.way {
+            if let Some(Link::Stream(stream)) = flows.all.get_mut(client).map(|flow| &mut flow.link)
+            {
+                stream.push(header_bytes);
+                stream.push(&stamp);
+                let rest = self.load.size - STAMP + padding;
+                stream.push(self.zeros.get(..rest).unwrap_or_default());
+                self.counts.sent += 1;
+            }
+            return Ok(());
+        }
+        let slot = self.outgoing.len();
+        let start = HEADROOM - header_bytes.len();
+        let buffer = self.outbox.buffer_mut(slot);
+        buffer[start..HEADROOM].copy_from_slice(header_bytes);
+        buffer[HEADROOM..HEADROOM + STAMP].copy_from_slice(&stamp);
+        self.outgoing.push(Outgoing {
+            slot: slot as u16,
+            start: start as u32,
+            len: (header_bytes.len() + self.load.size + padding) as u32,
+            to: lane.to,
+            from: lane.from,
+            front: None,
+        });
         Ok(())
     }
 
     /// Sends what was gathered for one way.
     fn flush(&mut self, flows: &mut Flows) -> anyhow::Result<()> {
-        let report = match self.way.take() {
+        let socket = match self.way.take() {
             None => return Ok(()),
-            Some((true, client)) => {
-                let Some(flow) = flows.all.get_mut(client) else {
-                    return Ok(());
-                };
-                match &mut flow.link {
-                    Link::Udp(socket) => self.outbox.send(socket, &self.outgoing),
-                    Link::Stream(stream) => {
-                        if !stream.flush().context("the server closed a connection")? {
-                            self.blocked.push(client);
-                        }
-                        return Ok(());
-                    }
+            Some(Way::Stream(client)) => {
+                if let Some(Link::Stream(stream)) =
+                    flows.all.get_mut(client).map(|flow| &mut flow.link)
+                    && !stream.flush().context("the server closed a connection")?
+                {
+                    self.blocked.push(client);
                 }
+                return Ok(());
             }
-            Some((false, peer)) => match flows.peers.get(peer) {
-                Some(socket) => self.outbox.send(socket, &self.outgoing),
-                None => return Ok(()),
-            },
+            Some(Way::Clients(socket)) => flows.sockets.get(socket),
+            Some(Way::Peer(peer)) => flows.peers.get(peer),
         };
+        let report = socket.map_or_else(Default::default, |socket| {
+            self.outbox.send(socket, &self.outgoing)
+        });
         let refused = self.outgoing.len() as u64 - u64::from(report.sent);
         self.counts.sent += u64::from(report.sent);
         self.counts.unsent += refused;
@@ -468,24 +495,15 @@ impl Traffic {
     /// Waits for arrivals, at most `timeout`, and counts them.
     fn receive(&mut self, flows: &mut Flows, timeout: Duration) -> anyhow::Result<()> {
         let ready = flows.poller.wait(timeout).len();
-        let clients = flows.all.len();
+        self.quiet = ready == 0;
         for event in 0..ready {
-            let token = flows
-                .poller
-                .tokens()
-                .get(event)
-                .copied()
-                .unwrap_or(u64::MAX) as usize;
-            if token < clients {
-                flows.receive(token, |at, data| self.arrived(at, data))?;
-                // Renewals need no attention, and their failure shows as loss.
-                while let Some(flow) = flows.all.get_mut(token)
-                    && flow.client.poll_event().is_some()
-                {}
-            } else {
-                self.receive_at_peer(flows, token - clients)?;
+            match flows.ready(event) {
+                Ready::Client(token) => flows.receive(token, |at, data| self.arrived(at, data))?,
+                Ready::Peer(index) => self.receive_at_peer(flows, index)?,
             }
         }
+        // Renewals need no attention, and their failure shows as loss.
+        while flows.poll_event().is_some() {}
         Ok(())
     }
 
@@ -495,30 +513,33 @@ impl Traffic {
         };
         let count = flows.inbox.receive(peer, 0)?;
         let now = Clock.now().mono;
-        if self.load.direction != Direction::Echo {
-            for slot in 0..count {
-                self.arrived(now, flows.inbox.payload(slot));
-            }
-            return Ok(());
-        }
-        self.outgoing.clear();
+        let echo = self.load.direction == Direction::Echo;
         for slot in 0..count {
             let received = flows.inbox.received(slot);
-            match Stamp::decode(flows.inbox.payload(slot)) {
-                Some(stamp) if stamp.tag == self.tag => self.outgoing.push(Outgoing {
-                    slot: slot as u16,
-                    start: HEADROOM as u32,
-                    len: received.len as u32,
-                    to: received.from,
-                    from: None,
-                    front: None,
-                }),
-                _ => self.counts.foreign += 1,
+            let bytes = flows.inbox.payload(slot);
+            for range in received.datagrams() {
+                let datagram = bytes.get(range.clone()).unwrap_or_default();
+                if !echo {
+                    self.arrived(now, datagram);
+                } else if Stamp::decode(datagram).is_some_and(|stamp| stamp.tag == self.tag) {
+                    self.outgoing.push(Outgoing {
+                        slot: slot as u16,
+                        start: (HEADROOM + range.start) as u32,
+                        len: datagram.len() as u32,
+                        to: received.from,
+                        from: None,
+                        front: None,
+                    });
+                } else {
+                    self.counts.foreign += 1;
+                }
             }
         }
-        let report = flows.inbox.send(peer, &self.outgoing);
-        self.counts.unsent += self.outgoing.len() as u64 - u64::from(report.sent);
-        self.outgoing.clear();
+        if echo {
+            let report = flows.inbox.send(peer, &self.outgoing);
+            self.counts.unsent += self.outgoing.len() as u64 - u64::from(report.sent);
+            self.outgoing.clear();
+        }
         Ok(())
     }
 
