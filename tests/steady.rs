@@ -87,16 +87,21 @@ fn relaying_allocates_nothing() {
     let at = |peer: &UdpSocket| peer.local_addr().unwrap();
 
     let mut cases: Vec<(&str, Client, Vec<u8>, UdpSocket)> = Vec::new();
-    for (name, indications) in [("channels", false), ("indications", true)] {
+    for (name, transport, indications) in [
+        ("channels", Transport::Udp, false),
+        ("indications", Transport::Udp, true),
+        ("channels over TCP", Transport::Tcp, false),
+        ("indications over TCP", Transport::Tcp, true),
+    ] {
         let peer = peer(Ipv4Addr::LOCALHOST);
-        let mut client = Client::new(&server, Transport::Udp, Family::V4);
+        let mut client = Client::new(&server, transport, Family::V4);
         client.allocate();
         let frame = if indications {
             client.permit(at(&peer));
             Request::send(at(&peer), &data).bytes()
         } else {
             client.bind(CHANNEL, at(&peer));
-            channel_data(CHANNEL, &data)
+            client.channel_frame(CHANNEL, &data)
         };
         cases.push((name, client, frame, peer));
     }

@@ -337,6 +337,20 @@ impl Batch {
         self.outbox.forget_fronts();
     }
 
+    /// The bytes of `item` in the order they leave: its header in side memory, its bytes in the slot, padding.
+    ///
+    /// # Panics
+    /// It lies outside its slot: a bug of the caller.
+    pub fn pieces(&self, item: &Outgoing) -> [&[u8]; 3] {
+        let start = item.start as usize;
+        let bytes = self.bytes(usize::from(item.slot), start..start + item.len as usize);
+        let (header, padding) = match item.front {
+            Some(front) => self.outbox.around(front),
+            None => Default::default(),
+        };
+        [header, bytes, padding]
+    }
+
     /// Sends `items` in order, straight from slot memory, with as few system calls as possible. Never blocks.
     ///
     /// An item that fails is counted and the next one goes on; nothing is sent later. There may be more items than

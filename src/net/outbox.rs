@@ -163,6 +163,15 @@ impl Outbox {
         self.fronts_used = 0;
     }
 
+    /// The header in side memory and the padding.
+    pub(super) fn around(&self, front: Front) -> (&[u8], &[u8]) {
+        let header = self.fronts.get(usize::from(front.index));
+        (
+            &header[..usize::from(front.bytes)],
+            self.padding.slice(0..usize::from(front.padding)),
+        )
+    }
+
     /// See [`Batch::send`](super::Batch::send).
     pub(super) fn send(
         &mut self,

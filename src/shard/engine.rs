@@ -24,8 +24,8 @@ use crate::wire;
 
 use super::hairpin::{self, Hairpin, Parcel, Parcels, Posted};
 use super::ports::{RelayPool, Wanted};
-use super::queue::Queue;
 use super::relays::{Owner, Relays};
+use super::streams::{Client, ToStream};
 use super::trains::Trains;
 
 /// What a shard is made of.
@@ -117,11 +117,15 @@ pub(super) struct Shard {
     relays: Relays,
     to_peers: Vec<ToPeer>,
     run: Vec<Outgoing>,
+    /// Frames for stream clients, waiting for the batch to be complete.
+    to_streams: Vec<ToStream>,
+    /// Frames of one client may lie apart in `to_streams`.
+    scattered: bool,
     /// Looks at the sockets so far.
     turns: u32,
     segmentation_fallbacks: u64,
     parcels: Parcels,
-    pub(super) streams: HashMap<FiveTuple, Rc<Queue>, RandomState>,
+    pub(super) streams: HashMap<FiveTuple, Rc<Client>, RandomState>,
     pub(super) stream_connections: [u64; Transport::ALL.len()],
     /// The deadline that the loop sleeps until; an earlier one has to wake it.
     armed: Option<Instant>,
@@ -138,7 +142,8 @@ impl Shard {
         Ok(Self {
             index: parts.index,
             server: Server::new(now, parts.turn, parts.seed, parts.access),
-            batches: [Batch::new(SLOTS), Batch::new(1)],
+            // A stream fills one slot, with as many datagrams as one call sends.
+            batches: [Batch::new(SLOTS), Batch::new(SLOTS)],
             current: DATAGRAMS,
             listeners: (parts.sockets.into_iter())
                 .map(|socket| Listener {
@@ -152,6 +157,8 @@ impl Shard {
             relays: Relays::new(parts.index, parts.relay_buffer_bytes, parts.pool, keyed()),
             to_peers: Vec::with_capacity(GATHER),
             run: Vec::with_capacity(GATHER),
+            to_streams: Vec::with_capacity(GATHER),
+            scattered: false,
             turns: 0,
             segmentation_fallbacks: 0,
             parcels: parts.parcels,
@@ -267,7 +274,8 @@ impl Shard {
     /// Sends what has gathered if there is a lot.
     fn make_room(&mut self) {
         let gathered = (self.listeners.iter()).map(|listener| listener.outgoing.len());
-        if self.to_peers.len() >= GATHER || gathered.max().is_some_and(|most| most >= GATHER) {
+        let single = self.to_peers.len().max(self.to_streams.len());
+        if single >= GATHER || gathered.max().is_some_and(|most| most >= GATHER) {
             self.flush();
         }
     }
@@ -301,6 +309,7 @@ impl Shard {
     /// A frame that a stream client sent, in the slot of the stream batch at `start`.
     pub(super) fn stream_input(&mut self, now: Now, from: FiveTuple, start: usize, length: usize) {
         self.current = STREAM;
+        self.make_room();
         let frame = Payload {
             slot: 0,
             start,
@@ -414,11 +423,20 @@ impl Shard {
                 }
             }
             Some(Endpoint::Stream(_)) => {
-                if let Some(queue) = self.streams.get(&five_tuple) {
-                    let bytes = payload.bytes(&self.batches[self.current]);
-                    let dropped = queue.push_media(header.bytes(), bytes, header.padding());
-                    self.server.count_drop(DropReason::StreamQueue, dropped);
+                let Some(client) = self.streams.get(&five_tuple).map(Rc::clone) else {
+                    return;
+                };
+                let outgoing = self.framed(payload, &header);
+                // Each relay socket is drained at once; a hairpin comes at any time.
+                self.scattered |= from.path == Path::Hairpin;
+                if let Some(relay) = self.relays.get_mut(id) {
+                    relay.gathers = true;
                 }
+                self.to_streams.push(ToStream {
+                    client,
+                    sequence: self.to_streams.len() as u32,
+                    outgoing,
+                });
             }
             None => {}
         }
@@ -463,9 +481,28 @@ impl Shard {
                 account(&mut self.server, report);
             }
         }
+        self.flush_to_streams();
         self.batches[self.current].forget_fronts();
         let server = &mut self.server;
         self.parcels.post(|posted| count_posted(server, &posted));
+    }
+
+    fn flush_to_streams(&mut self) {
+        if std::mem::take(&mut self.scattered) {
+            (self.to_streams)
+                .sort_unstable_by_key(|item| (Rc::as_ptr(&item.client), item.sequence));
+        }
+        let batch = &self.batches[self.current];
+        let mut dropped = 0;
+        for items in (self.to_streams).chunk_by(|a, b| Rc::ptr_eq(&a.client, &b.client)) {
+            if let Some(first) = items.first() {
+                dropped += first.client.send(batch, items);
+            }
+        }
+        self.to_streams.clear();
+        if dropped > 0 {
+            self.server.count_drop(DropReason::StreamQueue, dropped);
+        }
     }
 
     fn flush_to_peers(&mut self) {
@@ -545,8 +582,8 @@ impl Shard {
                 }
             }
             Some(Endpoint::Stream(_)) => {
-                if let Some(queue) = self.streams.get(&five_tuple) {
-                    queue.push_answer(message);
+                if let Some(client) = self.streams.get(&five_tuple) {
+                    client.answer(&message);
                 }
             }
             None => {}

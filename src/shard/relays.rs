@@ -28,6 +28,8 @@ pub(super) struct Relay {
     trains: Trains,
     /// The last call received several messages.
     several: bool,
+    /// Its client is on a stream: what is there at once leaves in one write.
+    pub gathers: bool,
     /// The turn of the last call that received one.
     last_turn: u32,
 }
@@ -35,7 +37,7 @@ pub(super) struct Relay {
 impl Relay {
     /// Whether to ask for more than one message in `turn`: it had several, or has something again at once.
     pub fn expects_more(&self, turn: u32) -> bool {
-        self.several || self.last_turn.wrapping_add(1) == turn
+        self.several || self.gathers || self.last_turn.wrapping_add(1) == turn
     }
 
     /// Takes note of what a call in `turn` received into `slots`.
@@ -121,6 +123,7 @@ impl Relays {
             client,
             trains: Trains::default(),
             several: false,
+            gathers: false,
             last_turn: 0,
         }));
         Ok(RelayedAddress(self.pool.addresses(place).external))

@@ -4,19 +4,19 @@
 //! half frame is kept. What waits for a client that does not read is bounded: the oldest media goes first, and a client
 //! that lets answers pile up is disconnected.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use crate::base::{Clock, FiveTuple};
-use crate::net::{HEADROOM, MAX_DATAGRAM};
+use crate::net::{Batch, HEADROOM, MAX_DATAGRAM, Outgoing};
 use crate::stream::{ClientIo, ClientStream};
 use crate::wire::framing::{Frame, next_frame};
 
@@ -29,35 +29,171 @@ const IDLE: Duration = Duration::from_secs(60);
 /// How long a connection that has ended may take to hand over what waits for the client.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Reads one connection gets before the others have their turn.
-const READS_PER_TURN: usize = 4;
+/// Slots full of frames that one connection may send before the others have their turn.
+const FILLS_PER_TURN: usize = 2;
+
+/// Pieces that one write gathers: more frames than a turn usually brings for one client.
+const PIECES_PER_WRITE: usize = 64;
+
+/// A frame of application data on its way to a stream client, in the current batch.
+pub(super) struct ToStream {
+    pub client: Rc<Client>,
+    /// Keeps frames of one client in order.
+    pub sequence: u32,
+    pub outgoing: Outgoing,
+}
+
+/// What the shard and the task of a stream client share.
+pub(super) struct Client {
+    io: RefCell<ClientIo>,
+    /// What the socket did not take.
+    queue: RefCell<Queue>,
+    /// The client's task.
+    task: RefCell<Option<Waker>>,
+    /// The task has written everything and wants to know of more.
+    waits: Cell<bool>,
+}
+
+impl Client {
+    fn new(io: ClientIo) -> Self {
+        Self {
+            io: RefCell::new(io),
+            queue: RefCell::default(),
+            task: RefCell::default(),
+            waits: Cell::new(false),
+        }
+    }
+
+    /// Writes frames straight from the batch, and queues what the socket does not take; how many older datagrams were
+    /// dropped for that.
+    pub fn send(&self, batch: &Batch, items: &[ToStream]) -> u64 {
+        let mut io = self.io.borrow_mut();
+        let mut queue = self.queue.borrow_mut();
+        let (taken, begun) = if queue.is_empty() && !io.is_unflushed() {
+            write(&mut io, batch, items)
+        } else {
+            (0, 0)
+        };
+        let mut dropped = 0;
+        let mut written = begun;
+        for item in items.get(taken..).unwrap_or_default() {
+            dropped += queue.push_media(&batch.pieces(&item.outgoing), written);
+            written = 0;
+        }
+        if !queue.is_empty() || io.is_unflushed() {
+            self.wake();
+        }
+        dropped
+    }
+
+    /// Queues an answer.
+    pub fn answer(&self, message: &[u8]) {
+        self.queue.borrow_mut().push_answer(message);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if self.waits.take()
+            && let Some(task) = &*self.task.borrow()
+        {
+            task.wake_by_ref();
+        }
+    }
+
+    /// Wakes the task of `cx` when something is queued next.
+    fn notify(&self, cx: &Context<'_>) {
+        self.waits.set(true);
+        let mut task = self.task.borrow_mut();
+        if !(task.as_ref()).is_some_and(|task| task.will_wake(cx.waker())) {
+            *task = Some(cx.waker().clone());
+        }
+    }
+
+    /// Writes until nothing waits, neither here nor in TLS.
+    fn poll_write(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut io = self.io.borrow_mut();
+        let mut queue = self.queue.borrow_mut();
+        while !queue.is_empty() {
+            let written = ready!(Pin::new(&mut *io).poll_write_vectored(cx, &queue.slices()))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            queue.advance(written);
+        }
+        if io.is_unflushed() {
+            ready!(Pin::new(&mut *io).poll_flush(cx))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Writes frames until the socket is full: how many whole ones, and bytes of the next.
+///
+/// An error is the task's to find: it writes what is queued.
+fn write(io: &mut ClientIo, batch: &Batch, items: &[ToStream]) -> (usize, usize) {
+    let mut taken = 0;
+    while taken < items.len() {
+        let rest = items.get(taken..).unwrap_or_default();
+        let mut slices = [IoSlice::new(&[]); PIECES_PER_WRITE];
+        let (mut count, mut bytes) = (0, 0);
+        for item in rest {
+            let pieces = batch.pieces(&item.outgoing);
+            if count + pieces.len() > slices.len() {
+                break;
+            }
+            for piece in pieces.into_iter().filter(|piece| !piece.is_empty()) {
+                if let Some(slice) = slices.get_mut(count) {
+                    *slice = IoSlice::new(piece);
+                }
+                count += 1;
+                bytes += piece.len();
+            }
+        }
+        let written = io.try_write_vectored(slices.get(..count).unwrap_or_default());
+        let written = written.unwrap_or(0);
+        let mut left = written;
+        for item in rest {
+            let pieces = batch.pieces(&item.outgoing);
+            let length = pieces.iter().map(|piece| piece.len()).sum();
+            if left < length {
+                break;
+            }
+            left -= length;
+            taken += 1;
+        }
+        if written < bytes {
+            return (taken, left);
+        }
+    }
+    (taken, 0)
+}
 
 /// Serves one client until its connection ends; its allocation ends with it.
 pub(super) async fn serve(shard: Rc<RefCell<Shard>>, stream: ClientStream) {
-    let (transport, client) = (stream.transport, stream.client);
+    let transport = stream.transport;
     let Some(listener) = shard.borrow_mut().intern_stream(stream.local) else {
         return;
     };
-    let five_tuple = FiveTuple::new(transport, client, listener);
-    let queue = Rc::new(Queue::default());
+    let five_tuple = FiveTuple::new(transport, stream.client, listener);
     let mut stream = stream;
     let partial = std::mem::take(&mut stream.received);
     let Ok(io) = stream.into_io() else {
         return;
     };
+    let client = Rc::new(Client::new(io));
     {
         let mut shard = shard.borrow_mut();
         shard.stream_connections[transport as usize] += 1;
-        shard.streams.insert(five_tuple, Rc::clone(&queue));
+        shard.streams.insert(five_tuple, Rc::clone(&client));
     }
     let mut connection = Connection {
         shard: Rc::clone(&shard),
         five_tuple,
-        queue,
-        io,
+        client,
         unparsed: !partial.is_empty(),
         partial,
-        unflushed: false,
+        ended: None,
+        drained: false,
         active: true,
         idle: Box::pin(tokio::time::sleep(IDLE)),
     };
@@ -76,17 +212,42 @@ pub(super) async fn serve(shard: Rc<RefCell<Shard>>, stream: ClientStream) {
     shard.borrow_mut().stream_connections[transport as usize] -= 1;
 }
 
+/// Why reading stopped.
+enum Fill {
+    /// There is no more room.
+    Full,
+    /// There is no more to read, and the task is woken when there is.
+    Drained,
+    /// Nothing comes any more.
+    Ended(io::Result<()>),
+}
+
+/// Reads into `room` from `filled` on: one call takes all that plain TCP has, but only one record of TLS.
+fn fill(cx: &mut Context<'_>, io: &mut ClientIo, room: &mut [u8], filled: &mut usize) -> Fill {
+    while *filled < room.len() {
+        let mut buffer = ReadBuf::new(&mut room[*filled..]);
+        match Pin::new(&mut *io).poll_read(cx, &mut buffer) {
+            Poll::Pending => return Fill::Drained,
+            Poll::Ready(Err(error)) => return Fill::Ended(Err(error)),
+            Poll::Ready(Ok(())) if buffer.filled().is_empty() => return Fill::Ended(Ok(())),
+            Poll::Ready(Ok(())) => *filled += buffer.filled().len(),
+        }
+    }
+    Fill::Full
+}
+
 struct Connection {
     shard: Rc<RefCell<Shard>>,
     five_tuple: FiveTuple,
-    queue: Rc<Queue>,
-    io: ClientIo,
+    client: Rc<Client>,
     /// The start of a frame whose end has not come yet.
     partial: Vec<u8>,
     /// `partial` came with the connection and was not looked at yet.
     unparsed: bool,
-    /// TLS holds bytes that the socket did not take yet.
-    unflushed: bool,
+    /// How the stream ended behind the bytes that were read last.
+    ended: Option<io::Result<()>>,
+    /// This poll has emptied the socket, which wakes the task when more comes.
+    drained: bool,
     /// Something was read since the idle timer was set.
     active: bool,
     idle: Pin<Box<Sleep>>,
@@ -95,15 +256,19 @@ struct Connection {
 impl Connection {
     /// Writes what waits, reads what came, and ends with the connection.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        for _ in 0..READS_PER_TURN {
+        self.drained = false;
+        for _ in 0..FILLS_PER_TURN {
             if let Poll::Ready(Err(error)) = self.poll_write(cx) {
                 return Poll::Ready(Err(error));
             }
             // One read can bring more requests than answers may wait, so this counts only what the socket refused.
-            if self.queue.is_neglected() {
+            if self.client.queue.borrow().is_neglected() {
                 return Poll::Ready(Err(io::Error::other(
                     "the client does not read its answers",
                 )));
+            }
+            if self.drained {
+                return self.poll_idle(cx);
             }
             match self.poll_read(cx) {
                 Poll::Ready(Ok(true)) => {}
@@ -117,50 +282,44 @@ impl Connection {
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Bytes that a full socket left in TLS count as unflushed however far the queue got.
-        self.unflushed |= !self.queue.is_empty();
-        ready!(self.queue.poll_write(cx, &mut self.io))?;
-        if self.unflushed {
-            ready!(Pin::new(&mut self.io).poll_flush(cx))?;
-            self.unflushed = false;
-        }
+        ready!(self.client.poll_write(cx))?;
         // Whoever queues next wakes this task.
-        self.queue.notify(cx);
-        Poll::Pending
+        self.client.notify(cx);
+        Poll::Ready(Ok(()))
     }
 
     /// Writes what waits to the last byte, then closes.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.poll_write(cx) {
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            _ if self.queue.is_empty() && !self.unflushed => {}
-            _ => return Poll::Pending,
-        }
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        ready!(self.client.poll_write(cx))?;
+        Pin::new(&mut *self.client.io.borrow_mut()).poll_shutdown(cx)
     }
 
-    /// One read and the frames it completes; false at the end of the stream.
+    /// Reads what is there and handles the frames it completes; false at the end of the stream.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        if let Some(end) = self.ended.take() {
+            return Poll::Ready(end.map(|()| false));
+        }
         let mut shard = self.shard.borrow_mut();
         let kept = self.partial.len();
         let slot = shard.batches[STREAM].buffer_mut(0);
         let room = &mut slot[HEADROOM..HEADROOM + MAX_DATAGRAM];
-        let read = if std::mem::take(&mut self.unparsed) {
-            0
-        } else {
-            let mut buffer = ReadBuf::new(&mut room[kept..]);
-            ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer))?;
-            if buffer.filled().is_empty() {
-                return Poll::Ready(Ok(false));
+        let mut filled = kept;
+        if !std::mem::take(&mut self.unparsed) {
+            let fill = fill(cx, &mut self.client.io.borrow_mut(), room, &mut filled);
+            match fill {
+                Fill::Full => {}
+                Fill::Drained if filled == kept => return Poll::Pending,
+                Fill::Drained => self.drained = true,
+                Fill::Ended(end) if filled == kept => return Poll::Ready(end.map(|()| false)),
+                Fill::Ended(end) => self.ended = Some(end),
             }
-            buffer.filled().len()
-        };
+        }
         room[..kept].copy_from_slice(&self.partial);
         self.partial.clear();
         self.active = true;
 
         let now = Clock.now();
-        let end = HEADROOM + kept + read;
+        let end = HEADROOM + filled;
         let mut at = HEADROOM;
         let outcome = loop {
             match next_frame(shard.batches[STREAM].bytes(0, at..end)) {

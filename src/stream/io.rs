@@ -4,7 +4,7 @@
 //! a shard's own, so a connection is *parked* (taken out of the first), sent across, and *woken* in the second. TLS
 //! state holds its socket inside, hence the socket itself changes state underneath it.
 
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Write};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -50,6 +50,26 @@ impl Rehomable {
             Self::Live(socket) => Ok(Pin::new(socket)),
             Self::Parked(_) | Self::Gone => Err(io::ErrorKind::NotConnected.into()),
         }
+    }
+}
+
+/// Writes what the socket takes, else [`io::ErrorKind::WouldBlock`]; no task is woken later.
+impl Write for Rehomable {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.live()?.try_write(bytes)
+    }
+
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        let socket = self.live()?;
+        match bufs {
+            // For one piece, send is the cheaper call.
+            [piece] => socket.try_write(piece),
+            _ => socket.try_write_vectored(bufs),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -127,6 +147,38 @@ impl ClientIo {
         match &mut self.0 {
             Inner::Plain(socket) => socket,
             Inner::Tls(stream) => stream.get_mut().0,
+        }
+    }
+
+    /// Writes as much of `bufs` as can leave now, TLS as one run of records, and returns how many bytes that are. Waits
+    /// for nothing and registers no waker; see [`is_unflushed`](Self::is_unflushed) for what TLS kept.
+    ///
+    /// # Errors
+    /// `WouldBlock` if the socket is full, else the end of the connection.
+    pub fn try_write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        let stream = match &mut self.0 {
+            Inner::Plain(socket) => return socket.write_vectored(bufs),
+            Inner::Tls(stream) => stream,
+        };
+        let (socket, session) = stream.get_mut();
+        let written = session.writer().write_vectored(bufs)?;
+        while session.wants_write() {
+            match session.write_tls(socket) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(_) => {}
+                // Encrypted is as good as sent.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && written > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(written)
+    }
+
+    /// Whether TLS holds bytes that the socket did not take yet.
+    pub fn is_unflushed(&self) -> bool {
+        match &self.0 {
+            Inner::Plain(_) => false,
+            Inner::Tls(stream) => stream.get_ref().1.wants_write(),
         }
     }
 }

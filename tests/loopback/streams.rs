@@ -140,6 +140,102 @@ fn a_whole_call_in_one_write() {
 }
 
 #[test]
+fn frames_cut_anywhere_arrive_whole_on_many_streams_at_once() {
+    let server = Server::new();
+    let mut lanes: Vec<_> = (STREAMS.into_iter().cycle().take(12))
+        .map(|transport| {
+            let mut client = Client::new(&server, transport, Family::V4);
+            let peer = peer(Ipv4Addr::LOCALHOST);
+            let relayed = client.allocate();
+            client.bind(0x4000, peer.local_addr().unwrap());
+            (client, peer, relayed)
+        })
+        .collect();
+    for round in 0..30 {
+        let data: Vec<Vec<u8>> = (0..8)
+            .map(|_| (0..rand::random::<u16>() % 1300).map(|at| (at ^ round) as u8))
+            .map(Iterator::collect)
+            .collect();
+        let bytes: Vec<u8> = data
+            .iter()
+            .flat_map(|data| padded_channel_data(0x4000, data))
+            .collect();
+        let mut rests = vec![bytes.as_slice(); lanes.len()];
+        while rests.iter().any(|rest| !rest.is_empty()) {
+            for ((client, ..), rest) in lanes.iter_mut().zip(&mut rests) {
+                let length = usize::from(rand::random::<u16>()) % 700 + 1;
+                let (chunk, behind) = rest.split_at(length.min(rest.len()));
+                client.send(chunk);
+                *rest = behind;
+            }
+        }
+        for (_, peer, relayed) in &lanes {
+            for data in &data {
+                assert!(receive(peer) == (data.clone(), *relayed), "round {round}");
+            }
+        }
+        for data in &data {
+            for (_, peer, relayed) in &lanes {
+                peer.send_to(data, *relayed).unwrap();
+            }
+        }
+        for (client, ..) in &mut lanes {
+            for data in &data {
+                assert!(client.expect_channel(0x4000) == *data, "round {round}");
+            }
+        }
+    }
+}
+
+#[test]
+fn answers_come_through_a_backlog_of_media() {
+    let server = Server::new();
+    for transport in STREAMS {
+        let mut client = Client::with_little_room(&server, transport);
+        let relayed = client.allocate();
+        let peer = peer(Ipv4Addr::LOCALHOST);
+        client.bind(0x4000, peer.local_addr().unwrap());
+        let before = server.dropped(DropReason::StreamQueue);
+        let mut number = 0u32;
+        let flood = |number: &mut u32| {
+            for _ in 0..64 {
+                peer.send_to(&[&number.to_be_bytes()[..], &[7; 996]].concat(), relayed)
+                    .unwrap();
+                *number += 1;
+            }
+        };
+        until("the backlog is full", || {
+            flood(&mut number);
+            server.dropped(DropReason::StreamQueue) > before + 50
+        });
+        let requests: Vec<_> = (0..20).map(|_| Request::binding()).collect();
+        let bytes: Vec<u8> = requests.iter().flat_map(Request::bytes).collect();
+        client.send(&bytes);
+        let answered = server.dropped(DropReason::StreamQueue);
+        until("more is dropped from between the answers", || {
+            flood(&mut number);
+            server.dropped(DropReason::StreamQueue) > answered + 500
+        });
+        let mut previous = None;
+        let mut answers = requests.iter();
+        while answers.len() > 0 {
+            match client.expect() {
+                Frame::Message(reply) => {
+                    let request = answers.next().unwrap();
+                    assert_eq!(reply.0.transaction_id, request.0.transaction_id);
+                }
+                Frame::Channel(channel, data) => {
+                    assert_eq!((channel, data.len()), (0x4000, 1000));
+                    let number = u32::from_be_bytes(data[..4].try_into().unwrap());
+                    assert!(previous < Some(number), "{number} after {previous:?}");
+                    previous = Some(number);
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn the_end_of_a_clients_stream_does_not_swallow_its_answers() {
     let server = Server::new();
     for transport in STREAMS {
