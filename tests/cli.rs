@@ -171,11 +171,49 @@ fn check_finds_every_problem_of_the_host() {
         format!("error: host: http.admin: {admin} (TCP) is in use by "),
         format!("error: host: relay.ports: no port of {taken}-{taken} on 127.0.0.1 can be bound"),
         "error: host: relay.addresses: 192.0.2.77 is not an address of this host".into(),
-        "warning: host: open files: at most".into(),
+        "warning: host: relay.ports: 2 relay addresses have 2 ports, and limits.allocations is 4000000000".into(),
         "turnix could not serve: 4 errors".into(),
     ] {
         assert!(report.contains(&line), "{line}\nin\n{report}");
     }
+}
+
+#[test]
+fn check_counts_descriptors_against_allocations() {
+    let home = tempfile::tempdir().unwrap();
+    let content = "[auth]\nsecrets = [\"s\"]\n[http]\nadmin = \"\"\n[relay]\naddresses = [\"127.0.0.1\"]\n\
+                   ports = \"40000-40999\"\n[[listen]]\naddress = \"127.0.0.1:0\"\nprotocols = [\"udp\"]\n";
+    let path = file(home.path(), content);
+    let path = path.to_str().unwrap();
+    let check = |allocations: u32| {
+        let set = format!("limits.allocations={allocations}");
+        let output = Command::new("sh")
+            .args(["-c", "ulimit -n 612 && exec \"$@\"", "sh"])
+            .args([env!("CARGO_BIN_EXE_turnix"), "check", "-c", path])
+            .args(["--set", &set])
+            .output()
+            .unwrap();
+        text(&output.stdout)
+    };
+    for (allocations, line) in [
+        (
+            0,
+            "open files: at most 612, enough for 100 allocations, and there are relay ports for 1000; raise",
+        ),
+        (
+            101,
+            "open files: at most 612, enough for 100 allocations, and limits.allocations is 101; raise",
+        ),
+        (
+            1001,
+            "relay.ports: one relay address has 1000 ports, and limits.allocations is 1001; widen",
+        ),
+    ] {
+        let report = check(allocations);
+        let line = format!("warning: host: {line}");
+        assert!(report.contains(&line), "{line}\nin\n{report}");
+    }
+    assert!(!check(100).contains("open files"));
 }
 
 #[test]
