@@ -206,7 +206,10 @@ fn write(out: &Path, name: &str, comparison: &Comparison, tables: &str) -> anyho
         Some(_) => format!("\n![The same as a chart]({name}.svg)\n"),
         None => String::new(),
     };
-    save("md", &format!("{tables}{picture}"))?;
+    save(
+        "md",
+        &format!("# Side by side on loopback\n\n{tables}{picture}"),
+    )?;
     save("json", &comparison.json())?;
     chart.map_or(Ok(()), |chart| save("svg", &chart))
 }
