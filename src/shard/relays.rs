@@ -18,6 +18,9 @@ use super::trains::Trains;
 /// How many ports are tried when other programs hold ports of the range.
 const ATTEMPTS: usize = 256;
 
+/// A busy shard looks at all of a hundred sockets within so many turns.
+const GATHERING_TURNS: u32 = 2;
+
 /// One relay socket and what opening it reserved.
 pub(super) struct Relay {
     id: AllocationId,
@@ -35,9 +38,11 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// Whether to ask for more than one message in `turn`: it had several, or has something again at once.
+    /// Whether to ask for more than one message in `turn`: it had several, or has something again at once, or soon where
+    /// a second frame in a write is worth a look.
     pub fn expects_more(&self, turn: u32) -> bool {
-        self.several || self.gathers || self.last_turn.wrapping_add(1) == turn
+        let soon = if self.gathers { GATHERING_TURNS } else { 1 };
+        self.several || turn.wrapping_sub(self.last_turn) <= soon
     }
 
     /// Takes note of what a call in `turn` received into `slots`.

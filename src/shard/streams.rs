@@ -1,8 +1,8 @@
 //! TCP and TLS clients: one local task each, on the shard's own thread.
 //!
 //! A connection that waits costs no buffer: every read goes to the shard's one stream slot, and only what is left of a
-//! half frame is kept. What waits for a client that does not read is bounded: the oldest media goes first, and a client
-//! that lets answers pile up is disconnected.
+//! half frame is kept. Frames for a client leave straight from where they arrived. What waits for a client that does not
+//! read is bounded: the oldest media goes first, and a client that lets answers pile up is disconnected.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
