@@ -83,6 +83,8 @@ struct Listener {
     socket: UdpSocket,
     outgoing: Vec<Outgoing>,
     trains: Trains,
+    /// The last call filled every slot: there is probably more.
+    full: bool,
 }
 
 /// Where application data lies in the current batch.
@@ -150,6 +152,7 @@ impl Shard {
                     socket,
                     outgoing: Vec::with_capacity(GATHER),
                     trains: Trains::default(),
+                    full: false,
                 })
                 .collect(),
             endpoints: Vec::new(),
@@ -178,13 +181,16 @@ impl Shard {
         self.turns = self.turns.wrapping_add(1);
         self.current = DATAGRAMS;
         let mut filled = 0;
+        let mut from_relays = 0;
         for index in 0..self.poller.tokens().len() {
             let Some(&token) = self.poller.tokens().get(index) else {
                 break;
             };
             if token & LISTENER == 0 {
                 let id = AllocationId::from_bits(token);
+                let before = filled;
                 filled = self.receive_from_peers(now, id, filled);
+                from_relays += filled - before;
                 if filled < SLOTS {
                     continue;
                 }
@@ -197,11 +203,33 @@ impl Shard {
             filled = 0;
         }
         self.flush();
+        self.even_out(now, from_relays);
         if (self.server.poll_timeout()).is_some_and(|deadline| deadline <= now.mono) {
             self.server.handle_timeout(now);
             self.drain_outputs(now);
         }
         true
+    }
+
+    /// Reads listeners that had more to give until clients have had their say as often as peers. One socket speaks for
+    /// all clients, and many sockets for the peers: a turn that reads each of them once would starve the clients.
+    fn even_out(&mut self, now: Now, from_relays: usize) {
+        for index in 0..self.listeners.len() {
+            let mut taken = SLOTS;
+            while taken <= from_relays
+                && self
+                    .listeners
+                    .get(index)
+                    .is_some_and(|listener| listener.full)
+            {
+                self.receive_from_clients(now, index);
+                self.flush();
+                taken += SLOTS;
+            }
+            if let Some(listener) = self.listeners.get_mut(index) {
+                listener.full = false;
+            }
+        }
     }
 
     fn receive_from_clients(&mut self, now: Now, index: usize) {
@@ -216,6 +244,7 @@ impl Shard {
                 return;
             }
         };
+        listener.full = count == SLOTS;
         let switch = (listener.trains).observe(self.batches[DATAGRAMS].all_received(0..count));
         if let Some(on) = switch
             && listener.socket.take_trains(on).is_err()
