@@ -147,20 +147,21 @@ const fn cell(
 ///
 /// Packets in flight keep a server busy; with a hundred flows and more there is about one of a flow at a time, as calls
 /// send them. A wider window queues several packets in each relay socket, which no mix of calls does. Clients share sockets
-/// (`--sources`) and peers one (`--peers`), which costs the generator less; for a server they are as many as ever.
+/// (`--sources`), which costs the generator less; for a server they are as many as ever. Peers do not: a coturn that
+/// multiplexes tells allocations apart by their peers.
 #[rustfmt::skip]
 pub const CELLS: &[Cell] = &[
     cell("to_peer_1", "to peer, 200 B, 1 flow", Leg::Udp, "--direction to_peer --allocations 1 --size 200 --window 128", UNBOUND),
-    cell("to_peer_100", "to peer, 200 B, 100 flows", Leg::Udp, "--direction to_peer --allocations 100 --sources 100 --peers 1 --size 200 --window 128", TO_PEER),
-    cell("to_peer_1000", "to peer, 200 B, 1000 flows", Leg::Udp, "--direction to_peer --allocations 1000 --sources 250 --peers 1 --size 200 --window 512", TO_PEER),
+    cell("to_peer_100", "to peer, 200 B, 100 flows", Leg::Udp, "--direction to_peer --allocations 100 --sources 100 --size 200 --window 128", TO_PEER),
+    cell("to_peer_1000", "to peer, 200 B, 1000 flows", Leg::Udp, "--direction to_peer --allocations 1000 --sources 250 --size 200 --window 512", TO_PEER),
     cell("to_client_1", "to client, 200 B, 1 flow", Leg::Udp, "--direction to_client --allocations 1 --size 200 --window 128", UNBOUND),
-    cell("to_client_100", "to client, 200 B, 100 flows", Leg::Udp, "--direction to_client --allocations 100 --sources 100 --peers 1 --size 200 --window 128", TO_CLIENT),
-    cell("to_client_1000", "to client, 200 B, 1000 flows", Leg::Udp, "--direction to_client --allocations 1000 --sources 250 --peers 1 --size 200 --window 512", TO_CLIENT),
-    cell("both_100", "both ways, 200 B, 100 flows", Leg::Udp, "--direction both --allocations 100 --sources 100 --peers 1 --size 200 --window 128", UNBOUND),
-    cell("burst_to_peer", "to peer, bursts of 8 × 1200 B", Leg::Udp, "--direction to_peer --allocations 100 --sources 100 --peers 1 --size 1200 --burst 8 --window 128", BURSTS),
-    cell("burst_to_client", "to client, bursts of 8 × 1200 B", Leg::Udp, "--direction to_client --allocations 100 --sources 100 --peers 1 --size 1200 --burst 8 --window 128", BURSTS),
-    Cell { optional: GRO, ..cell("train_to_peer", "to peer, trains of 64 × 200 B", Leg::Udp, "--direction to_peer --allocations 100 --sources 100 --peers 1 --size 200 --burst 64 --window 2048 --gso", TRAINS) },
-    Cell { optional: GRO, ..cell("train_to_client", "to client, trains of 64 × 200 B", Leg::Udp, "--direction to_client --allocations 100 --sources 100 --peers 1 --size 200 --burst 64 --window 2048 --gso", TRAINS) },
+    cell("to_client_100", "to client, 200 B, 100 flows", Leg::Udp, "--direction to_client --allocations 100 --sources 100 --size 200 --window 128", TO_CLIENT),
+    cell("to_client_1000", "to client, 200 B, 1000 flows", Leg::Udp, "--direction to_client --allocations 1000 --sources 250 --size 200 --window 512", TO_CLIENT),
+    cell("both_100", "both ways, 200 B, 100 flows", Leg::Udp, "--direction both --allocations 100 --sources 100 --size 200 --window 128", UNBOUND),
+    cell("burst_to_peer", "to peer, bursts of 8 × 1200 B", Leg::Udp, "--direction to_peer --allocations 100 --sources 100 --size 1200 --burst 8 --window 128", BURSTS),
+    cell("burst_to_client", "to client, bursts of 8 × 1200 B", Leg::Udp, "--direction to_client --allocations 100 --sources 100 --size 1200 --burst 8 --window 128", BURSTS),
+    Cell { optional: GRO, ..cell("train_to_peer", "to peer, trains of 64 × 200 B", Leg::Udp, "--direction to_peer --allocations 100 --sources 100 --size 200 --burst 64 --window 2048 --gso", TRAINS) },
+    Cell { optional: GRO, ..cell("train_to_client", "to client, trains of 64 × 200 B", Leg::Udp, "--direction to_client --allocations 100 --sources 100 --size 200 --burst 64 --window 2048 --gso", TRAINS) },
     cell("hairpin_200", "client to client, 200 B", Leg::Udp, "--direction hairpin --allocations 100 --size 200 --window 128", HAIRPIN),
     cell("hairpin_1200", "client to client, 1200 B", Leg::Udp, "--direction hairpin --allocations 100 --size 1200 --window 128", HAIRPIN),
     cell("tcp_to_peer", "TCP to peer, 200 B", Leg::Tcp, "--direction to_peer --allocations 100 --size 200 --window 128", STREAMS),
@@ -168,5 +169,5 @@ pub const CELLS: &[Cell] = &[
     cell("tls_to_peer", "TLS to peer, 200 B", Leg::Tls, "--direction to_peer --allocations 100 --size 200 --window 128", STREAMS),
     cell("tls_to_client", "TLS to client, 200 B", Leg::Tls, "--direction to_client --allocations 100 --size 200 --window 128", STREAMS),
     cell("round_trip", "echo at 20 000 packets/s", Leg::Udp, "--direction echo --allocations 100 --size 200 --rate 20000", ROUND_TRIP),
-    cell("allocations", "5000 allocations", Leg::Udp, "--direction to_peer --allocations 5000 --sources 250 --peers 1 --setup-window 128 --size 200 --window 128", ALLOCATIONS),
+    cell("allocations", "5000 allocations", Leg::Udp, "--direction to_peer --allocations 5000 --sources 250 --setup-window 128 --size 200 --window 128", ALLOCATIONS),
 ];
