@@ -148,7 +148,9 @@ const fn cell(
 /// Packets in flight keep a server busy; with a hundred flows and more there is about one of a flow at a time, as calls
 /// send them. A wider window queues several packets in each relay socket, which no mix of calls does. Clients share sockets
 /// (`--sources`), which costs the generator less; for a server they are as many as ever. Peers do not: a coturn that
-/// multiplexes tells allocations apart by their peers.
+/// multiplexes tells allocations apart by their peers. Bursts leave the generator in one piece (`--gso`) and are cut up before
+/// they reach the server, as they arrive from a network: sent one by one, a server that is faster than the generator never
+/// sees more than the first of them.
 #[rustfmt::skip]
 pub const CELLS: &[Cell] = &[
     cell("to_peer_1", "to peer, 200 B, 1 flow", Leg::Udp, "--direction to_peer --allocations 1 --size 200 --window 128", UNBOUND),
@@ -158,8 +160,8 @@ pub const CELLS: &[Cell] = &[
     cell("to_client_100", "to client, 200 B, 100 flows", Leg::Udp, "--direction to_client --allocations 100 --sources 100 --size 200 --window 128", TO_CLIENT),
     cell("to_client_1000", "to client, 200 B, 1000 flows", Leg::Udp, "--direction to_client --allocations 1000 --sources 250 --size 200 --window 512", TO_CLIENT),
     cell("both_100", "both ways, 200 B, 100 flows", Leg::Udp, "--direction both --allocations 100 --sources 100 --size 200 --window 128", UNBOUND),
-    cell("burst_to_peer", "to peer, bursts of 8 × 1200 B", Leg::Udp, "--direction to_peer --allocations 100 --sources 100 --size 1200 --burst 8 --window 128", BURSTS),
-    cell("burst_to_client", "to client, bursts of 8 × 1200 B", Leg::Udp, "--direction to_client --allocations 100 --sources 100 --size 1200 --burst 8 --window 128", BURSTS),
+    cell("burst_to_peer", "to peer, bursts of 8 × 1200 B at once", Leg::Udp, "--direction to_peer --allocations 100 --sources 100 --size 1200 --burst 8 --window 128 --gso", BURSTS),
+    cell("burst_to_client", "to client, bursts of 8 × 1200 B at once", Leg::Udp, "--direction to_client --allocations 100 --sources 100 --size 1200 --burst 8 --window 128 --gso", BURSTS),
     Cell { optional: GRO, ..cell("train_to_peer", "to peer, trains of 64 × 200 B", Leg::Udp, "--direction to_peer --allocations 100 --sources 100 --size 200 --burst 64 --window 2048 --gso", TRAINS) },
     Cell { optional: GRO, ..cell("train_to_client", "to client, trains of 64 × 200 B", Leg::Udp, "--direction to_client --allocations 100 --sources 100 --size 200 --burst 64 --window 2048 --gso", TRAINS) },
     cell("hairpin_200", "client to client, 200 B", Leg::Udp, "--direction hairpin --allocations 100 --size 200 --window 128", HAIRPIN),
