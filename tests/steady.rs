@@ -144,7 +144,13 @@ fn relaying_allocates_nothing() {
         let before = COUNT.load(Ordering::Relaxed);
         hairpin(2000);
         let allocations = COUNT.load(Ordering::Relaxed) - before;
-        assert_eq!(allocations, 0, "hairpin, across shards: {across}");
+        // Between shards, a busier moment than all before may take another parcel into use: three allocations each, and
+        // never more than 64 parcels, whatever the number of datagrams.
+        let most = if across { 3 * 64 } else { 0 };
+        assert!(
+            allocations <= most,
+            "hairpin, across shards: {across}: {allocations} in 16000 datagrams"
+        );
     }
 
     // The counter does count this server.

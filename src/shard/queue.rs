@@ -88,6 +88,20 @@ impl Queue {
         [IoSlice::new(front), IoSlice::new(back)]
     }
 
+    /// What is left of the frame that leaves next.
+    pub fn first_frame(&self) -> [IoSlice<'_>; 2] {
+        let length = self.frames.front().map_or(0, |frame| frame.waiting);
+        let (front, back) = self.bytes.as_slices();
+        let (front, left) = match front.get(..length) {
+            Some(front) => (front, 0),
+            None => (front, length - front.len()),
+        };
+        [
+            IoSlice::new(front),
+            IoSlice::new(back.get(..left).unwrap_or(back)),
+        ]
+    }
+
     /// Takes `count` written bytes off the front.
     pub fn advance(&mut self, count: usize) {
         self.bytes.drain(..count.min(self.bytes.len()));
@@ -195,5 +209,25 @@ mod tests {
         write(&mut queue, ANSWER_BYTES);
         assert_eq!(queue.answer_bytes, 0);
         assert_eq!(write(&mut queue, usize::MAX), [2; MEDIA_BYTES]);
+    }
+
+    #[test]
+    fn frames_can_be_told_apart() {
+        let mut queue = Queue::default();
+        queue.push_media(&[b"half"], 2);
+        queue.push_answer(b"answer");
+        queue.push_media(&[b"da", b"", b"ta"], 0);
+        let mut frames = Vec::new();
+        while !queue.is_empty() {
+            let frame: Vec<u8> = queue
+                .first_frame()
+                .iter()
+                .flat_map(|s| s.to_vec())
+                .collect();
+            queue.advance(frame.len());
+            frames.push(frame);
+        }
+        assert_eq!(frames, [&b"lf"[..], b"answer", b"data"]);
+        assert!(queue.first_frame().iter().all(|slice| slice.is_empty()));
     }
 }

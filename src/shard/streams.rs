@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::base::{Clock, FiveTuple};
+use crate::base::{Clock, FiveTuple, Transport};
 use crate::net::{Batch, HEADROOM, MAX_DATAGRAM, Outgoing};
 use crate::stream::{ClientIo, ClientStream};
 use crate::wire::framing::{Frame, next_frame};
@@ -114,7 +114,13 @@ impl Client {
         let mut io = self.io.borrow_mut();
         let mut queue = self.queue.borrow_mut();
         while !queue.is_empty() {
-            let written = ready!(Pin::new(&mut *io).poll_write_vectored(cx, &queue.slices()))?;
+            let slices = if io.transport() == Transport::Tls {
+                // A record each: there are clients that take one for a message.
+                queue.first_frame()
+            } else {
+                queue.slices()
+            };
+            let written = ready!(Pin::new(&mut *io).poll_write_vectored(cx, &slices))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -135,8 +141,9 @@ fn write(io: &mut ClientIo, batch: &Batch, items: &[ToStream]) -> (usize, usize)
     while taken < items.len() {
         let rest = items.get(taken..).unwrap_or_default();
         let mut slices = [IoSlice::new(&[]); PIECES_PER_WRITE];
+        let mut frames = [0; PIECES_PER_WRITE];
         let (mut count, mut bytes) = (0, 0);
-        for item in rest {
+        for (item, frame) in rest.iter().zip(&mut frames) {
             let pieces = batch.pieces(&item.outgoing);
             if count + pieces.len() > slices.len() {
                 break;
@@ -146,10 +153,11 @@ fn write(io: &mut ClientIo, batch: &Batch, items: &[ToStream]) -> (usize, usize)
                     *slice = IoSlice::new(piece);
                 }
                 count += 1;
+                *frame += 1;
                 bytes += piece.len();
             }
         }
-        let written = io.try_write_vectored(slices.get(..count).unwrap_or_default());
+        let written = io.try_write_frames(slices.get(..count).unwrap_or_default(), &frames);
         let written = written.unwrap_or(0);
         let mut left = written;
         for item in rest {

@@ -150,18 +150,30 @@ impl ClientIo {
         }
     }
 
-    /// Writes as much of `bufs` as can leave now, TLS as one run of records, and returns how many bytes that are. Waits
-    /// for nothing and registers no waker; see [`is_unflushed`](Self::is_unflushed) for what TLS kept.
+    /// Writes as much of `bufs` as can leave now and returns how many bytes that are. `frames` says how many pieces each
+    /// frame has: over TLS every frame is a record of its own, because there are clients that take a record for a
+    /// message, and all records leave together. Waits for nothing and registers no waker; see
+    /// [`is_unflushed`](Self::is_unflushed) for what TLS kept.
     ///
     /// # Errors
     /// `WouldBlock` if the socket is full, else the end of the connection.
-    pub fn try_write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+    pub fn try_write_frames(&mut self, bufs: &[IoSlice<'_>], frames: &[u8]) -> io::Result<usize> {
         let stream = match &mut self.0 {
             Inner::Plain(socket) => return socket.write_vectored(bufs),
             Inner::Tls(stream) => stream,
         };
         let (socket, session) = stream.get_mut();
-        let written = session.writer().write_vectored(bufs)?;
+        let mut written = 0;
+        let mut rest = bufs;
+        for pieces in frames {
+            let (frame, others) = rest.split_at(rest.len().min(usize::from(*pieces)));
+            rest = others;
+            let taken = session.writer().write_vectored(frame)?;
+            written += taken;
+            if taken < frame.iter().map(|piece| piece.len()).sum() {
+                break;
+            }
+        }
         while session.wants_write() {
             match session.write_tls(socket) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),

@@ -372,3 +372,43 @@ fn trains_from_a_peer_reach_clients_as_they_were() {
         }
     }
 }
+
+/// TLS records in `bytes`.
+fn records(bytes: &[u8]) -> usize {
+    let (mut at, mut count) = (0, 0);
+    while let Some(header) = bytes.get(at..at + 5) {
+        at += 5 + usize::from(u16::from_be_bytes([header[3], header[4]]));
+        count += 1;
+    }
+    assert_eq!(at, bytes.len(), "whole records");
+    count
+}
+
+#[test]
+fn every_frame_for_a_tls_client_is_a_record_of_its_own() {
+    let server = Server::new();
+    let socket = turnix::net::UdpSocket::bind(
+        SocketAddr::new(loopback(Family::V4), 0),
+        &turnix::net::UdpOptions::default(),
+    )
+    .unwrap();
+    let mut client = Client::new(&server, Transport::Tls, Family::V4);
+    let relayed = client.allocate();
+    client.bind(0x4001, socket.local_addr());
+    let payloads = payloads(7);
+    let relayed_before = server.relayed(Direction::ToClient, Path::Kernel).packets;
+    send_train(&socket, relayed, &payloads);
+    until("all of them are relayed", || {
+        let relayed = server.relayed(Direction::ToClient, Path::Kernel).packets;
+        relayed - relayed_before == payloads.len() as u64
+    });
+    let super::client::Link::Tls(stream) = &client.link else {
+        panic!("a TLS client");
+    };
+    let mut bytes = [0; 65_536];
+    let length = stream.get_ref().peek(&mut bytes).unwrap();
+    assert_eq!(records(&bytes[..length]), payloads.len());
+    for payload in &payloads {
+        assert_eq!(&client.expect_channel(0x4001), payload);
+    }
+}
