@@ -1,0 +1,1 @@
+//! Peers that must not be reached.
