@@ -493,14 +493,15 @@ impl PeerPolicy {
     pub fn permit_ip(&self, ip: IpAddr) -> Result<PermittedIp, Denied> {
         let ip = ip.to_canonical();
         let ordinary = self.roads(ip, None);
-        if !self.by_port || self.port_rules(ip).next().is_none() {
+        let decide = self.port_rules(ip);
+        if decide.is_empty() {
             return match ordinary {
                 Ok(_) => Ok(PermittedIp { ip }),
                 Err(rule) => Err(Denied { rule }),
             };
         }
         let mut refusal = ordinary.err();
-        for port in self.turning_points(ip) {
+        for port in self.turning_points(&decide) {
             match self.roads(ip, Some(port)) {
                 Ok(_) => return Ok(PermittedIp { ip }),
                 Err(rule) => refusal = refusal.or(Some(rule)),
@@ -546,25 +547,32 @@ impl PeerPolicy {
         }
     }
 
-    /// Rules with ports that speak of the canonical `ip` or of what it carries.
-    fn port_rules(&self, ip: IpAddr) -> impl Iterator<Item = &Rule> {
-        (self.allow.iter().chain(&self.deny)).filter(move |rule| {
-            rule.ports != Ports::ALL
-                && (rule.contains(ip)
-                    || (self.embedded(ip)).any(|inner| rule.contains(inner.into())))
-        })
+    /// The ports of the rules with ports that speak of the canonical `ip` or of what it carries.
+    fn port_rules(&self, ip: IpAddr) -> Vec<Ports> {
+        if !self.by_port {
+            return Vec::new();
+        }
+        let carried = self.embedded(ip).map(IpAddr::from);
+        let judged: Vec<IpAddr> = std::iter::once(ip).chain(carried).collect();
+        let with_ports = |rule: &&Rule| rule.ports != Ports::ALL;
+        (self.allow.iter().chain(&self.deny))
+            .filter(with_ports)
+            .filter(|rule| judged.iter().any(|ip| rule.contains(*ip)))
+            .map(|rule| rule.ports)
+            .collect()
     }
 
-    /// Ports of `ip` of which one has the verdict of each other port: where a range begins, and right after it ends.
-    fn turning_points(&self, ip: IpAddr) -> impl Iterator<Item = u16> {
-        let own = (self.own.service_ports.iter()).map(|&port| (port, port));
+    /// Ports of which one has the verdict of each other port, where rules with the ports `decide` are all that speak of
+    /// an IP: where a range begins, and right after it ends.
+    fn turning_points(&self, decide: &[Ports]) -> impl Iterator<Item = u16> {
+        let services = self.own.service_ports.iter().map(|&port| (port, port));
         let relays = (*self.own.relay_ports.start(), *self.own.relay_ports.end());
-        let rules = (self.port_rules(ip)).map(|rule| (rule.ports.first, rule.ports.last));
-        let edges = rules.chain(own).chain([relays]);
-        let edges = edges.flat_map(|(first, last)| [Some(first), last.checked_add(1)]);
-        [Some(1)]
-            .into_iter()
-            .chain(edges)
+        let rules = decide.iter().map(|ports| (ports.first, ports.last));
+        std::iter::once((1, u16::MAX))
+            .chain(rules)
+            .chain(services)
+            .chain([relays])
+            .flat_map(|(first, last)| [Some(first), last.checked_add(1)])
             .flatten()
             .filter(|&port| port != 0)
     }
