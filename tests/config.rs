@@ -635,6 +635,44 @@ fn peer_rules_are_read_and_refused_one_by_one() {
 }
 
 #[test]
+fn peer_rules_have_ports_and_translators_prefixes() {
+    let config = set(&[
+        AUTH,
+        "peers.deny=public",
+        "peers.allow=10.1.2.0/24:10000-20000,10.1.3.3:5004,[fd00::/32]:10000-20000",
+        "peers.nat64=[\"2001:db8:64::/96\"]",
+    ])
+    .unwrap();
+    let peers = config.access.peers;
+    let shown: Vec<String> = peers.allow.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        shown,
+        [
+            "10.1.2.0/24:10000-20000",
+            "10.1.3.3:5004",
+            "[fd00::/32]:10000-20000"
+        ]
+    );
+    assert_eq!(peers.nat64.len(), 1);
+    for (assignment, remedy) in [
+        ("peers.allow=[\"10.1.2.3:0\"]", "10.1.2.3:5004"),
+        ("peers.deny=[\"10.1.2.3:9-8\"]", "10.1.2.3:5004"),
+        ("peers.nat64=[\"2001:db8::/95\"]", "2001:db8:64::/96"),
+        ("peers.nat64=[\"10.0.0.0/8\"]", "2001:db8:64::/96"),
+        ("peers.nat64=7", "2001:db8:64::/96"),
+    ] {
+        let problems = set(&[AUTH, assignment]).unwrap_err();
+        let key = assignment.split_once('=').unwrap().0;
+        assert!(
+            problems.starts_with(&format!("--set: {key}: ")),
+            "{problems}"
+        );
+        assert!(problems.contains(remedy), "{problems}");
+        assert_eq!(problems.lines().count(), 1, "{problems}");
+    }
+}
+
+#[test]
 fn listeners_do_not_collide() {
     for pair in ["[::]:3478,0.0.0.0:3478", "127.0.0.1:9,127.0.0.1:9"] {
         let problems = set(&[AUTH, &format!("listen={pair}")]).unwrap_err();

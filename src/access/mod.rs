@@ -3,6 +3,7 @@
 pub mod credentials;
 pub mod peers;
 pub mod quota;
+mod ranges;
 pub mod rest;
 
 pub use credentials::{AuthFailure, Credentials, Identity, Key, Verified};

@@ -17,6 +17,9 @@
 //!
 //! An IPv6 address that carries IPv4 addresses is permitted only if each of them is: a translator on the way would
 //! deliver to them. `allow` speaks for the address it names, not for what is inside.
+//!
+//! A rule with ports covers these ports only. A permission is per IP (RFC 8656 §9), so it is given if any port of the IP
+//! is permitted; what is sent, bound or received is judged by its port.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -25,6 +28,7 @@ use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use super::ranges::{MAPPED, NAT64_LOCAL, embedded, low_ipv4, rfc6052, safe_default};
 use crate::base::addr::canonical;
 
 /// Which rule refused a peer: one label each of `turn_peer_denied_total`.
@@ -118,125 +122,258 @@ pub struct Settings {
     /// Exceptions to everything that is refused, but for the ports of our own services.
     ///
     /// Metadata addresses need the name `metadata` or the very address: no wider range opens them. A local NAT64
-    /// prefix needs a rule within 64:ff9b:1::/48, whose length says where the translator finds the IPv4 address.
+    /// prefix needs a rule within 64:ff9b:1::/48, whose length says where the translator finds the IPv4 address unless
+    /// `nat64` does.
     pub allow: Vec<Rule>,
+    /// Where translators of the local network find IPv4 addresses. Opens nothing: what is inside is judged as well.
+    pub nat64: Vec<Nat64>,
 }
 
-/// A CIDR or a named range, as the configuration file writes it.
+/// A CIDR or a named range, with or without ports, as the configuration file writes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule(Range);
+pub struct Rule {
+    range: Range,
+    ports: Ports,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Range {
     Net(IpNet),
-    /// Everything whose narrowest safe default is this one.
-    Named(DeniedRule),
+    /// Everything whose narrowest safe default is this one; what has none is `public`.
+    Named(Option<DeniedRule>),
+}
+
+/// From `first` to `last`, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ports {
+    first: u16,
+    last: u16,
+}
+
+impl Ports {
+    const ALL: Self = Self {
+        first: 1,
+        last: u16::MAX,
+    };
+
+    /// Whether `port` is one of them; `None` is a port that no rule names.
+    fn cover(self, port: Option<u16>) -> bool {
+        match port {
+            Some(port) => self.first <= port && port <= self.last,
+            None => self == Self::ALL,
+        }
+    }
+}
+
+impl FromStr for Ports {
+    type Err = ();
+
+    /// Reads `5004` or `10000-20000`.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let port = |text: &str| match text.parse() {
+            Ok(port @ 1_u16..) if text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(port),
+            _ => Err(()),
+        };
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let (first, last) = (port(first)?, port(last)?);
+        if first <= last {
+            Ok(Self { first, last })
+        } else {
+            Err(())
+        }
+    }
 }
 
 /// The names a [`Rule`] can be written as.
-const NAMES: [(&str, DeniedRule); 12] = [
-    ("loopback", DeniedRule::Loopback),
-    ("private", DeniedRule::Private),
-    ("cgnat", DeniedRule::Cgnat),
-    ("link-local", DeniedRule::LinkLocal),
-    ("unique-local", DeniedRule::UniqueLocal),
-    ("multicast", DeniedRule::Multicast),
-    ("documentation", DeniedRule::Documentation),
-    ("benchmarking", DeniedRule::Benchmarking),
-    ("reserved", DeniedRule::Reserved),
-    ("metadata", DeniedRule::Metadata),
-    ("unspecified", DeniedRule::Unspecified),
-    ("broadcast", DeniedRule::Broadcast),
+const NAMES: [(&str, Option<DeniedRule>); 13] = [
+    ("public", None),
+    ("loopback", Some(DeniedRule::Loopback)),
+    ("private", Some(DeniedRule::Private)),
+    ("cgnat", Some(DeniedRule::Cgnat)),
+    ("link-local", Some(DeniedRule::LinkLocal)),
+    ("unique-local", Some(DeniedRule::UniqueLocal)),
+    ("multicast", Some(DeniedRule::Multicast)),
+    ("documentation", Some(DeniedRule::Documentation)),
+    ("benchmarking", Some(DeniedRule::Benchmarking)),
+    ("reserved", Some(DeniedRule::Reserved)),
+    ("metadata", Some(DeniedRule::Metadata)),
+    ("unspecified", Some(DeniedRule::Unspecified)),
+    ("broadcast", Some(DeniedRule::Broadcast)),
 ];
 
 impl Rule {
-    /// Whether `ip` is in the range. A mapped IPv4 address counts as IPv4.
+    /// Whether `ip` is in the range, on whatever ports. A mapped IPv4 address counts as IPv4.
     ///
     /// A name covers what no narrower name does: `link-local` leaves out the metadata addresses within.
     pub fn contains(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
-        match self.0 {
+        match self.range {
             Range::Net(net) => net.contains(&ip),
-            Range::Named(rule) => safe_default(ip) == Some(rule),
+            Range::Named(name) => safe_default(ip) == name,
         }
     }
 
-    /// Whether the range, in `allow`, opens `ip`, whose narrowest safe default is `default`.
-    fn opens(&self, ip: IpAddr, default: Option<DeniedRule>) -> bool {
-        match self.0 {
-            Range::Net(net) => {
-                net.contains(&ip)
-                    && match default {
-                        Some(DeniedRule::Metadata) => net.prefix_len() == net.max_prefix_len(),
-                        Some(DeniedRule::Translated) => {
-                            net.prefix_len() >= NAT64_LOCAL.prefix_len()
+    /// Whether the rule, in `deny`, refuses `port` of `ip`.
+    fn refuses(&self, ip: IpAddr, port: Option<u16>) -> bool {
+        self.ports.cover(port) && self.contains(ip)
+    }
+
+    /// Whether the rule, in `allow`, opens `port` of `ip`, whose narrowest safe default is `default`.
+    fn opens(&self, ip: IpAddr, port: Option<u16>, default: Option<DeniedRule>) -> bool {
+        self.ports.cover(port)
+            && match self.range {
+                Range::Net(net) => {
+                    net.contains(&ip)
+                        && match default {
+                            Some(DeniedRule::Metadata) => net.prefix_len() == net.max_prefix_len(),
+                            Some(DeniedRule::Translated) => {
+                                net.prefix_len() >= NAT64_LOCAL.prefix_len()
+                            }
+                            _ => true,
                         }
-                        _ => true,
-                    }
+                }
+                Range::Named(name) => default == name,
             }
-            Range::Named(rule) => default == Some(rule),
-        }
     }
 }
 
 impl From<IpNet> for Rule {
-    /// The range of `net`, bits after its prefix ignored; a range of mapped IPv4 addresses is that of IPv4.
+    /// Every port of `net`, bits after its prefix ignored; a range of mapped IPv4 addresses is that of IPv4.
     fn from(net: IpNet) -> Self {
         let net = net.trunc();
-        Self(Range::Net(match net {
-            IpNet::V6(v6) if MAPPED.contains(&v6) => {
-                Ipv4Net::new(low_ipv4(v6.addr()), v6.prefix_len() - MAPPED.prefix_len())
-                    .map_or(net, IpNet::V4)
-            }
-            _ => net,
-        }))
+        Self {
+            range: Range::Net(match net {
+                IpNet::V6(v6) if MAPPED.contains(&v6) => {
+                    Ipv4Net::new(low_ipv4(v6.addr()), v6.prefix_len() - MAPPED.prefix_len())
+                        .map_or(net, IpNet::V4)
+                }
+                _ => net,
+            }),
+            ports: Ports::ALL,
+        }
     }
 }
 
 impl FromStr for Rule {
     type Err = String;
 
-    /// Reads a CIDR, a single address or a name.
+    /// Reads a CIDR, a single address or a name; `:port` or `:first-last` may follow, with IPv6 in brackets before it.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if let Ok(ip) = text.parse::<IpAddr>() {
-            return Ok(IpNet::from(ip).into());
-        }
-        if let Ok(net) = text.parse::<IpNet>() {
-            // Either the prefix or the address is a mistake, and the two differ in how much they open.
-            if net.addr() != net.network() {
+        let (range, ports) = match text
+            .strip_prefix('[')
+            .and_then(|rest| rest.split_once("]:"))
+        {
+            Some((inside, ports)) if inside.contains(':') => (inside, Some(ports)),
+            // An IPv6 address without brackets has two colons or more.
+            _ => match text.split_once(':') {
+                Some((range, ports)) if !ports.contains(':') => (range, Some(ports)),
+                _ => (text, None),
+            },
+        };
+        let rule = whole_range(range, text)?;
+        let ports = match ports.map(str::parse) {
+            None => Ports::ALL,
+            Some(Ok(ports)) => ports,
+            Some(Err(())) => {
                 return Err(format!(
-                    "\"{net}\" has bits set after its prefix: write \"{}\" for the range or \"{}\" for the one address",
-                    net.trunc(),
-                    net.addr(),
+                    "\"{}\" does not end in ports: write one such as \"10.1.2.3:5004\", or the first and the last, 1 to 65535, such as \"10.1.2.0/24:10000-20000\" or \"[2001:db8::/32]:10000-20000\"",
+                    text.escape_debug(),
                 ));
             }
-            return Ok(net.into());
-        }
-        let name = text.to_ascii_lowercase().replace('_', "-");
-        if let Some(&(_, rule)) = NAMES.iter().find(|(known, _)| *known == name) {
-            return Ok(Self(Range::Named(rule)));
-        }
-        let names = NAMES.map(|(name, _)| format!("\"{name}\"")).join(", ");
-        Err(format!(
-            "\"{}\" is not a range of addresses: write a CIDR such as \"10.0.0.0/8\" or \"2001:db8::/32\", an address, or one of {names}",
-            text.escape_debug(),
-        ))
+        };
+        Ok(Self { ports, ..rule })
     }
+}
+
+/// Every port of the range that `range` names; errors show the whole `text`.
+fn whole_range(range: &str, text: &str) -> Result<Rule, String> {
+    if let Ok(ip) = range.parse::<IpAddr>() {
+        return Ok(IpNet::from(ip).into());
+    }
+    if let Ok(net) = range.parse::<IpNet>() {
+        // Either the prefix or the address is a mistake, and the two differ in how much they open.
+        if net.addr() != net.network() {
+            return Err(format!(
+                "\"{net}\" has bits set after its prefix: write \"{}\" for the range or \"{}\" for the one address",
+                net.trunc(),
+                net.addr(),
+            ));
+        }
+        return Ok(net.into());
+    }
+    let name = range.to_ascii_lowercase().replace('_', "-");
+    if let Some(&(_, name)) = NAMES.iter().find(|(known, _)| *known == name) {
+        return Ok(Rule {
+            range: Range::Named(name),
+            ports: Ports::ALL,
+        });
+    }
+    let names = NAMES.map(|(name, _)| format!("\"{name}\"")).join(", ");
+    Err(format!(
+        "\"{}\" is not a range of addresses: write a CIDR such as \"10.0.0.0/8\" or \"2001:db8::/32\", an address, or one of {names}",
+        text.escape_debug(),
+    ))
 }
 
 impl fmt::Display for Rule {
     /// In the form that `from_str` reads.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
+        let with_ports = self.ports != Ports::ALL;
+        let brackets = with_ports && matches!(self.range, Range::Net(IpNet::V6(_)));
+        f.write_str(if brackets { "[" } else { "" })?;
+        match self.range {
             Range::Net(net) if net.prefix_len() == net.max_prefix_len() => {
                 fmt::Display::fmt(&net.addr(), f)
             }
             Range::Net(net) => fmt::Display::fmt(&net, f),
-            Range::Named(named) => match NAMES.iter().find(|(_, rule)| *rule == named) {
+            Range::Named(named) => match NAMES.iter().find(|(_, name)| *name == named) {
                 Some((name, _)) => f.write_str(name),
-                None => f.write_str(named.label()),
+                None => f.write_str(named.map_or("public", DeniedRule::label)),
             },
+        }?;
+        f.write_str(if brackets { "]" } else { "" })?;
+        match self.ports {
+            _ if !with_ports => Ok(()),
+            Ports { first, last } if first == last => write!(f, ":{first}"),
+            Ports { first, last } => write!(f, ":{first}-{last}"),
         }
+    }
+}
+
+/// A prefix behind which a translator finds IPv4 addresses (RFC 6052 §2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nat64(Ipv6Net);
+
+impl Nat64 {
+    /// The IPv4 address that `ip` carries, if it is behind this prefix.
+    pub fn extract(&self, ip: Ipv6Addr) -> Option<Ipv4Addr> {
+        (self.0.contains(&ip)).then(|| rfc6052(ip, self.0.prefix_len()))
+    }
+}
+
+impl FromStr for Nat64 {
+    type Err = String;
+
+    /// Reads an IPv6 CIDR of one of the lengths that RFC 6052 knows.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.parse::<Ipv6Net>() {
+            Ok(net)
+                if matches!(net.prefix_len(), 32 | 40 | 48 | 56 | 64 | 96)
+                    && net.addr() == net.network() =>
+            {
+                Ok(Self(net))
+            }
+            _ => Err(format!(
+                "\"{}\" is not a prefix of a translator: write one such as \"2001:db8:64::/96\", of 32, 40, 48, 56, 64 or 96 bits, no bit set after them",
+                text.escape_debug(),
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Nat64 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
     }
 }
 
@@ -318,7 +455,10 @@ impl PermittedPeer {
 pub struct PeerPolicy {
     deny: Box<[Rule]>,
     allow: Box<[Rule]>,
+    nat64: Box<[Nat64]>,
     own: OwnAddresses,
+    /// Some rule has ports.
+    by_port: bool,
 }
 
 /// The roads to a permitted peer; at least one is open.
@@ -337,7 +477,10 @@ impl PeerPolicy {
         Self {
             deny: settings.deny.as_slice().into(),
             allow: settings.allow.as_slice().into(),
+            nat64: settings.nat64.as_slice().into(),
             own,
+            by_port: (settings.deny.iter().chain(&settings.allow))
+                .any(|rule| rule.ports != Ports::ALL),
         }
     }
 
@@ -349,10 +492,24 @@ impl PeerPolicy {
     /// The rule that refuses it.
     pub fn permit_ip(&self, ip: IpAddr) -> Result<PermittedIp, Denied> {
         let ip = ip.to_canonical();
-        match self.roads(ip, None) {
-            Ok(_) => Ok(PermittedIp { ip }),
-            Err(rule) => Err(Denied { rule }),
+        let ordinary = self.roads(ip, None);
+        let decide = self.port_rules(ip);
+        if decide.is_empty() {
+            return match ordinary {
+                Ok(_) => Ok(PermittedIp { ip }),
+                Err(rule) => Err(Denied { rule }),
+            };
         }
+        let mut refusal = ordinary.err();
+        for port in self.turning_points(&decide) {
+            match self.roads(ip, Some(port)) {
+                Ok(_) => return Ok(PermittedIp { ip }),
+                Err(rule) => refusal = refusal.or(Some(rule)),
+            }
+        }
+        Err(Denied {
+            rule: refusal.unwrap_or(DeniedRule::Configured),
+        })
     }
 
     /// May data be sent to `peer`?
@@ -376,10 +533,54 @@ impl PeerPolicy {
         }
     }
 
-    /// Which roads lead to the canonical `ip`, on some port if `port` is `None`.
+    /// May data from `peer` be passed on, given that its IP has a permission?
+    ///
+    /// Where rules have ports they hold in both directions; where none has, there is nothing to look up.
+    ///
+    /// # Errors
+    /// The rule that refuses it.
+    pub fn admit(&self, peer: SocketAddr) -> Result<(), Denied> {
+        if self.by_port {
+            self.permit(peer).map(drop)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The ports of the rules with ports that speak of the canonical `ip` or of what it carries.
+    fn port_rules(&self, ip: IpAddr) -> Vec<Ports> {
+        if !self.by_port {
+            return Vec::new();
+        }
+        let carried = self.embedded(ip).map(IpAddr::from);
+        let judged: Vec<IpAddr> = std::iter::once(ip).chain(carried).collect();
+        let with_ports = |rule: &&Rule| rule.ports != Ports::ALL;
+        (self.allow.iter().chain(&self.deny))
+            .filter(with_ports)
+            .filter(|rule| judged.iter().any(|ip| rule.contains(*ip)))
+            .map(|rule| rule.ports)
+            .collect()
+    }
+
+    /// Ports of which one has the verdict of each other port, where rules with the ports `decide` are all that speak of
+    /// an IP: where a range begins, and right after it ends.
+    fn turning_points(&self, decide: &[Ports]) -> impl Iterator<Item = u16> {
+        let services = self.own.service_ports.iter().map(|&port| (port, port));
+        let relays = (*self.own.relay_ports.start(), *self.own.relay_ports.end());
+        let rules = decide.iter().map(|ports| (ports.first, ports.last));
+        std::iter::once((1, u16::MAX))
+            .chain(rules)
+            .chain(services)
+            .chain([relays])
+            .flat_map(|(first, last)| [Some(first), last.checked_add(1)])
+            .flatten()
+            .filter(|&port| port != 0)
+    }
+
+    /// Which roads lead to `port` of the canonical `ip`; `None` is a port that no rule and no service has.
     fn roads(&self, ip: IpAddr, port: Option<u16>) -> Result<Roads, DeniedRule> {
         let default = safe_default(ip);
-        let allowed = self.allow.iter().any(|rule| rule.opens(ip, default));
+        let allowed = (self.allow.iter()).any(|rule| rule.opens(ip, port, default));
         // The kernel delivers to any of these what is sent to it, listed among the host's addresses or not.
         let local = matches!(
             default,
@@ -401,7 +602,7 @@ impl PeerPolicy {
                 _ => Err(DeniedRule::OwnAddress),
             };
         }
-        if !allowed && self.deny.iter().any(|rule| rule.contains(ip)) {
+        if !allowed && self.deny.iter().any(|rule| rule.refuses(ip, port)) {
             return Err(DeniedRule::Configured);
         }
         // What an address carries says more about why it is refused than that its block is reserved.
@@ -421,168 +622,34 @@ impl PeerPolicy {
 
     /// Checks the IPv4 addresses inside an IPv6 address. They are reached through the kernel or not at all.
     fn check_embedded(&self, ip: IpAddr, port: Option<u16>) -> Result<(), DeniedRule> {
-        let IpAddr::V6(ip) = ip else {
-            return Ok(());
-        };
-        let local = self.allow.iter().filter_map(|rule| match rule.0 {
-            Range::Net(IpNet::V6(net)) if NAT64_LOCAL.contains(&net) && net.contains(&ip) => {
-                Some(rfc6052(ip, net.prefix_len()))
-            }
-            _ => None,
-        });
-        for inner in embedded(ip).into_iter().flatten().chain(local) {
+        for inner in self.embedded(ip) {
             if !self.roads(inner.into(), port)?.kernel {
                 return Err(DeniedRule::OwnAddress);
             }
         }
         Ok(())
     }
-}
 
-/// The narrowest range of the safe defaults that holds the canonical `ip`.
-fn safe_default(ip: IpAddr) -> Option<DeniedRule> {
-    if METADATA.contains(&ip) {
-        return Some(DeniedRule::Metadata);
-    }
-    match ip {
-        IpAddr::V4(ip) => IPV4
-            .iter()
-            .find(|(net, _)| net.contains(&ip))
-            .map(|&(_, rule)| rule),
-        IpAddr::V6(ip) => IPV6
-            .iter()
-            .find(|(net, _)| net.contains(&ip))
-            .map(|&(_, rule)| rule)
-            .or_else(|| {
-                let unicast = GLOBAL_UNICAST.contains(&ip) || NAT64.contains(&ip);
-                (!unicast).then_some(DeniedRule::Reserved)
-            }),
-    }
-}
-
-/// The IPv4 addresses that `ip` carries in the forms that translators and tunnels of the Internet understand.
-///
-/// Mapped addresses are not among them: they are canonicalized before.
-fn embedded(ip: Ipv6Addr) -> [Option<Ipv4Addr>; 3] {
-    let [_, a, b, c, d, e, f, g] = ip.segments();
-    let first = if TEREDO.contains(&ip) {
-        // The server, RFC 4380 §4.
-        Some(ipv4(b, c))
-    } else if SIX_TO_FOUR.contains(&ip) {
-        Some(ipv4(a, b))
-    } else if NAT64.contains(&ip)
-        || SIIT.contains(&ip)
-        || (COMPATIBLE.contains(&ip) && !ip.is_unspecified() && !ip.is_loopback())
-    {
-        Some(low_ipv4(ip))
-    } else {
-        None
-    };
-    // The client behind its NAT, with its bits inverted, RFC 4380 §4.
-    let teredo_client = TEREDO.contains(&ip).then(|| ipv4(!f, !g));
-    // An interface identifier under any prefix, RFC 5214 §6.1.
-    let isatap = (matches!(d, 0 | 0x200) && e == 0x5efe).then(|| low_ipv4(ip));
-    [first, teredo_client, isatap]
-}
-
-/// The IPv4 address in `ip` behind a NAT64 prefix of 48 bits or more (RFC 6052 §2.2).
-///
-/// A length between those of the RFC counts as the next shorter one.
-const fn rfc6052(ip: Ipv6Addr, prefix_len: u8) -> Ipv4Addr {
-    let [_, _, _, _, _, _, g, h, _, j, k, l, m, n, o, p] = ip.octets();
-    match prefix_len {
-        ..56 => Ipv4Addr::new(g, h, j, k),
-        56..64 => Ipv4Addr::new(h, j, k, l),
-        64..96 => Ipv4Addr::new(j, k, l, m),
-        96.. => Ipv4Addr::new(m, n, o, p),
+    /// The IPv4 addresses inside an IPv6 address.
+    fn embedded(&self, ip: IpAddr) -> impl Iterator<Item = Ipv4Addr> {
+        let ip = match ip {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(ip) => Some(ip),
+        };
+        ip.into_iter().flat_map(|ip| {
+            let named = self.nat64.iter().any(|prefix| prefix.0.contains(&ip));
+            let configured = (self.nat64.iter()).filter_map(move |prefix| prefix.extract(ip));
+            let local = self.allow.iter().filter_map(move |rule| match rule.range {
+                Range::Net(IpNet::V6(net))
+                    if !named && NAT64_LOCAL.contains(&net) && net.contains(&ip) =>
+                {
+                    Some(rfc6052(ip, net.prefix_len()))
+                }
+                _ => None,
+            });
+            (embedded(ip).into_iter().flatten())
+                .chain(configured)
+                .chain(local)
+        })
     }
 }
-
-const fn ipv4(high: u16, low: u16) -> Ipv4Addr {
-    Ipv4Addr::from_bits(((high as u32) << 16) | low as u32)
-}
-
-const fn low_ipv4(ip: Ipv6Addr) -> Ipv4Addr {
-    Ipv4Addr::from_bits(ip.to_bits() as u32)
-}
-
-const fn v4(a: u8, b: u8, c: u8, d: u8, prefix_len: u8) -> Ipv4Net {
-    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix_len)
-}
-
-/// The network whose first four groups are given and whose others are zero.
-const fn v6(groups: [u16; 4], prefix_len: u8) -> Ipv6Net {
-    let [a, b, c, d] = groups;
-    Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0), prefix_len)
-}
-
-const MAPPED: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96);
-/// RFC 4291 §2.5.5.1.
-const COMPATIBLE: Ipv6Net = v6([0; 4], 96);
-/// RFC 2765 §2.1, "IPv4-translated".
-const SIIT: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0xffff, 0, 0, 0), 96);
-/// RFC 6052 §2.1.
-const NAT64: Ipv6Net = v6([0x64, 0xff9b, 0, 0], 96);
-/// RFC 8215.
-const NAT64_LOCAL: Ipv6Net = v6([0x64, 0xff9b, 1, 0], 48);
-/// RFC 3056.
-const SIX_TO_FOUR: Ipv6Net = v6([0x2002, 0, 0, 0], 16);
-/// RFC 4380.
-const TEREDO: Ipv6Net = v6([0x2001, 0, 0, 0], 32);
-/// All that IANA allocates from.
-const GLOBAL_UNICAST: Ipv6Net = v6([0x2000, 0, 0, 0], 3);
-
-/// AWS and everyone who copied it, ECS, EKS, Scaleway, Alibaba, Azure, Oracle; over IPv6 AWS, EKS, Scaleway, Google.
-const METADATA: [IpAddr; 11] = [
-    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
-    IpAddr::V4(Ipv4Addr::new(169, 254, 170, 2)),
-    IpAddr::V4(Ipv4Addr::new(169, 254, 170, 23)),
-    IpAddr::V4(Ipv4Addr::new(169, 254, 42, 42)),
-    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
-    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
-    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42)),
-    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
-];
-
-/// Of ranges that overlap, the narrower comes first.
-const IPV4: [(Ipv4Net, DeniedRule); 16] = [
-    (v4(0, 0, 0, 0, 8), DeniedRule::Unspecified),
-    (v4(127, 0, 0, 0, 8), DeniedRule::Loopback),
-    (v4(169, 254, 0, 0, 16), DeniedRule::LinkLocal),
-    (v4(10, 0, 0, 0, 8), DeniedRule::Private),
-    (v4(172, 16, 0, 0, 12), DeniedRule::Private),
-    (v4(192, 168, 0, 0, 16), DeniedRule::Private),
-    (v4(100, 64, 0, 0, 10), DeniedRule::Cgnat),
-    (v4(192, 0, 0, 0, 24), DeniedRule::Reserved),
-    (v4(192, 0, 2, 0, 24), DeniedRule::Documentation),
-    (v4(198, 51, 100, 0, 24), DeniedRule::Documentation),
-    (v4(203, 0, 113, 0, 24), DeniedRule::Documentation),
-    (v4(192, 88, 99, 0, 24), DeniedRule::Reserved),
-    (v4(198, 18, 0, 0, 15), DeniedRule::Benchmarking),
-    (v4(224, 0, 0, 0, 4), DeniedRule::Multicast),
-    (v4(255, 255, 255, 255, 32), DeniedRule::Broadcast),
-    (v4(240, 0, 0, 0, 4), DeniedRule::Reserved),
-];
-
-/// As above. What is not here and not in [`GLOBAL_UNICAST`] is reserved too, as 100::/64, 5f00::/16 and fec0::/10 are.
-const IPV6: [(Ipv6Net, DeniedRule); 10] = [
-    (
-        Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128),
-        DeniedRule::Unspecified,
-    ),
-    (
-        Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128),
-        DeniedRule::Loopback,
-    ),
-    (NAT64_LOCAL, DeniedRule::Translated),
-    (v6([0xfe80, 0, 0, 0], 10), DeniedRule::LinkLocal),
-    (v6([0xfc00, 0, 0, 0], 7), DeniedRule::UniqueLocal),
-    (v6([0xff00, 0, 0, 0], 8), DeniedRule::Multicast),
-    (v6([0x2001, 0xdb8, 0, 0], 32), DeniedRule::Documentation),
-    (v6([0x3fff, 0, 0, 0], 20), DeniedRule::Documentation),
-    (v6([0x2001, 2, 0, 0], 48), DeniedRule::Benchmarking),
-    (v6([0x2001, 0, 0, 0], 23), DeniedRule::Reserved),
-];

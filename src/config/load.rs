@@ -432,7 +432,7 @@ fn no_bandwidth(node: &Node) -> Converted<()> {
 }
 
 fn read_peers(r: &mut Reader<'_>) -> Option<peers::Settings> {
-    const RULES: &str = r#"a list of CIDRs such as "198.51.100.0/24" or names such as "private""#;
+    const RULES: &str = r#"a list of CIDRs such as "198.51.100.0/24" or names such as "private", with ports if need be: "10.1.2.0/24:10000-20000""#;
     let rule = |text: &str| text.parse::<peers::Rule>();
     let deny = r.key(
         "peers.deny",
@@ -446,9 +446,16 @@ fn read_peers(r: &mut Reader<'_>) -> Option<peers::Settings> {
         RULES,
         values::list(values::parsed(rule)),
     );
+    let nat64 = r.key(
+        "peers.nat64",
+        "[]",
+        r#"a list of IPv6 prefixes such as "2001:db8:64::/96""#,
+        values::list(values::parsed(|text: &str| text.parse::<peers::Nat64>())),
+    );
     Some(peers::Settings {
         deny: deny?,
         allow: allow?,
+        nat64: nat64?,
     })
 }
 

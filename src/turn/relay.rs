@@ -45,17 +45,18 @@ impl Server {
         if !allocation.same_family(send.peer) {
             return Forward::Drop(DropReason::Family);
         }
-        if (allocation.permitted_until(send.peer.ip(), now.mono)).is_none() {
-            return Forward::Drop(DropReason::NoPermission);
-        }
         let id = allocation.id;
+        let permission = allocation.permitted_until(send.peer.ip(), now.mono);
         let peer = match self.access.peers.permit(send.peer) {
             Ok(peer) => peer,
             Err(denied) => {
-                self.stats.peer_denied[denied.rule as usize] += 1;
+                self.count_denied(id, send.peer, denied);
                 return Forward::Drop(DropReason::PeerDenied);
             }
         };
+        if permission.is_none() {
+            return Forward::Drop(DropReason::NoPermission);
+        }
         self.count_from_client(now, id, send.data.len());
         Forward::ToPeer {
             allocation: id,
@@ -88,6 +89,11 @@ impl Server {
                     && (allocation.permitted_until(from.peer.ip(), now.mono)).is_some();
                 if !permitted {
                     return Forward::Drop(DropReason::NoPermission);
+                }
+                // A channel was bound to a port that policy had judged; here a permission speaks for the IP alone.
+                if let Err(denied) = self.access.peers.admit(from.peer) {
+                    self.stats.peer_denied[denied.rule as usize] += 1;
+                    return Forward::Drop(DropReason::PeerDenied);
                 }
                 self.indications = self.indications.wrapping_add(1);
                 let mut transaction = [0; 12];

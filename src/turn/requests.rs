@@ -304,8 +304,16 @@ impl Server {
         Ok((id, allocation))
     }
 
-    /// Counts a peer that policy refuses, and logs the first of each allocation with the rule.
+    /// Counts a peer that policy refuses.
     fn denied(&mut self, id: AllocationId, peer: SocketAddr, denied: Denied) -> Reject {
+        self.count_denied(id, peer, denied);
+        Reject::PeerDenied(denied.rule)
+    }
+
+    /// Counts a peer that policy refuses, and logs the first of each allocation with the rule: one line finds the rule,
+    /// and a flood of refused peers is no flood of lines.
+    #[cold]
+    pub(super) fn count_denied(&mut self, id: AllocationId, peer: SocketAddr, denied: Denied) {
         self.stats.peer_denied[denied.rule as usize] += 1;
         if let Some(allocation) = self.allocations.get_mut(id) {
             let first = !std::mem::replace(&mut allocation.denial_logged, true);
@@ -315,11 +323,10 @@ impl Server {
                     client = %crate::base::Pii(allocation.five_tuple.client()),
                     peer = %crate::base::Pii(peer),
                     rule = denied.rule.label(),
-                    "peer refused by policy (403); peers.allow makes exceptions"
+                    "peer refused by policy; peers.allow makes exceptions"
                 );
             }
         }
-        Reject::PeerDenied(denied.rule)
     }
 
     /// LIFETIME that is granted, in seconds: at least the default, at most the maximum (RFC 8656 §7.2).

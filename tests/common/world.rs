@@ -77,13 +77,23 @@ impl World {
     }
 
     pub fn with(settings: Settings, access: &access::Settings, seed: Seed) -> Self {
+        Self::owning(settings, access, seed, own_addresses())
+    }
+
+    /// With addresses of its own that are not those of the other tests.
+    pub fn owning(
+        settings: Settings,
+        access: &access::Settings,
+        seed: Seed,
+        own: OwnAddresses,
+    ) -> Self {
         #[expect(
             clippy::disallowed_methods,
             reason = "a base for virtual time; it never moves by itself"
         )]
         let mono = Instant::now();
         let now = Now { mono, unix: EPOCH };
-        let access = Arc::new(Access::new(access, own_addresses()));
+        let access = Arc::new(Access::new(access, own));
         Self {
             server: Server::new(now, settings, seed, Arc::clone(&access)),
             start: now,

@@ -2,4 +2,5 @@
 
 mod credentials;
 mod peers;
+mod ports;
 mod quota;

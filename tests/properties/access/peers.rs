@@ -18,6 +18,7 @@ fn policy(deny: &[&str], allow: &[&str]) -> PeerPolicy {
         &Settings {
             deny: rules(deny),
             allow: rules(allow),
+            nat64: Vec::new(),
         },
         OwnAddresses {
             relays: vec![ip(RELAY), ip(RELAY6)],
@@ -377,6 +378,7 @@ fn every_named_range_opens_its_own() {
         "reserved",
         "unspecified",
         "broadcast",
+        "public",
     ] {
         let policy = policy(&[], &[name]);
         for &(first, _, rule) in DENIED {
@@ -485,6 +487,7 @@ fn rules_are_read_and_written() {
         ("link-local", "link-local"),
         ("link_local", "link-local"),
         ("Private", "private"),
+        ("public", "public"),
     ] {
         let rule: Rule = text.parse().unwrap();
         assert_eq!(rule.to_string(), written);
@@ -500,7 +503,6 @@ fn rules_are_read_and_written() {
         "10.0.0/8",
         "10.0.0.1-10.0.0.9",
         "[::1]",
-        "10.0.0.1:80",
         "fe80::1%eth0",
         "translated",
         "own-address",

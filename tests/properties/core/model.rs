@@ -583,11 +583,11 @@ impl Model {
         if family_of(address) != allocation.family {
             return Verdict::Family;
         }
-        if !permitted(&allocation.permissions, address.ip(), now) {
-            return Verdict::NoPermission;
-        }
         if !PEERS[index].2 {
             return Verdict::PeerDenied;
+        }
+        if !permitted(&allocation.permissions, address.ip(), now) {
+            return Verdict::NoPermission;
         }
         count(&mut allocation.traffic[0], bytes);
         Verdict::ToPeer(allocation.number, address)

@@ -1,0 +1,17 @@
+//! What an attacker would try, one test for each attempt: the real server on loopback, and the core in virtual time.
+//!
+//! `SECURITY.md` lists them with what they prove.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+#[path = "../loopback/client.rs"]
+#[allow(dead_code, reason = "made for many tests")]
+mod client;
+#[path = "../loopback/server.rs"]
+#[allow(dead_code, reason = "made for many tests")]
+mod server;
+
+mod peers;
+mod strangers;
+mod surfaces;

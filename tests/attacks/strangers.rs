@@ -1,0 +1,1 @@
+//! Clients without credentials, many of them, some of them lying about who they are.

@@ -1,0 +1,1 @@
+//! Connections and requests made to hang, to grow or to confuse.
