@@ -376,6 +376,12 @@ impl PeerPolicy {
         }
     }
 
+    /// Whether `address` is a port of our own services: what comes from there was forged.
+    pub fn is_own_service(&self, address: SocketAddr) -> bool {
+        self.own.service_ports.contains(&address.port())
+            && self.own.host.contains(&address.ip().to_canonical())
+    }
+
     /// Which roads lead to the canonical `ip`, on some port if `port` is `None`.
     fn roads(&self, ip: IpAddr, port: Option<u16>) -> Result<Roads, DeniedRule> {
         let default = safe_default(ip);
