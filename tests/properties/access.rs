@@ -3,3 +3,4 @@
 mod credentials;
 mod peers;
 mod quota;
+mod rate;
