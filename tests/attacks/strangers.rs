@@ -496,14 +496,16 @@ impl Apart {
 /// From as many addresses as loopback has, every datagram from another one: none leaves anything in the server, and a
 /// stream that is relayed meanwhile loses nothing.
 #[test]
-fn a_million_strangers_leave_nothing_behind() {
-    // Without optimization it takes ten times as long, and proves the same.
+fn strangers_from_everywhere_leave_nothing_behind() {
+    // A million takes too long without optimization, and proves no more.
     const STRANGERS: u32 = if cfg!(debug_assertions) {
         200_000
     } else {
         1_000_000
     };
     const BATCH: u32 = 64;
+    /// Batches that the listener's queue holds whatever the host grants.
+    const WINDOW: u32 = 2;
     let at = SocketAddr::from((quiet_address(), 20_021));
     let server = Apart::start(at);
     let echo = peer(loopback(Family::V4));
@@ -544,15 +546,17 @@ fn a_million_strangers_leave_nothing_behind() {
         .collect();
     let (mut sent, mut paced, mut resident) = (0, 0u32, 0);
     while sent < STRANGERS {
-        for item in &mut items {
-            // Odd multipliers visit every address of 127.0.0.0/8 once.
-            let host = sent.wrapping_mul(2_654_435_761) & 0x00FF_FFFF;
-            item.from = Some(Ipv4Addr::from_bits(127 << 24 | host.max(1)).into());
-            sent += 1;
+        for _ in 0..WINDOW {
+            for item in &mut items {
+                // Odd multipliers visit every address of 127.0.0.0/8 once.
+                let host = sent.wrapping_mul(2_654_435_761) & 0x00FF_FFFF;
+                item.from = Some(Ipv4Addr::from_bits(127 << 24 | host.max(1)).into());
+                sent += 1;
+            }
+            let report = batch.send(&socket, &items);
+            // An address of all ones is a broadcast address, and the kernel refuses to send from it.
+            assert!(report.sent + 1 >= BATCH, "{report:?}");
         }
-        let report = batch.send(&socket, &items);
-        // An address of all ones is a broadcast address, and the kernel refuses to send from it.
-        assert!(report.sent + 1 >= BATCH, "{report:?}");
         let data = paced.to_be_bytes();
         client.send_channel(0x4000, &data);
         assert_eq!(receive(&echo), (data.to_vec(), relayed), "{paced}");
