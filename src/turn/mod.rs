@@ -174,7 +174,8 @@ pub struct Settings {
     pub permissions_per_allocation: usize,
     /// Live channel bindings one allocation may hold.
     pub channels_per_allocation: usize,
-    /// Answers per second to requests without credentials, per address as in [`AddressRate`](crate::access::AddressRate); 0 is no limit.
+    /// Answers per second to requests without credentials from one address over UDP, as
+    /// [`AddressRate`](crate::access::AddressRate) has it; 0 is no limit.
     pub unauthenticated_per_address: u32,
     /// The same for requests with wrong credentials.
     pub auth_failures_per_address: u32,
