@@ -1,13 +1,15 @@
-//! Relaying allocates nothing: the first allocation on the data path of the core fails.
+//! Relaying allocates nothing, and strangers leave nothing: the first allocation on the data path of the core fails.
 #![expect(unsafe_code, reason = "an allocator that counts is unsafe to write")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::hint::black_box;
+use std::net::Ipv4Addr;
 
-use turnix::turn::{AllocationId, Forward, FromPeer, Path};
+use turnix::base::{FiveTuple, ListenerId, Transport};
+use turnix::turn::{AllocationId, DropReason, Forward, FromPeer, Path};
 
-use crate::common::wire::{Request, channel_data, padded_channel_data};
+use crate::common::wire::{Request, Signer, channel_data, padded_channel_data};
 use crate::common::world::{World, addr, secs, tcp, udp};
 
 #[path = "common/mod.rs"]
@@ -17,23 +19,28 @@ struct Counting;
 
 thread_local! {
     static COUNT: Cell<u64> = const { Cell::new(0) };
+    /// Bytes that this thread took and did not give back.
+    static HELD: Cell<isize> = const { Cell::new(0) };
 }
 
 // SAFETY: every call is passed to `System` unchanged; counting neither allocates nor unwinds.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+        hold(layout.size() as isize);
         // SAFETY: the caller keeps to `GlobalAlloc::alloc`, which `System` asks for too.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        hold(-(layout.size() as isize));
         // SAFETY: as above; `pointer` came from `System`.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+        hold(size as isize - layout.size() as isize);
         // SAFETY: as above.
         unsafe { System.realloc(pointer, layout, size) }
     }
@@ -41,6 +48,10 @@ unsafe impl GlobalAlloc for Counting {
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
+
+fn hold(bytes: isize) {
+    let _ = HELD.try_with(|held| held.set(held.get() + bytes));
+}
 
 /// Allocations of this thread while `work` runs.
 fn allocations(work: impl FnOnce()) -> u64 {
@@ -168,4 +179,55 @@ fn dropping_allocates_nothing() {
         assert!(matches!(forward, Forward::Drop(_)));
     });
     assert_eq!(count, 0);
+}
+
+/// Every datagram from another source: what they are told and what they are not leaves nothing in the server.
+#[test]
+fn a_million_strangers_take_no_memory() {
+    const STRANGERS: u32 = 1_000_000;
+    let mut world = World::new();
+    let nobody = Signer::new("nobody", "wrong", "gone");
+    // The first two cost the most work without optimization.
+    let kinds = [
+        Request::allocate().bytes(),
+        Request::refresh(600).sign(&nobody).bytes(),
+    ];
+    let binding = Request::binding().bytes();
+    let (mut held, mut most) = (0, 0);
+    for at in 0..STRANGERS {
+        let ip = Ipv4Addr::from_bits(at.wrapping_mul(2_654_435_761));
+        let from = FiveTuple::new(Transport::Udp, (ip, 4000).into(), ListenerId(0));
+        let bytes = match at % 64 {
+            0 => &kinds[0],
+            1 => &kinds[1],
+            _ => &binding,
+        };
+        world.server.handle_input(world.now, from, bytes);
+        while world.server.poll_output().is_some() {}
+        match at {
+            // The queue of outputs and the like are there from now on.
+            1000 => (held, most) = (HELD.get(), HELD.get()),
+            _ => most = most.max(HELD.get()),
+        }
+    }
+    assert_eq!(most, held);
+    assert!(world.server.is_empty() && world.server.poll_timeout().is_none());
+}
+
+#[test]
+fn what_is_over_the_limit_allocates_nothing() {
+    let mut world = World::new();
+    let stranger = udp("192.0.2.66:6666");
+    let inputs = [Request::binding().bytes(), Request::allocate().bytes()];
+    for _ in 0..1000 {
+        world.input(stranger, &inputs[0]);
+    }
+    let server = &mut world.server;
+    for bytes in &inputs {
+        let count = allocations(|| {
+            let forward = server.handle_input(world.now, stranger, bytes);
+            assert_eq!(forward, Forward::Drop(DropReason::RateLimited));
+        });
+        assert_eq!(count, 0);
+    }
 }

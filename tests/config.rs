@@ -190,6 +190,8 @@ allocations_per_address = 5
 allocation_lifetime = "30m"
 permissions_per_allocation = 8
 channels_per_allocation = 4
+unauthenticated_per_address = 7
+auth_failures_per_address = 0
 [protocol]
 channels = "rfc5766"
 [http]
@@ -246,6 +248,8 @@ ip_privacy = "truncate"
     assert_eq!(config.turn.max_lifetime, Duration::from_secs(1800));
     assert_eq!(config.turn.channels, ChannelRange::Rfc5766);
     assert_eq!(config.access.limits.allocations_per_address, 5);
+    assert_eq!(config.turn.unauthenticated_per_address, 7);
+    assert_eq!(config.turn.auth_failures_per_address, 0);
     assert_eq!(config.log.format, LogFormat::Json);
     assert_eq!(config.log.level, LogLevel::Debug);
     assert_eq!(config.log.ip_privacy, PiiMode::Truncate);

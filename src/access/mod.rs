@@ -1,14 +1,16 @@
-//! "May this client do this, and with which key?": credentials, peer policy, quotas. Pure; replaced whole on reload.
+//! "May this client do this, and with which key?": credentials, peer policy, quotas, rates. Pure; replaced whole on reload.
 
 pub mod credentials;
 pub mod peers;
 pub mod quota;
 mod ranges;
+pub mod rate;
 pub mod rest;
 
 pub use credentials::{AuthFailure, Credentials, Identity, Key, Verified};
 pub use peers::{Denied, DeniedRule, OwnAddresses, PeerPolicy, PermittedIp, PermittedPeer};
 pub use quota::{Limits, Quota, QuotaExceeded};
+pub use rate::AddressRate;
 
 use crate::base::Secret;
 

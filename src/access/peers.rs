@@ -577,6 +577,12 @@ impl PeerPolicy {
             .filter(|&port| port != 0)
     }
 
+    /// Whether `address` is a port of our own services: what comes from there was forged.
+    pub fn is_own_service(&self, address: SocketAddr) -> bool {
+        self.own.service_ports.contains(&address.port())
+            && self.own.host.contains(&address.ip().to_canonical())
+    }
+
     /// Which roads lead to `port` of the canonical `ip`; `None` is a port that no rule and no service has.
     fn roads(&self, ip: IpAddr, port: Option<u16>) -> Result<Roads, DeniedRule> {
         let default = safe_default(ip);

@@ -145,6 +145,8 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
             channels: channels?,
             permissions_per_allocation: limits.permissions,
             channels_per_allocation: limits.channels,
+            unauthenticated_per_address: limits.unauthenticated,
+            auth_failures_per_address: limits.auth_failures,
         },
         tls: tls?,
         admin: admin?,
@@ -363,10 +365,13 @@ struct LimitKeys {
     max_lifetime: Duration,
     permissions: usize,
     channels: usize,
+    unauthenticated: u32,
+    auth_failures: u32,
 }
 
 fn read_limits(r: &mut Reader<'_>) -> Option<LimitKeys> {
     const COUNT: &str = "a number of allocations, 0 for no limit";
+    const RATE: &str = "a number of answers per second up to 1000000, 0 for no limit";
     let all = values::number(0..=u32::MAX);
     let allocations = r.key("limits.allocations", "0", COUNT, &all);
     let per_user = r.key("limits.allocations_per_user", "0", COUNT, &all);
@@ -405,6 +410,9 @@ fn read_limits(r: &mut Reader<'_>) -> Option<LimitKeys> {
         "a number from 1 to 16383",
         values::number(1..=16_383),
     );
+    let rate = values::number(0..=1_000_000);
+    let unauthenticated = r.key("limits.unauthenticated_per_address", "100", RATE, &rate);
+    let auth_failures = r.key("limits.auth_failures_per_address", "10", RATE, &rate);
     Some(LimitKeys {
         quotas: Limits {
             allocations: allocations?,
@@ -414,6 +422,8 @@ fn read_limits(r: &mut Reader<'_>) -> Option<LimitKeys> {
         max_lifetime: max_lifetime?,
         permissions: permissions? as usize,
         channels: channels? as usize,
+        unauthenticated: unauthenticated?,
+        auth_failures: auth_failures?,
     })
 }
 

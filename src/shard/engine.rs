@@ -598,6 +598,11 @@ impl Shard {
                 let Some(listener) = self.listeners.get(socket) else {
                     return;
                 };
+                // No client can have the port of a relay socket: whoever wrote it there wants us to talk to ourselves.
+                if self.relays.is_bound(five_tuple.client()) {
+                    self.server.count_drop(DropReason::Unanswerable, 1);
+                    return;
+                }
                 let sent = listener
                     .socket
                     .send_to(&message, five_tuple.client(), local);

@@ -125,6 +125,14 @@ impl RelayPool {
         })
     }
 
+    /// Whether a relay socket of any shard is bound to `local`.
+    pub fn is_bound(&self, local: SocketAddr) -> bool {
+        (self.addresses.iter())
+            .filter(|pool| pool.ip.local == local.ip())
+            .filter_map(|pool| pool.owner(local.port()))
+            .any(|owner| owner.load(Ordering::Acquire) != 0)
+    }
+
     /// Makes `place` free for the next one.
     pub fn give_back(&self, place: Place) {
         let Some(pool) = self.addresses.get(usize::from(place.address)) else {

@@ -196,6 +196,11 @@ impl Relays {
         }
     }
 
+    /// Whether a relay socket of any shard is bound to `local`.
+    pub fn is_bound(&self, local: SocketAddr) -> bool {
+        self.pool.is_bound(local)
+    }
+
     /// Datagrams the kernel dropped because a relay socket's buffer was full.
     pub fn drops(&self) -> u64 {
         let live = self.slots.iter().flatten();

@@ -174,6 +174,11 @@ pub struct Settings {
     pub permissions_per_allocation: usize,
     /// Live channel bindings one allocation may hold.
     pub channels_per_allocation: usize,
+    /// Answers per second to requests without credentials from one address over UDP, as
+    /// [`AddressRate`](crate::access::AddressRate) has it; 0 is no limit.
+    pub unauthenticated_per_address: u32,
+    /// The same for requests with wrong credentials.
+    pub auth_failures_per_address: u32,
 }
 
 impl Default for Settings {
@@ -184,6 +189,8 @@ impl Default for Settings {
             channels: ChannelRange::default(),
             permissions_per_allocation: 128,
             channels_per_allocation: 64,
+            unauthenticated_per_address: 100,
+            auth_failures_per_address: 10,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ahash::RandomState;
 
-use crate::access::Access;
+use crate::access::{Access, AddressRate};
 use crate::base::{FiveTuple, Now, RelayedAddress};
 use crate::wire::{self, Class, DecodeError, Key, Kind, Message, Method, Response};
 
@@ -30,6 +30,10 @@ pub struct Server {
     pub(super) stats: Stats,
     /// Counts Data indications: their transaction ids need to differ, not to be secret.
     pub(super) indications: u64,
+    /// Answers to requests without credentials.
+    unauthenticated: AddressRate,
+    /// Answers to requests with wrong ones.
+    auth_failures: AddressRate,
     timers: Timers,
     outputs: VecDeque<Output>,
     started: Instant,
@@ -43,6 +47,8 @@ impl Server {
         let hasher = RandomState::with_seeds(a, b, c, d);
         Self {
             nonces: Nonces::new(&seed.nonce_key, settings.nonce_lifetime),
+            unauthenticated: AddressRate::new(settings.unauthenticated_per_address, hasher.clone()),
+            auth_failures: AddressRate::new(settings.auth_failures_per_address, hasher.clone()),
             settings,
             access,
             seed,
@@ -223,7 +229,7 @@ impl Server {
                 return Forward::Drop(DropReason::Malformed);
             }
         };
-        if from.client().port() == 0 {
+        if from.client().port() == 0 || self.is_own(from) {
             return Forward::Drop(DropReason::Unanswerable);
         }
         match (message.class(), message.method()) {
@@ -233,24 +239,41 @@ impl Server {
             // A Binding indication keeps a NAT open and wants no answer (RFC 8489 §6.3.2).
             (Class::Indication, Method::Binding) => Forward::Consumed,
             (Class::Indication, _) => Forward::Drop(DropReason::Unexpected),
-            (Class::Request, method) => {
-                self.handle_request(now, from, &message, method);
-                Forward::Consumed
-            }
+            (Class::Request, method) => self.handle_request(now, from, &message, method),
         }
     }
 
-    fn handle_request(&mut self, now: Now, from: FiveTuple, message: &Message<'_>, method: Method) {
+    fn handle_request(
+        &mut self,
+        now: Now,
+        from: FiveTuple,
+        message: &Message<'_>,
+        method: Method,
+    ) -> Forward {
+        // Nobody looks at the integrity of a Binding.
+        let unsigned = method == Method::Binding || !message.has_integrity();
+        if unsigned && !self.may_answer(now, from, None) {
+            return Forward::Drop(DropReason::RateLimited);
+        }
         let mut signer = None;
         let result = self.dispatch(now, from, message, method, &mut signer);
+        if let Err(reject) = &result {
+            if let Some(failure) = reject.auth_failure() {
+                self.stats.auth_failures[failure as usize] += 1;
+            }
+            let unverified = !unsigned && signer.is_none();
+            if unverified && !self.may_answer(now, from, Some(*reject)) {
+                return Forward::Drop(DropReason::RateLimited);
+            }
+        }
         let outcome = match &result {
-            Ok(None) => return,
+            Ok(None) => return Forward::Consumed,
             Ok(Some(_)) => Ok(()),
             Err(reject) => Err(reject.code()),
         };
         self.stats.answered(method, from.transport(), outcome);
         let response = match result {
-            Ok(None) => return,
+            Ok(None) => return Forward::Consumed,
             Ok(Some(response)) => response,
             Err(reject) => {
                 if matches!(reject, Reject::Unauthenticated(_) | Reject::StaleNonce) {
@@ -263,9 +286,36 @@ impl Server {
             from,
             response.finish(signer.as_ref(), message.has_fingerprint()),
         );
+        Forward::Consumed
     }
 
-    /// An error response, counted and logged. Challenges are never signed: their reader may have no key yet.
+    /// Whether `from`, whose integrity nothing has proven, may have an answer now: that its request is refused for
+    /// `reject`, if it is.
+    ///
+    /// Connections have proven their address. Loopback cannot be forged from outside: the kernel drops such packets.
+    ///
+    /// Wrong credentials have a bucket of their own, and what is over it was verified all the same. Not to verify it
+    /// would spare the work, and lock out everybody whose address is that of a guesser, or is forged by one. A guess
+    /// that is right is therefore answered at any rate, and only the password's length makes it rare.
+    fn may_answer(&mut self, now: Now, from: FiveTuple, reject: Option<Reject>) -> bool {
+        let client = from.client().ip();
+        if from.transport().is_stream() || client.is_loopback() {
+            return true;
+        }
+        let at = now.mono.saturating_duration_since(self.started);
+        match reject {
+            Some(Reject::Unauthenticated(_)) => self.auth_failures.admit(at, client),
+            // A nonce that is over proves no address, whoever signed the request.
+            _ => self.unauthenticated.admit(at, client),
+        }
+    }
+
+    /// Whether a datagram claims to come from a port that we listen on.
+    fn is_own(&self, from: FiveTuple) -> bool {
+        !from.transport().is_stream() && self.access.peers.is_own_service(from.client())
+    }
+
+    /// An error response, logged. Challenges are never signed: their reader may have no key yet.
     fn reject(
         &mut self,
         now: Now,
@@ -274,9 +324,6 @@ impl Server {
         method: Method,
         reject: Reject,
     ) -> Response {
-        if let Some(failure) = reject.auth_failure() {
-            self.stats.auth_failures[failure as usize] += 1;
-        }
         tracing::debug!(
             client = %crate::base::Pii(from.client()),
             transport = from.transport().label(),

@@ -84,15 +84,17 @@ pub enum DropReason {
     SendBuffer,
     /// The kernel refused to send, for instance for want of a route.
     SendError,
-    /// The sender's address or port cannot be answered.
+    /// The sender's port is 0, or its address one of our own: nobody asked.
     Unanswerable,
+    /// An address that has proven nothing asks more often than it is answered.
+    RateLimited,
     /// The kernel dropped it because our receive buffer was full.
     ReceiveBuffer,
 }
 
 impl DropReason {
     /// Every reason, in the order of their discriminants.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::NotStun,
         Self::Malformed,
         Self::Unexpected,
@@ -109,6 +111,7 @@ impl DropReason {
         Self::SendBuffer,
         Self::SendError,
         Self::Unanswerable,
+        Self::RateLimited,
         Self::ReceiveBuffer,
     ];
 
@@ -131,6 +134,7 @@ impl DropReason {
             Self::SendBuffer => "send_buffer",
             Self::SendError => "send_error",
             Self::Unanswerable => "unanswerable",
+            Self::RateLimited => "rate_limited",
             Self::ReceiveBuffer => "receive_buffer",
         }
     }

@@ -4,3 +4,4 @@ mod credentials;
 mod peers;
 mod ports;
 mod quota;
+mod rate;

@@ -506,6 +506,10 @@ pub fn advice(step: Step, why: Failure) -> String {
         (Failure::Refused(508), _) => {
             "the server has no relay port left: widen its range (relay.ports), or lower --allocations"
         }
+        (Failure::Timeout, Step::Allocate) => {
+            "the server is overloaded, datagrams are lost on the way, or so many clients of one address are too many for \
+             it (limits.unauthenticated_per_address = 0)"
+        }
         (Failure::Timeout, _) => "the server is overloaded, or datagrams are lost on the way",
         (Failure::Integrity, _) => "the password is wrong, or somebody else answered",
         _ => "see the server's log",
