@@ -16,6 +16,8 @@ use tokio_rustls::server::TlsStream;
 use crate::base::Transport;
 use crate::base::addr::canonical;
 
+use super::admission::Admitted;
+
 /// A TCP socket that can leave its runtime and join another.
 #[derive(Debug)]
 pub(super) enum Rehomable {
@@ -117,7 +119,11 @@ impl AsyncWrite for Rehomable {
 ///
 /// Dropping it closes the connection. Vectored writes reach the kernel, or one TLS record, as they are.
 #[derive(Debug)]
-pub struct ClientIo(Inner);
+pub struct ClientIo {
+    inner: Inner,
+    /// Given back once the connection is closed.
+    place: Option<Admitted>,
+}
 
 #[derive(Debug)]
 enum Inner {
@@ -126,25 +132,36 @@ enum Inner {
     Tls(Box<TlsStream<Rehomable>>),
 }
 
+impl From<Inner> for ClientIo {
+    fn from(inner: Inner) -> Self {
+        Self { inner, place: None }
+    }
+}
+
 impl ClientIo {
     pub(super) fn plain(socket: TcpStream) -> Self {
-        Self(Inner::Plain(Rehomable::Live(socket)))
+        Inner::Plain(Rehomable::Live(socket)).into()
     }
 
     pub(super) fn tls(stream: TlsStream<Rehomable>) -> Self {
-        Self(Inner::Tls(Box::new(stream)))
+        Inner::Tls(Box::new(stream)).into()
+    }
+
+    /// Keeps `place` for as long as the connection is open.
+    pub(super) fn hold(&mut self, place: Admitted) {
+        self.place = Some(place);
     }
 
     /// `Tcp` or `Tls`.
     pub fn transport(&self) -> Transport {
-        match self.0 {
+        match self.inner {
             Inner::Plain(_) => Transport::Tcp,
             Inner::Tls(_) => Transport::Tls,
         }
     }
 
     fn socket(&mut self) -> &mut Rehomable {
-        match &mut self.0 {
+        match &mut self.inner {
             Inner::Plain(socket) => socket,
             Inner::Tls(stream) => stream.get_mut().0,
         }
@@ -156,7 +173,7 @@ impl ClientIo {
     /// # Errors
     /// `WouldBlock` if the socket is full, else the end of the connection.
     pub fn try_write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        let stream = match &mut self.0 {
+        let stream = match &mut self.inner {
             Inner::Plain(socket) => return socket.write_vectored(bufs),
             Inner::Tls(stream) => stream,
         };
@@ -176,7 +193,7 @@ impl ClientIo {
 
     /// Whether TLS holds bytes that the socket did not take yet.
     pub fn is_unflushed(&self) -> bool {
-        match &self.0 {
+        match &self.inner {
             Inner::Plain(_) => false,
             Inner::Tls(stream) => stream.get_ref().1.wants_write(),
         }
@@ -186,7 +203,7 @@ impl ClientIo {
 /// Forwards a poll method to whichever stream `self` holds.
 macro_rules! forward {
     ($self:ident.$method:ident($($argument:expr),*)) => {
-        match &mut $self.get_mut().0 {
+        match &mut $self.get_mut().inner {
             Inner::Plain(socket) => Pin::new(socket).$method($($argument),*),
             Inner::Tls(stream) => Pin::new(stream.as_mut()).$method($($argument),*),
         }
@@ -263,7 +280,7 @@ impl ClientStream {
             client: canonical(socket.peer_addr()?),
             local: canonical(socket.local_addr()?),
             received: Vec::new(),
-            io: ClientIo(Inner::Plain(Rehomable::Parked(socket))),
+            io: Inner::Plain(Rehomable::Parked(socket)).into(),
         })
     }
 
