@@ -21,6 +21,8 @@ use super::admission::Admitted;
 /// A TCP socket that can leave its runtime and join another.
 #[derive(Debug)]
 pub(super) enum Rehomable {
+    /// Watched by a runtime, in a TLS handshake for which the client may send so many more bytes.
+    Shaking(TcpStream, usize),
     /// Watched by a runtime.
     Live(TcpStream),
     /// Watched by none.
@@ -32,10 +34,21 @@ pub(super) enum Rehomable {
 impl Rehomable {
     /// Takes the socket out of its runtime.
     fn park(&mut self) -> io::Result<()> {
-        if let Self::Live(socket) = std::mem::replace(self, Self::Gone) {
-            *self = Self::Parked(socket.into_std()?);
+        match std::mem::replace(self, Self::Gone) {
+            Self::Live(socket) | Self::Shaking(socket, _) => {
+                *self = Self::Parked(socket.into_std()?);
+            }
+            Self::Parked(_) | Self::Gone => {}
         }
         Ok(())
+    }
+
+    /// The handshake is over: reads without bound from now on.
+    pub(super) fn settle(&mut self) {
+        match std::mem::replace(self, Self::Gone) {
+            Self::Shaking(socket, _) => *self = Self::Live(socket),
+            other => *self = other,
+        }
     }
 
     /// Registers the socket with the current runtime.
@@ -49,7 +62,7 @@ impl Rehomable {
 
     fn live(&mut self) -> io::Result<Pin<&mut TcpStream>> {
         match self {
-            Self::Live(socket) => Ok(Pin::new(socket)),
+            Self::Live(socket) | Self::Shaking(socket, _) => Ok(Pin::new(socket)),
             Self::Parked(_) | Self::Gone => Err(io::ErrorKind::NotConnected.into()),
         }
     }
@@ -81,7 +94,17 @@ impl AsyncRead for Rehomable {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.get_mut().live()?.poll_read(cx, buf)
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let read = this.live()?.poll_read(cx, buf);
+        if let Self::Shaking(_, left) = this {
+            let length = buf.filled().len() - before;
+            if length > *left {
+                return Poll::Ready(Err(io::Error::other("the TLS handshake is too long")));
+            }
+            *left -= length;
+        }
+        read
     }
 }
 

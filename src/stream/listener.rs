@@ -54,6 +54,10 @@ const LOG_PAUSE: Duration = Duration::from_secs(10);
 /// The first plaintext bytes of a TLS client are read in pieces of this size.
 const FIRST_READ_BYTES: usize = 2048;
 
+/// What a client may send for a TLS handshake, in bytes: several times the longest ClientHello of a browser, and less
+/// than what rustls would keep of one that never ends.
+const HANDSHAKE_BYTES: usize = 16 * 1024;
+
 /// One listening TCP port.
 pub struct Listener {
     socket: std::net::TcpListener,
@@ -293,9 +297,12 @@ impl<T, H> Reception<T, H> {
         match verdict {
             Verdict::Turn => Ok(Arrival::Turn(ClientIo::plain(connection), received)),
             Verdict::Http => Ok(Arrival::Http(ClientIo::plain(connection), received)),
-            Verdict::Tls => timeout(self.settings.handshake_timeout, self.inside_tls(connection))
-                .await
-                .unwrap_or(Err(Some(Refusal::Handshake))),
+            Verdict::Tls => {
+                // Boxed, so that connections which have said nothing yet do not hold room for a handshake.
+                let inside = Box::pin(self.inside_tls(connection));
+                (timeout(self.settings.handshake_timeout, inside).await)
+                    .unwrap_or(Err(Some(Refusal::Handshake)))
+            }
             Verdict::Close | Verdict::More => Err(UNKNOWN_PROTOCOL),
         }
     }
@@ -321,13 +328,17 @@ impl<T, H> Reception<T, H> {
         let Some(acceptor) = &self.acceptor else {
             return Err(UNKNOWN_PROTOCOL);
         };
-        let mut stream = match acceptor.accept(Rehomable::Live(connection)).await {
+        let mut stream = match acceptor
+            .accept(Rehomable::Shaking(connection, HANDSHAKE_BYTES))
+            .await
+        {
             Ok(stream) => stream,
             Err(error) => {
                 tracing::debug!(%error, "TLS handshake failed");
                 return Err(Some(Refusal::Handshake));
             }
         };
+        stream.get_mut().0.settle();
         match stream.get_ref().1.alpn_protocol() {
             Some(name) if name == ALPN_TURN => Ok(Arrival::Turn(ClientIo::tls(stream), Vec::new())),
             Some(_) => Ok(Arrival::Http(ClientIo::tls(stream), Vec::new())),

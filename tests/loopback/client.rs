@@ -121,6 +121,7 @@ impl Client {
     }
 
     /// On a connection to a server.
+    #[allow(dead_code, reason = "not every target that shares this file needs it")]
     pub fn on_stream(connection: TcpStream) -> Self {
         let family = Family::of(connection.peer_addr().unwrap().ip());
         Self::over(Link::Tcp(connection), Transport::Tcp, family)
