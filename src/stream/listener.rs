@@ -54,9 +54,10 @@ const LOG_PAUSE: Duration = Duration::from_secs(10);
 /// The first plaintext bytes of a TLS client are read in pieces of this size.
 const FIRST_READ_BYTES: usize = 2048;
 
-/// What a client may send for a TLS handshake, in bytes: several times the longest ClientHello of a browser, and less
-/// than what rustls would keep of one that never ends.
-const HANDSHAKE_BYTES: usize = 16 * 1024;
+/// What a client may send until its TLS handshake is seen to be over, in bytes: several times the longest ClientHello of
+/// a browser, and the first record behind the handshake, which may be read with it. Rustls alone would keep 64 KiB of a
+/// ClientHello that never ends.
+const HANDSHAKE_BYTES: usize = 28 * 1024;
 
 /// One listening TCP port.
 pub struct Listener {
