@@ -18,7 +18,7 @@ use crate::config::{Config, External, Listener, Mapping, Problem, Problems, Sour
 use crate::http::{self, Front};
 use crate::net;
 use crate::shard::{self, RelayIp, Shards};
-use crate::stream::{self, Certificates};
+use crate::stream::{self, Admission, Certificates};
 
 pub use host::shortages as host_shortages;
 
@@ -132,12 +132,14 @@ pub fn start(config: Config) -> anyhow::Result<Running> {
         http::public::router(shards.clone(), Arc::clone(&draining)),
         http::Limits::PUBLIC,
     );
+    let admission = Admission::new(config.connections_per_address);
     for (socket, protocols) in stream_sockets {
         let settings = stream::Settings {
             protocols,
             ..stream::Settings::default()
         };
-        let listener = stream::Listener::new(socket, settings, certificates.clone())?;
+        let listener = stream::Listener::new(socket, settings, certificates.clone())?
+            .within(Arc::clone(&admission));
         let (shards, front) = (shards.clone(), front.clone());
         control.spawn(async move {
             let serve_http = move |stream| {
@@ -157,12 +159,15 @@ pub fn start(config: Config) -> anyhow::Result<Running> {
                 shards.clone(),
                 draining,
                 certificates,
+                admission,
                 http::admin::Settings {
                     node: config.node,
                     region: config.region,
                     version: env!("CARGO_PKG_VERSION"),
                     per_allocation: config.per_allocation,
-                    hosts: Vec::new(),
+                    hosts: (config.admin.iter())
+                        .map(|admin| admin.ip().to_string())
+                        .collect(),
                 },
             );
             let front = Front::new(http::admin::router(state), http::Limits::ADMIN);
@@ -355,6 +360,7 @@ fn shard_settings(
             Vec::new()
         },
         busy_poll: config.server.busy_poll,
+        stream_idle: shard::STREAM_IDLE,
         turn: config.turn.clone(),
     }
 }

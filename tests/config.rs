@@ -160,6 +160,7 @@ fn defaults() {
     assert!(!config.node.is_empty());
     assert_eq!(config.region, "");
     assert_eq!(config.access.limits, Default::default());
+    assert_eq!(config.connections_per_address, 1024);
     assert!(config.tls.is_none());
 }
 
@@ -186,6 +187,7 @@ nonce_lifetime = "10m"
 [limits]
 allocations = 100
 allocations_per_user = 10
+connections_per_address = 20
 allocations_per_address = 5
 allocation_lifetime = "30m"
 permissions_per_allocation = 8
@@ -250,6 +252,7 @@ ip_privacy = "truncate"
     assert_eq!(config.access.limits.allocations_per_address, 5);
     assert_eq!(config.turn.unauthenticated_per_address, 7);
     assert_eq!(config.turn.auth_failures_per_address, 0);
+    assert_eq!(config.connections_per_address, 20);
     assert_eq!(config.log.format, LogFormat::Json);
     assert_eq!(config.log.level, LogLevel::Debug);
     assert_eq!(config.log.ip_privacy, PiiMode::Truncate);

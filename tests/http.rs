@@ -17,7 +17,9 @@ use turnix::base::{Clock, Family, Transport};
 use turnix::http::admin::{self, AdminState};
 use turnix::http::{Front, Limits, ShardControl, public};
 use turnix::metrics::{NamedAllocation, ShardSnapshot};
-use turnix::stream::{Certificate, Certificates, Listener, Protocols, Settings, certificates};
+use turnix::stream::{
+    Admission, Certificate, Certificates, Listener, Protocols, Settings, certificates,
+};
 use turnix::turn::{AllocationId, AllocationView, Traffic};
 
 /// Shards that answer what a test wants.
@@ -134,7 +136,13 @@ fn admin_within(shards: Fake, limits: Limits) -> Admin {
         per_allocation: 1,
         hosts: vec!["admin.example".to_owned()],
     };
-    let state = AdminState::new(shards.clone(), Arc::clone(&draining), None, settings);
+    let state = AdminState::new(
+        shards.clone(),
+        Arc::clone(&draining),
+        None,
+        Admission::new(0),
+        settings,
+    );
     let listener = StdListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let front = Front::new(admin::router(state), limits);
@@ -301,6 +309,9 @@ async fn a_page_that_rebinds_its_name_to_loopback_gets_nothing() {
         ("LOCALHOST", 200),
         ("127.0.0.1", 200),
         ("[::1]:9641", 200),
+        ("127.3.2.1:9641", 200),
+        ("192.0.2.1:9641", 403),
+        ("[2001:db8::1]", 403),
         ("admin.example:9641", 200),
         ("evil.example", 403),
         ("127.0.0.1.evil.example:9641", 403),
@@ -312,13 +323,22 @@ async fn a_page_that_rebinds_its_name_to_loopback_gets_nothing() {
         assert_eq!(answer.code, code, "{host}");
     }
     // An absolute request target cannot hide the host either.
-    for request in [
-        "GET http://evil.example/health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
-        "GET http://localhost/health HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n",
-        "GET /health HTTP/1.1\r\nhost: localhost\r\nhost: evil.example\r\nconnection: close\r\n\r\n",
+    for (request, code) in [
+        (
+            "GET http://evil.example/health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
+            403,
+        ),
+        (
+            "GET http://localhost/health HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n",
+            403,
+        ),
+        (
+            "GET /health HTTP/1.1\r\nhost: localhost\r\nhost: evil.example\r\nconnection: close\r\n\r\n",
+            400,
+        ),
     ] {
         let socket = TcpStream::connect(admin.address).await.unwrap();
-        assert_eq!(exchange(socket, request.as_bytes()).await.code, 403);
+        assert_eq!(exchange(socket, request.as_bytes()).await.code, code);
     }
 }
 

@@ -15,6 +15,7 @@ fn context() -> Context {
     Context {
         capacity_ratio: 0.25,
         certificate_expiry_unix: Some(1_900_000_000),
+        streams_refused: [7, 0, 0, 0, 1],
         version: "9.9.9",
     }
 }
@@ -112,6 +113,8 @@ fn totals_carry_the_contract_names_and_labels() {
         r#"turn_dropped_packets_total{reason="no_permission"} 1"#,
         r#"turn_auth_failures_total{reason="expired"} 0"#,
         r#"turn_stream_connections{transport="tls"} 3"#,
+        r#"turn_stream_refused_total{reason="address"} 7"#,
+        r#"turn_stream_refused_total{reason="protocol"} 1"#,
         "turn_certificate_expiry_timestamp_seconds 1900000000",
         "turn_segmentation_fallbacks_total 0",
         "turn_capacity_ratio 0.25",

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
+
+use crate::base::addr::subscriber;
 
 /// How many allocations may live at once; 0 is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,7 +82,7 @@ impl Quota {
 
     /// Live allocations from the IPv4 address or IPv6 /64 of `client`.
     pub fn live_from(&self, client: IpAddr) -> u32 {
-        let address = address_key(client);
+        let address = subscriber(client);
         self.by_address.get(&address).copied().unwrap_or(0)
     }
 
@@ -101,13 +103,13 @@ impl Quota {
         }
         self.live += 1;
         *self.by_user.entry(Arc::clone(user)).or_default() += 1;
-        *self.by_address.entry(address_key(client)).or_default() += 1;
+        *self.by_address.entry(subscriber(client)).or_default() += 1;
         Ok(())
     }
 
     /// Gives back what `reserve` counted; does nothing if `user` and `client` have nothing to give back.
     pub fn release(&mut self, user: &Arc<str>, client: IpAddr) {
-        let address = address_key(client);
+        let address = subscriber(client);
         if self.by_user.contains_key(user) && self.by_address.contains_key(&address) {
             self.live -= 1;
             decrement(&mut self.by_user, user);
@@ -127,14 +129,6 @@ fn decrement<K: Hash + Eq>(counts: &mut HashMap<K, u32>, key: &K) {
         if *count == 0 {
             counts.remove(key);
         }
-    }
-}
-
-/// What one subscriber can change at will counts once: an IPv6 address within its /64.
-fn address_key(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V4(ip) => ip.into(),
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & (!0 << 64)).into(),
     }
 }
 

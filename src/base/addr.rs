@@ -134,6 +134,14 @@ impl RelayedAddress {
     }
 }
 
+/// What one subscriber can change at will counts once: an IPv6 address stands for its /64.
+pub fn subscriber(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V4(ip) => ip.into(),
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & (!0 << 64)).into(),
+    }
+}
+
 /// `ip` with a mapped IPv4 address in its IPv4 form, port untouched.
 pub fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())

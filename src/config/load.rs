@@ -148,6 +148,7 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
             unauthenticated_per_address: limits.unauthenticated,
             auth_failures_per_address: limits.auth_failures,
         },
+        connections_per_address: limits.connections_per_address,
         tls: tls?,
         admin: admin?,
         per_allocation: per_allocation? as usize,
@@ -362,6 +363,7 @@ fn mapping(node: &Node) -> Converted<Mapping> {
 
 struct LimitKeys {
     quotas: Limits,
+    connections_per_address: u32,
     max_lifetime: Duration,
     permissions: usize,
     channels: usize,
@@ -376,6 +378,12 @@ fn read_limits(r: &mut Reader<'_>) -> Option<LimitKeys> {
     let allocations = r.key("limits.allocations", "0", COUNT, &all);
     let per_user = r.key("limits.allocations_per_user", "0", COUNT, &all);
     let per_address = r.key("limits.allocations_per_address", "0", COUNT, &all);
+    let connections = r.key(
+        "limits.connections_per_address",
+        "1024",
+        "a number of connections, 0 for no limit",
+        &all,
+    );
     for name in [
         "limits.bandwidth_per_allocation",
         "limits.bandwidth_per_user",
@@ -419,6 +427,7 @@ fn read_limits(r: &mut Reader<'_>) -> Option<LimitKeys> {
             allocations_per_user: per_user?,
             allocations_per_address: per_address?,
         },
+        connections_per_address: connections?,
         max_lifetime: max_lifetime?,
         permissions: permissions? as usize,
         channels: channels? as usize,

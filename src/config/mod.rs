@@ -41,6 +41,8 @@ pub struct Config {
     pub relay: Relay,
     /// How the core behaves.
     pub turn: turn::Settings,
+    /// Open TCP connections per client IPv4 address or IPv6 /64; 0 is no limit.
+    pub connections_per_address: u32,
     /// The certificate; always there if a listener speaks TLS.
     pub tls: Option<Tls>,
     /// The loopback address of metrics and admin API; `None` turns it off.

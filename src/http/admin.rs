@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::metrics::{Context, NamedAllocation, Reading, encode};
-use crate::stream::Certificates;
+use crate::stream::{Admission, Certificates};
 use crate::turn::Direction;
 
 use super::{Health, ShardControl, Status, refusal};
@@ -26,6 +26,7 @@ pub struct AdminState<S> {
     shards: S,
     health: Health<S>,
     certificates: Option<Arc<Certificates>>,
+    admission: Arc<Admission>,
     settings: Arc<Settings>,
 }
 
@@ -40,7 +41,7 @@ pub struct Settings {
     pub version: &'static str,
     /// How many of the busiest allocations get series of their own in `/metrics`.
     pub per_allocation: usize,
-    /// Host names under which the listener may be asked, besides `localhost` and any IP address.
+    /// Hosts under which the listener may be asked besides loopback ones: names, or IP addresses without brackets.
     pub hosts: Vec<String>,
 }
 
@@ -50,12 +51,14 @@ impl<S: ShardControl> AdminState<S> {
         shards: S,
         draining: Arc<AtomicBool>,
         certificates: Option<Arc<Certificates>>,
+        admission: Arc<Admission>,
         settings: Settings,
     ) -> Self {
         Self {
             health: Health::new(shards.clone(), draining),
             shards,
             certificates,
+            admission,
             settings: Arc::new(settings),
         }
     }
@@ -85,12 +88,12 @@ pub fn router<S: ShardControl>(state: AdminState<S>) -> Router {
 
 /// Refuses requests that a web page may have provoked by pointing its own name at this address (DNS rebinding).
 ///
-/// Such a request carries the page's host name. An IP address or a name that the operator knows cannot be forged so.
+/// Such a request carries the page's own host. Loopback's names and those that the operator knows cannot be a page's.
 async fn guard(State(settings): State<Arc<Settings>>, request: Request, next: Next) -> Response {
     if !asked_by_known_host(request.uri(), request.headers(), &settings.hosts) {
         return refusal(
             StatusCode::FORBIDDEN,
-            "ask the admin listener by IP address or as localhost: this host name is not its own",
+            "ask the admin listener as localhost or 127.0.0.1: this host is not its own",
         );
     }
     let mut response = next.run(request).await;
@@ -110,9 +113,9 @@ fn asked_by_known_host(uri: &Uri, headers: &HeaderMap, hosts: &[String]) -> bool
             .strip_prefix('[')
             .and_then(|host| host.strip_suffix(']'))
             .unwrap_or(host);
-        literal.parse::<IpAddr>().is_ok()
+        (literal.parse::<IpAddr>()).is_ok_and(|ip| ip.to_canonical().is_loopback())
             || host.eq_ignore_ascii_case("localhost")
-            || hosts.iter().any(|name| host.eq_ignore_ascii_case(name))
+            || hosts.iter().any(|name| literal.eq_ignore_ascii_case(name))
     };
     // Browsers always say whom they ask; both places count, so that one cannot hide the other.
     uri.authority().is_none_or(|named| known(named.as_str()))
@@ -135,6 +138,7 @@ async fn metrics<S: ShardControl>(State(state): State<AdminState<S>>) -> Respons
     let context = Context {
         capacity_ratio: state.shards.capacity_ratio(),
         certificate_expiry_unix: state.certificates.as_ref().map(|all| all.not_after_unix()),
+        streams_refused: state.admission.refused(),
         version: state.settings.version,
     };
     let text = encode(Reading {

@@ -6,6 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::{HeaderValue, StatusCode, Version, header};
+use axum::middleware::{self, Next};
+use axum::response::Response;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
@@ -14,6 +18,8 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use crate::stream::HttpStream;
+
+use super::refusal;
 
 /// Bounds on the connections of one front.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +49,13 @@ impl Limits {
 }
 
 /// A request's line and header together, in bytes.
-const MAX_HEADER_BYTES: usize = 16 * 1024;
+const MAX_HEADER_BYTES: usize = 8 * 1024;
+
+/// A request's body, in bytes.
+const MAX_BODY_BYTES: usize = 64 * 1024;
+
+/// How long a request may take to be read and answered.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Concurrent requests on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 16;
@@ -66,7 +78,8 @@ impl Front {
     /// Serves `router` within `limits`.
     pub fn new(router: Router, limits: Limits) -> Self {
         Self {
-            router,
+            router: (router.layer(DefaultBodyLimit::max(MAX_BODY_BYTES)))
+                .layer(middleware::from_fn(sound)),
             limits,
             connections: Arc::new(Semaphore::new(limits.connections)),
         }
@@ -134,4 +147,45 @@ impl Front {
             }
         }
     }
+}
+
+/// Refuses requests that are not what they seem, before anything looks at them.
+///
+/// Where a message ends must not be a matter of opinion between this server and a proxy in front of it: what the proxy
+/// took for a body would be answered here as a request of somebody else. Hyper refuses folded headers, contradictory
+/// lengths and unknown encodings; a request whose length only its encoding tells is the last of its connection
+/// (RFC 9112 §6.1), so that nothing behind it is ever read as a request.
+async fn sound(request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let http1 = request.version() < Version::HTTP_2;
+    let last = http1 && headers.contains_key(header::TRANSFER_ENCODING);
+    let length = headers.get(header::CONTENT_LENGTH);
+    let hosts = headers.get_all(header::HOST).iter().count();
+    let refused = if request.version() == Version::HTTP_11 && hosts == 0 || hosts > 1 {
+        // RFC 9112 §3.2.
+        Some((StatusCode::BAD_REQUEST, "a request names one host"))
+    } else if length
+        .is_some_and(|length| body_bytes(length).is_none_or(|bytes| bytes > MAX_BODY_BYTES))
+    {
+        Some((
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "no request has a body as long as this",
+        ))
+    } else {
+        None
+    };
+    let close = last || (http1 && refused.is_some());
+    let mut response = match refused {
+        Some((code, message)) => refusal(code, message),
+        None => (timeout(REQUEST_TIMEOUT, next.run(request)).await)
+            .unwrap_or_else(|_| refusal(StatusCode::REQUEST_TIMEOUT, "the request took too long")),
+    };
+    if close {
+        (response.headers_mut()).insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+fn body_bytes(length: &HeaderValue) -> Option<usize> {
+    length.to_str().ok()?.parse().ok()
 }

@@ -9,6 +9,7 @@ use prometheus::{Registry, TextEncoder};
 
 use crate::access::{AuthFailure, DeniedRule};
 use crate::base::{Family, Transport};
+use crate::stream::{Refusal, Refused};
 use crate::turn::stats::{
     BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS, Histogram, OUTCOMES, Outcome, outcome_index,
 };
@@ -24,6 +25,8 @@ pub struct Context {
     pub capacity_ratio: f64,
     /// When the served certificate expires, in seconds since the Unix epoch; none without TLS.
     pub certificate_expiry_unix: Option<u64>,
+    /// Connections closed before anybody got them.
+    pub streams_refused: Refused,
     /// The version of turnix.
     pub version: &'static str,
 }
@@ -253,6 +256,15 @@ fn server(families: &mut Vec<MetricFamily>, totals: &ShardSnapshot, context: &Co
         (Transport::ALL.into_iter().zip(totals.stream_connections))
             .filter(|(transport, _)| transport.is_stream())
             .map(|(transport, open)| gauge(&[("transport", transport.label())], open as f64))
+            .collect(),
+    );
+    push(
+        families,
+        "turn_stream_refused_total",
+        "TCP connections closed before they became TURN or HTTP clients, by reason.",
+        MetricType::COUNTER,
+        (Refusal::ALL.into_iter().zip(context.streams_refused))
+            .map(|(reason, count)| counter(&[("reason", reason.label())], count))
             .collect(),
     );
     push(

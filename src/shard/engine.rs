@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ahash::RandomState;
 use tokio::sync::Notify;
@@ -35,6 +35,7 @@ pub(super) struct Parts {
     pub relay_buffer_bytes: usize,
     pub pool: Arc<RelayPool>,
     pub parcels: Parcels,
+    pub stream_idle: Duration,
     pub turn: Settings,
     pub seed: Seed,
     pub access: Arc<Access>,
@@ -129,6 +130,7 @@ pub(super) struct Shard {
     parcels: Parcels,
     pub(super) streams: HashMap<FiveTuple, Rc<Client>, RandomState>,
     pub(super) stream_connections: [u64; Transport::ALL.len()],
+    pub(super) stream_idle: Duration,
     /// The deadline that the loop sleeps until; an earlier one has to wake it.
     armed: Option<Instant>,
     wake: Rc<Notify>,
@@ -167,6 +169,7 @@ impl Shard {
             parcels: parts.parcels,
             streams: HashMap::with_hasher(keyed()),
             stream_connections: [0; Transport::ALL.len()],
+            stream_idle: parts.stream_idle,
             armed: None,
             wake,
         })

@@ -70,6 +70,8 @@ pub struct Settings {
     pub cpus: Vec<usize>,
     /// How long a shard asks for packets again and again before it sleeps.
     pub busy_poll: Duration,
+    /// How long a stream client without an allocation may go without a whole message; see [`STREAM_IDLE`].
+    pub stream_idle: Duration,
     /// The core's settings.
     pub turn: turn::Settings,
 }
@@ -131,6 +133,9 @@ pub struct Shards {
 
 /// The most shards there can be: a relay port names its shard in one byte.
 pub const MAX_SHARDS: u32 = 128;
+
+/// How long a stream client without an allocation may go without a whole message before it is disconnected.
+pub const STREAM_IDLE: Duration = Duration::from_secs(60);
 
 /// How many slots one mailbox message walks: a page takes well under a millisecond.
 const PAGE_SLOTS: usize = 1024;
@@ -198,6 +203,7 @@ impl Shards {
                 relay_buffer_bytes: settings.relay_buffer_bytes,
                 pool: Arc::clone(&pool),
                 parcels: Parcels::new(index as u8, mailboxes.clone(), empties),
+                stream_idle: settings.stream_idle,
                 turn: settings.turn.clone(),
                 seed: seed.clone(),
                 access: Arc::clone(&access),

@@ -23,11 +23,12 @@ use crate::wire::framing::{Frame, next_frame};
 use super::engine::{STREAM, Shard};
 use super::queue::Queue;
 
-/// How long a connection without an allocation may stay silent.
-const IDLE: Duration = Duration::from_secs(60);
-
 /// How long a connection that has ended may take to hand over what waits for the client.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// The longest frame that is waited for from a client without an allocation, in bytes. No request is as long, and what
+/// strangers may leave half finished bounds the memory that they hold.
+const FRAME_WITHOUT_ALLOCATION: usize = 4096;
 
 /// Slots full of frames that one connection may send before the others have their turn.
 const FILLS_PER_TURN: usize = 2;
@@ -189,11 +190,12 @@ pub(super) async fn serve(shard: Rc<RefCell<Shard>>, stream: ClientStream) {
         return;
     };
     let client = Rc::new(Client::new(io));
-    {
+    let idle_after = {
         let mut shard = shard.borrow_mut();
         shard.stream_connections[transport as usize] += 1;
         shard.streams.insert(five_tuple, Rc::clone(&client));
-    }
+        shard.stream_idle
+    };
     let mut connection = Connection {
         shard: Rc::clone(&shard),
         five_tuple,
@@ -202,8 +204,9 @@ pub(super) async fn serve(shard: Rc<RefCell<Shard>>, stream: ClientStream) {
         partial,
         ended: None,
         drained: false,
-        active: true,
-        idle: Box::pin(tokio::time::sleep(IDLE)),
+        active: false,
+        idle_after,
+        idle: Box::pin(tokio::time::sleep(idle_after)),
     };
     let end = poll_fn(|cx| connection.poll(cx)).await;
     tracing::trace!(?end, "stream client gone");
@@ -256,8 +259,9 @@ struct Connection {
     ended: Option<io::Result<()>>,
     /// This poll has emptied the socket, which wakes the task when more comes.
     drained: bool,
-    /// Something was read since the idle timer was set.
+    /// A whole message came since the idle timer was set.
     active: bool,
+    idle_after: Duration,
     idle: Pin<Box<Sleep>>,
 }
 
@@ -324,7 +328,6 @@ impl Connection {
         }
         room[..kept].copy_from_slice(&self.partial);
         self.partial.clear();
-        self.active = true;
 
         let now = Clock.now();
         let end = HEADROOM + filled;
@@ -334,8 +337,14 @@ impl Connection {
                 Frame::Complete { message: _, total } => {
                     shard.stream_input(now, self.five_tuple, at, total);
                     at += total;
+                    self.active = true;
                 }
-                Frame::Needs(bytes) if bytes <= MAX_DATAGRAM => break Ok(true),
+                Frame::Needs(bytes) if bytes <= FRAME_WITHOUT_ALLOCATION => break Ok(true),
+                Frame::Needs(bytes)
+                    if bytes <= MAX_DATAGRAM && shard.server.has_allocation(self.five_tuple) =>
+                {
+                    break Ok(true);
+                }
                 Frame::Needs(_) | Frame::Invalid => {
                     break Err(io::Error::other("the stream is not STUN"));
                 }
@@ -350,14 +359,15 @@ impl Connection {
         Poll::Ready(outcome)
     }
 
-    /// Ends a connection that neither speaks nor has an allocation.
+    /// Ends a connection that neither says anything whole nor has an allocation.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.idle.as_mut().poll(cx).is_ready() {
             let allocated = self.shard.borrow().server.has_allocation(self.five_tuple);
             if !std::mem::take(&mut self.active) && !allocated {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
-            self.idle.as_mut().reset(tokio::time::Instant::now() + IDLE);
+            let next = tokio::time::Instant::now() + self.idle_after;
+            self.idle.as_mut().reset(next);
         }
         Poll::Pending
     }

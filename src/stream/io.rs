@@ -16,9 +16,13 @@ use tokio_rustls::server::TlsStream;
 use crate::base::Transport;
 use crate::base::addr::canonical;
 
+use super::admission::Admitted;
+
 /// A TCP socket that can leave its runtime and join another.
 #[derive(Debug)]
 pub(super) enum Rehomable {
+    /// Watched by a runtime, in a TLS handshake for which the client may send so many more bytes.
+    Shaking(TcpStream, usize),
     /// Watched by a runtime.
     Live(TcpStream),
     /// Watched by none.
@@ -30,10 +34,21 @@ pub(super) enum Rehomable {
 impl Rehomable {
     /// Takes the socket out of its runtime.
     fn park(&mut self) -> io::Result<()> {
-        if let Self::Live(socket) = std::mem::replace(self, Self::Gone) {
-            *self = Self::Parked(socket.into_std()?);
+        match std::mem::replace(self, Self::Gone) {
+            Self::Live(socket) | Self::Shaking(socket, _) => {
+                *self = Self::Parked(socket.into_std()?);
+            }
+            Self::Parked(_) | Self::Gone => {}
         }
         Ok(())
+    }
+
+    /// The handshake is over: reads without bound from now on.
+    pub(super) fn settle(&mut self) {
+        match std::mem::replace(self, Self::Gone) {
+            Self::Shaking(socket, _) => *self = Self::Live(socket),
+            other => *self = other,
+        }
     }
 
     /// Registers the socket with the current runtime.
@@ -47,7 +62,7 @@ impl Rehomable {
 
     fn live(&mut self) -> io::Result<Pin<&mut TcpStream>> {
         match self {
-            Self::Live(socket) => Ok(Pin::new(socket)),
+            Self::Live(socket) | Self::Shaking(socket, _) => Ok(Pin::new(socket)),
             Self::Parked(_) | Self::Gone => Err(io::ErrorKind::NotConnected.into()),
         }
     }
@@ -79,7 +94,17 @@ impl AsyncRead for Rehomable {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.get_mut().live()?.poll_read(cx, buf)
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let read = this.live()?.poll_read(cx, buf);
+        if let Self::Shaking(_, left) = this {
+            let length = buf.filled().len() - before;
+            if length > *left {
+                return Poll::Ready(Err(io::Error::other("the TLS handshake is too long")));
+            }
+            *left -= length;
+        }
+        read
     }
 }
 
@@ -117,7 +142,11 @@ impl AsyncWrite for Rehomable {
 ///
 /// Dropping it closes the connection. Vectored writes reach the kernel, or one TLS record, as they are.
 #[derive(Debug)]
-pub struct ClientIo(Inner);
+pub struct ClientIo {
+    inner: Inner,
+    /// Given back once the connection is closed.
+    place: Option<Admitted>,
+}
 
 #[derive(Debug)]
 enum Inner {
@@ -126,25 +155,36 @@ enum Inner {
     Tls(Box<TlsStream<Rehomable>>),
 }
 
+impl From<Inner> for ClientIo {
+    fn from(inner: Inner) -> Self {
+        Self { inner, place: None }
+    }
+}
+
 impl ClientIo {
     pub(super) fn plain(socket: TcpStream) -> Self {
-        Self(Inner::Plain(Rehomable::Live(socket)))
+        Inner::Plain(Rehomable::Live(socket)).into()
     }
 
     pub(super) fn tls(stream: TlsStream<Rehomable>) -> Self {
-        Self(Inner::Tls(Box::new(stream)))
+        Inner::Tls(Box::new(stream)).into()
+    }
+
+    /// Keeps `place` for as long as the connection is open.
+    pub(super) fn hold(&mut self, place: Admitted) {
+        self.place = Some(place);
     }
 
     /// `Tcp` or `Tls`.
     pub fn transport(&self) -> Transport {
-        match self.0 {
+        match self.inner {
             Inner::Plain(_) => Transport::Tcp,
             Inner::Tls(_) => Transport::Tls,
         }
     }
 
     fn socket(&mut self) -> &mut Rehomable {
-        match &mut self.0 {
+        match &mut self.inner {
             Inner::Plain(socket) => socket,
             Inner::Tls(stream) => stream.get_mut().0,
         }
@@ -158,7 +198,7 @@ impl ClientIo {
     /// # Errors
     /// `WouldBlock` if the socket is full, else the end of the connection.
     pub fn try_write_frames(&mut self, bufs: &[IoSlice<'_>], frames: &[u8]) -> io::Result<usize> {
-        let stream = match &mut self.0 {
+        let stream = match &mut self.inner {
             Inner::Plain(socket) => return socket.write_vectored(bufs),
             Inner::Tls(stream) => stream,
         };
@@ -188,7 +228,7 @@ impl ClientIo {
 
     /// Whether TLS holds bytes that the socket did not take yet.
     pub fn is_unflushed(&self) -> bool {
-        match &self.0 {
+        match &self.inner {
             Inner::Plain(_) => false,
             Inner::Tls(stream) => stream.get_ref().1.wants_write(),
         }
@@ -198,7 +238,7 @@ impl ClientIo {
 /// Forwards a poll method to whichever stream `self` holds.
 macro_rules! forward {
     ($self:ident.$method:ident($($argument:expr),*)) => {
-        match &mut $self.get_mut().0 {
+        match &mut $self.get_mut().inner {
             Inner::Plain(socket) => Pin::new(socket).$method($($argument),*),
             Inner::Tls(stream) => Pin::new(stream.as_mut()).$method($($argument),*),
         }
@@ -275,7 +315,7 @@ impl ClientStream {
             client: canonical(socket.peer_addr()?),
             local: canonical(socket.local_addr()?),
             received: Vec::new(),
-            io: ClientIo(Inner::Plain(Rehomable::Parked(socket))),
+            io: Inner::Plain(Rehomable::Parked(socket)).into(),
         })
     }
 

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinError, JoinSet};
@@ -14,6 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::base::Pii;
 use crate::base::addr::canonical;
 
+use super::admission::{Admission, Admitted, Refusal};
 use super::certificates::{Certificates, server_config};
 use super::io::{ClientIo, ClientStream, Ends, HttpStream, Rehomable};
 use super::sniff::{DECISIVE_BYTES, Verdict, sniff};
@@ -52,11 +54,17 @@ const LOG_PAUSE: Duration = Duration::from_secs(10);
 /// The first plaintext bytes of a TLS client are read in pieces of this size.
 const FIRST_READ_BYTES: usize = 2048;
 
+/// What a client may send until its TLS handshake is seen to be over, in bytes: several times the longest ClientHello of
+/// a browser, and the first record behind the handshake, which may be read with it. Rustls alone would keep 64 KiB of a
+/// ClientHello that never ends.
+const HANDSHAKE_BYTES: usize = 28 * 1024;
+
 /// One listening TCP port.
 pub struct Listener {
     socket: std::net::TcpListener,
     settings: Settings,
     acceptor: Option<TlsAcceptor>,
+    admission: Arc<Admission>,
 }
 
 impl Listener {
@@ -90,7 +98,14 @@ impl Listener {
             socket,
             settings,
             acceptor,
+            admission: Admission::new(0),
         })
+    }
+
+    /// Counts its connections in `admission`, which several listeners may share.
+    #[must_use]
+    pub fn within(self, admission: Arc<Admission>) -> Self {
+        Self { admission, ..self }
     }
 
     /// The address it listens on.
@@ -118,11 +133,13 @@ impl Listener {
         let reception = Arc::new(Reception {
             settings: self.settings,
             acceptor: self.acceptor,
+            admission: self.admission,
             on_turn,
             on_http,
         });
         let mut pending = JoinSet::new();
         let mut full = Throttle::default();
+        let mut greedy = Throttle::default();
         let mut failing = Throttle::default();
         loop {
             // Those that have ended first, so that they do not count as pending when the next one comes.
@@ -138,8 +155,20 @@ impl Listener {
             };
             match accepted {
                 Ok((connection, client)) => {
+                    let client = canonical(client);
+                    let Some(place) = reception.admission.admit(client.ip()) else {
+                        reset(connection);
+                        if greedy.permits() {
+                            tracing::warn!(
+                                client = %Pii(client),
+                                "an address has limits.connections_per_address open: new ones are closed"
+                            );
+                        }
+                        continue;
+                    };
                     if pending.len() >= self.settings.max_pending {
-                        drop(connection);
+                        reception.admission.refuse(Refusal::Pending);
+                        reset(connection);
                         if full.permits() {
                             tracing::warn!(
                                 pending = pending.len(),
@@ -148,7 +177,7 @@ impl Listener {
                         }
                         continue;
                     }
-                    pending.spawn(receive(Arc::clone(&reception), connection, client));
+                    pending.spawn(receive(Arc::clone(&reception), connection, client, place));
                 }
                 Err(error) if concerns_one_connection(&error) => {}
                 Err(error) => {
@@ -164,6 +193,12 @@ impl Listener {
             }
         }
     }
+}
+
+/// Closes a connection that is not wanted, so that nothing of it stays behind in the kernel.
+fn reset(connection: TcpStream) {
+    // If it fails the connection is closed in the ordinary way.
+    let _ = SockRef::from(&connection).set_linger(Some(Duration::ZERO));
 }
 
 /// Whether `accept` failed because the one connection it would have returned is gone already.
@@ -196,12 +231,16 @@ impl Throttle {
 struct Reception<T, H> {
     settings: Settings,
     acceptor: Option<TlsAcceptor>,
+    admission: Arc<Admission>,
     on_turn: T,
     on_http: H,
 }
 
-/// A connection that has identified itself, or the reason why there is none to hand over.
-type Identified = Result<Arrival, &'static str>;
+/// A connection that has identified itself, or why there is none to hand over; `None`: the client left by itself.
+type Identified = Result<Arrival, Option<Refusal>>;
+
+const GONE: Option<Refusal> = None;
+const UNKNOWN_PROTOCOL: Option<Refusal> = Some(Refusal::Protocol);
 
 enum Arrival {
     Turn(ClientIo, Vec<u8>),
@@ -209,27 +248,36 @@ enum Arrival {
 }
 
 /// Sees one connection from its first byte to the hand-over.
-async fn receive<T, H>(reception: Arc<Reception<T, H>>, connection: TcpStream, client: SocketAddr)
-where
+async fn receive<T, H>(
+    reception: Arc<Reception<T, H>>,
+    connection: TcpStream,
+    client: SocketAddr,
+    place: Admitted,
+) where
     T: Fn(ClientStream),
     H: Fn(HttpStream),
 {
-    let client = canonical(client);
     let identified = match prepare(&connection) {
         Ok(local) => (reception.identify(connection).await).map(|arrival| (arrival, local)),
-        Err(_) => Err("gone before its first byte"),
+        Err(_) => Err(GONE),
     };
     match identified {
-        Ok((Arrival::Turn(io, received), local)) => {
+        Ok((Arrival::Turn(mut io, received), local)) => {
+            io.hold(place);
             match ClientStream::park(io, Ends { client, local }, received) {
                 Ok(stream) => (reception.on_turn)(stream),
                 Err(error) => tracing::warn!(%error, "a connection could not leave its runtime"),
             }
         }
-        Ok((Arrival::Http(io, received), local)) => {
+        Ok((Arrival::Http(mut io, received), local)) => {
+            io.hold(place);
             (reception.on_http)(HttpStream::new(io, Ends { client, local }, received));
         }
-        Err(reason) => tracing::debug!(client = %Pii(client), reason, "connection closed"),
+        Err(None) => tracing::debug!(client = %Pii(client), "gone before its first message"),
+        Err(Some(reason)) => {
+            reception.admission.refuse(reason);
+            tracing::debug!(client = %Pii(client), reason = reason.label(), "connection refused");
+        }
     }
 }
 
@@ -244,16 +292,19 @@ impl<T, H> Reception<T, H> {
         let hello = timeout(self.settings.hello_timeout, self.hello(&mut connection));
         let (verdict, received) = match hello.await {
             Ok(Ok(hello)) => hello,
-            Ok(Err(_)) => return Err("gone before its first message"),
-            Err(_) => return Err("silent"),
+            Ok(Err(_)) => return Err(GONE),
+            Err(_) => return Err(Some(Refusal::Silent)),
         };
         match verdict {
             Verdict::Turn => Ok(Arrival::Turn(ClientIo::plain(connection), received)),
             Verdict::Http => Ok(Arrival::Http(ClientIo::plain(connection), received)),
-            Verdict::Tls => timeout(self.settings.handshake_timeout, self.inside_tls(connection))
-                .await
-                .unwrap_or(Err("TLS handshake or first message took too long")),
-            Verdict::Close | Verdict::More => Err("speaks nothing that this port speaks"),
+            Verdict::Tls => {
+                // Boxed, so that connections which have said nothing yet do not hold room for a handshake.
+                let inside = Box::pin(self.inside_tls(connection));
+                (timeout(self.settings.handshake_timeout, inside).await)
+                    .unwrap_or(Err(Some(Refusal::Handshake)))
+            }
+            Verdict::Close | Verdict::More => Err(UNKNOWN_PROTOCOL),
         }
     }
 
@@ -276,15 +327,19 @@ impl<T, H> Reception<T, H> {
 
     async fn inside_tls(&self, connection: TcpStream) -> Identified {
         let Some(acceptor) = &self.acceptor else {
-            return Err("speaks nothing that this port speaks");
+            return Err(UNKNOWN_PROTOCOL);
         };
-        let mut stream = match acceptor.accept(Rehomable::Live(connection)).await {
+        let mut stream = match acceptor
+            .accept(Rehomable::Shaking(connection, HANDSHAKE_BYTES))
+            .await
+        {
             Ok(stream) => stream,
             Err(error) => {
                 tracing::debug!(%error, "TLS handshake failed");
-                return Err("TLS handshake failed");
+                return Err(Some(Refusal::Handshake));
             }
         };
+        stream.get_mut().0.settle();
         match stream.get_ref().1.alpn_protocol() {
             Some(name) if name == ALPN_TURN => Ok(Arrival::Turn(ClientIo::tls(stream), Vec::new())),
             Some(_) => Ok(Arrival::Http(ClientIo::tls(stream), Vec::new())),
@@ -297,8 +352,8 @@ impl<T, H> Reception<T, H> {
                     Ok((Verdict::Http, received)) => {
                         Ok(Arrival::Http(ClientIo::tls(stream), received))
                     }
-                    Ok(_) => Err("speaks nothing that this port speaks inside TLS"),
-                    Err(_) => Err("gone before its first message inside TLS"),
+                    Ok(_) => Err(UNKNOWN_PROTOCOL),
+                    Err(_) => Err(GONE),
                 }
             }
         }

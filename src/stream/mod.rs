@@ -11,11 +11,13 @@
 //! All of it runs on the control runtime: a handshake takes longer than relaying a thousand packets. Refuses to know
 //! TURN beyond its first byte, or HTTP beyond its method.
 
+mod admission;
 pub mod certificates;
 mod io;
 mod listener;
 pub mod sniff;
 
+pub use admission::{Admission, Admitted, Refusal, Refused};
 pub use certificates::{Certificate, CertificateError, Certificates};
 pub use io::{ClientIo, ClientStream, HttpStream};
 pub use listener::{Listener, Settings};

@@ -111,22 +111,27 @@ impl Client {
                 Link::Tls(Box::new(StreamOwned::new(connection, socket.into())))
             }
         };
-        Self {
-            link,
-            transport,
-            family: Family::of(to.ip()),
-            signer: None,
-            partial: Vec::new(),
-            waiting: VecDeque::new(),
-        }
+        Self::over(link, transport, Family::of(to.ip()))
     }
 
     /// On a socket that is connected to a server already.
     pub fn on(socket: UdpSocket) -> Self {
+        let family = Family::of(socket.peer_addr().unwrap().ip());
+        Self::over(Link::Udp(socket), Transport::Udp, family)
+    }
+
+    /// On a connection to a server.
+    #[allow(dead_code, reason = "not every target that shares this file needs it")]
+    pub fn on_stream(connection: TcpStream) -> Self {
+        let family = Family::of(connection.peer_addr().unwrap().ip());
+        Self::over(Link::Tcp(connection), Transport::Tcp, family)
+    }
+
+    fn over(link: Link, transport: Transport, family: Family) -> Self {
         Self {
-            family: Family::of(socket.peer_addr().unwrap().ip()),
-            link: Link::Udp(socket),
-            transport: Transport::Udp,
+            family,
+            link,
+            transport,
             signer: None,
             partial: Vec::new(),
             waiting: VecDeque::new(),

@@ -16,7 +16,7 @@ use turnix::turn::{Direction, DropReason, Path};
 use super::client::{Client, Ended, Frame, Link};
 use super::common::wire::{Request, padded_channel_data};
 use super::common::world::{PASSWORD, USER};
-use super::server::{PATIENCE, Server, peer, receive, until};
+use super::server::{BOTH, PATIENCE, Server, peer, receive, until};
 
 const STREAMS: [Transport; 2] = [Transport::Tcp, Transport::Tls];
 
@@ -478,7 +478,7 @@ fn a_client_that_reads_no_answers_is_disconnected() {
 
 /// Opens `count` connections that then say nothing, and relays beside them.
 fn idle_connections(count: usize) {
-    let server = Server::new();
+    let server = Server::with(BOTH, &["limits.connections_per_address=0"]);
     let mut idle: Vec<_> = (0..count)
         .map(|_| {
             let mut client = Client::tcp(&server);
