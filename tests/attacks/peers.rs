@@ -18,6 +18,8 @@ use super::common::world::{
 use super::server::{BOTH, Server, peer, quiet_address, receive, until};
 
 /// First and last address of every range that is refused, and what hides in IPv6, each with the rule it falls under.
+///
+/// None is an address that the host of the test could have, but for loopback.
 const REFUSED: &[(&str, DeniedRule)] = &[
     ("0.0.0.0", DeniedRule::Unspecified),
     ("0.255.255.255", DeniedRule::Unspecified),
@@ -105,23 +107,23 @@ const REFUSED: &[(&str, DeniedRule)] = &[
     ("fd00:ec2::254", DeniedRule::Metadata),
     // Mapped.
     ("::ffff:127.0.0.2", DeniedRule::Loopback),
-    ("::ffff:10.0.0.1", DeniedRule::Private),
+    ("::ffff:10.254.253.252", DeniedRule::Private),
     ("::ffff:169.254.169.254", DeniedRule::Metadata),
     // SIIT.
     ("::ffff:0:127.0.0.1", DeniedRule::Loopback),
     ("::ffff:0:169.254.169.254", DeniedRule::Metadata),
     // Compatible.
     ("::127.0.0.1", DeniedRule::Loopback),
-    ("::10.0.0.1", DeniedRule::Private),
+    ("::10.254.253.252", DeniedRule::Private),
     ("::8.8.8.8", DeniedRule::Reserved),
     // NAT64: the well-known prefix, the local one, one that is configured.
     ("64:ff9b::7f00:1", DeniedRule::Loopback),
-    ("64:ff9b::10.0.0.1", DeniedRule::Private),
+    ("64:ff9b::10.254.253.252", DeniedRule::Private),
     ("64:ff9b::169.254.169.254", DeniedRule::Metadata),
     ("64:ff9b:1::127.0.0.1", DeniedRule::Translated),
     ("64:ff9b:1::8.8.8.8", DeniedRule::Translated),
     ("2a01:64::127.0.0.1", DeniedRule::Loopback),
-    ("2a01:64::192.168.0.1", DeniedRule::Private),
+    ("2a01:64::192.168.253.252", DeniedRule::Private),
     ("2a01:64::169.254.169.254", DeniedRule::Metadata),
     // 6to4.
     ("2002:7f00:1::", DeniedRule::Loopback),
@@ -132,7 +134,7 @@ const REFUSED: &[(&str, DeniedRule)] = &[
     ("2001:0:808:808::f7f7:f7f7", DeniedRule::Reserved),
     // ISATAP.
     ("2a00::5efe:127.0.0.1", DeniedRule::Loopback),
-    ("2a00::200:5efe:10.0.0.1", DeniedRule::Private),
+    ("2a00::200:5efe:10.254.253.252", DeniedRule::Private),
     ("fe80::5efe:127.0.0.1", DeniedRule::LinkLocal),
 ];
 
