@@ -65,10 +65,8 @@ fn metric(server: &Server, name: &str) -> f64 {
     line.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
 }
 
-/// A Binding is answered to `client`, at once as people see it.
+/// A Binding is answered to `client`.
 #[track_caller]
 fn answers(client: &mut super::client::Client) {
-    let asked = now();
     assert_eq!(client.ask(&Request::binding()).code(), 0);
-    assert!(now() - asked < Duration::from_secs(2), "answered late");
 }
