@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use super::common::wire::Request;
-use super::server::{PATIENCE, Server, now};
+use super::server::{PATIENCE, Server};
 
 /// A connection that says what the test wants, byte for byte.
 fn connect(to: SocketAddr) -> TcpStream {
