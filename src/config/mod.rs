@@ -8,11 +8,15 @@
 //! ```
 
 mod auth;
+mod limits;
+mod listen;
 mod load;
+mod log;
 mod problem;
 mod reader;
 mod server;
 mod source;
+mod tls;
 pub mod values;
 
 use std::collections::HashSet;

@@ -1,0 +1,98 @@
+//! The keys of `[limits]`.
+
+use std::time::Duration;
+
+use super::reader::Reader;
+use super::source::Node;
+use super::values::{self, Converted, Fault};
+use crate::access::Limits;
+
+/// What `[limits]` says, before it goes to the modules that hold to it.
+pub(super) struct LimitKeys {
+    pub quotas: Limits,
+    pub connections_per_address: u32,
+    pub max_lifetime: Duration,
+    pub permissions: usize,
+    pub channels: usize,
+    pub unauthenticated: u32,
+    pub auth_failures: u32,
+}
+
+pub(super) fn read_limits(r: &mut Reader<'_>) -> Option<LimitKeys> {
+    const COUNT: &str = "a number of allocations, 0 for no limit";
+    const RATE: &str = "a number of answers per second up to 1000000, 0 for no limit";
+    let all = values::number(0..=u32::MAX);
+    let allocations = r.key("limits.allocations", "0", COUNT, &all);
+    let per_user = r.key("limits.allocations_per_user", "0", COUNT, &all);
+    let per_address = r.key("limits.allocations_per_address", "0", COUNT, &all);
+    let connections = r.key(
+        "limits.connections_per_address",
+        "1024",
+        "a number of connections, 0 for no limit",
+        &all,
+    );
+    for name in [
+        "limits.bandwidth_per_allocation",
+        "limits.bandwidth_per_user",
+        "limits.bandwidth",
+    ] {
+        r.key(name, r#""0""#, r#""0""#, no_bandwidth);
+    }
+    let max_lifetime = r.key(
+        "limits.allocation_lifetime",
+        r#""1h""#,
+        r#"a duration of "1s" or more, or "0" for no limit"#,
+        |node: &Node| {
+            let lifetime = values::parsed(values::duration)(node)?;
+            // LIFETIME counts seconds in 32 bits (RFC 8656 §18.2).
+            let longest = Duration::from_secs(u32::MAX.into());
+            match lifetime {
+                Duration::ZERO => Ok(longest),
+                some if some < Duration::from_secs(1) => Err(Fault::of(node)),
+                some => Ok(some.min(longest)),
+            }
+        },
+    );
+    let permissions = r.key(
+        "limits.permissions_per_allocation",
+        "128",
+        "a number from 1 to 65535",
+        values::number(1..=65_535),
+    );
+    let channels = r.key(
+        "limits.channels_per_allocation",
+        "64",
+        "a number from 1 to 16383",
+        values::number(1..=16_383),
+    );
+    let rate = values::number(0..=1_000_000);
+    let unauthenticated = r.key("limits.unauthenticated_per_address", "100", RATE, &rate);
+    let auth_failures = r.key("limits.auth_failures_per_address", "10", RATE, &rate);
+    Some(LimitKeys {
+        quotas: Limits {
+            allocations: allocations?,
+            allocations_per_user: per_user?,
+            allocations_per_address: per_address?,
+        },
+        connections_per_address: connections?,
+        max_lifetime: max_lifetime?,
+        permissions: permissions? as usize,
+        channels: channels? as usize,
+        unauthenticated: unauthenticated?,
+        auth_failures: auth_failures?,
+    })
+}
+
+fn no_bandwidth(node: &Node) -> Converted<()> {
+    match values::parsed(values::rate)(node)? {
+        0 => Ok(()),
+        _ => Err(Fault::with(
+            node,
+            format!(
+                "found {}, and this version enforces no bandwidth",
+                node.shown()
+            ),
+            "write \"0\" and limit it in the kernel (tc), or the number of allocations",
+        )),
+    }
+}

@@ -1,0 +1,206 @@
+//! Where the server listens and relays: `[[listen]]` and `[relay]`.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::load::must_be_empty_list;
+use super::problem::{Origin, Problem};
+use super::reader::Reader;
+use super::source::{Node, Value};
+use super::values::{self, Converted, Fault};
+use super::{External, Listener, Mapping, Relay};
+use crate::stream::Protocols;
+
+pub(super) fn read_listeners(
+    r: &mut Reader<'_>,
+    has_certificate: bool,
+) -> Option<Vec<(Origin, Listener)>> {
+    let listeners = r.tables(
+        "listen",
+        "listen.",
+        "address",
+        r#"at least one [[listen]] with an address such as "[::]:3478""#,
+        &["{}", r#"{ address = "[::]:443" }"#],
+        |entry| read_listener(entry, has_certificate),
+    )?;
+    for (index, (origin, listener)) in listeners.iter().enumerate() {
+        let mut earlier = listeners.iter().take(index);
+        if let Some((_, other)) =
+            earlier.find(|(_, other)| collide(other.address, listener.address))
+        {
+            let problem = Problem {
+                origin: origin.clone(),
+                key: "listen.address".into(),
+                found: format!("{} collides with {}", listener.address, other.address),
+                remedy: "give it another port, or name all protocols in one [[listen]] (\"[::]\" takes IPv4 too)".into(),
+            };
+            r.problems.push(problem);
+        }
+    }
+    Some(listeners)
+}
+
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let dual = |ip: IpAddr| ip.is_unspecified() && ip.is_ipv6();
+    let (x, y) = (a.ip(), b.ip());
+    a.port() == b.port()
+        && a.port() != 0
+        && (x == y || (dual(x) && y.is_unspecified()) || (dual(y) && x.is_unspecified()))
+}
+
+fn read_listener(r: &mut Reader<'_>, has_certificate: bool) -> Option<Listener> {
+    let address = r.key(
+        "listen.address",
+        r#""[::]:3478""#,
+        r#"an IP address and a port such as "[::]:3478""#,
+        values::parsed(values::socket_address),
+    );
+    let protocols = r.key(
+        "listen.protocols",
+        r#"["udp", "tcp", "http"]"#,
+        r#"some of "udp", "tcp", "tls", "http""#,
+        protocols,
+    );
+    r.key(
+        "listen.trusted_proxies",
+        "[]",
+        "an empty list",
+        must_be_empty_list(
+            "this version does not read PROXY protocol headers; remove it and let the balancer keep client addresses",
+        ),
+    );
+    let address = address?;
+    let (udp, mut streams) = protocols?;
+    if has_certificate && !r.has("listen.protocols") {
+        streams.tls = true;
+    }
+    Some(Listener {
+        address,
+        udp,
+        streams,
+    })
+}
+
+fn protocols(node: &Node) -> Converted<(bool, Protocols)> {
+    let mut udp = false;
+    let mut streams = Protocols::default();
+    let names = values::list(|item| {
+        let name = values::text(item)?;
+        match name.as_str() {
+            "udp" | "tcp" | "tls" | "http" => Ok(name),
+            "dtls" => Err(Fault::with(
+                item,
+                "found \"dtls\", which this version does not speak",
+                "remove it; \"tls\" encrypts over TCP",
+            )),
+            _ => Err(Fault::of(item)),
+        }
+    })(node)?;
+    if names.is_empty() {
+        return Err(Fault::with(
+            node,
+            "names no protocol",
+            "name at least one of \"udp\", \"tcp\", \"tls\", \"http\"",
+        ));
+    }
+    for name in names {
+        match name.as_str() {
+            "udp" => udp = true,
+            "tcp" => streams.tcp = true,
+            "tls" => streams.tls = true,
+            _ => streams.http = true,
+        }
+    }
+    Ok((udp, streams))
+}
+
+pub(super) fn read_relay(r: &mut Reader<'_>) -> Option<Relay> {
+    let addresses = r.key(
+        "relay.addresses",
+        "[]",
+        "a list of this host's IP addresses",
+        values::list(values::parsed(values::unicast)),
+    );
+    let external = r.key(
+        "relay.external_address",
+        r#""auto""#,
+        r#""auto", an IP address, or a list of "external/local""#,
+        external,
+    );
+    let ports = r.key(
+        "relay.ports",
+        r#""49152-65535""#,
+        r#"a range of ports such as "49152-65535""#,
+        values::parsed(values::ports),
+    );
+    Some(Relay {
+        addresses: addresses?,
+        external: external?,
+        ports: ports?,
+    })
+}
+
+fn external(node: &Node) -> Converted<External> {
+    if let Value::Text(text) = &node.value {
+        if text == "auto" {
+            return Ok(External::Auto);
+        }
+        if !text.contains(',') {
+            return mapping(node).map(|one| External::Mapped(vec![one]));
+        }
+    }
+    let mappings = values::list(mapping)(node)?;
+    if mappings.is_empty() {
+        return Err(Fault::with(
+            node,
+            "found an empty list",
+            "write \"auto\", or the address that clients reach this host by",
+        ));
+    }
+    for (index, one) in mappings.iter().enumerate() {
+        let same = |other: &&Mapping| {
+            other.local == one.local && other.external.is_ipv4() == one.external.is_ipv4()
+        };
+        if mappings.iter().take(index).any(|other| same(&other)) {
+            return Err(Fault::with(
+                node,
+                format!(
+                    "maps one local address twice, the second time to {}",
+                    one.external
+                ),
+                "say which is which: \"external/local\"",
+            ));
+        }
+    }
+    Ok(External::Mapped(mappings))
+}
+
+fn mapping(node: &Node) -> Converted<Mapping> {
+    let text = values::text(node)?;
+    if text.starts_with("stun:") || text.starts_with("stuns:") {
+        return Err(Fault::with(
+            node,
+            format!(
+                "found {}, and this version asks no STUN server",
+                node.shown()
+            ),
+            "write the address itself, or \"auto\"",
+        ));
+    }
+    let (outside, inside) = match text.split_once('/') {
+        Some((outside, inside)) => (outside, Some(inside)),
+        None => (text.as_str(), None),
+    };
+    let parse = |text: &str| values::unicast(text.trim()).map_err(|_| Fault::of(node));
+    let mapping = Mapping {
+        external: parse(outside)?,
+        local: inside.map(parse).transpose()?,
+    };
+    match mapping.local {
+        Some(local) if local.is_ipv4() != mapping.external.is_ipv4() => Err(Fault::with(
+            node,
+            format!("found {}, which mixes IPv4 and IPv6", node.shown()),
+            "map an address to one of its own family",
+        )),
+        _ => Ok(mapping),
+    }
+}

@@ -1,0 +1,92 @@
+//! The keys of `[tls]`: whether the certificate can be served with.
+
+use std::path::PathBuf;
+
+use super::problem::Origin;
+use super::reader::Reader;
+use super::values;
+use super::{Listener, Tls};
+use crate::base::Clock;
+use crate::stream::certificates;
+
+pub(super) fn read_tls(r: &mut Reader<'_>) -> Option<Option<Tls>> {
+    const PATH: &str = "the path of a PEM file";
+    let certificate = r.key("tls.certificate", r#""""#, PATH, values::text);
+    let key = r.key("tls.key", r#""""#, PATH, values::text);
+    let (certificate, key) = (certificate?, key?);
+    match (certificate.is_empty(), key.is_empty()) {
+        (true, true) => return Some(None),
+        (false, false) => {}
+        (true, false) => {
+            r.problem(
+                "tls.certificate",
+                "empty, and tls.key is not",
+                "name both, or neither",
+            );
+            return None;
+        }
+        (false, true) => {
+            r.problem(
+                "tls.key",
+                "empty, and tls.certificate is not",
+                "name both, or neither",
+            );
+            return None;
+        }
+    }
+    let (certificate, key) = (PathBuf::from(certificate), PathBuf::from(key));
+    match certificates::load(&certificate, &key) {
+        Ok(loaded) => {
+            let now_unix = Clock.now().unix_secs();
+            if loaded.not_after_unix() <= now_unix {
+                let days = (now_unix - loaded.not_after_unix()) / 86_400;
+                r.problem(
+                    "tls.certificate",
+                    format!("{} expired {days} days ago", certificate.display()),
+                    "renew it, or correct the clock",
+                );
+                return None;
+            }
+            Some(Some(Tls { certificate, key }))
+        }
+        Err(error) => {
+            let name = if error.file == certificate {
+                "tls.certificate"
+            } else {
+                "tls.key"
+            };
+            let text = error.to_string();
+            let (found, remedy) = text
+                .split_once("; ")
+                .unwrap_or((&text, "name a PEM file that this user may read"));
+            r.problem(name, found, remedy);
+            None
+        }
+    }
+}
+
+pub(super) fn check_tls(
+    r: &mut Reader<'_>,
+    tls: Option<&Option<Tls>>,
+    listeners: Option<&[(Origin, Listener)]>,
+) {
+    let (Some(tls), Some(listeners)) = (tls, listeners) else {
+        return;
+    };
+    let speaks = listeners.iter().any(|(_, listener)| listener.streams.tls);
+    if speaks && tls.is_none() {
+        r.problem(
+            "tls.certificate",
+            "empty, and a [[listen]] names \"tls\"",
+            "name tls.certificate and tls.key, or remove \"tls\" from listen.protocols",
+        );
+    }
+    let chosen = r.origin("tls.certificate") == Origin::QuickStart;
+    if !speaks && tls.is_some() && !chosen {
+        r.problem(
+            "tls.certificate",
+            "given, and no [[listen]] names \"tls\"",
+            "add \"tls\" to listen.protocols, or remove the certificate",
+        );
+    }
+}
