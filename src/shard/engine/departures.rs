@@ -5,10 +5,10 @@ use std::rc::Rc;
 
 use crate::base::FiveTuple;
 use crate::net::{Outgoing, SendFault, SendReport};
+use crate::shard::hairpin::Posted;
 use crate::turn::{DropReason, Path, Server};
 use crate::wire;
 
-use super::super::hairpin::Posted;
 use super::{Endpoint, Payload, Shard};
 
 impl Shard {
