@@ -2,8 +2,10 @@
 
 mod doors;
 mod host;
+mod reload;
 mod serve;
 mod sockets;
+mod watch;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,15 +20,17 @@ use crate::config::{Config, Listener, Mapping, Problem, Problems, Sources};
 use crate::http::{self, Asked, Front, Operator};
 use crate::lifecycle::{Drain, Inherited};
 use crate::net;
-use crate::shard::{self, RelayIp, Shards};
+use crate::shard::{self, ListenerSlot, RelayIp, Shards};
 use crate::stream::{self, Admission, Certificates};
+use crate::turn::Newcomers;
 
-use doors::{AdminDoor, Door, Lobby};
+use doors::{AdminDoor, Door, Lobby, Prepared};
 use sockets::{
     inherited_udp, open_tcp, own_addresses, relay_ips, shard_count, shard_settings, udp_problem,
 };
 
 pub use host::shortages as host_shortages;
+pub use reload::Reloaded;
 pub use serve::SetLog;
 
 /// Threads of the control runtime: accepting, TLS handshakes, HTTP.
@@ -55,6 +59,7 @@ pub struct Running {
     config: Config,
     /// Beside `started.listeners`, one for one.
     listeners: Vec<Open>,
+    relays: Vec<RelayIp>,
     shards: Shards,
     threads: Vec<JoinHandle<()>>,
     control: Runtime,
@@ -62,6 +67,8 @@ pub struct Running {
     certificates: Option<Arc<Certificates>>,
     admin: Option<AdminDoor>,
     drain: Drain,
+    /// So much is in use that newcomers are better off elsewhere.
+    overloaded: bool,
     operator: Operator,
     orders: mpsc::Receiver<Asked>,
 }
@@ -70,6 +77,7 @@ pub struct Running {
 struct Open {
     /// As configured: its port may be 0.
     wanted: Listener,
+    udp: Option<ListenerSlot>,
     door: Option<Door>,
 }
 
@@ -158,8 +166,8 @@ pub fn start_on(config: Config, mut inherited: Inherited) -> anyhow::Result<Runn
     {
         // The policy closes our own ports to peers, and only now it is known which these are.
         let udp = shards.listeners();
-        for (listener, bound) in listeners.iter_mut().filter(|l| l.udp).zip(udp) {
-            listener.address = *bound;
+        for (listener, (_, bound)) in listeners.iter_mut().filter(|l| l.udp).zip(udp) {
+            listener.address = bound;
         }
         shards.set_access(&decide(&listeners));
     }
@@ -173,19 +181,25 @@ pub fn start_on(config: Config, mut inherited: Inherited) -> anyhow::Result<Runn
         .context("cannot start the control runtime")?;
     let drain = Drain::default();
     let (operator, orders) = Operator::new(drain.deadline_unix_ms());
-    let lobby = Lobby::new(
-        shards.clone(),
-        Admission::new(config.connections_per_address),
-        control.handle().clone(),
-        public_front(&shards, &drain),
-    );
+    let lobby = Lobby {
+        shards: shards.clone(),
+        admission: Admission::new(config.connections_per_address),
+        control: control.handle().clone(),
+        front: Front::new(
+            http::public::router(shards.clone(), drain.flag()),
+            http::Limits::PUBLIC,
+        ),
+    };
+    let mut slots = shards.listeners().into_iter().map(|(slot, _)| slot);
     let mut open = Vec::new();
     for (wanted, socket) in config.listeners.iter().zip(tcp) {
         let door = socket
-            .map(|socket| lobby.open(socket, wanted.streams, certificates.clone()))
-            .transpose()?;
+            .map(|socket| Prepared::new(socket, wanted.streams, certificates.clone()))
+            .transpose()?
+            .map(|prepared| lobby.open(prepared));
         open.push(Open {
             wanted: *wanted,
+            udp: wanted.udp.then(|| slots.next()).flatten(),
             door,
         });
     }
@@ -197,6 +211,7 @@ pub fn start_on(config: Config, mut inherited: Inherited) -> anyhow::Result<Runn
         },
         config,
         listeners: open,
+        relays,
         shards,
         threads,
         control,
@@ -204,12 +219,14 @@ pub fn start_on(config: Config, mut inherited: Inherited) -> anyhow::Result<Runn
         certificates,
         admin: None,
         drain,
+        overloaded: false,
         operator,
         orders,
     };
-    if let Some(socket) = admin {
-        let handle = running.control.handle();
-        running.admin = Some(AdminDoor::open(socket, running.admin_state(), handle)?);
+    if let (Some(socket), Some(address)) = (admin, admin_address) {
+        let router = http::admin::router(running.admin_state());
+        let control = running.control.handle();
+        running.admin = Some(AdminDoor::open(address, socket, router, control));
     }
     log_started(&running.started, running.shards.count());
     Ok(running)
@@ -233,6 +250,19 @@ impl Running {
         tracing::info!("stopped");
     }
 
+    /// Tells the shards what newcomers get.
+    fn update_newcomers(&self) {
+        let elsewhere = self.drain.is_on() || self.overloaded;
+        self.shards.set_newcomers(&Newcomers {
+            alternates: if elsewhere {
+                self.config.drain.alternates.clone()
+            } else {
+                Vec::new()
+            },
+            refuse: self.drain.is_on(),
+        });
+    }
+
     /// What the admin listener answers from, as the configuration in effect has it.
     fn admin_state(&self) -> http::admin::AdminState<Shards> {
         let config = &self.config;
@@ -253,14 +283,6 @@ impl Running {
         )
         .operated_by(self.operator.clone())
     }
-}
-
-/// What strangers may ask over HTTP.
-fn public_front(shards: &Shards, drain: &Drain) -> Front {
-    Front::new(
-        http::public::router(shards.clone(), drain.flag()),
-        http::Limits::PUBLIC,
-    )
 }
 
 fn load_certificate(
