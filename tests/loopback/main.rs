@@ -9,6 +9,7 @@ mod server;
 mod admin;
 mod calls;
 mod datagrams;
+mod dialects;
 mod hairpin;
 mod limits;
 mod load;
