@@ -2,6 +2,7 @@
 
 mod doors;
 mod host;
+pub mod ice;
 mod reload;
 mod serve;
 mod sockets;
@@ -16,6 +17,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use crate::access::Access;
+use crate::cluster::{self, Fleet};
 use crate::config::{Config, Listener, Mapping, Problem, Problems, Sources};
 use crate::http::{self, Asked, Front, Operator};
 use crate::lifecycle::{Drain, Inherited};
@@ -66,6 +68,10 @@ pub struct Running {
     lobby: Lobby,
     certificates: Option<Arc<Certificates>>,
     admin: Option<AdminDoor>,
+    /// The servers that the ICE configuration service speaks of, and who looks whether they answer.
+    fleet: Arc<Fleet>,
+    canary: tokio::task::JoinHandle<()>,
+    service: http::ice::Service<Shards>,
     drain: Drain,
     /// So much is in use that newcomers are better off elsewhere.
     overloaded: bool,
@@ -181,12 +187,15 @@ pub fn start_on(config: Config, mut inherited: Inherited) -> anyhow::Result<Runn
         .context("cannot start the control runtime")?;
     let drain = Drain::default();
     let (operator, orders) = Operator::new(drain.deadline_unix_ms());
+    let fleet = ice::fleet(&config);
+    let offer = ice::offer(&config, &listeners, mappings(&relays), Arc::clone(&fleet));
+    let service = http::ice::Service::new(shards.clone(), offer);
     let lobby = Lobby {
         shards: shards.clone(),
         admission: Admission::new(config.connections_per_address),
         control: control.handle().clone(),
         front: Front::new(
-            http::public::router(shards.clone(), drain.flag()),
+            http::public::router(shards.clone(), drain.flag(), service.clone()),
             http::Limits::PUBLIC,
         ),
     };
@@ -203,6 +212,10 @@ pub fn start_on(config: Config, mut inherited: Inherited) -> anyhow::Result<Runn
             door,
         });
     }
+    let canary = control.spawn(cluster::canary::watch(
+        Arc::clone(&fleet),
+        ice::mint(&config),
+    ));
     let mut running = Running {
         started: Started {
             listeners,
@@ -218,6 +231,9 @@ pub fn start_on(config: Config, mut inherited: Inherited) -> anyhow::Result<Runn
         lobby,
         certificates,
         admin: None,
+        fleet,
+        canary,
+        service,
         drain,
         overloaded: false,
         operator,
@@ -272,8 +288,8 @@ impl Running {
             self.certificates.clone(),
             Arc::clone(&self.lobby.admission),
             http::admin::Settings {
-                node: config.node.clone(),
-                region: config.region.clone(),
+                node: config.cluster.node.clone(),
+                region: config.cluster.region.clone(),
                 version: env!("CARGO_PKG_VERSION"),
                 per_allocation: config.per_allocation,
                 hosts: (config.admin.iter())

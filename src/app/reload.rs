@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::access::Access;
+use crate::cluster;
 use crate::config::{Change, Config, Listener, Problem, Problems, Sources};
 use crate::http;
 use crate::lifecycle::Inherited;
@@ -16,7 +17,7 @@ use crate::stream::certificates::{self, Certificate};
 use super::doors::{AdminDoor, Door, Prepared};
 use super::serve::SetLog;
 use super::sockets::{open_tcp, own_addresses, relay_ips, udp_problem};
-use super::{Open, Running, load_certificate, log_started, mappings};
+use super::{Open, Running, host_shortages, ice, load_certificate, log_started, mappings};
 
 /// Keys that a running server cannot change: its threads, what they run on, and the form of what is being written.
 const NEEDS_RESTART: [&str; 3] = ["server.shards", "server.pin_shards", "log.format"];
@@ -86,7 +87,17 @@ impl Running {
         next.log.format = self.config.log.format;
 
         let plan = self.plan(&next)?;
-        let notes = self.apply(next, plan, set_log).await;
+        let before = host_shortages(&self.config);
+        let shortages = host_shortages(&next).into_iter();
+        let new = shortages.filter(|shortage| !before.contains(shortage));
+        let mut notes: Vec<String> = new.map(|shortage| shortage.to_string()).collect();
+        notes.extend(self.apply(next, plan, set_log).await);
+        let elsewhere = |change: &Change| {
+            ["cluster.", "auth."]
+                .iter()
+                .any(|section| change.key.starts_with(section))
+        };
+        self.renew_service(changed.iter().any(elsewhere));
         Ok(Reloaded {
             changed,
             restart,
@@ -337,6 +348,23 @@ impl Running {
         self.update_newcomers();
         log_started(&self.started, self.shards.count());
         notes
+    }
+
+    /// Has the ICE configuration service tell what is in effect; of other servers as well, or by other credentials.
+    fn renew_service(&mut self, other_fleet: bool) {
+        if other_fleet {
+            self.fleet = ice::fleet(&self.config);
+            self.canary.abort();
+            let mint = ice::mint(&self.config);
+            let watch = cluster::canary::watch(Arc::clone(&self.fleet), mint);
+            self.canary = self.control.spawn(watch);
+        }
+        self.service.replace(ice::offer(
+            &self.config,
+            &self.started.listeners,
+            mappings(&self.relays),
+            Arc::clone(&self.fleet),
+        ));
     }
 
     /// Serves the certificate that the files hold now; whether it is another one.

@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::time::MissedTickBehavior;
 
 use crate::base::Clock;
-use crate::config::{Log, Sources, values};
+use crate::config::{Log, Sources};
 use crate::http::{Order, Outcome};
 use crate::lifecycle::{Signal, Signals, notify};
 use crate::turn::Direction;
@@ -93,7 +93,7 @@ impl Running {
                 Some(asked) = self.orders.recv() => {
                     let outcome = match asked.order {
                         Order::Reload => self.reload_and_tell(sources, set_log).await,
-                        Order::Drain { deadline } => self.ordered_drain(deadline.as_deref()),
+                        Order::Drain { deadline } => self.ordered_drain(deadline),
                     };
                     let _ = asked.answer.send(outcome);
                 }
@@ -134,20 +134,15 @@ impl Running {
             deadline_secs = remaining.as_secs_f64(),
             "draining: no new allocations"
         );
+        let live = self.shards.live();
+        let left = remaining.as_secs();
+        notify::status(&format!(
+            "draining: {live} allocations left, ended in {left} s at the latest"
+        ));
     }
 
-    fn ordered_drain(&mut self, deadline: Option<&str>) -> Outcome {
-        let patience = match deadline.map(values::duration) {
-            None => self.config.drain.deadline,
-            Some(Ok(patience)) => patience,
-            Some(Err(wanted)) => {
-                return Outcome {
-                    done: false,
-                    body: json!({ "error": format!("deadline: write {wanted}") }),
-                };
-            }
-        };
-        self.begin_drain(patience);
+    fn ordered_drain(&mut self, deadline: Option<Duration>) -> Outcome {
+        self.begin_drain(deadline.unwrap_or(self.config.drain.deadline));
         Outcome {
             done: true,
             body: json!({

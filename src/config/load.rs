@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use super::Config;
 use super::auth::read_auth;
 use super::changes::Keys;
+use super::cluster::{read_cluster, read_keys};
 use super::drain::read_drain;
 use super::limits::read_limits;
 use super::listen::{read_listeners, read_relay};
@@ -106,16 +107,9 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
         r#"a loopback address and port such as "127.0.0.1:9641", or "" to turn it off"#,
         admin,
     );
-    r.key(
-        "api.keys",
-        "[]",
-        "an empty list",
-        must_be_empty_list(
-            "this version has no ICE configuration service; remove it and use `turnix credentials`",
-        ),
-    );
-    let node = r.key("cluster.node", r#""""#, "a name", values::text);
-    let region = r.key("cluster.region", r#""""#, "a name", values::text);
+    let has_secrets = auth.as_ref().is_none_or(|auth| !auth.secrets.is_empty());
+    let api_keys = read_keys(r, sources, has_secrets);
+    let cluster = read_cluster(r);
     let per_allocation = r.key(
         "metrics.per_allocation",
         "1000",
@@ -159,8 +153,8 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
         drain: drain?,
         server: server?,
         log: log?,
-        node: node.map(|name| if name.is_empty() { host_name() } else { name })?,
-        region: region?,
+        api_keys: api_keys?,
+        cluster: cluster?,
         keys: Keys::default(),
     })
 }

@@ -14,6 +14,7 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::base::time::duration;
 use crate::metrics::{Context, NamedAllocation, Reading, encode};
 use crate::stream::{Admission, Certificates};
 use crate::turn::Direction;
@@ -325,7 +326,13 @@ async fn drain<S: ShardControl>(
     headers: HeaderMap,
     Query(DrainQuery { deadline }): Query<DrainQuery>,
 ) -> Response {
-    order(&state, &headers, Order::Drain { deadline }).await
+    match deadline.as_deref().map(duration).transpose() {
+        Ok(deadline) => order(&state, &headers, Order::Drain { deadline }).await,
+        Err(wanted) => refusal(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            &format!("deadline: write {wanted}"),
+        ),
+    }
 }
 
 async fn order<S>(state: &AdminState<S>, headers: &HeaderMap, order: Order) -> Response {

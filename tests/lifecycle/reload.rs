@@ -364,3 +364,41 @@ fn the_log_level_changes_while_it_runs() {
         process.log().contains("request refused")
     });
 }
+
+#[test]
+fn the_ice_configuration_service_tells_what_is_in_effect() {
+    let process = Process::start(&(key("first")));
+    let config = |secret: &str| {
+        let header = format!("Authorization: Bearer {secret}\r\n");
+        http_with(
+            (process.ip, 3478).into(),
+            "GET",
+            "/api/webrtc/config",
+            &header,
+        )
+    };
+    let first = "the first key of this test";
+    let second = "the second key of this test";
+    let (status, before) = config(first);
+    assert_eq!(status, 200, "{before}");
+    let more = "[[listen]]\naddress = \"{ip}:3479\"\nprotocols = [\"udp\"]\n";
+    process.reload(&(key("second").replace("north", "south") + more));
+    assert_eq!(config(first).0, 401);
+    let (status, after) = config(second);
+    assert_eq!(status, 200, "{after}");
+    assert!(after.to_string().contains(":3479"), "{after}");
+    assert!(!before.to_string().contains(":3479"), "{before}");
+    // What it mints is what the server takes.
+    let server = &after["iceServers"][0];
+    let text = |name: &str| server[name].as_str().unwrap();
+    let mut client = process.client_on(3479);
+    client.login(text("username"), text("credential"));
+    client.allocate();
+}
+
+fn key(which: &str) -> String {
+    CONFIG.to_owned()
+        + &format!(
+            "[[api.keys]]\nid = \"web\"\nsecret = \"the {which} key of this test\"\nttl = \"1h\"\n"
+        )
+}
