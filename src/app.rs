@@ -11,12 +11,14 @@ mod watch;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use crate::access::Access;
+use crate::base::Clock;
 use crate::cluster::{self, Fleet};
 use crate::config::{Config, Listener, Mapping, Problem, Problems, Sources};
 use crate::http::{self, Asked, Front, Operator};
@@ -41,6 +43,9 @@ const CONTROL_THREADS: usize = 2;
 /// How much these threads stand back where they share a CPU with a shard, as nice(1) counts: a handshake takes longer
 /// than relaying a hundred packets, and can wait for them.
 const CONTROL_NICE: u8 = 10;
+
+/// How long the shards may take to end.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A server whose sockets are open, as it really listens and relays.
 #[derive(Clone, Debug)]
@@ -257,7 +262,15 @@ impl Running {
     /// Ends every allocation, then every thread.
     pub fn stop(self) {
         self.shards.stop();
+        let deadline = Clock.now().mono + STOP_PATIENCE;
         for thread in self.threads {
+            while !thread.is_finished() && Clock.now().mono < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if !thread.is_finished() {
+                tracing::error!("a shard does not end: it is left to the end of the process");
+                continue;
+            }
             if thread.join().is_err() {
                 tracing::error!("a shard had panicked");
             }

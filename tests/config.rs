@@ -895,3 +895,63 @@ fn nodes_are_read_and_refused_one_by_one() {
         "{problems}"
     );
 }
+
+#[test]
+fn draining_is_configured() {
+    let config = set(&[AUTH]).unwrap();
+    assert_eq!(config.drain.deadline, Duration::from_secs(3600));
+    assert_eq!(config.drain.grace, Duration::from_secs(5));
+    let config = set(&[
+        AUTH,
+        "drain.deadline=10m",
+        "drain.grace=0",
+        "drain.alternates=198.51.100.8:3478,[2001:db8::8]:3478",
+        "drain.overload=80",
+    ])
+    .unwrap();
+    assert_eq!(config.drain.deadline, Duration::from_secs(600));
+    assert_eq!(config.drain.grace, Duration::ZERO);
+    assert_eq!(config.drain.alternates.len(), 2);
+    assert_eq!(config.drain.overload_percent, 80);
+    for (assignment, key) in [
+        ("drain.overload=80", "drain.alternates"),
+        ("drain.overload=101", "drain.overload"),
+        ("drain.alternates=turn.example.org:3478", "drain.alternates"),
+        ("drain.alternates=198.51.100.8:0", "drain.alternates"),
+        ("drain.grace=2h", "drain.grace"),
+    ] {
+        let told = set(&[AUTH, assignment]).unwrap_err();
+        assert!(told.contains(key), "{assignment}: {told}");
+    }
+}
+
+#[test]
+fn changes_are_told_key_by_key_and_without_secrets() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("secret");
+    let secret_file = format!("auth.secret_files=[\"{}\"]", file.display());
+    std::fs::write(&file, "recognizable-one").unwrap();
+    let before = set(&[&secret_file, "limits.allocations=5"]).unwrap();
+    assert_eq!(before.keys.changes(&before.keys), []);
+    std::fs::write(&file, "recognizable-two").unwrap();
+    let after = set(&[
+        &secret_file,
+        "limits.allocations=6",
+        "auth.users={ alice = \"recognizable-three\" }",
+        "listen=[{ address = \"[::]:3478\" }, { address = \"[::]:443\", protocols = [\"udp\"] }]",
+    ])
+    .unwrap();
+    let changes = before.keys.changes(&after.keys);
+    let told: Vec<String> = changes.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            r#"listen.protocols: ["udp", "tcp", "http"], ["udp", "tcp", "http"] -> ["udp", "tcp", "http"], ["udp"]"#,
+            "auth.users: changed",
+            "auth.secret_files: changed",
+            "limits.allocations: 5 -> 6",
+        ]
+    );
+    let debugged = format!("{:?}", after.keys);
+    assert!(!debugged.contains("recognizable"), "{debugged}");
+}

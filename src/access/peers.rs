@@ -378,7 +378,7 @@ impl fmt::Display for Nat64 {
 }
 
 /// What belongs to this server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnAddresses {
     /// Relayed addresses as clients see them (external where there is 1:1 NAT).
     pub relays: Vec<IpAddr>,
@@ -450,8 +450,8 @@ impl PermittedPeer {
     }
 }
 
-/// Decides which peers may be reached.
-#[derive(Debug)]
+/// Decides which peers may be reached; equal ones decide alike.
+#[derive(Debug, PartialEq, Eq)]
 pub struct PeerPolicy {
     deny: Box<[Rule]>,
     allow: Box<[Rule]>,
