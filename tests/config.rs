@@ -189,6 +189,7 @@ allocations = 100
 allocations_per_user = 10
 connections_per_address = 20
 allocations_per_address = 5
+share_per_user = 75
 allocation_lifetime = "30m"
 permissions_per_allocation = 8
 channels_per_allocation = 4
@@ -250,6 +251,7 @@ ip_privacy = "truncate"
     assert_eq!(config.turn.max_lifetime, Duration::from_secs(1800));
     assert_eq!(config.turn.channels, ChannelRange::Rfc5766);
     assert_eq!(config.access.limits.allocations_per_address, 5);
+    assert_eq!(config.access.limits.share_per_user, 75);
     assert_eq!(config.turn.unauthenticated_per_address, 7);
     assert_eq!(config.turn.auth_failures_per_address, 0);
     assert_eq!(config.connections_per_address, 20);
