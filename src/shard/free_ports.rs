@@ -19,13 +19,15 @@ const QUARANTINE_TICKS: u32 = QUARANTINE.as_millis().div_ceil(TICK.as_millis()) 
 /// The ports of one range that nobody has.
 ///
 /// Which one comes next cannot be told from those before: each is chosen uniformly among all that have rested. Every
-/// operation takes constant time, that of letting a port rest included; memory is bounded by the range, 10 bytes a port.
+/// operation takes constant time, that of letting a port rest included; memory is bounded by the range, 14 bytes a port.
 #[derive(Debug)]
 pub struct FreePorts {
     /// Ports to choose from, in no order; the even ones, and the odd ones.
     rested: [Vec<u16>; 2],
     /// Ports that rest, the oldest first; the even ones, and the odd ones.
     resting: [VecDeque<Resting>; 2],
+    /// Releases so far, modulo 2³².
+    releases: u32,
     start: Instant,
     latest: Instant,
     random: StdRng,
@@ -36,6 +38,8 @@ struct Resting {
     port: u16,
     /// When it was released, in ticks since the start, rounded up.
     released: u32,
+    /// Which release it was: many fall into one tick.
+    order: u32,
 }
 
 /// How many ports there are; more of the first field are more to choose from.
@@ -54,6 +58,7 @@ impl FreePorts {
         Self {
             rested: [even, odd],
             resting: Default::default(),
+            releases: 0,
             start: now,
             latest: now,
             random: rand::make_rng(),
@@ -79,7 +84,12 @@ impl FreePorts {
     /// A port that somebody had, or may have: it rests first.
     pub fn release(&mut self, now: Instant, port: u16) {
         let released = self.ticks(now) + 1;
-        self.resting[usize::from(port % 2)].push_back(Resting { port, released });
+        self.releases = self.releases.wrapping_add(1);
+        self.resting[usize::from(port % 2)].push_back(Resting {
+            port,
+            released,
+            order: self.releases,
+        });
     }
 
     /// A port that was taken in vain.
@@ -110,11 +120,9 @@ impl FreePorts {
 
     fn longest_resting(&mut self, even: bool) -> Option<u16> {
         let [evens, odds] = &mut self.resting;
-        let oldest = match (evens.front(), odds.front()) {
-            (None, Some(_)) if !even => odds,
-            (Some(a), Some(b)) if !even && b.released < a.released => odds,
-            _ => evens,
-        };
+        let age = |oldest: &Resting| self.releases.wrapping_sub(oldest.order);
+        let older = odds.front().map(age) > evens.front().map(age);
+        let oldest = if older && !even { odds } else { evens };
         oldest.pop_front().map(|oldest| oldest.port)
     }
 

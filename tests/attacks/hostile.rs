@@ -314,6 +314,8 @@ fn channel_data_and_send_from_another_five_tuple() {
         victim.bind(CHANNEL, at);
         for elsewhere in Transport::ALL {
             let mut thief = Client::new(&server, elsewhere, Family::V4);
+            // A connection has to begin with a message.
+            assert_eq!(thief.ask(&Request::binding()).code(), 0);
             for allocated in [false, true] {
                 if allocated {
                     thief.allocate();

@@ -100,49 +100,56 @@ proptest! {
     ) {
         let mut now = start();
         let mut free = FreePorts::new(first..=first + count - 1, now);
-        // Those that nobody has, and when they were released.
-        let mut idle: Vec<(u16, Option<Instant>)> =
-            (first..first + count).map(|port| (port, None)).collect();
+        // Those that nobody has: unused, or in the order of their release with its time.
+        let mut unused: Vec<u16> = (first..first + count).collect();
+        let mut resting: Vec<(u16, Instant)> = Vec::new();
         let mut held: Vec<u16> = Vec::new();
         for operation in operations {
             match operation {
                 Operation::Take { even } => {
-                    let fits = |port: u16| !even || port % 2 == 0;
-                    let fitting: Vec<_> = idle.iter().filter(|(port, _)| fits(*port)).collect();
-                    let age = |since: Option<Instant>| since.map_or(Duration::MAX, |at| now - at);
-                    let port = free.take(now, even);
-                    prop_assert_eq!(port.is_some(), !fitting.is_empty());
-                    if let Some(port) = port {
-                        let taken = fitting.iter().find(|(idle, _)| *idle == port);
-                        prop_assert!(taken.is_some(), "{} is not free", port);
-                        let age_taken = age(taken.unwrap().1);
-                        let oldest = fitting.iter().map(|(_, since)| age(*since)).max().unwrap();
-                        let rested = oldest >= QUARANTINE + 2 * TICK;
-                        prop_assert!(
-                            if rested { age_taken >= QUARANTINE } else { age_taken == oldest || age_taken >= QUARANTINE },
-                            "{port} after {age_taken:?}, the oldest has {oldest:?}"
-                        );
-                        idle.retain(|(idle, _)| *idle != port);
-                        held.push(port);
+                    let fits = |port: &u16| !even || port % 2 == 0;
+                    // Ages are counted in ticks.
+                    let rested = |since: Instant| now >= since + QUARANTINE;
+                    let surely = |since: Instant| now >= since + QUARANTINE + 2 * TICK;
+                    let fitting: Vec<_> = resting.iter().filter(|(port, _)| fits(port)).collect();
+                    let choice = unused.iter().any(fits)
+                        || fitting.iter().any(|(_, since)| surely(*since));
+                    match free.take(now, even) {
+                        None => prop_assert!(!choice && fitting.is_empty()),
+                        Some(port) => {
+                            prop_assert!(fits(&port));
+                            let since = fitting.iter().find(|(resting, _)| *resting == port);
+                            match since {
+                                None => prop_assert!(unused.contains(&port), "{port} is not free"),
+                                Some((_, since)) => prop_assert!(
+                                    rested(*since) || (!choice && fitting[0].0 == port),
+                                    "{port} out of {fitting:?}"
+                                ),
+                            }
+                            unused.retain(|unused| *unused != port);
+                            resting.retain(|(resting, _)| *resting != port);
+                            held.push(port);
+                        }
                     }
                 }
                 Operation::Release(index) if !held.is_empty() => {
                     let port = held.swap_remove(index % held.len());
                     free.release(now, port);
-                    idle.push((port, Some(now)));
+                    resting.push((port, now));
                 }
                 Operation::PutBack(index) if !held.is_empty() => {
                     let port = held.swap_remove(index % held.len());
                     free.put_back(port);
-                    idle.push((port, None));
+                    unused.push(port);
                 }
                 Operation::Pass(ticks) => now += TICK * ticks,
                 _ => {}
             }
             for even in [false, true] {
                 let available = free.available(now, even);
-                let fitting = idle.iter().filter(|(port, _)| !even || port % 2 == 0);
-                prop_assert_eq!(available.rested + available.resting, fitting.count());
+                let idle = resting.iter().map(|(port, _)| port).chain(&unused);
+                let idle = idle.filter(|port| !even || **port % 2 == 0).count();
+                prop_assert_eq!(available.rested + available.resting, idle);
             }
         }
     }
