@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use turnix::access::Limits;
 use turnix::base::{Clock, PiiMode};
 use turnix::config::{Config, External, LogFormat, LogLevel, Mapping, Sources, declared, values};
 use turnix::stream::certificates;
@@ -159,9 +160,37 @@ fn defaults() {
     assert_eq!(server.relay_buffer_bytes, 256 << 10);
     assert!(!config.node.is_empty());
     assert_eq!(config.region, "");
-    assert_eq!(config.access.limits, Default::default());
+    let limits = Limits {
+        share_per_user: 90,
+        ..Limits::default()
+    };
+    assert_eq!(config.access.limits, limits);
     assert_eq!(config.connections_per_address, 1024);
     assert!(config.tls.is_none());
+}
+
+#[test]
+fn a_lone_user_is_not_limited_to_a_share_unless_told_to() {
+    let share = |assignments: &[&str]| set(assignments).map(|c| c.access.limits.share_per_user);
+    let lone = "auth.users={ alice = \"wonder\" }";
+    let two = "auth.users={ alice = \"wonder\", bob = \"builder\" }";
+    let told = "limits.share_per_user=50";
+    for (assignments, expected) in [
+        (&[lone][..], 0),
+        (&[lone, told], 50),
+        (&[lone, AUTH], 90),
+        (&[two], 90),
+        (&[AUTH], 90),
+        (&[AUTH, "limits.share_per_user=0"], 0),
+        (&[two, "limits.share_per_user=auto"], 90),
+    ] {
+        assert_eq!(share(assignments), Ok(expected), "{assignments:?}");
+    }
+    for wrong in ["101", "-1", "0.5", "most", "\"90%\""] {
+        let problem = share(&[AUTH, &format!("limits.share_per_user={wrong}")]).unwrap_err();
+        let way_out = "expected a percentage from 1 to 100, 0 for no limit, or \"auto\"";
+        assert!(problem.contains(way_out), "{problem}");
+    }
 }
 
 #[test]

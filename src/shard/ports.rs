@@ -16,8 +16,9 @@ use super::free_ports::FreePorts;
 pub(super) struct RelayPool {
     addresses: Vec<AddressPool>,
     quota: Mutex<Quota>,
-    in_use: AtomicUsize,
-    total: usize,
+    /// Ports in use and ports there are, of each of [`Family::ALL`].
+    in_use: [AtomicUsize; Family::ALL.len()],
+    total: [u32; Family::ALL.len()],
     live: AtomicUsize,
 }
 
@@ -56,15 +57,15 @@ impl RelayPool {
                 owners: (0..count).map(|_| AtomicU8::new(0)).collect(),
             })
             .collect();
-        let of_family = Family::ALL.map(|family| {
+        let total = Family::ALL.map(|family| {
             let ips = ips.iter().filter(|ip| Family::of(ip.local) == family);
             (ips.count() * count) as u32
         });
         Self {
-            total: addresses.len() * count,
             addresses,
-            quota: Mutex::new(Quota::new(limits, of_family)),
-            in_use: AtomicUsize::new(0),
+            quota: Mutex::new(Quota::new(limits, total)),
+            in_use: Default::default(),
+            total,
             live: AtomicUsize::new(0),
         }
     }
@@ -104,7 +105,7 @@ impl RelayPool {
             .max_by_key(|(_, pool)| lock(&pool.free).available(now, wanted.even_port))?;
         // Another shard may have been faster.
         let place = take(most).or_else(|| of_family().find_map(take))?;
-        self.in_use.fetch_add(1, Ordering::Relaxed);
+        self.in_use[wanted.family as usize].fetch_add(1, Ordering::Relaxed);
         Some(place)
     }
 
@@ -152,7 +153,8 @@ impl RelayPool {
         };
         self.set_owner(place, None);
         give(&mut lock(&pool.free));
-        self.in_use.fetch_sub(1, Ordering::Relaxed);
+        let family = Family::of(pool.ip.local);
+        self.in_use[family as usize].fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Says which shard has `place` open.
@@ -173,9 +175,12 @@ impl RelayPool {
             .owner(place.port)
     }
 
-    /// Share of the scarcest resource in use: ports, or allocations where they are limited. Ports that rest are free.
+    /// Share of the scarcest resource in use: ports of a family, or allocations where they are limited. Ports that rest
+    /// are free.
     pub fn capacity_ratio(&self, limit: u32) -> f64 {
-        let ports = self.in_use.load(Ordering::Relaxed) as f64 / self.total.max(1) as f64;
+        let ports = (self.in_use.iter().zip(self.total))
+            .map(|(in_use, total)| in_use.load(Ordering::Relaxed) as f64 / f64::from(total.max(1)))
+            .fold(0.0, f64::max);
         let allocations = match limit {
             0 => 0.0,
             limit => self.live.load(Ordering::Relaxed) as f64 / f64::from(limit),

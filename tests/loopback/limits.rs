@@ -200,7 +200,7 @@ fn a_released_port_is_given_again_only_after_all_others() {
 #[test]
 fn a_user_leaves_relay_ports_to_others() {
     let ip = quiet_address();
-    let relay = format!("relay.addresses=[\"{ip}\"]");
+    let relay = format!("relay.addresses=[\"{ip}\", \"::1\"]");
     let server = Server::with(&["127.0.0.1:0"], &[&relay, "relay.ports='21000-21019'"]);
     let mut clients: Vec<Client> = (0..18).map(|number| client(&server, number)).collect();
     for client in &mut clients {
@@ -225,9 +225,12 @@ fn a_user_leaves_relay_ports_to_others() {
     // What is not there is no matter of shares.
     assert_eq!(login("bob", "builder").try_allocate().code(), 508);
     assert_eq!(more.try_allocate().code(), 508);
+    // Those of IPv6 are no help. One that rests is free.
+    assert_eq!(server.capacity_ratio(), 1.0);
     carol.release();
     bob.release();
     clients[0].release();
+    assert_eq!(server.capacity_ratio(), 0.85);
     more.allocate();
     assert_eq!(client(&server, 0).try_allocate().code(), 486);
 }
