@@ -17,7 +17,7 @@ pub struct Limits {
     pub allocations_per_user: u32,
     /// Per client IPv4 address or IPv6 /64.
     pub allocations_per_address: u32,
-    /// Per user id, of the relay ports of a family that others leave: percent.
+    /// Per user id, of the relay ports of a family that others leave: percent. 100 is no limit, too.
     pub share_per_user: u8,
 }
 
@@ -142,7 +142,7 @@ impl Quota {
         if reached(limits.allocations_per_address, self.live_from(client)) {
             return Err(QuotaExceeded::Address);
         }
-        if self.has_his_share(user, wanted) {
+        if self.is_over_share(user, wanted) {
             return Err(QuotaExceeded::Share);
         }
         *self.live.of(wanted) += 1;
@@ -172,11 +172,13 @@ impl Quota {
         self.by_user.get(user).copied().unwrap_or_default()
     }
 
-    /// Whether `user` has as much as he may of the ports that others leave. Who has none may always have one.
+    /// Whether one more would be more than the share that `user` may have of the ports that others leave. Whoever has
+    /// none may have one.
     ///
-    /// However many users take what they may, each leaves some of what the others left him, so no user uses up what is
-    /// there, nor the even ports of it. Counted is what is reserved, so shards cannot overrun it together.
-    fn has_his_share(&self, user: &str, wanted: Wanted) -> bool {
+    /// However many users take all they may, each leaves some of what the others left, so no user uses up the ports.
+    /// EVEN-PORT has a share of its own, of the half that is even. Counted is what is reserved, so shards cannot overrun
+    /// it together.
+    fn is_over_share(&self, user: &str, wanted: Wanted) -> bool {
         let percent = u64::from(self.limits.share_per_user);
         if !(1..100).contains(&percent) {
             return false;
@@ -189,9 +191,13 @@ impl Quota {
         };
         let (mut live, mut held) = (self.live, self.held(user));
         let ports = self.ports[wanted.family as usize];
-        let (all, his) = (live.of_family(wanted.family), held.of_family(wanted.family));
-        over(ports, all, his)
-            || (wanted.even_port && over(ports / 2, *live.of(wanted), *held.of(wanted)))
+        let of_family = over(
+            ports,
+            live.of_family(wanted.family),
+            held.of_family(wanted.family),
+        );
+        let mut of_even = || over(ports / 2, *live.of(wanted), *held.of(wanted));
+        of_family || (wanted.even_port && of_even())
     }
 }
 

@@ -19,7 +19,7 @@ const QUARANTINE_TICKS: u32 = QUARANTINE.as_millis().div_ceil(TICK.as_millis()) 
 /// The ports of one range that nobody has.
 ///
 /// Which one comes next cannot be told from those before: each is chosen uniformly among all that have rested. Every
-/// operation takes constant time, that of letting a port rest included; memory is bounded by the range, 14 bytes a port.
+/// operation takes constant time, on average over a port's way round; memory is bounded by the range, 14 bytes a port.
 #[derive(Debug)]
 pub struct FreePorts {
     /// Ports to choose from, in no order; the even ones, and the odd ones.
@@ -81,7 +81,7 @@ impl FreePorts {
         })
     }
 
-    /// A port that somebody had, or may have: it rests first.
+    /// Gives back a port that somebody had, this server or another program: it rests first.
     pub fn release(&mut self, now: Instant, port: u16) {
         let released = self.ticks(now) + 1;
         self.releases = self.releases.wrapping_add(1);
@@ -92,7 +92,7 @@ impl FreePorts {
         });
     }
 
-    /// A port that was taken in vain.
+    /// Gives back a port that was taken in vain: nobody has had it, so it needs no rest.
     pub fn put_back(&mut self, port: u16) {
         self.rested[usize::from(port % 2)].push(port);
     }

@@ -225,15 +225,15 @@ impl Relays {
                 .sum::<u64>()
     }
 
-    /// The ports that one user may have are used up, whom the operator may know as all of his users.
+    /// Says that `user` gets no more ports: behind one name there may be many people, who notice.
     fn tell_of_share(&mut self, now: Instant, user: &str) {
         let told = self.share_told;
         if told.is_none_or(|told| now.saturating_duration_since(told) >= TELL_EVERY) {
             self.share_told = Some(now);
             tracing::warn!(
                 user = %user.escape_debug(),
-                "a user holds nearly all relay ports that others leave, and gets no more; if many people share this name, \
-                 raise limits.share_per_user or widen relay.ports"
+                "a user has the share of the relay ports that limits.share_per_user allows, and gets no more; if many \
+                 people share the name, raise it or widen relay.ports"
             );
         }
     }

@@ -40,7 +40,10 @@ fn a_port_rests_two_minutes_while_others_are_free() {
         }
     );
     assert_eq!(free.take(now, false), Some(order[0]));
-    let even = *order[1..].iter().find(|port| *port % 2 == 0).unwrap();
+    let even = *order[1..]
+        .iter()
+        .find(|port| port.is_multiple_of(2))
+        .unwrap();
     assert_eq!(free.take(now, true), Some(even));
     free.release(now, even);
     free.release(now, order[0]);
@@ -107,7 +110,7 @@ proptest! {
         for operation in operations {
             match operation {
                 Operation::Take { even } => {
-                    let fits = |port: &u16| !even || port % 2 == 0;
+                    let fits = |port: &u16| !even || port.is_multiple_of(2);
                     // Ages are counted in ticks.
                     let rested = |since: Instant| now >= since + QUARANTINE;
                     let surely = |since: Instant| now >= since + QUARANTINE + 2 * TICK;
@@ -148,7 +151,7 @@ proptest! {
             for even in [false, true] {
                 let available = free.available(now, even);
                 let idle = resting.iter().map(|(port, _)| port).chain(&unused);
-                let idle = idle.filter(|port| !even || **port % 2 == 0).count();
+                let idle = idle.filter(|port| !even || port.is_multiple_of(2)).count();
                 prop_assert_eq!(available.rested + available.resting, idle);
             }
         }
