@@ -277,6 +277,9 @@ impl Running {
         let own = own_addresses(&next, &listeners, &plan.relays, admin_address);
         let relays_differ =
             plan.relays != self.relays || next.relay.ports != self.config.relay.ports;
+        let mut access = Access::new(&next.access, own);
+        let earlier = self.shards.earlier_relays(relays_differ);
+        access.peers = access.peers.with_earlier_relays(earlier);
         let mut open = Vec::new();
         let mut udp = Vec::new();
         let mut doors = Vec::new();
@@ -294,7 +297,7 @@ impl Running {
         let (slots, all) = self
             .shards
             .change(shard::Change {
-                access: Arc::new(Access::new(&next.access, own)),
+                access: Arc::new(access),
                 turn: next.turn.clone(),
                 limits: next.access.limits,
                 relays: relays_differ.then(|| (plan.relays.clone(), next.relay.ports.clone())),

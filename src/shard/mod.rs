@@ -11,6 +11,7 @@
 
 mod change;
 mod engine;
+mod free_ports;
 mod hairpin;
 mod mailbox;
 mod ports;
@@ -31,7 +32,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::access::{Access, Limits};
-use crate::base::Family;
+use crate::base::{Clock, Family};
 use crate::metrics::{NamedAllocation, ShardSnapshot};
 use crate::net::{UdpOptions, UdpSocket};
 use crate::stream::ClientStream;
@@ -42,6 +43,8 @@ use mailbox::{Mailbox, Message};
 use ports::{RelayPool, lock};
 
 pub use change::{Change, ListenerSlot, Unread};
+
+pub use free_ports::{Available, FreePorts, QUARANTINE};
 
 /// A local address that relay sockets are bound to, and how clients and peers see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,6 +196,7 @@ impl Shards {
             &settings.relays,
             settings.ports.clone(),
             settings.limits,
+            Clock.now().mono,
         ));
         let mut seed = turn::Seed {
             nonce_key: rand::random(),
@@ -376,12 +380,17 @@ impl Shards {
         }
     }
 
-    /// Share of the most limiting resource in use (relay ports, or `limits.allocations`), 0.0 to 1.0.
+    /// Share of the most limiting resource in use (relay ports of a family, or `limits.allocations`), 0.0 to 1.0.
     pub fn capacity_ratio(&self) -> f64 {
         let pools = lock(&self.pools);
-        let in_use: usize = pools.iter().map(|pool| pool.in_use()).sum();
         let pool = self.pool_in(&pools);
-        let ports = in_use as f64 / pool.total().max(1) as f64;
+        // Ports that rest are free.
+        let ports = (pool.total().into_iter().enumerate())
+            .map(|(family, total)| {
+                let in_use: usize = pools.iter().map(|pool| pool.in_use()[family]).sum();
+                in_use as f64 / f64::from(total.max(1))
+            })
+            .fold(0.0, f64::max);
         let allocations = match pool.limit() {
             0 => 0.0,
             limit => pool.live() as f64 / f64::from(limit),

@@ -5,14 +5,16 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ahash::RandomState;
 
+use crate::access::{QuotaExceeded, Wanted};
 use crate::base::{Family, RelayedAddress};
 use crate::net::{Batch, Poller, UdpOptions, UdpSocket};
 use crate::turn::{AllocationId, OpenError};
 
-use super::ports::{Place, RelayPool, Wanted};
+use super::ports::{Place, RelayPool};
 use super::trains::Trains;
 
 /// How many ports are tried when other programs hold ports of the range.
@@ -21,6 +23,9 @@ const ATTEMPTS: usize = 256;
 /// A busy shard looks at all of a hundred sockets within so many turns.
 const GATHERING_TURNS: u32 = 2;
 
+/// How often the log says that a user gets no more relay ports: clients try again and again.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
 /// One relay socket and what opening it reserved.
 pub(super) struct Relay {
     id: AllocationId,
@@ -28,6 +33,7 @@ pub(super) struct Relay {
     /// Where `place` is from.
     pool: Arc<RelayPool>,
     place: Place,
+    wanted: Wanted,
     user: Arc<str>,
     client: IpAddr,
     trains: Trains,
@@ -86,6 +92,8 @@ pub(super) struct Relays {
     drops_of_closed: u64,
     /// The last socket could not be opened, and the log says so.
     failing: bool,
+    /// When the log last said that a user gets no more ports.
+    share_told: Option<Instant>,
 }
 
 impl Relays {
@@ -99,6 +107,7 @@ impl Relays {
             by_place: HashMap::with_hasher(hasher),
             drops_of_closed: 0,
             failing: false,
+            share_told: None,
         }
     }
 
@@ -108,17 +117,21 @@ impl Relays {
     /// A quota is used up, or no port can be had.
     pub fn open(
         &mut self,
+        now: Instant,
         id: AllocationId,
         wanted: Wanted,
         user: Arc<str>,
         client: IpAddr,
         poller: &Poller,
     ) -> Result<RelayedAddress, OpenError> {
-        self.pool
-            .reserve(&user, client)
-            .map_err(|_| OpenError::Quota)?;
-        let Some((place, socket)) = self.bind(wanted, id, poller) else {
-            self.pool.release(&user, client);
+        if let Err(exceeded) = self.pool.reserve(&user, client, wanted) {
+            if exceeded == QuotaExceeded::Share {
+                self.tell_of_share(now, &user);
+            }
+            return Err(OpenError::Quota);
+        }
+        let Some((place, socket)) = self.bind(now, wanted, id, poller) else {
+            self.pool.release(&user, client, wanted);
             return Err(OpenError::Capacity);
         };
         self.pool.set_owner(place, Some(self.shard));
@@ -133,6 +146,7 @@ impl Relays {
             socket,
             pool: Arc::clone(&self.pool),
             place,
+            wanted,
             user,
             client,
             trains: Trains::default(),
@@ -144,7 +158,7 @@ impl Relays {
     }
 
     /// Closes the socket and gives back what opening it reserved. Nothing happens if it is not open.
-    pub fn close(&mut self, id: AllocationId, poller: &Poller) {
+    pub fn close(&mut self, now: Instant, id: AllocationId, poller: &Poller) {
         if self.get(id).is_none() {
             return;
         }
@@ -159,15 +173,17 @@ impl Relays {
             socket,
             pool,
             place,
+            wanted,
             user,
             client,
             ..
         } = *relay;
         drop(socket);
-        pool.give_back(place);
-        pool.release(&user, client);
-        if !self.older.is_empty() {
-            self.older.retain(|pool| pool.in_use() > 0);
+        pool.give_back(now, place);
+        pool.release(&user, client, wanted);
+        if pool.generation() != self.pool.generation() {
+            self.pool.rest(now, pool.addresses(place).local);
+            self.older.retain(|pool| !pool.is_idle());
         }
     }
 
@@ -180,7 +196,7 @@ impl Relays {
         self.buffer_bytes = buffer_bytes;
         let (pool, families) = relays?;
         self.older.push(std::mem::replace(&mut self.pool, pool));
-        self.older.retain(|pool| pool.in_use() > 0);
+        self.older.retain(|pool| !pool.is_idle());
         Some(families)
     }
 
@@ -241,8 +257,22 @@ impl Relays {
                 .sum::<u64>()
     }
 
+    /// Says that `user` gets no more ports: behind one name there may be many people, who notice.
+    fn tell_of_share(&mut self, now: Instant, user: &str) {
+        let told = self.share_told;
+        if told.is_none_or(|told| now.saturating_duration_since(told) >= TELL_EVERY) {
+            self.share_told = Some(now);
+            tracing::warn!(
+                user = %user.escape_debug(),
+                "a user has the share of the relay ports that limits.share_per_user allows, and gets no more; if many \
+                 people share the name, raise it or widen relay.ports"
+            );
+        }
+    }
+
     fn bind(
         &mut self,
+        now: Instant,
         wanted: Wanted,
         id: AllocationId,
         poller: &Poller,
@@ -256,7 +286,7 @@ impl Relays {
         // Ports that other programs hold go back only afterwards, or chance could offer the same one again.
         let mut held_by_others = Vec::new();
         let bound = loop {
-            let Some(place) = self.pool.take(wanted) else {
+            let Some(place) = self.pool.take(now, wanted) else {
                 break None;
             };
             let local = self.pool.addresses(place).local;
@@ -268,8 +298,12 @@ impl Relays {
                     break Some((place, socket));
                 }
                 Err(error) => {
-                    held_by_others.push(place);
                     let in_use = error.kind() == io::ErrorKind::AddrInUse;
+                    if in_use {
+                        held_by_others.push(place);
+                    } else {
+                        self.pool.put_back(place);
+                    }
                     if !in_use || held_by_others.len() >= ATTEMPTS {
                         // Clients try again and again: one line until it works again.
                         if !self.failing {
@@ -287,7 +321,8 @@ impl Relays {
             }
         };
         for place in held_by_others {
-            self.pool.give_back(place);
+            // Somebody had it, and may have it for long: others come first.
+            self.pool.give_back(now, place);
         }
         bound
     }

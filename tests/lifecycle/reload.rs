@@ -6,7 +6,7 @@ use serde_json::Value;
 use turnix::access::rest;
 use turnix::base::{Clock, Secret};
 
-use super::client::Ended;
+use super::client::{Client, Ended};
 use super::common::wire::{Request, Signer};
 use super::process::{CONFIG, Process, http_with};
 use super::server::{PATIENCE, peer, receive, until};
@@ -218,11 +218,17 @@ fn a_listener_changes_what_it_speaks_without_closing() {
 
 #[test]
 fn relay_ports_and_addresses_change_for_newcomers_only() {
-    let process = Process::start(CONFIG);
+    // Peers are each other's relayed addresses, which are reached in memory and otherwise refused here.
+    let config = CONFIG.replace("allow = [\"loopback\"]", "");
+    let process = Process::start(&config);
     let mut old = process.client();
     let old_at = old.allocate();
+    let mut older = process.client();
+    let older_at = older.allocate();
+    old.bind(CHANNEL + 1, older_at);
+    older.bind(CHANNEL + 1, old_at);
     assert!(old_at.port() >= 49_152);
-    let narrow = CONFIG.replace("[auth]", "ports = \"20000-20001\"\n[auth]");
+    let narrow = config.replace("[auth]", "ports = \"20000-20001\"\n[auth]");
     process.reload(&narrow);
     let mut new = process.client();
     let new_at = new.allocate();
@@ -237,6 +243,12 @@ fn relay_ports_and_addresses_change_for_newcomers_only() {
     assert_eq!(new.expect_channel(CHANNEL), b"from old to new");
     new.send_channel(CHANNEL, b"from new to old");
     assert_eq!(old.expect_channel(CHANNEL), b"from new to old");
+    let among_old = |old: &mut Client, older: &mut Client| {
+        old.send_channel(CHANNEL + 1, b"among old ones");
+        assert_eq!(older.expect_channel(CHANNEL + 1), b"among old ones");
+        older.bind(CHANNEL + 1, old_at);
+    };
+    among_old(&mut old, &mut older);
     // Behind 1:1 NAT from now on.
     let mapped = narrow.replace("[auth]", "external_address = \"203.0.113.7\"\n[auth]");
     process.reload(&mapped);
@@ -244,9 +256,11 @@ fn relay_ports_and_addresses_change_for_newcomers_only() {
     let mut outside = process.client();
     assert_eq!(outside.allocate().ip().to_string(), "203.0.113.7");
     assert_eq!(new.ask_signed(Request::refresh(600)).code(), 0);
-    process.reload(CONFIG);
+    among_old(&mut old, &mut older);
+    process.reload(&config);
+    among_old(&mut old, &mut older);
     assert!(process.client().allocate().port() >= 49_152);
-    process.until_live(4);
+    process.until_live(5);
 }
 
 #[test]

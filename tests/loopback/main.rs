@@ -8,6 +8,7 @@ mod server;
 
 mod admin;
 mod calls;
+mod cycles;
 mod datagrams;
 mod dialects;
 mod hairpin;
