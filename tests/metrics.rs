@@ -16,6 +16,7 @@ fn context() -> Context {
         capacity_ratio: 0.25,
         certificate_expiry_unix: Some(1_900_000_000),
         streams_refused: [7, 0, 0, 0, 1],
+        records: vec![("file", "ok", 5), ("file", "dropped", 2)],
         version: "9.9.9",
     }
 }
@@ -73,8 +74,11 @@ fn allocation(user: &str) -> NamedAllocation {
                 },
             ],
             bits_per_second: [100, 200],
+            peak_bits_per_second: [8000, 16000],
             permissions: 1,
             channels: 1,
+            permissions_made: 3,
+            channels_made: 2,
         },
     }
 }

@@ -6,7 +6,6 @@ mod check;
 mod credentials;
 mod holder;
 mod ice;
-mod logging;
 mod quick_start;
 mod serve;
 mod state;

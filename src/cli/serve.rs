@@ -9,10 +9,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::credentials::{Credential, mint};
 use super::ice::{self, Host};
 use super::quick_start::{self, QuickStart};
-use super::{Banner, Configuration, Exit, banner, logging, print};
+use super::{Banner, Configuration, Exit, banner, print};
 use crate::app::{self, Started};
 use crate::base::{Clock, Secret};
 use crate::config::Config;
+use crate::logging;
 
 /// How long a credential in the banner is good for where only secrets are configured.
 const BANNER_TTL: Duration = Duration::from_secs(24 * 3600);
@@ -25,14 +26,15 @@ pub fn run(configuration: &Configuration) -> anyhow::Result<Exit> {
     let sources = configuration.sources();
     if sources.file.is_some() {
         let config = Config::load(&sources)?;
-        logging::install(config.log)?;
-        app::run(config, sources, |_| {})?;
-        return Ok(Exit::Done);
+        let log = logging::install(config.log)?;
+        let ended = app::run(config, sources, |_| {});
+        log.report();
+        return ended.map(|()| Exit::Done);
     }
     let quick = quick_start::prepare(sources)?;
-    logging::install(quick.config.log)?;
+    let log = logging::install(quick.config.log)?;
     let (config, sources) = (quick.config.clone(), quick.sources.clone());
-    app::run(config, sources, move |started| {
+    let ended = app::run(config, sources, move |started| {
         if let Err(error) = quick.save() {
             tracing::warn!("`turnix credentials` will not know this server: {error:#}");
         }
@@ -40,8 +42,9 @@ pub fn run(configuration: &Configuration) -> anyhow::Result<Exit> {
         if let Err(error) = print(&banner(&describe(quick, started))) {
             tracing::warn!("the start could not be described on standard output: {error}");
         }
-    })?;
-    Ok(Exit::Done)
+    });
+    log.report();
+    ended.map(|()| Exit::Done)
 }
 
 fn describe(quick: QuickStart, started: &Started) -> Banner {

@@ -10,11 +10,13 @@ use super::listen::{read_listeners, read_relay};
 use super::log::read_log;
 use super::problem::{Origin, Problem, Problems, Sources};
 use super::reader::{Declared, Reader};
+use super::records::read_records;
 use super::server::read_server;
 use super::source::{Node, Table, Value, merge};
 use super::tls::{check_tls, read_tls};
 use super::values::{self, Converted, Fault};
 use crate::access::{self, peers};
+use crate::records;
 use crate::turn::{self, ChannelRange};
 
 impl Config {
@@ -121,10 +123,13 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
     );
     let server = read_server(r);
     let log = read_log(r);
+    let records = read_records(r);
     check_tls(r, tls.as_ref(), listeners.as_deref());
 
     let auth = auth?;
     let limits = limits?;
+    let node = node.map(|name| if name.is_empty() { host_name() } else { name })?;
+    let region = region?;
     Some(Config {
         access: access::Settings {
             realm: realm?,
@@ -154,8 +159,13 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
         per_allocation: per_allocation? as usize,
         server: server?,
         log: log?,
-        node: node.map(|name| if name.is_empty() { host_name() } else { name })?,
-        region: region?,
+        records: records::Settings {
+            node: node.clone(),
+            region: region.clone(),
+            ..records?
+        },
+        node,
+        region,
     })
 }
 
