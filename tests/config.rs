@@ -738,10 +738,16 @@ fn records_go_where_nobody_else_reads_them() {
     const SECRET: &str = "records.webhook_secret=sixteen-letters!";
     let hook = |url: &str| format!("records.webhook={url}");
     for (assignments, says) in [
-        (vec![hook("https://example.org")], "records.webhook_secret: empty"),
+        (
+            vec![hook("https://example.org")],
+            "records.webhook_secret: empty",
+        ),
         (vec![SECRET.to_owned()], "records.webhook: empty"),
         (
-            vec![hook("https://example.org"), "records.webhook_secret=short".to_owned()],
+            vec![
+                hook("https://example.org"),
+                "records.webhook_secret=short".to_owned(),
+            ],
             "expected a text of 16 characters or more",
         ),
         (
@@ -752,7 +758,10 @@ fn records_go_where_nobody_else_reads_them() {
             vec![hook("https://a:b@example.org"), SECRET.to_owned()],
             "records.webhook: found a user or password",
         ),
-        (vec![hook("ftp://example.org"), SECRET.to_owned()], "expected a URL"),
+        (
+            vec![hook("ftp://example.org"), SECRET.to_owned()],
+            "expected a URL",
+        ),
         (
             vec![
                 hook("https://127.0.0.1/"),
@@ -765,8 +774,14 @@ fn records_go_where_nobody_else_reads_them() {
             vec!["records.file=/nonexistent/records".to_owned()],
             "records.file: there is no directory /nonexistent",
         ),
-        (vec!["records.file=/".to_owned()], "records.file: / is a directory"),
-        (vec!["records.interim=1ms".to_owned()], "records.interim: found \"1ms\""),
+        (
+            vec!["records.file=/".to_owned()],
+            "records.file: / is a directory",
+        ),
+        (
+            vec!["records.interim=1ms".to_owned()],
+            "records.interim: found \"1ms\"",
+        ),
     ] {
         let all: Vec<&str> = std::iter::once(AUTH)
             .chain(assignments.iter().map(String::as_str))
@@ -775,7 +790,11 @@ fn records_go_where_nobody_else_reads_them() {
         assert!(problems.contains(says), "{says}: {problems}");
         assert!(!problems.contains("sixteen-letters"), "{problems}");
     }
-    for url in ["http://localhost:8080/x", "http://[::1]:8080/", "http://127.0.0.1/"] {
+    for url in [
+        "http://localhost:8080/x",
+        "http://[::1]:8080/",
+        "http://127.0.0.1/",
+    ] {
         let config = set(&[AUTH, SECRET, &hook(url), "records.interim=0"]).unwrap();
         assert!(config.records.is_wanted());
         assert!(config.records.interim.is_zero());

@@ -121,6 +121,8 @@ fn totals_carry_the_contract_names_and_labels() {
         r#"turn_stream_refused_total{reason="protocol"} 1"#,
         "turn_certificate_expiry_timestamp_seconds 1900000000",
         "turn_segmentation_fallbacks_total 0",
+        r#"turn_records_total{sink="file",result="ok"} 5"#,
+        r#"turn_records_total{sink="file",result="dropped"} 2"#,
         "turn_capacity_ratio 0.25",
         r#"turn_build_info{version="9.9.9"} 1"#,
     ] {

@@ -12,7 +12,7 @@ use super::quick_start::{self, QuickStart};
 use super::{Banner, Configuration, Exit, banner, print};
 use crate::app::{self, Started};
 use crate::base::{Clock, Secret};
-use crate::config::Config;
+use crate::config::{Config, Problem, Problems};
 use crate::logging;
 
 /// How long a credential in the banner is good for where only secrets are configured.
@@ -26,13 +26,13 @@ pub fn run(configuration: &Configuration) -> anyhow::Result<Exit> {
     let sources = configuration.sources();
     if sources.file.is_some() {
         let config = Config::load(&sources)?;
-        let log = logging::install(config.log)?;
+        let log = start_log(config.log)?;
         let ended = app::run(config, sources, |_| {});
         log.report();
         return ended.map(|()| Exit::Done);
     }
     let quick = quick_start::prepare(sources)?;
-    let log = logging::install(quick.config.log)?;
+    let log = start_log(quick.config.log)?;
     let (config, sources) = (quick.config.clone(), quick.sources.clone());
     let ended = app::run(config, sources, move |started| {
         if let Err(error) = quick.save() {
@@ -45,6 +45,18 @@ pub fn run(configuration: &Configuration) -> anyhow::Result<Exit> {
     });
     log.report();
     ended.map(|()| Exit::Done)
+}
+
+fn start_log(settings: logging::Settings) -> anyhow::Result<logging::Control> {
+    logging::install(settings).map_err(|error| match error {
+        logging::InstallError::NoJournal(_) => Problems::from(Problem::host(
+            "log.format",
+            error.to_string(),
+            "start turnix under systemd, or write \"auto\"",
+        ))
+        .into(),
+        logging::InstallError::Twice => error.into(),
+    })
 }
 
 fn describe(quick: QuickStart, started: &Started) -> Banner {

@@ -26,8 +26,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::base::addr::is_link_local;
 use crate::base::Family;
+use crate::base::addr::is_link_local;
 use crate::net::host;
 use crate::{access, logging, stream, turn};
 

@@ -1,8 +1,8 @@
 //! The admin listener: metrics, health, and the API that shows and ends allocations.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};

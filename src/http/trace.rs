@@ -82,7 +82,10 @@ pub(super) async fn change<S: ShardControl>(
         }
     };
     if asked.minutes > MOST_MINUTES {
-        return refusal(StatusCode::BAD_REQUEST, "a trace lasts 1440 minutes at most");
+        return refusal(
+            StatusCode::BAD_REQUEST,
+            "a trace lasts 1440 minutes at most",
+        );
     }
     let now = Clock.now().mono;
     let left = Duration::from_secs(u64::from(asked.minutes) * 60);
@@ -103,7 +106,10 @@ pub(super) async fn change<S: ShardControl>(
         (true, true) => StatusCode::NO_CONTENT.into_response(),
         (true, false) => {
             tracing::info!(
-                user = shown.user.as_deref().map(|user| tracing::field::display(user.escape_debug())),
+                user = shown
+                    .user
+                    .as_deref()
+                    .map(|user| tracing::field::display(user.escape_debug())),
                 address = shown.address,
                 minutes = asked.minutes,
                 "a trace begins: see target turnix::trace"

@@ -183,7 +183,16 @@ mod tests {
     #[test]
     fn journal_stream_names_device_and_inode() {
         assert!(names("8:12345", 8, 12345));
-        for other in ["", "8", "8:", ":12345", "8:12346", "9:12345", "8:12345:1", "-8:12345"] {
+        for other in [
+            "",
+            "8",
+            "8:",
+            ":12345",
+            "8:12346",
+            "9:12345",
+            "8:12345:1",
+            "-8:12345",
+        ] {
             assert!(!names(other, 8, 12345), "{other:?}");
         }
     }

@@ -14,7 +14,7 @@ use std::io::{self, IsTerminal};
 use std::sync::{Arc, OnceLock};
 
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::filter::{FilterExt, Targets};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt as lines, reload};
@@ -22,7 +22,7 @@ use tracing_subscriber::{Layer, Registry, fmt as lines, reload};
 use crate::base::{PiiMode, trace};
 
 use journal::Journal;
-use rate::Rate;
+use rate::{Limited, Rate};
 
 /// Libraries that log what strangers send, or every step of a handshake.
 const NOISY: [&str; 4] = ["stun_types", "turn_types", "rustls", "hyper"];
@@ -81,12 +81,7 @@ impl fmt::Display for InstallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Twice => f.write_str("logging was already started"),
-            Self::NoJournal(error) => write!(
-                f,
-                "log.format is \"journald\", and {} cannot be reached: {error}; start turnix under systemd, or set \
-                 log.format to \"auto\"",
-                journal::SOCKET
-            ),
+            Self::NoJournal(error) => write!(f, "{} cannot be reached: {error}", journal::SOCKET),
         }
     }
 }
@@ -141,14 +136,17 @@ pub fn subscriber(
 ) -> (impl tracing::Subscriber + Send + Sync, Control) {
     let (levels, handle) = reload::Layer::new(targets(settings.level));
     let rate = Arc::new(Rate::new(settings.events_per_second));
-    let filter = levels.and(rate::Limit(Arc::clone(&rate)));
+    let limited = Limited {
+        rate: Arc::clone(&rate),
+        inner: output,
+    };
     let control = Control {
         levels: handle,
         rate,
         format: settings.format,
     };
     (
-        tracing_subscriber::registry().with(output.with_filter(filter)),
+        tracing_subscriber::registry().with(limited.with_filter(levels)),
         control,
     )
 }

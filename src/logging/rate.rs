@@ -6,15 +6,15 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::callsite::Identifier;
 use tracing::field::{Field, Visit};
-use tracing::level_filters::LevelFilter;
-use tracing::subscriber::Interest;
-use tracing::{Event, Metadata, Subscriber};
-use tracing_subscriber::layer::{Context, Filter};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
 
 use crate::base::Clock;
 
@@ -94,9 +94,7 @@ impl Rate {
             let quiet = |buckets: &mut HashMap<Identifier, Bucket>| {
                 buckets.values().all(|bucket| bucket.suppressed == 0)
             };
-            drop(
-                (self.pending.wait_while(buckets, quiet)).unwrap_or_else(PoisonError::into_inner),
-            );
+            drop((self.pending.wait_while(buckets, quiet)).unwrap_or_else(PoisonError::into_inner));
             std::thread::sleep(PAUSE);
             self.report();
         }
@@ -154,24 +152,38 @@ impl Visit for Message<'_> {
     }
 }
 
-/// The rate as a filter behind the one of levels.
-pub(super) struct Limit(pub std::sync::Arc<Rate>);
+/// Hands to a layer what the rate permits. A filter by event would do the same, but one that says no leaves the registry's
+/// own state behind for the next event of the thread.
+pub(super) struct Limited<L> {
+    pub rate: Arc<Rate>,
+    pub inner: L,
+}
 
-impl<S: Subscriber> Filter<S> for Limit {
-    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
-        true
+impl<S: Subscriber, L: Layer<S>> Layer<S> for Limited<L> {
+    fn on_event(&self, event: &Event<'_>, cx: Context<'_, S>) {
+        if self.rate.permits(event) {
+            self.inner.on_event(event, cx);
+        }
     }
 
-    fn callsite_enabled(&self, _: &'static Metadata<'static>) -> Interest {
-        Interest::always()
+    // Spans of libraries, whose fields the layer wants to have seen.
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, cx: Context<'_, S>) {
+        self.inner.on_new_span(attributes, id, cx);
     }
 
-    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
-        self.0.permits(event)
+    fn on_record(&self, id: &Id, values: &Record<'_>, cx: Context<'_, S>) {
+        self.inner.on_record(id, values, cx);
     }
 
-    fn max_level_hint(&self) -> Option<LevelFilter> {
-        // Without a hint of ours the one of levels would be lost, and with it the cheapest way to say no.
-        Some(LevelFilter::TRACE)
+    fn on_enter(&self, id: &Id, cx: Context<'_, S>) {
+        self.inner.on_enter(id, cx);
+    }
+
+    fn on_exit(&self, id: &Id, cx: Context<'_, S>) {
+        self.inner.on_exit(id, cx);
+    }
+
+    fn on_close(&self, id: Id, cx: Context<'_, S>) {
+        self.inner.on_close(id, cx);
     }
 }

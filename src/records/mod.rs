@@ -300,7 +300,9 @@ impl Records {
     pub fn close(self, grace: Duration) {
         let _ = self.queue.send(Message::Close);
         if self.writer.join().is_err() {
-            tracing::error!("the thread that writes records had panicked: please report this as a bug of turnix");
+            tracing::error!(
+                "the thread that writes records had panicked: please report this as a bug of turnix"
+            );
         }
         if let Some(webhook) = self.webhook {
             webhook.close(grace);

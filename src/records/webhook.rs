@@ -167,7 +167,9 @@ impl Webhook {
             self.abandon.send_replace(true);
         }
         if self.thread.join().is_err() {
-            tracing::error!("the thread of the webhook had panicked: please report this as a bug of turnix");
+            tracing::error!(
+                "the thread of the webhook had panicked: please report this as a bug of turnix"
+            );
         }
     }
 }
@@ -273,7 +275,10 @@ impl Poster {
         let signature = sign(&self.settings.secret, Clock.now().unix_secs(), body);
         let request = Request::post(self.settings.url.clone())
             .header(header::CONTENT_TYPE, "application/json")
-            .header(header::USER_AGENT, concat!("turnix/", env!("CARGO_PKG_VERSION")))
+            .header(
+                header::USER_AGENT,
+                concat!("turnix/", env!("CARGO_PKG_VERSION")),
+            )
             .header(SIGNATURE, signature)
             .body(Full::new(body.clone()));
         let request = match request {
@@ -284,7 +289,9 @@ impl Poster {
             let response = self.client.request(request).await?;
             let status = response.status();
             // What it says does not matter, only that it has said it.
-            let _ = Limited::new(response.into_body(), ANSWER_BYTES).collect().await;
+            let _ = Limited::new(response.into_body(), ANSWER_BYTES)
+                .collect()
+                .await;
             Ok::<_, hyper_util::client::legacy::Error>(status)
         };
         match timeout(TIMEOUT, exchange).await {

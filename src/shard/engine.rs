@@ -15,8 +15,8 @@ use tokio::sync::Notify;
 use crate::access::{Access, PermittedPeer};
 use crate::base::{Clock, FiveTuple, ListenerId, Now, Pii, Transport};
 use crate::metrics::ShardSnapshot;
-use crate::records::{Due, Emitter};
 use crate::net::{Batch, HEADROOM, Outgoing, Poller, RecvFault, TAILROOM, UdpSocket};
+use crate::records::{Due, Emitter};
 use crate::turn::{
     AllocationId, Direction, DropReason, EndReason, Ended, Forward, FromPeer, Output, Path, Seed,
     Server, Settings,

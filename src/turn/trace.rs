@@ -188,10 +188,7 @@ impl Server {
         let Some(allocation) = self.allocations.get(to) else {
             return;
         };
-        let (user, client) = (
-            Arc::clone(&allocation.user),
-            allocation.five_tuple.client(),
-        );
+        let (user, client) = (Arc::clone(&allocation.user), allocation.five_tuple.client());
         self.tell_drops(now, Some(user), client, Some(peer), reason);
     }
 
