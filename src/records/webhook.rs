@@ -3,8 +3,8 @@
 use std::future::pending;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -123,7 +123,8 @@ impl Queue {
 pub(super) struct Webhook {
     queue: Queue,
     abandon: watch::Sender<bool>,
-    done: Receiver<()>,
+    /// Behind a lock that nobody waits for, so that whoever holds a server may share it.
+    done: Mutex<Receiver<()>>,
     thread: JoinHandle<()>,
 }
 
@@ -151,7 +152,7 @@ impl Webhook {
         Ok(Self {
             queue: Queue(sender),
             abandon,
-            done,
+            done: Mutex::new(done),
             thread,
         })
     }
@@ -163,7 +164,11 @@ impl Webhook {
     /// Ends the thread once everything is posted, or after `grace`.
     pub fn close(self, grace: Duration) {
         drop(self.queue);
-        if !ends_within(&self.done, grace) {
+        let done = self
+            .done
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        if !ends_within(&done, grace) {
             self.abandon.send_replace(true);
         }
         if self.thread.join().is_err() {

@@ -51,7 +51,8 @@ impl Receiver {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let received = Arc::new(Mutex::new(Vec::new()));
-        let mut script = statuses.to_vec().into_iter();
+        let script: Vec<u16> = statuses.to_vec();
+        let mut script = script.into_iter();
         let kept = Arc::clone(&received);
         // Ends with the test's process.
         std::thread::spawn(move || {
