@@ -5,11 +5,9 @@ mod bench;
 mod check;
 mod credentials;
 mod holder;
-mod ice;
 mod quick_start;
 mod serve;
 mod state;
-mod uri;
 
 use std::io::{self, Write};
 use std::path::PathBuf;

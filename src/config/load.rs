@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use super::Config;
 use super::auth::read_auth;
+use super::cluster::{read_cluster, read_keys};
 use super::limits::read_limits;
 use super::listen::{read_listeners, read_relay};
 use super::log::read_log;
@@ -105,16 +106,9 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
         r#"a loopback address and port such as "127.0.0.1:9641", or "" to turn it off"#,
         admin,
     );
-    r.key(
-        "api.keys",
-        "[]",
-        "an empty list",
-        must_be_empty_list(
-            "this version has no ICE configuration service; remove it and use `turnix credentials`",
-        ),
-    );
-    let node = r.key("cluster.node", r#""""#, "a name", values::text);
-    let region = r.key("cluster.region", r#""""#, "a name", values::text);
+    let has_secrets = auth.as_ref().is_none_or(|auth| !auth.secrets.is_empty());
+    let api_keys = read_keys(r, sources, has_secrets);
+    let cluster = read_cluster(r);
     let per_allocation = r.key(
         "metrics.per_allocation",
         "1000",
@@ -128,8 +122,7 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
 
     let auth = auth?;
     let limits = limits?;
-    let node = node.map(|name| if name.is_empty() { host_name() } else { name })?;
-    let region = region?;
+    let cluster = cluster?;
     Some(Config {
         access: access::Settings {
             realm: realm?,
@@ -160,12 +153,12 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
         server: server?,
         log: log?,
         records: records::Settings {
-            node: node.clone(),
-            region: region.clone(),
+            node: cluster.node.clone(),
+            region: cluster.region.clone(),
             ..records?
         },
-        node,
-        region,
+        api_keys: api_keys?,
+        cluster,
     })
 }
 
