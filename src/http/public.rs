@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use serde_json::json;
 
 use super::ice::{self, Service};
-use super::{Health, ShardControl, pages, refusal};
+use super::{Health, ShardControl, dialects, pages, refusal};
 
 /// The routes of public listeners; `draining` is set while the server is being emptied.
 pub fn router<S: ShardControl>(
@@ -28,6 +28,7 @@ pub fn router<S: ShardControl>(
             refusal(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
         })
         .with_state(Health::new(shards, draining))
+        .merge(dialects::routes(service.clone()))
         .merge(ice::routes(service))
 }
 
