@@ -415,7 +415,7 @@ impl Shard {
             return;
         }
         if !peer.may_use_kernel() {
-            self.server.count_drop(DropReason::NoRelay, 1);
+            (self.server).count_undelivered(now, allocation, to, DropReason::NoRelay);
             return;
         }
         self.server.count_to_peer(Path::Kernel, payload.length);

@@ -68,6 +68,20 @@ impl Tracer {
 }
 
 impl Server {
+    /// Counts a datagram of `id` for `peer` that the caller had to drop after the verdict, and tells of it.
+    pub fn count_undelivered(
+        &mut self,
+        now: Now,
+        id: AllocationId,
+        peer: SocketAddr,
+        reason: DropReason,
+    ) {
+        self.count_drop(reason, 1);
+        if self.tracer.is_on() {
+            self.trace_peer_drop(now, id, peer, reason);
+        }
+    }
+
     /// A request, once it is known what becomes of it. `reject`: why it is refused.
     #[cold]
     pub(super) fn trace_request(
@@ -179,7 +193,7 @@ impl Server {
         self.tell_drops(now, user, from.client(), None, reason);
     }
 
-    /// A datagram of a peer that goes no further.
+    /// A datagram of a peer, or for one, that goes no further.
     #[cold]
     pub(super) fn trace_peer_drop(
         &mut self,

@@ -94,6 +94,14 @@ fn drops_are_counted_and_told_once_a_second() {
         assert_eq!(stranger, Forward::Drop(DropReason::NoPermission));
         let third = kept.take();
         assert!(third[0].contains(PEER), "{third:?}");
+        let own_relay = addr("198.51.100.1:50500");
+        (world.server).count_undelivered(world.now, id, own_relay, DropReason::NoRelay);
+        let fourth = kept.take();
+        assert!(fourth[0].contains("no_relay"), "{fourth:?}");
+        assert_eq!(
+            world.server.stats().dropped[DropReason::NoRelay as usize],
+            1
+        );
     });
 }
 
