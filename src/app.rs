@@ -9,7 +9,7 @@ mod sockets;
 mod watch;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -19,11 +19,13 @@ use tokio::sync::mpsc;
 
 use crate::access::Access;
 use crate::base::Clock;
+use crate::base::trace::Traces;
 use crate::cluster::{self, Fleet};
 use crate::config::{Config, Listener, Mapping, Problem, Problems, Sources};
 use crate::http::{self, Asked, Front, Operator};
 use crate::lifecycle::{Drain, Inherited};
 use crate::net;
+use crate::records::Records;
 use crate::shard::{self, ListenerSlot, RelayIp, Shards};
 use crate::stream::{self, Admission, Certificates};
 use crate::turn::Newcomers;
@@ -46,6 +48,9 @@ const CONTROL_NICE: u8 = 10;
 
 /// How long the shards may take to end.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the receiver of access records has to take what is left at the end.
+const RECORDS_GRACE: Duration = Duration::from_secs(5);
 
 /// A server whose sockets are open, as it really listens and relays.
 #[derive(Clone, Debug)]
@@ -82,6 +87,8 @@ pub struct Running {
     overloaded: bool,
     operator: Operator,
     orders: mpsc::Receiver<Asked>,
+    records: Option<Records>,
+    traces: Arc<Mutex<Traces>>,
 }
 
 /// One listener as it was asked for, and what is open for it.
@@ -149,6 +156,7 @@ pub fn start_on(config: Config, mut inherited: Inherited) -> anyhow::Result<Runn
         &mut inherited,
         &mut problems,
     );
+    let records = start_records(&config, &mut problems);
     if !problems.is_empty() {
         let udp: Vec<_> = (listeners.iter().filter(|listener| listener.udp))
             .map(|listener| listener.address)
@@ -168,7 +176,8 @@ pub fn start_on(config: Config, mut inherited: Inherited) -> anyhow::Result<Runn
         let own = own_addresses(&config, listeners, &relays, admin_address);
         Arc::new(Access::new(&config.access, own))
     };
-    let settings = shard_settings(&config, &listeners, relays.clone());
+    let emitter = records.as_ref().map(Records::emitter);
+    let settings = shard_settings(&config, &listeners, relays.clone(), emitter);
     let (shards, threads) = Shards::start_on(&settings, decide(&listeners), udp)
         .map_err(|errors| Problems::new(errors.iter().map(udp_problem).collect()))?;
     if listeners
@@ -190,6 +199,9 @@ pub fn start_on(config: Config, mut inherited: Inherited) -> anyhow::Result<Runn
         .enable_all()
         .build()
         .context("cannot start the control runtime")?;
+    if let Some(every) = records.as_ref().and_then(Records::interim) {
+        control.spawn(shards.clone().record_live_forever(every));
+    }
     let drain = Drain::default();
     let (operator, orders) = Operator::new(drain.deadline_unix_ms());
     let fleet = ice::fleet(&config);
@@ -243,6 +255,8 @@ pub fn start_on(config: Config, mut inherited: Inherited) -> anyhow::Result<Runn
         overloaded: false,
         operator,
         orders,
+        records,
+        traces: Arc::default(),
     };
     if let (Some(socket), Some(address)) = (admin, admin_address) {
         let router = http::admin::router(running.admin_state());
@@ -259,7 +273,12 @@ impl Running {
         &self.shards
     }
 
-    /// Ends every allocation, then every thread.
+    /// The access records, if anybody wants them.
+    pub const fn records(&self) -> Option<&Records> {
+        self.records.as_ref()
+    }
+
+    /// Ends every allocation, then every thread; what access records are left is written.
     pub fn stop(self) {
         self.shards.stop();
         let deadline = Clock.now().mono + STOP_PATIENCE;
@@ -274,6 +293,9 @@ impl Running {
             if thread.join().is_err() {
                 tracing::error!("a shard had panicked");
             }
+        }
+        if let Some(records) = self.records {
+            records.close(RECORDS_GRACE);
         }
         self.control.shutdown_background();
         tracing::info!("stopped");
@@ -295,7 +317,7 @@ impl Running {
     /// What the admin listener answers from, as the configuration in effect has it.
     fn admin_state(&self) -> http::admin::AdminState<Shards> {
         let config = &self.config;
-        http::admin::AdminState::new(
+        let state = http::admin::AdminState::new(
             self.shards.clone(),
             self.drain.flag(),
             self.certificates.clone(),
@@ -311,6 +333,31 @@ impl Running {
             },
         )
         .operated_by(self.operator.clone())
+        .with_traces(Arc::clone(&self.traces));
+        match &self.records {
+            Some(records) => state.with_records(records.counts()),
+            None => state,
+        }
+    }
+}
+
+/// Opens the file and starts the threads of access records, if anybody wants them.
+fn start_records(config: &Config, problems: &mut Vec<Problem>) -> Option<Records> {
+    let settings = Some(&config.records).filter(|settings| settings.is_wanted())?;
+    match Records::start(settings) {
+        Ok(records) => Some(records),
+        Err(error) => {
+            let file = (settings.file.as_ref()).map_or_else(
+                || "the webhook".to_owned(),
+                |file| file.display().to_string(),
+            );
+            problems.push(Problem::host(
+                "records",
+                format!("cannot keep access records in {file}: {error}"),
+                "let the user that the server runs as write there, or leave records.file empty",
+            ));
+            None
+        }
     }
 }
 

@@ -19,8 +19,14 @@ use super::serve::SetLog;
 use super::sockets::{open_tcp, own_addresses, relay_ips, udp_problem};
 use super::{Open, Running, host_shortages, ice, load_certificate, log_started, mappings};
 
-/// Keys that a running server cannot change: its threads, what they run on, and the form of what is being written.
-const NEEDS_RESTART: [&str; 3] = ["server.shards", "server.pin_shards", "log.format"];
+/// Keys, or sections of them, that a running server cannot change: its threads, what they run on, and the form and place
+/// of what is being written.
+const NEEDS_RESTART: [&str; 4] = [
+    "server.shards",
+    "server.pin_shards",
+    "log.format",
+    "records.",
+];
 
 /// What a reload did.
 #[derive(Clone, Debug, Serialize)]
@@ -77,7 +83,11 @@ impl Running {
         let mut next = Config::load(sources)?;
         let mut changed = self.config.keys.changes(&next.keys);
         let restart: Vec<Change> = changed
-            .extract_if(.., |change| NEEDS_RESTART.contains(&&*change.key))
+            .extract_if(.., |change| {
+                NEEDS_RESTART
+                    .iter()
+                    .any(|name| change.key.starts_with(name))
+            })
             .collect();
         for change in &restart {
             next.keys.keep(&self.config.keys, &change.key);
@@ -85,6 +95,7 @@ impl Running {
         next.server.shards = self.config.server.shards;
         next.server.pin_shards = self.config.server.pin_shards;
         next.log.format = self.config.log.format;
+        next.records = self.config.records.clone();
 
         let plan = self.plan(&next)?;
         let before = host_shortages(&self.config);

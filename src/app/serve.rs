@@ -7,16 +7,17 @@ use serde_json::json;
 use tokio::time::MissedTickBehavior;
 
 use crate::base::Clock;
-use crate::config::{Log, Sources};
+use crate::config::Sources;
 use crate::http::{Order, Outcome};
 use crate::lifecycle::{Signal, Signals, notify};
+use crate::logging;
 use crate::turn::Direction;
 
 use super::Running;
 use super::watch::Watch;
 
 /// Changes what is logged, and how, in the running process.
-pub type SetLog = Box<dyn Fn(&Log) + Send>;
+pub type SetLog = Box<dyn Fn(&logging::Settings) + Send>;
 
 /// How often a drain is looked at.
 const TICK: Duration = Duration::from_millis(250);

@@ -9,6 +9,7 @@ mod operator;
 mod pages;
 pub mod public;
 mod serve;
+mod trace;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +22,7 @@ use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::base::trace::Traces;
 use crate::metrics::{NamedAllocation, ShardSnapshot};
 use crate::shard::Shards;
 
@@ -41,6 +43,8 @@ pub trait ShardControl: Clone + Send + Sync + 'static {
     fn alive(&self) -> impl Future<Output = bool> + Send;
     /// See `Shards::capacity_ratio`.
     fn capacity_ratio(&self) -> f64;
+    /// See `Shards::set_traces`.
+    fn set_traces(&self, _traces: &Arc<Traces>) {}
 }
 
 impl ShardControl for Shards {
@@ -66,6 +70,10 @@ impl ShardControl for Shards {
 
     fn capacity_ratio(&self) -> f64 {
         Self::capacity_ratio(self)
+    }
+
+    fn set_traces(&self, traces: &Arc<Traces>) {
+        Self::set_traces(self, traces);
     }
 }
 
