@@ -1,11 +1,13 @@
-//! Vocabulary every other module shares: time, addresses, secrets.
+//! Vocabulary every other module shares: time, addresses, secrets, text that is safe to print.
 //!
 //! Owns the only place that reads a clock. Imports nothing of turnix.
 
 pub mod addr;
+pub mod printable;
 pub mod secret;
 pub mod time;
 
 pub use addr::{Family, FiveTuple, ListenerId, RelayedAddress, Transport};
+pub use printable::Printable;
 pub use secret::{Pii, PiiMode, Secret};
 pub use time::{Clock, Now};

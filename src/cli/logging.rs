@@ -9,6 +9,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
+use crate::base::printable::{Form, Lines};
 use crate::config::{Log, LogFormat, LogLevel};
 
 /// Libraries that log what strangers send, or every step of a handshake.
@@ -31,11 +32,16 @@ pub fn install(log: Log) -> anyhow::Result<()> {
         .with_default(level)
         .with_targets(NOISY.map(|target| (target, LevelFilter::ERROR)));
     let terminal = io::stderr().is_terminal();
-    let layer = fmt::layer().with_writer(io::stderr);
-    let layer = match log.format {
-        LogFormat::Json => layer.json().boxed(),
-        LogFormat::Auto if !terminal => layer.json().boxed(),
-        LogFormat::Auto | LogFormat::Text => layer.with_ansi(terminal).with_target(false).boxed(),
+    let form = match log.format {
+        LogFormat::Json => Form::Json,
+        LogFormat::Auto if !terminal => Form::Json,
+        LogFormat::Auto | LogFormat::Text if terminal => Form::Colour,
+        LogFormat::Auto | LogFormat::Text => Form::Text,
+    };
+    let layer = fmt::layer().with_writer(move || Lines::new(io::stderr(), form));
+    let layer = match form {
+        Form::Json => layer.json().boxed(),
+        Form::Text | Form::Colour => layer.with_ansi(terminal).with_target(false).boxed(),
     };
     tracing_subscriber::registry()
         .with(layer.with_filter(filter))

@@ -8,7 +8,7 @@ use prometheus::proto::{
 use prometheus::{Registry, TextEncoder};
 
 use crate::access::{AuthFailure, DeniedRule};
-use crate::base::{Family, Transport};
+use crate::base::{Family, Printable, Transport};
 use crate::stream::{Refusal, Refused};
 use crate::turn::stats::{
     BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS, Histogram, OUTCOMES, Outcome, outcome_index,
@@ -304,10 +304,11 @@ fn per_allocation(families: &mut Vec<MetricFamily>, live: &[NamedAllocation]) {
     let mut packets = Vec::new();
     let mut bandwidth = Vec::new();
     for NamedAllocation { name, view, .. } in live {
+        let user = Printable(&view.user).to_string();
         for direction in Direction::ALL {
             let labels = [
                 ("allocation", name.as_str()),
-                ("user", &*view.user),
+                ("user", user.as_str()),
                 ("transport", view.transport.label()),
                 ("direction", direction.label()),
             ];

@@ -612,7 +612,7 @@ fn log_ended(shard: u8, ended: &Ended) {
     debug_assert_eq!(Direction::ALL, [Direction::ToPeer, Direction::ToClient]);
     tracing::info!(
         allocation = format_args!("{shard}-{}-{}", view.id.slot, view.id.generation),
-        user = %view.user.escape_debug(),
+        user = &*view.user,
         client = %Pii(view.client),
         transport = view.transport.label(),
         relayed = %view.relayed,
