@@ -328,7 +328,7 @@ turnix.toml:15: auth.secrets: found a number; expected a list of texts, none of 
 turnix.toml:17: limit: unknown key; did you mean [limits]?
 turnix.toml:21: limits.allocations: found -1; expected a number of allocations, 0 for no limit
 turnix.toml:22: limits.bandwidth: found "8Mbit", and this version enforces no bandwidth; write "0" and limit it in the kernel (tc), or the number of allocations
-turnix.toml:25: http.admin: 0.0.0.0:9641 can be reached from outside, and this version has no TLS or token there; use "127.0.0.1:9641" and reach it through a reverse proxy that asks who it is, or by ssh -L 9641:127.0.0.1:9641
+turnix.toml:25: http.admin: 0.0.0.0:9641 can be asked from outside, and there is neither TLS nor a token; set http.tls = true and http.token_file (or http.token), or use "127.0.0.1:9641" and reach it by ssh -L 9641:127.0.0.1:9641
 turnix.toml:28: log.format: found "journald", which this version does not write; use "json" or "text": systemd puts standard error into the journal"#
     );
 }
@@ -716,7 +716,6 @@ fn what_is_not_enforced_is_not_accepted() {
         "api.keys=[{ id = \"web\" }]",
         "listen=[{ trusted_proxies = [\"10.0.0.0/8\"] }]",
         "listen=[{ protocols = [\"dtls\"] }]",
-        "http.admin=[::]:9641",
     ] {
         let problems = set(&[AUTH, assignment]).unwrap_err();
         assert!(problems.contains("this version"), "{problems}");

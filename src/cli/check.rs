@@ -53,6 +53,7 @@ pub fn run(configuration: &Configuration) -> anyhow::Result<Exit> {
             certificate(tls, &mut report);
         }
         report.warnings.extend(app::host_shortages(&config));
+        report.warnings.extend(config.warnings);
     }
     machine(&mut report);
     print(&render(&report))?;

@@ -13,6 +13,7 @@ use super::{Banner, Configuration, Exit, banner, logging, print};
 use crate::app::{self, Started};
 use crate::base::{Clock, Secret};
 use crate::config::Config;
+use crate::net::host;
 
 /// How long a credential in the banner is good for where only secrets are configured.
 const BANNER_TTL: Duration = Duration::from_secs(24 * 3600);
@@ -26,11 +27,13 @@ pub fn run(configuration: &Configuration) -> anyhow::Result<Exit> {
     if sources.file.is_some() {
         let config = Config::load(&sources)?;
         logging::install(config.log)?;
+        keep_memory_private(&config);
         app::run(config, sources, |_| {})?;
         return Ok(Exit::Done);
     }
     let quick = quick_start::prepare(sources)?;
     logging::install(quick.config.log)?;
+    keep_memory_private(&quick.config);
     let (config, sources) = (quick.config.clone(), quick.sources.clone());
     app::run(config, sources, move |started| {
         if let Err(error) = quick.save() {
@@ -42,6 +45,15 @@ pub fn run(configuration: &Configuration) -> anyhow::Result<Exit> {
         }
     })?;
     Ok(Exit::Done)
+}
+
+/// A crash leaves nothing of the secrets on a disk.
+fn keep_memory_private(config: &Config) {
+    if config.server.core_dumps {
+        tracing::warn!("server.core_dumps is on: a crash leaves a file that holds every secret");
+    } else if let Err(error) = host::forbid_core_dumps() {
+        tracing::warn!(%error, "core dumps cannot be turned off: a crash may leave a file that holds every secret");
+    }
 }
 
 fn describe(quick: QuickStart, started: &Started) -> Banner {
@@ -66,7 +78,10 @@ fn describe(quick: QuickStart, started: &Started) -> Banner {
         listeners: started.listeners.clone(),
         relays: started.relays.clone(),
         ports: config.relay.ports,
-        admin: config.admin,
+        admin: config.admin.map(|admin| {
+            let scheme = if config.http.tls { "https" } else { "http" };
+            format!("{scheme}://{admin}/metrics")
+        }),
         ice_servers: Banner::paste(&servers),
         urls,
         test_page,

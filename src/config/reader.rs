@@ -25,6 +25,8 @@ pub(super) struct Reader<'a> {
     lists: Vec<&'static str>,
     pub declared: Vec<Declared>,
     pub problems: Vec<Problem>,
+    /// What works and should be put right all the same.
+    pub warnings: Vec<Problem>,
 }
 
 impl<'a> Reader<'a> {
@@ -36,6 +38,7 @@ impl<'a> Reader<'a> {
             lists: Vec::new(),
             declared: Vec::new(),
             problems: Vec::new(),
+            warnings: Vec::new(),
         }
     }
 
@@ -166,6 +169,7 @@ impl<'a> Reader<'a> {
             lists: Vec::new(),
             declared: Vec::new(),
             problems: Vec::new(),
+            warnings: Vec::new(),
         };
         let value = each(&mut inner);
         inner.reject_unknown();

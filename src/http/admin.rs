@@ -1,24 +1,25 @@
 //! The admin listener: metrics, health, and the API that shows and ends allocations.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, Version, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get};
-use axum::{Json, Router};
+use axum::{Extension, Router};
 use serde::Serialize;
-use serde_json::json;
 
 use crate::metrics::{Context, NamedAllocation, Reading, encode};
 use crate::stream::{Admission, Certificates};
 use crate::turn::Direction;
 
-use super::{Health, ShardControl, Status, refusal};
+use super::door::{Door, Refusal};
+use super::serve::Ends;
+use super::{Health, ShardControl, Status, Token, json, refusal};
 
 /// What the admin listener answers from.
 #[derive(Clone)]
@@ -28,6 +29,7 @@ pub struct AdminState<S> {
     certificates: Option<Arc<Certificates>>,
     admission: Arc<Admission>,
     settings: Arc<Settings>,
+    door: Arc<Door>,
 }
 
 /// What the admin listener says about this server, and to whom.
@@ -41,8 +43,11 @@ pub struct Settings {
     pub version: &'static str,
     /// How many of the busiest allocations get series of their own in `/metrics`.
     pub per_allocation: usize,
-    /// Hosts under which the listener may be asked besides loopback ones: names, or IP addresses without brackets.
+    /// Hosts under which the listener may be asked besides loopback's and its own address: names, or IP addresses without
+    /// brackets.
     pub hosts: Vec<String>,
+    /// What has to be shown for everything but a bare health check; `None`: nothing.
+    pub token: Option<Token>,
 }
 
 impl<S: ShardControl> AdminState<S> {
@@ -59,6 +64,7 @@ impl<S: ShardControl> AdminState<S> {
             shards,
             certificates,
             admission,
+            door: Arc::new(Door::new(settings.token.clone())),
             settings: Arc::new(settings),
         }
     }
@@ -66,7 +72,7 @@ impl<S: ShardControl> AdminState<S> {
 
 /// The routes of the admin listener.
 pub fn router<S: ShardControl>(state: AdminState<S>) -> Router {
-    let settings = Arc::clone(&state.settings);
+    let guarding = (Arc::clone(&state.settings), Arc::clone(&state.door));
     Router::new()
         .route("/metrics", get(metrics))
         .route("/live", get(live))
@@ -82,20 +88,51 @@ pub fn router<S: ShardControl>(state: AdminState<S>) -> Router {
                 "this path does not take this method",
             )
         })
-        .layer(middleware::from_fn_with_state(settings, guard))
+        .layer(middleware::from_fn_with_state(guarding, guard))
         .with_state(state)
 }
 
-/// Refuses requests that a web page may have provoked by pointing its own name at this address (DNS rebinding).
+/// What a caller gets to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Caller {
+    /// Everything.
+    Known,
+    /// Whether the server is well, as balancers and kubelets ask, which carry no token.
+    Anyone,
+}
+
+/// What balancers ask.
+const HEALTH_PATHS: [&str; 3] = ["/live", "/ready", "/health"];
+
+/// Refuses requests that a web page may have provoked by pointing its own name at this address (DNS rebinding), and
+/// those that lack the token.
 ///
-/// Such a request carries the page's own host. Loopback's names and those that the operator knows cannot be a page's.
-async fn guard(State(settings): State<Arc<Settings>>, request: Request, next: Next) -> Response {
-    if !asked_by_known_host(request.uri(), request.headers(), &settings.hosts) {
+/// A page's request carries the page's own host. Loopback's names, the address that was connected to and those that the
+/// operator knows cannot be a page's.
+async fn guard(
+    State((settings, door)): State<(Arc<Settings>, Arc<Door>)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let ends = request.extensions().get::<Ends>().copied();
+    let local = ends.map(|ends| ends.local);
+    if !asked_by_known_host(request.uri(), request.headers(), local, &settings.hosts) {
         return refusal(
             StatusCode::FORBIDDEN,
-            "ask the admin listener as localhost or 127.0.0.1: this host is not its own",
+            "this host is not the admin listener's own: ask as localhost or by its address, or add the host to http.hosts",
         );
     }
+    // Only tests ask without a connection.
+    let client = ends.map_or(IpAddr::from([0, 0, 0, 0]), |ends| ends.client.ip());
+    let caller = match door.admit(client, request.headers()) {
+        Ok(()) => Caller::Known,
+        Err(Refusal::Missing) if HEALTH_PATHS.contains(&request.uri().path()) => Caller::Anyone,
+        Err(reason) => {
+            door.refuse(reason);
+            return turned_away(reason, request.version());
+        }
+    };
+    request.extensions_mut().insert(caller);
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -106,16 +143,62 @@ async fn guard(State(settings): State<Arc<Settings>>, request: Request, next: Ne
     response
 }
 
-fn asked_by_known_host(uri: &Uri, headers: &HeaderMap, hosts: &[String]) -> bool {
+/// Asks for the token, or for patience; the connection ends, so that strangers hold none open by it.
+fn turned_away(reason: Refusal, version: Version) -> Response {
+    let mut response = match reason {
+        Refusal::Missing | Refusal::Wrong => refusal(
+            StatusCode::UNAUTHORIZED,
+            "show http.token of the configuration: \"Authorization: Bearer TOKEN\"",
+        ),
+        Refusal::Limited => refusal(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too many wrong tokens from this address: try again in ten seconds",
+        ),
+    };
+    let headers = response.headers_mut();
+    match reason {
+        Refusal::Missing => {
+            let challenge = HeaderValue::from_static("Bearer realm=\"turnix\"");
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        Refusal::Wrong => {
+            let challenge =
+                HeaderValue::from_static("Bearer realm=\"turnix\", error=\"invalid_token\"");
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        Refusal::Limited => {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
+        }
+    }
+    if version < Version::HTTP_2 {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+fn asked_by_known_host(
+    uri: &Uri,
+    headers: &HeaderMap,
+    local: Option<SocketAddr>,
+    hosts: &[String],
+) -> bool {
     let known = |authority: &str| {
         let host = without_port(authority);
         let literal = host
             .strip_prefix('[')
             .and_then(|host| host.strip_suffix(']'))
             .unwrap_or(host);
-        (literal.parse::<IpAddr>()).is_ok_and(|ip| ip.to_canonical().is_loopback())
+        let ip = literal.parse::<IpAddr>().map(|ip| ip.to_canonical()).ok();
+        let is_own = |ip: IpAddr| {
+            ip.is_loopback() || local.is_some_and(|local| local.ip().to_canonical() == ip)
+        };
+        let is_named = |name: &String| {
+            literal.eq_ignore_ascii_case(name)
+                || (ip.is_some() && name.parse::<IpAddr>().map(|ip| ip.to_canonical()).ok() == ip)
+        };
+        ip.is_some_and(is_own)
             || host.eq_ignore_ascii_case("localhost")
-            || hosts.iter().any(|name| literal.eq_ignore_ascii_case(name))
+            || hosts.iter().any(is_named)
     };
     // Browsers always say whom they ask; both places count, so that one cannot hide the other.
     uri.authority().is_none_or(|named| known(named.as_str()))
@@ -139,6 +222,7 @@ async fn metrics<S: ShardControl>(State(state): State<AdminState<S>>) -> Respons
         capacity_ratio: state.shards.capacity_ratio(),
         certificate_expiry_unix: state.certificates.as_ref().map(|all| all.not_after_unix()),
         streams_refused: state.admission.refused(),
+        admin_refused: state.door.refused(),
         version: state.settings.version,
     };
     let text = encode(Reading {
@@ -151,26 +235,36 @@ async fn metrics<S: ShardControl>(State(state): State<AdminState<S>>) -> Respons
 }
 
 /// Whether a restart would help: draining is no reason for one.
-async fn live<S: ShardControl>(State(state): State<AdminState<S>>) -> Response {
+async fn live<S: ShardControl>(
+    State(state): State<AdminState<S>>,
+    Extension(caller): Extension<Caller>,
+) -> Response {
     let status = state.health.status().await;
     let code = match status {
         Status::Ok | Status::Draining => StatusCode::OK,
         Status::Degraded => StatusCode::SERVICE_UNAVAILABLE,
     };
-    health_answer(&state, status, code).await
+    health_answer(&state, caller, status, code).await
 }
 
 /// Whether new clients are welcome.
-async fn ready<S: ShardControl>(State(state): State<AdminState<S>>) -> Response {
+async fn ready<S: ShardControl>(
+    State(state): State<AdminState<S>>,
+    Extension(caller): Extension<Caller>,
+) -> Response {
     let status = state.health.status().await;
-    health_answer(&state, status, status.code()).await
+    health_answer(&state, caller, status, status.code()).await
 }
 
 async fn health_answer<S: ShardControl>(
     state: &AdminState<S>,
+    caller: Caller,
     status: Status,
     code: StatusCode,
 ) -> Response {
+    if caller == Caller::Anyone {
+        return json(code, &serde_json::json!({ "status": status.label() }));
+    }
     let allocations = match status {
         // A shard that does not answer would keep this answer waiting.
         Status::Degraded => None,
@@ -179,14 +273,14 @@ async fn health_answer<S: ShardControl>(
             Some(live.as_flattened().iter().sum::<u64>())
         }
     };
-    let body = json!({
+    let body = serde_json::json!({
         "status": status.label(),
         "node": state.settings.node,
         "region": state.settings.region,
         "version": state.settings.version,
         "allocations": allocations,
     });
-    (code, Json(body)).into_response()
+    json(code, &body)
 }
 
 /// One live allocation as the API shows it.
@@ -248,7 +342,7 @@ impl<'a> From<&'a NamedAllocation> for AllocationJson<'a> {
 async fn allocations<S: ShardControl>(State(state): State<AdminState<S>>) -> Response {
     let live = state.shards.allocations(usize::MAX).await;
     let shown: Vec<_> = live.iter().map(AllocationJson::from).collect();
-    Json(shown).into_response()
+    json(StatusCode::OK, &shown)
 }
 
 async fn end_allocation<S: ShardControl>(
@@ -276,7 +370,7 @@ async fn end_user<S: ShardControl>(
         return unreadable();
     };
     let ended = state.shards.end_user(&user).await;
-    Json(json!({ "ended": ended })).into_response()
+    json(StatusCode::OK, &serde_json::json!({ "ended": ended }))
 }
 
 fn unreadable() -> Response {

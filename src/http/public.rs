@@ -3,14 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::get;
-use axum::{Json, Router};
-use serde_json::json;
 
-use super::{Health, ShardControl, pages, refusal};
+use super::{Health, ShardControl, json, pages, refusal};
 
 /// The routes of public listeners; `draining` is set while the server is being emptied.
 pub fn router<S: ShardControl>(shards: S, draining: Arc<AtomicBool>) -> Router {
@@ -26,5 +25,8 @@ pub fn router<S: ShardControl>(shards: S, draining: Arc<AtomicBool>) -> Router {
 
 async fn health<S: ShardControl>(State(health): State<Health<S>>) -> Response {
     let status = health.status().await;
-    (status.code(), Json(json!({ "status": status.label() }))).into_response()
+    json(
+        status.code(),
+        &serde_json::json!({ "status": status.label() }),
+    )
 }

@@ -1,15 +1,16 @@
 //! Serves HTTP connections within bounds that a stranger cannot stretch.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{HeaderValue, StatusCode, Version, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
+use axum::{Extension, Router};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
@@ -17,7 +18,8 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use crate::stream::HttpStream;
+use crate::base::Pii;
+use crate::stream::{Admission, HttpStream};
 
 use super::refusal;
 
@@ -26,6 +28,8 @@ use super::refusal;
 pub struct Limits {
     /// Open connections; beyond it a new one is closed at once.
     pub connections: usize,
+    /// Open connections of one IPv4 address or IPv6 /64, so that none takes all; 0 is no limit.
+    pub per_address: u32,
     /// How long a client may take to send a request's header.
     pub header_timeout: Duration,
     /// After this time a connection takes no further request and closes.
@@ -36,6 +40,7 @@ impl Limits {
     /// For the admin listener, where monitoring keeps connections open.
     pub const ADMIN: Self = Self {
         connections: 256,
+        per_address: 64,
         header_timeout: Duration::from_secs(10),
         lifetime: Duration::from_secs(600),
     };
@@ -43,6 +48,7 @@ impl Limits {
     /// For strangers, who fetch a page and leave.
     pub const PUBLIC: Self = Self {
         connections: 1024,
+        per_address: 0,
         header_timeout: Duration::from_secs(10),
         lifetime: Duration::from_secs(60),
     };
@@ -72,6 +78,14 @@ pub struct Front {
     router: Router,
     limits: Limits,
     connections: Arc<Semaphore>,
+    admission: Arc<Admission>,
+}
+
+/// Both ends of a connection, IPv4 in its own form: an extension of every request on it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ends {
+    pub client: SocketAddr,
+    pub local: SocketAddr,
 }
 
 impl Front {
@@ -82,6 +96,7 @@ impl Front {
                 .layer(middleware::from_fn(sound)),
             limits,
             connections: Arc::new(Semaphore::new(limits.connections)),
+            admission: Admission::new(limits.per_address),
         }
     }
 
@@ -89,6 +104,10 @@ impl Front {
     pub async fn serve(&self, stream: HttpStream) {
         let Ok(_permit) = self.connections.try_acquire() else {
             tracing::debug!("too many HTTP connections: a new one is closed");
+            return;
+        };
+        let Some(_place) = self.admission.admit(stream.client.ip()) else {
+            tracing::debug!(client = %Pii(stream.client), "too many HTTP connections of an address: a new one is closed");
             return;
         };
         let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -104,7 +123,11 @@ impl Front {
             .max_concurrent_streams(MAX_STREAMS)
             .keep_alive_interval(self.limits.header_timeout)
             .keep_alive_timeout(self.limits.header_timeout);
-        let service = TowerToHyperService::new(self.router.clone());
+        let ends = Ends {
+            client: stream.client,
+            local: stream.local,
+        };
+        let service = TowerToHyperService::new(self.router.clone().layer(Extension(ends)));
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
             ended = connection.as_mut() => Ok(ended),

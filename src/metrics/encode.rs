@@ -27,6 +27,8 @@ pub struct Context {
     pub certificate_expiry_unix: Option<u64>,
     /// Connections closed before anybody got them.
     pub streams_refused: Refused,
+    /// Requests that the admin listener turned away for want of its token, by reason.
+    pub admin_refused: [(&'static str, u64); 3],
     /// The version of turnix.
     pub version: &'static str,
 }
@@ -265,6 +267,15 @@ fn server(families: &mut Vec<MetricFamily>, totals: &ShardSnapshot, context: &Co
         MetricType::COUNTER,
         (Refusal::ALL.into_iter().zip(context.streams_refused))
             .map(|(reason, count)| counter(&[("reason", reason.label())], count))
+            .collect(),
+    );
+    push(
+        families,
+        "turn_admin_auth_failures_total",
+        "Requests to the admin listener without its token, by reason.",
+        MetricType::COUNTER,
+        (context.admin_refused.into_iter())
+            .map(|(reason, count)| counter(&[("reason", reason)], count))
             .collect(),
     );
     push(

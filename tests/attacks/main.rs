@@ -13,5 +13,7 @@ mod client;
 mod server;
 
 mod peers;
+mod process;
+mod sinks;
 mod strangers;
 mod surfaces;

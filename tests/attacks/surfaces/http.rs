@@ -102,8 +102,8 @@ fn headers_are_bounded() {
         // Without end: refused while it comes.
         let mut connection = connect(to);
         connection.write_all(head.as_bytes()).unwrap();
-        let sent = (0..4096).take_while(|_| connection.write_all(&[b'x'; 1024]).is_ok());
-        assert!(sent.count() < 4096, "4 MiB of header were taken");
+        let sent = (0..65_536).take_while(|_| connection.write_all(&[b'x'; 1024]).is_ok());
+        assert!(sent.count() < 65_536, "64 MiB of header were taken");
     }
 }
 
@@ -232,7 +232,8 @@ fn a_page_from_elsewhere_may_not_ask() {
                 ),
             );
             assert_eq!(codes.len(), 1, "{said}");
-            assert!(!said.contains("access-control-allow"), "{said}");
+            assert!(request.starts_with("GET") || codes[0] >= 400, "{said}");
+            assert!(!said.contains("access-control-"), "{said}");
         }
     }
 }
