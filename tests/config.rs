@@ -129,8 +129,13 @@ fn every_key_of_the_file_has_a_comment() {
 fn the_sample_serves_once_it_has_a_secret() {
     let text =
         include_str!("../conf/turnix.toml").replace("secrets = []", "secrets = [\"s3cret\"]");
-    let sample = load(&text).unwrap();
-    let bare = set(&[AUTH]).unwrap();
+    // Where the secret is written has warnings of its own.
+    let calm = |config: Config| Config {
+        warnings: Vec::new(),
+        ..config
+    };
+    let sample = calm(load(&text).unwrap());
+    let bare = calm(set(&[AUTH]).unwrap());
     assert_eq!(format!("{sample:?}"), format!("{bare:?}"));
 }
 

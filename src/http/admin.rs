@@ -1,6 +1,6 @@
 //! The admin listener: metrics, health, and the API that shows and ends allocations.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -104,22 +104,30 @@ enum Caller {
 /// What balancers ask.
 const HEALTH_PATHS: [&str; 3] = ["/live", "/ready", "/health"];
 
-/// Refuses requests that a web page may have provoked by pointing its own name at this address (DNS rebinding), and
-/// those that lack the token.
+/// Refuses requests that a web page from elsewhere may have provoked, and those that lack the token.
 ///
-/// A page's request carries the page's own host. Loopback's names, the address that was connected to and those that the
-/// operator knows cannot be a page's.
+/// A page that points its own name at this address (DNS rebinding) asks under that name. Loopback's names, the address
+/// that was connected to and those that the operator knows cannot be such a page's.
 async fn guard(
     State((settings, door)): State<(Arc<Settings>, Arc<Door>)>,
     mut request: Request,
     next: Next,
 ) -> Response {
     let ends = request.extensions().get::<Ends>().copied();
-    let local = ends.map(|ends| ends.local);
-    if !asked_by_known_host(request.uri(), request.headers(), local, &settings.hosts) {
+    let known = Known {
+        local: ends.map(|ends| ends.local.ip()),
+        hosts: &settings.hosts,
+    };
+    if !known.asked(request.uri(), request.headers()) {
         return refusal(
             StatusCode::FORBIDDEN,
             "this host is not the admin listener's own: ask as localhost or by its address, or add the host to http.hosts",
+        );
+    }
+    if !known.asks(request.headers()) {
+        return refusal(
+            StatusCode::FORBIDDEN,
+            "no page from elsewhere may ask the admin listener",
         );
     }
     // Only tests ask without a connection.
@@ -176,33 +184,52 @@ fn turned_away(reason: Refusal, version: Version) -> Response {
     response
 }
 
-fn asked_by_known_host(
-    uri: &Uri,
-    headers: &HeaderMap,
-    local: Option<SocketAddr>,
-    hosts: &[String],
-) -> bool {
-    let known = |authority: &str| {
+/// The hosts under which the admin listener may be asked.
+struct Known<'a> {
+    /// The address that was connected to.
+    local: Option<IpAddr>,
+    hosts: &'a [String],
+}
+
+impl Known<'_> {
+    /// Whether everything that says whom `request` was meant for names a known host. Browsers always say it; all places
+    /// count, so that one cannot hide the other.
+    fn asked(&self, uri: &Uri, headers: &HeaderMap) -> bool {
+        uri.authority().is_none_or(|named| self.has(named.as_str()))
+            && (headers.get_all(header::HOST).iter())
+                .all(|named| named.to_str().is_ok_and(|named| self.has(named)))
+    }
+
+    /// Whether no page from elsewhere asks: it may do so under our own host as long as it does not read the answer, and
+    /// its browser tells where it is from (RFC 6454 §7).
+    fn asks(&self, headers: &HeaderMap) -> bool {
+        (headers.get_all(header::ORIGIN).iter()).all(|origin| {
+            let origin = origin.to_str().ok();
+            let authority = origin.and_then(|origin| origin.split_once("://"));
+            authority.is_some_and(|(_, authority)| self.has(authority))
+        })
+    }
+
+    fn has(&self, authority: &str) -> bool {
         let host = without_port(authority);
         let literal = host
             .strip_prefix('[')
             .and_then(|host| host.strip_suffix(']'))
             .unwrap_or(host);
-        let ip = literal.parse::<IpAddr>().map(|ip| ip.to_canonical()).ok();
-        let is_own = |ip: IpAddr| {
-            ip.is_loopback() || local.is_some_and(|local| local.ip().to_canonical() == ip)
-        };
-        let is_named = |name: &String| {
-            literal.eq_ignore_ascii_case(name)
-                || (ip.is_some() && name.parse::<IpAddr>().map(|ip| ip.to_canonical()).ok() == ip)
-        };
-        ip.is_some_and(is_own)
-            || host.eq_ignore_ascii_case("localhost")
-            || hosts.iter().any(is_named)
-    };
-    // Browsers always say whom they ask; both places count, so that one cannot hide the other.
-    uri.authority().is_none_or(|named| known(named.as_str()))
-        && (headers.get_all(header::HOST).iter()).all(|named| named.to_str().is_ok_and(known))
+        match literal.parse::<IpAddr>() {
+            Ok(ip) => {
+                let ip = ip.to_canonical();
+                let same = |other: IpAddr| other.to_canonical() == ip;
+                let mut hosts = self.hosts.iter().filter_map(|host| host.parse().ok());
+                ip.is_loopback() || self.local.is_some_and(same) || hosts.any(same)
+            }
+            Err(_) => {
+                let mut hosts = self.hosts.iter();
+                host.eq_ignore_ascii_case("localhost")
+                    || hosts.any(|name| host.eq_ignore_ascii_case(name))
+            }
+        }
+    }
 }
 
 /// `host` of `host:port`, `[v6]` of `[v6]:port`.
