@@ -6,8 +6,8 @@ use std::path::Path;
 use super::problem::{Origin, Problem, Sources};
 use super::reader::Reader;
 
-/// Keys whose values are secrets, and what to use in their place.
-const SECRET_KEYS: [(&str, &str); 3] = [
+/// Keys whose values are secrets, and what to use in their place on the command line.
+const SECRET_KEYS: [(&str, &str); 4] = [
     (
         "auth.users",
         "use the configuration file, or TURNIX_AUTH__USERS in the environment",
@@ -20,34 +20,45 @@ const SECRET_KEYS: [(&str, &str); 3] = [
         "http.token",
         "use http.token_file, or TURNIX_HTTP__TOKEN in the environment",
     ),
+    (
+        "api.keys.secret",
+        "use secret_file, or the secret's hash (\"sha256:…\")",
+    ),
 ];
 
 /// Warns of secrets on the command line, and of a configuration file that holds some for all to read.
 pub(super) fn warn(r: &mut Reader<'_>, sources: &Sources) {
-    let mut in_file = false;
-    for (key, remedy) in SECRET_KEYS {
-        if !r.is_set(key) {
-            continue;
+    for (key, _) in SECRET_KEYS {
+        if r.is_set(key) {
+            warn_of_value(r, key, sources);
         }
-        if sources.set_on_command_line(key) {
-            r.warnings.push(Problem {
-                origin: Origin::Set,
-                key: key.into(),
-                found: "a secret on the command line, which ps shows to everybody on this host"
-                    .into(),
-                remedy: remedy.into(),
-            });
-        }
-        in_file |= matches!(r.origin(key), Origin::File(..));
     }
-    if let Some(path) = sources.file.as_deref().filter(|_| in_file)
+}
+
+/// The same for one key, which somebody wrote.
+pub(super) fn warn_of_value(r: &mut Reader<'_>, key: &str, sources: &Sources) {
+    let origin = r.origin(key);
+    if origin == Origin::Set || sources.set_on_command_line(key) {
+        let remedy = SECRET_KEYS.iter().find(|(name, _)| *name == key);
+        r.warn(Problem {
+            origin: Origin::Set,
+            key: key.into(),
+            found: "a secret on the command line, which ps shows to everybody on this host".into(),
+            remedy: remedy
+                .map_or("use the configuration file", |(_, remedy)| remedy)
+                .into(),
+        });
+    }
+    if matches!(origin, Origin::File(..))
+        && let Some(path) = &sources.file
         && let Some(mode) = too_open(path)
     {
-        r.warnings.push(Problem::file(
+        r.warn(Problem::file(
             path,
             format!("holds secrets and may be read or changed by others (mode {mode:04o})"),
             format!(
-                "chmod 640 {} and give it to the group that turnix runs as, or move the secrets to auth.secret_files",
+                "chmod 640 {} and give it to the group that turnix runs as, or move the secrets to files of their own \
+                 (auth.secret_files)",
                 path.display()
             ),
         ));
@@ -57,7 +68,7 @@ pub(super) fn warn(r: &mut Reader<'_>, sources: &Sources) {
 /// Warns of `path`, which `key` names, if it may be read by everybody or changed by a group.
 pub(super) fn warn_of_file(r: &mut Reader<'_>, key: &str, path: &Path) {
     if let Some(mode) = too_open(path) {
-        r.warnings.push(Problem {
+        r.warn(Problem {
             origin: r.origin(key),
             key: key.into(),
             found: format!(

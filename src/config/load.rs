@@ -4,6 +4,7 @@ use std::fs;
 
 use super::Config;
 use super::auth::read_auth;
+use super::cluster::{read_cluster, read_keys};
 use super::exposure;
 use super::http::{check_http, read_http};
 use super::limits::read_limits;
@@ -100,16 +101,9 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
         ]),
     );
     let http = read_http(r, sources);
-    r.key(
-        "api.keys",
-        "[]",
-        "an empty list",
-        must_be_empty_list(
-            "this version has no ICE configuration service; remove it and use `turnix credentials`",
-        ),
-    );
-    let node = r.key("cluster.node", r#""""#, "a name", values::text);
-    let region = r.key("cluster.region", r#""""#, "a name", values::text);
+    let has_secrets = auth.as_ref().is_none_or(|auth| !auth.secrets.is_empty());
+    let api_keys = read_keys(r, sources, has_secrets);
+    let cluster = read_cluster(r);
     let per_allocation = r.key(
         "metrics.per_allocation",
         "1000",
@@ -156,8 +150,8 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
         per_allocation: per_allocation? as usize,
         server: server?,
         log: log?,
-        node: node.map(|name| if name.is_empty() { host_name() } else { name })?,
-        region: region?,
+        api_keys: api_keys?,
+        cluster: cluster?,
         warnings: Vec::new(),
     })
 }

@@ -4,6 +4,7 @@
 
 pub mod admin;
 mod door;
+pub mod ice;
 mod pages;
 pub mod public;
 mod serve;

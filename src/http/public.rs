@@ -1,4 +1,5 @@
-//! What anyone may ask on a listener that speaks `http`: a health check without detail, and the test page.
+//! What anyone may ask on a listener that speaks `http`: a health check without detail, the test page, and with an API key
+//! the ICE configuration service.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -9,10 +10,15 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::get;
 
+use super::ice::{self, Service};
 use super::{Health, ShardControl, json, pages, refusal};
 
 /// The routes of public listeners; `draining` is set while the server is being emptied.
-pub fn router<S: ShardControl>(shards: S, draining: Arc<AtomicBool>) -> Router {
+pub fn router<S: ShardControl>(
+    shards: S,
+    draining: Arc<AtomicBool>,
+    service: Service<S>,
+) -> Router {
     Router::new()
         .route("/health", get(health))
         .route("/test", get(async || pages::test()))
@@ -21,6 +27,7 @@ pub fn router<S: ShardControl>(shards: S, draining: Arc<AtomicBool>) -> Router {
             refusal(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
         })
         .with_state(Health::new(shards, draining))
+        .merge(ice::routes(service))
 }
 
 async fn health<S: ShardControl>(State(health): State<Health<S>>) -> Response {

@@ -12,6 +12,7 @@ mod datagrams;
 mod hairpin;
 mod limits;
 mod load;
+mod service;
 mod start;
 mod streams;
 mod turn_crate;

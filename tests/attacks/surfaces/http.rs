@@ -223,6 +223,7 @@ fn a_page_from_elsewhere_may_not_ask() {
         for request in [
             "OPTIONS /api/v1/allocations/0-0-0 HTTP/1.1\r\nAccess-Control-Request-Method: DELETE\r\n",
             "OPTIONS * HTTP/1.1\r\n",
+            "OPTIONS /api/webrtc/config HTTP/1.1\r\nAccess-Control-Request-Method: GET\r\n",
             "GET /health HTTP/1.1\r\n",
         ] {
             let (codes, said) = ask(

@@ -13,6 +13,7 @@ use super::exchange;
 const FROM_FILE: &str = "file-secret-4e0f6b7a9d";
 const FROM_ENVIRONMENT: &str = "env-password-77ab01c3e5";
 const TOKEN: &str = "token-0c2b1f9e8d7a6b5c4d3e2f1a";
+const KEY: &str = "api-key-secret-6a7b8c9d0e1f";
 const GUESS: &str = "guess-9f8e7d6c5b4a39281706f5e4";
 
 fn write(path: &Path, text: &str, mode: u32) {
@@ -41,7 +42,7 @@ fn secrets_come_out_nowhere() {
     write(&path("secret"), &format!("{FROM_FILE}\n"), 0o644);
     let more = format!(
         "[auth]\nsecrets = [\"{SECRET}\"]\nsecret_files = [{:?}]\n[tls]\ncertificate = {:?}\nkey = {:?}\n\
-         [log]\nlevel = \"trace\"\n",
+         [log]\nlevel = \"trace\"\n[[api.keys]]\nid = \"web\"\nsecret = \"{KEY}\"\n",
         path("secret"),
         path("chain.pem"),
         path("key.pem"),
@@ -62,6 +63,7 @@ fn secrets_come_out_nowhere() {
         FROM_FILE,
         FROM_ENVIRONMENT,
         TOKEN,
+        KEY,
         GUESS,
         &derived,
         &key_line,
@@ -122,6 +124,12 @@ fn secrets_come_out_nowhere() {
     for request in [
         format!(
             "GET /{GUESS}?key={TOKEN} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        ),
+        format!(
+            "GET /api/webrtc/config?key={KEY}&user=dave HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        ),
+        format!(
+            "GET /api/webrtc/config?key={GUESS} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         ),
         format!("GET {TOKEN}\r\n\r\n"),
         format!("\x16\x03\x01\x00\x10{TOKEN}"),
