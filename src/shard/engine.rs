@@ -25,7 +25,7 @@ use crate::wire;
 use super::hairpin::{self, Hairpin, Parcel, Parcels};
 use super::ports::{RelayPool, Wanted};
 use super::relays::{Owner, Relays};
-use super::streams::{Client, ToStream};
+use super::streams::{Client, STREAM_CREDIT, ToStream};
 use super::trains::Trains;
 use departures::count_posted;
 
@@ -132,9 +132,11 @@ pub(super) struct Shard {
     pub(super) streams: HashMap<FiveTuple, Rc<Client>, RandomState>,
     pub(super) stream_connections: [u64; Transport::ALL.len()],
     pub(super) stream_idle: Duration,
+    /// Frames that stream clients may still have handled before it is the sockets' turn.
+    pub(super) stream_credit: usize,
     /// The deadline that the loop sleeps until; an earlier one has to wake it.
     armed: Option<Instant>,
-    wake: Rc<Notify>,
+    pub(super) wake: Rc<Notify>,
 }
 
 impl Shard {
@@ -171,6 +173,7 @@ impl Shard {
             streams: HashMap::with_hasher(keyed()),
             stream_connections: [0; Transport::ALL.len()],
             stream_idle: parts.stream_idle,
+            stream_credit: STREAM_CREDIT,
             armed: None,
             wake,
         })
