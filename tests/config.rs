@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use turnix::access::Limits;
 use turnix::base::{Clock, PiiMode};
 use turnix::config::{Config, External, LogFormat, LogLevel, Mapping, Sources, declared, values};
 use turnix::stream::certificates;
@@ -176,9 +177,37 @@ fn defaults() {
     assert_eq!(server.relay_buffer_bytes, 256 << 10);
     assert!(!config.cluster.node.is_empty());
     assert_eq!(config.cluster.region, "");
-    assert_eq!(config.access.limits, Default::default());
+    let limits = Limits {
+        share_per_user: 90,
+        ..Limits::default()
+    };
+    assert_eq!(config.access.limits, limits);
     assert_eq!(config.connections_per_address, 1024);
     assert!(config.tls.is_none());
+}
+
+#[test]
+fn a_lone_user_is_not_limited_to_a_share_unless_told_to() {
+    let share = |assignments: &[&str]| set(assignments).map(|c| c.access.limits.share_per_user);
+    let lone = "auth.users={ alice = \"wonder\" }";
+    let two = "auth.users={ alice = \"wonder\", bob = \"builder\" }";
+    let told = "limits.share_per_user=50";
+    for (assignments, expected) in [
+        (&[lone][..], 0),
+        (&[lone, told], 50),
+        (&[lone, AUTH], 90),
+        (&[two], 90),
+        (&[AUTH], 90),
+        (&[AUTH, "limits.share_per_user=0"], 0),
+        (&[two, "limits.share_per_user=auto"], 90),
+    ] {
+        assert_eq!(share(assignments), Ok(expected), "{assignments:?}");
+    }
+    for wrong in ["101", "-1", "0.5", "most", "\"90%\""] {
+        let problem = share(&[AUTH, &format!("limits.share_per_user={wrong}")]).unwrap_err();
+        let way_out = "expected a percentage from 1 to 100, 0 for no limit, or \"auto\"";
+        assert!(problem.contains(way_out), "{problem}");
+    }
 }
 
 #[test]
@@ -206,6 +235,7 @@ allocations = 100
 allocations_per_user = 10
 connections_per_address = 20
 allocations_per_address = 5
+share_per_user = 75
 allocation_lifetime = "30m"
 permissions_per_allocation = 8
 channels_per_allocation = 4
@@ -267,6 +297,7 @@ ip_privacy = "truncate"
     assert_eq!(config.turn.max_lifetime, Duration::from_secs(1800));
     assert_eq!(config.turn.channels, ChannelRange::Rfc5766);
     assert_eq!(config.access.limits.allocations_per_address, 5);
+    assert_eq!(config.access.limits.share_per_user, 75);
     assert_eq!(config.turn.unauthenticated_per_address, 7);
     assert_eq!(config.turn.auth_failures_per_address, 0);
     assert_eq!(config.connections_per_address, 20);

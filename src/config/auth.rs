@@ -19,6 +19,13 @@ pub(super) struct Auth {
     pub nonce_lifetime: Duration,
 }
 
+impl Auth {
+    /// Whether clients can come as more than one user.
+    pub fn knows_several(&self) -> bool {
+        self.users.len() > 1 || !self.secrets.is_empty()
+    }
+}
+
 pub(super) fn read_auth(r: &mut Reader<'_>, sources: &Sources) -> Option<Auth> {
     let users = r.key(
         "auth.users",

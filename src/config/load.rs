@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::Config;
-use super::auth::read_auth;
+use super::auth::{Auth, read_auth};
 use super::cluster::{read_cluster, read_keys};
 use super::exposure;
 use super::http::{check_http, read_http};
@@ -89,7 +89,8 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
     let listeners = read_listeners(r, has_certificate);
     let relay = read_relay(r);
     let auth = read_auth(r, sources);
-    let limits = read_limits(r);
+    let several_users = auth.as_ref().is_none_or(Auth::knows_several);
+    let limits = read_limits(r, several_users);
     let peers = read_peers(r);
     let channels = r.key(
         "protocol.channels",

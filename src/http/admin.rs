@@ -18,7 +18,7 @@ use crate::stream::{Admission, Certificates};
 use crate::turn::Direction;
 
 use super::door::{Door, Refusal};
-use super::serve::Ends;
+use super::serve::{Local, Peer};
 use super::{Health, ShardControl, Status, Token, json, refusal};
 
 /// What the admin listener answers from.
@@ -113,9 +113,12 @@ async fn guard(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let ends = request.extensions().get::<Ends>().copied();
+    let (local, peer) = (
+        request.extensions().get::<Local>(),
+        request.extensions().get::<Peer>(),
+    );
     let known = Known {
-        local: ends.map(|ends| ends.local.ip()),
+        local: local.map(|Local(local)| local.ip()),
         hosts: &settings.hosts,
     };
     if !known.asked(request.uri(), request.headers()) {
@@ -131,7 +134,7 @@ async fn guard(
         );
     }
     // Only tests ask without a connection.
-    let client = ends.map_or(IpAddr::from([0, 0, 0, 0]), |ends| ends.client.ip());
+    let client = peer.map_or(IpAddr::from([0, 0, 0, 0]), |Peer(client)| client.ip());
     let caller = match door.admit(client, request.headers()) {
         Ok(()) => Caller::Known,
         Err(Refusal::Missing) if HEALTH_PATHS.contains(&request.uri().path()) => Caller::Anyone,

@@ -28,7 +28,7 @@ use crate::cluster::{Fleet, Wish};
 use crate::turn::{Direction, DropReason, stats};
 use crate::wire::{ErrorCode, Method as StunMethod};
 
-use super::serve::Ends;
+use super::serve::Peer;
 use super::{ShardControl, refusal};
 
 /// Wrong keys per second that one address is answered.
@@ -103,12 +103,12 @@ impl<S: ShardControl> Service<S> {
         *self.offer.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(offer);
     }
 
-    fn offer(&self) -> Arc<Offer> {
+    pub(super) fn offer(&self) -> Arc<Offer> {
         Arc::clone(&self.offer.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether `client`, who showed a wrong key, gets an answer.
-    fn may_fail(&self, client: IpAddr) -> bool {
+    pub(super) fn may_fail(&self, client: IpAddr) -> bool {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         failures.admit(self.started.elapsed(), client)
     }
@@ -164,7 +164,7 @@ async fn preflight<S: ShardControl>(
 /// RTCConfiguration with credentials made for this answer.
 async fn config<S: ShardControl>(
     State(service): State<Service<S>>,
-    Extension(Ends { client, .. }): Extension<Ends>,
+    Extension(Peer(client)): Extension<Peer>,
     Query(asked): Query<Asked>,
     headers: HeaderMap,
 ) -> Response {
@@ -184,7 +184,7 @@ async fn config<S: ShardControl>(
 /// Totals since the start.
 async fn totals<S: ShardControl>(
     State(service): State<Service<S>>,
-    Extension(Ends { client, .. }): Extension<Ends>,
+    Extension(Peer(client)): Extension<Peer>,
     Query(asked): Query<Asked>,
     headers: HeaderMap,
 ) -> Response {
@@ -258,46 +258,117 @@ fn shown<'a>(keys: &'a [ApiKey], asked: &Asked, headers: &HeaderMap) -> Option<&
     found
 }
 
+/// What an answer of any dialect is made of.
+pub(super) struct Minted {
+    /// USERNAME, `<expiry>:<user id>`.
+    pub username: String,
+    /// Its password.
+    pub credential: String,
+    /// How long it is good for.
+    pub ttl: Duration,
+    /// TURN URIs in the order to try them.
+    pub urls: Vec<String>,
+    /// A STUN URI, where there is one over UDP.
+    pub stun: Option<String>,
+}
+
+/// What a request asks for, in any dialect.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Order<'a> {
+    pub user: &'a str,
+    /// As long as the key allows, if the request does not say.
+    pub ttl: Option<Duration>,
+    pub region: Option<&'a str>,
+    pub client: IpAddr,
+}
+
+impl Offer {
+    /// Credentials of `key`, made for this answer, and where they are good.
+    ///
+    /// # Errors
+    /// What the request cannot mean, or what the configuration lacks.
+    pub(super) fn mint(
+        &self,
+        key: &ApiKey,
+        order: Order<'_>,
+    ) -> Result<Minted, (StatusCode, &'static str)> {
+        let Some(secret) = &self.secret else {
+            return Err((
+                StatusCode::SERVICE_UNAVAILABLE,
+                "no auth.secrets to make credentials with",
+            ));
+        };
+        if order.user.len() > MAX_USER_BYTES || order.user.chars().any(char::is_control) {
+            return Err((
+                StatusCode::BAD_REQUEST,
+                "a user is at most 400 bytes without control characters",
+            ));
+        }
+        let ttl = order.ttl.unwrap_or(key.ttl).min(key.ttl);
+        if ttl < Duration::from_secs(1) {
+            return Err((
+                StatusCode::BAD_REQUEST,
+                "a credential is good for a second or longer",
+            ));
+        }
+        let user = format!("{}{}", key.user_prefix, order.user);
+        let expires_unix = Clock.now().unix_secs().saturating_add(ttl.as_secs());
+        let (username, credential) = rest::mint(secret, Some(&user), expires_unix);
+        let urls = urls(self, order.region, order.client);
+        let stun = urls.iter().find_map(|url| stun_of(url));
+        Ok(Minted {
+            username,
+            credential,
+            ttl,
+            urls,
+            stun,
+        })
+    }
+}
+
 fn configuration(
     offer: &Offer,
     key: &ApiKey,
     asked: &Asked,
     client: IpAddr,
 ) -> Result<Value, (StatusCode, &'static str)> {
-    let wrong = |why| Err((StatusCode::BAD_REQUEST, why));
-    let Some(secret) = &offer.secret else {
-        return Err((
-            StatusCode::SERVICE_UNAVAILABLE,
-            "no auth.secrets to make credentials with",
-        ));
-    };
     let ttl = match asked.ttl.as_deref() {
-        None => key.ttl,
+        None => None,
         Some(text) => match text
             .parse()
             .map(Duration::from_secs)
             .or_else(|_| duration(text))
         {
-            Ok(ttl) if ttl >= Duration::from_secs(1) => ttl.min(key.ttl),
-            _ => return wrong("ttl is a duration such as 90s, 10m, 24h, or a number of seconds"),
+            Ok(ttl) => Some(ttl),
+            Err(_) => {
+                return Err((
+                    StatusCode::BAD_REQUEST,
+                    "ttl is a duration such as 90s, 10m, 24h, or a number of seconds",
+                ));
+            }
         },
     };
-    let user = asked.user.as_deref().unwrap_or_default();
-    if user.len() > MAX_USER_BYTES || user.chars().any(char::is_control) {
-        return wrong("user is at most 400 bytes without control characters");
-    }
-    let user = format!("{}{user}", key.user_prefix);
-    let expires_unix = Clock.now().unix_secs().saturating_add(ttl.as_secs());
-    let (username, credential) = rest::mint(secret, Some(&user), expires_unix);
-    let urls = urls(offer, asked.region.as_deref(), client);
-    let stun = urls.iter().find_map(|url| stun_of(url));
-    let mut servers = vec![json!({ "urls": urls, "username": username, "credential": credential })];
-    servers.extend(stun.map(|url| json!({ "urls": [url] })));
+    let order = Order {
+        user: asked.user.as_deref().unwrap_or_default(),
+        ttl,
+        region: asked.region.as_deref(),
+        client,
+    };
+    let minted = offer.mint(key, order)?;
+    let mut servers = vec![minted.turn_server()];
+    servers.extend(minted.stun.as_ref().map(|url| json!({ "urls": [url] })));
     Ok(json!({
         "iceServers": servers,
         "iceTransportPolicy": "all",
-        "ttl": ttl.as_secs(),
+        "ttl": minted.ttl.as_secs(),
     }))
+}
+
+impl Minted {
+    /// The entry of `iceServers` that holds the credential.
+    pub(super) fn turn_server(&self) -> Value {
+        json!({ "urls": self.urls, "username": self.username, "credential": self.credential })
+    }
 }
 
 /// URIs in the order to try them: those of the best node, then of the next; this server's own where none is listed.

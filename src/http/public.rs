@@ -11,7 +11,7 @@ use axum::response::Response;
 use axum::routing::get;
 
 use super::ice::{self, Service};
-use super::{Health, ShardControl, json, pages, refusal};
+use super::{Health, ShardControl, dialects, json, pages, refusal};
 
 /// The routes of public listeners; `draining` is set while the server is being emptied.
 pub fn router<S: ShardControl>(
@@ -27,6 +27,7 @@ pub fn router<S: ShardControl>(
             refusal(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
         })
         .with_state(Health::new(shards, draining))
+        .merge(dialects::routes(service.clone()))
         .merge(ice::routes(service))
 }
 

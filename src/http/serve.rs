@@ -81,12 +81,13 @@ pub struct Front {
     admission: Arc<Admission>,
 }
 
-/// Both ends of a connection, IPv4 in its own form: an extension of every request on it.
+/// Who a request comes from: the other end of its connection, an extension of every request.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ends {
-    pub client: SocketAddr,
-    pub local: SocketAddr,
-}
+pub(super) struct Peer(pub SocketAddr);
+
+/// The address that a request came to: our end of its connection, an extension of every request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Local(pub SocketAddr);
 
 impl Front {
     /// Serves `router` within `limits`.
@@ -123,11 +124,10 @@ impl Front {
             .max_concurrent_streams(MAX_STREAMS)
             .keep_alive_interval(self.limits.header_timeout)
             .keep_alive_timeout(self.limits.header_timeout);
-        let ends = Ends {
-            client: stream.client,
-            local: stream.local,
-        };
-        let service = TowerToHyperService::new(self.router.clone().layer(Extension(ends)));
+        let router = (self.router.clone())
+            .layer(Extension(Peer(stream.client)))
+            .layer(Extension(Local(stream.local)));
+        let service = TowerToHyperService::new(router);
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
             ended = connection.as_mut() => Ok(ended),

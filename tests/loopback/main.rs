@@ -8,7 +8,9 @@ mod server;
 
 mod admin;
 mod calls;
+mod cycles;
 mod datagrams;
+mod dialects;
 mod hairpin;
 mod limits;
 mod load;

@@ -11,13 +11,13 @@ use super::common::wire::{Request, Signer};
 use super::common::world::USER;
 use super::server::{BOTH, PATIENCE, Server, until};
 
-const KEY: &str = "a key that is long enough";
+pub const KEY: &str = "a key that is long enough";
 const PAGE: &str = "https://app.example.org";
 
-struct Answer {
-    status: u16,
+pub struct Answer {
+    pub status: u16,
     head: String,
-    body: String,
+    pub body: String,
 }
 
 impl Answer {
@@ -35,14 +35,30 @@ impl Answer {
     }
 }
 
-fn ask(to: SocketAddr, method: &str, path: &str, fields: &[(&str, &str)]) -> Answer {
+pub fn ask(to: SocketAddr, method: &str, path: &str, fields: &[(&str, &str)]) -> Answer {
+    ask_with(to, method, path, fields, "")
+}
+
+/// The same with a body.
+pub fn ask_with(
+    to: SocketAddr,
+    method: &str,
+    path: &str,
+    fields: &[(&str, &str)],
+    body: &str,
+) -> Answer {
     let mut connection = TcpStream::connect(to).unwrap();
     connection.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n");
     for (name, value) in fields {
         request += &format!("{name}: {value}\r\n");
     }
-    connection.write_all((request + "\r\n").as_bytes()).unwrap();
+    if !body.is_empty() {
+        request += &format!("Content-Length: {}\r\n", body.len());
+    }
+    connection
+        .write_all((request + "\r\n" + body).as_bytes())
+        .unwrap();
     let mut answer = String::new();
     connection.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").expect("head and body");
@@ -53,11 +69,11 @@ fn ask(to: SocketAddr, method: &str, path: &str, fields: &[(&str, &str)]) -> Ans
     }
 }
 
-fn bearer(secret: &str) -> String {
+pub fn bearer(secret: &str) -> String {
     format!("Bearer {secret}")
 }
 
-fn keys(more: &str) -> String {
+pub fn keys(more: &str) -> String {
     format!(r#"api.keys=[{{ id = "web", secret = "{KEY}", ttl = "1h", {more} }}]"#)
 }
 
