@@ -143,8 +143,13 @@ fn every_key_of_the_file_has_a_comment() {
 fn the_sample_serves_once_it_has_a_secret() {
     let text =
         include_str!("../conf/turnix.toml").replace("secrets = []", "secrets = [\"s3cret\"]");
-    let sample = load(&text).unwrap();
-    let bare = set(&[AUTH]).unwrap();
+    // Where the secret is written has warnings of its own.
+    let calm = |config: Config| Config {
+        warnings: Vec::new(),
+        ..config
+    };
+    let sample = calm(load(&text).unwrap());
+    let bare = calm(set(&[AUTH]).unwrap());
     assert_eq!(format!("{sample:?}"), format!("{bare:?}"));
 }
 
@@ -375,7 +380,7 @@ turnix.toml:15: auth.secrets: found a number; expected a list of texts, none of 
 turnix.toml:17: limit: unknown key; did you mean [limits]?
 turnix.toml:21: limits.allocations: found -1; expected a number of allocations, 0 for no limit
 turnix.toml:22: limits.bandwidth: found "8Mbit", and this version enforces no bandwidth; write "0" and limit it in the kernel (tc), or the number of allocations
-turnix.toml:25: http.admin: 0.0.0.0:9641 can be reached from outside, and this version has no TLS or token there; use "127.0.0.1:9641" and reach it through a reverse proxy that asks who it is, or by ssh -L 9641:127.0.0.1:9641
+turnix.toml:25: http.admin: 0.0.0.0:9641 can be asked from outside, and there is neither TLS nor a token; set http.tls = true and http.token_file (or http.token), or use "127.0.0.1:9641" and reach it by ssh -L 9641:127.0.0.1:9641
 turnix.toml:28: log.format: found "syslog"; expected "auto", "text", "json" or "journald""#
     );
 }
@@ -761,7 +766,6 @@ fn what_is_not_enforced_is_not_accepted() {
         "relay.external_address=stun:stun.example.org",
         "listen=[{ trusted_proxies = [\"10.0.0.0/8\"] }]",
         "listen=[{ protocols = [\"dtls\"] }]",
-        "http.admin=[::]:9641",
     ] {
         let problems = set(&[AUTH, assignment]).unwrap_err();
         assert!(problems.contains("this version"), "{problems}");

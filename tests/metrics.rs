@@ -17,6 +17,7 @@ fn context() -> Context {
         certificate_expiry_unix: Some(1_900_000_000),
         streams_refused: [7, 0, 0, 0, 1],
         records: vec![("file", "ok", 5), ("file", "dropped", 2)],
+        admin_refused: [("missing", 3), ("wrong", 2), ("limited", 0)],
         version: "9.9.9",
     }
 }
@@ -168,12 +169,23 @@ fn histogram_buckets_are_cumulative() {
 
 #[test]
 fn allocations_have_series_of_their_own_whatever_the_user_is_called() {
-    let text = page(busy(), &[allocation("a\"b\\c\nd{}=,é")], context());
-    let labels =
-        r#"{allocation="0-1-7",user="a\"b\\c\nd{}=,é",transport="tcp",direction="to_client"}"#;
+    let text = page(
+        busy(),
+        &[allocation("a\"b\\c\nd{}=,é\r\x1b[2J\u{2028}")],
+        context(),
+    );
+    // Line breaks and escape sequences are spelled out, each with a backslash that the format doubles.
+    let labels = r#"{allocation="0-1-7",user="a\"b\\c\\nd{}=,é\\r\\u{1b}[2J\\u{2028}",transport="tcp",direction="to_client"}"#;
     has(&text, &format!("turn_allocation_bytes_total{labels} 20"));
     has(&text, &format!("turn_allocation_packets_total{labels} 2"));
     has(&text, &format!("turn_allocation_bandwidth{labels} 200"));
+    assert!(
+        text.lines().count()
+            == text
+                .split(|c: char| c.is_control() || c == '\u{2028}')
+                .count()
+                - 1
+    );
 }
 
 #[test]

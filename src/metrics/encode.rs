@@ -8,7 +8,7 @@ use prometheus::proto::{
 use prometheus::{Registry, TextEncoder};
 
 use crate::access::{AuthFailure, DeniedRule};
-use crate::base::{Family, Transport};
+use crate::base::{Family, Printable, Transport};
 use crate::stream::{Refusal, Refused};
 use crate::turn::stats::{
     BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS, Histogram, OUTCOMES, Outcome, outcome_index,
@@ -29,6 +29,8 @@ pub struct Context {
     pub streams_refused: Refused,
     /// Access records: sink, result, count; none where nobody wants them.
     pub records: Vec<(&'static str, &'static str, u64)>,
+    /// Requests that the admin listener turned away for want of its token, by reason.
+    pub admin_refused: [(&'static str, u64); 3],
     /// The version of turnix.
     pub version: &'static str,
 }
@@ -271,6 +273,15 @@ fn server(families: &mut Vec<MetricFamily>, totals: &ShardSnapshot, context: &Co
     );
     push(
         families,
+        "turn_admin_auth_failures_total",
+        "Requests to the admin listener without its token, by reason.",
+        MetricType::COUNTER,
+        (context.admin_refused.into_iter())
+            .map(|(reason, count)| counter(&[("reason", reason)], count))
+            .collect(),
+    );
+    push(
+        families,
         "turn_certificate_expiry_timestamp_seconds",
         "When the served certificate expires, in seconds since the Unix epoch.",
         MetricType::GAUGE,
@@ -315,10 +326,11 @@ fn per_allocation(families: &mut Vec<MetricFamily>, live: &[NamedAllocation]) {
     let mut packets = Vec::new();
     let mut bandwidth = Vec::new();
     for NamedAllocation { name, view, .. } in live {
+        let user = Printable(&view.user).to_string();
         for direction in Direction::ALL {
             let labels = [
                 ("allocation", name.as_str()),
-                ("user", &*view.user),
+                ("user", user.as_str()),
                 ("transport", view.transport.label()),
                 ("direction", direction.label()),
             ];

@@ -26,7 +26,7 @@ use crate::wire;
 use super::hairpin::{self, Hairpin, Parcel, Parcels};
 use super::ports::RelayPool;
 use super::relays::{Owner, Relays};
-use super::streams::{Client, ToStream};
+use super::streams::{Client, STREAM_CREDIT, ToStream};
 use super::trains::Trains;
 use departures::count_posted;
 
@@ -135,9 +135,11 @@ pub(super) struct Shard {
     pub(super) stream_connections: [u64; Transport::ALL.len()],
     pub(super) stream_idle: Duration,
     records: Option<Emitter>,
+    /// Frames that stream clients may still have handled before it is the sockets' turn.
+    pub(super) stream_credit: usize,
     /// The deadline that the loop sleeps until; an earlier one has to wake it.
     armed: Option<Instant>,
-    wake: Rc<Notify>,
+    pub(super) wake: Rc<Notify>,
 }
 
 impl Shard {
@@ -175,6 +177,7 @@ impl Shard {
             stream_connections: [0; Transport::ALL.len()],
             stream_idle: parts.stream_idle,
             records: parts.records,
+            stream_credit: STREAM_CREDIT,
             armed: None,
             wake,
         })
@@ -637,7 +640,7 @@ fn log_ended(shard: u8, ended: &Ended) {
     debug_assert_eq!(Direction::ALL, [Direction::ToPeer, Direction::ToClient]);
     tracing::info!(
         allocation = format_args!("{shard}-{}-{}", view.id.slot, view.id.generation),
-        user = %view.user.escape_debug(),
+        user = &*view.user,
         client = %Pii(view.client),
         transport = view.transport.label(),
         relayed = %view.relayed,

@@ -14,5 +14,7 @@ mod server;
 
 mod hostile;
 mod peers;
+mod process;
+mod sinks;
 mod strangers;
 mod surfaces;
