@@ -305,7 +305,7 @@ allocations = 1
 
 [limits]
 allocations = -1
-bandwidth = "8Mbit"
+bandwidth = "8bit"
 
 [http]
 admin = "0.0.0.0:9641"
@@ -327,7 +327,7 @@ turnix.toml:11: relay.external_adress: unknown key; did you mean relay.external_
 turnix.toml:15: auth.secrets: found a number; expected a list of texts, none of them empty
 turnix.toml:17: limit: unknown key; did you mean [limits]?
 turnix.toml:21: limits.allocations: found -1; expected a number of allocations, 0 for no limit
-turnix.toml:22: limits.bandwidth: found "8Mbit", and this version enforces no bandwidth; write "0" and limit it in the kernel (tc), or the number of allocations
+turnix.toml:22: limits.bandwidth: found "8bit"; expected a rate from "32kbit" to "1000Gbit" such as "8Mbit", or "0" for no limit
 turnix.toml:25: http.admin: 0.0.0.0:9641 can be reached from outside, and this version has no TLS or token there; use "127.0.0.1:9641" and reach it through a reverse proxy that asks who it is, or by ssh -L 9641:127.0.0.1:9641
 turnix.toml:28: log.format: found "journald", which this version does not write; use "json" or "text": systemd puts standard error into the journal"#
     );
@@ -708,9 +708,6 @@ fn listeners_do_not_collide() {
 #[test]
 fn what_is_not_enforced_is_not_accepted() {
     for assignment in [
-        "limits.bandwidth=1Mbit",
-        "limits.bandwidth_per_user=500kbit",
-        "limits.bandwidth_per_allocation=1Gbit",
         "relay.external_address=stun:stun.example.org",
         "log.format=journald",
         "api.keys=[{ id = \"web\" }]",

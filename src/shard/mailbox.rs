@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::access::Access;
 use crate::metrics::ShardSnapshot;
 use crate::stream::ClientStream;
-use crate::turn::{AllocationId, AllocationView, EndReason};
+use crate::turn::{AllocationId, AllocationView, Bandwidth, EndReason};
 
 use super::hairpin::Parcel;
 
@@ -34,6 +34,11 @@ pub(super) enum Message {
     },
     /// Decide access by this from now on.
     Access(Arc<Access>),
+    /// Hold to these limits from now on.
+    Limits {
+        bandwidth: Bandwidth,
+        new_peers_per_second: u32,
+    },
     /// Say that you live.
     Ping(oneshot::Sender<()>),
     /// End everything.

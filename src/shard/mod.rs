@@ -7,8 +7,10 @@
 //!  admin, metrics ── mailbox ─► snapshots, ends
 //! ```
 //!
-//! What spans shards, relay ports and quotas, is settled where a relay is opened (`ports.rs`). Nothing is shared per packet.
+//! What spans shards, relay ports and quotas, is settled where a relay is opened (`ports.rs`); shared bandwidth once for
+//! many packets (`budgets.rs`). Nothing is shared per packet.
 
+mod budgets;
 mod engine;
 mod hairpin;
 mod mailbox;
@@ -30,12 +32,13 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::access::{Access, Limits};
-use crate::base::Family;
+use crate::base::{Clock, Family};
 use crate::metrics::{NamedAllocation, ShardSnapshot};
 use crate::net::{UdpOptions, UdpSocket};
 use crate::stream::ClientStream;
-use crate::turn::{self, AllocationId, AllocationView, EndReason};
+use crate::turn::{self, AllocationId, AllocationView, Bandwidth, EndReason};
 
+use budgets::Budgets;
 use hairpin::Parcels;
 use mailbox::{Mailbox, Message};
 use ports::RelayPool;
@@ -125,6 +128,7 @@ struct ShardHandle {
 pub struct Shards {
     handles: Arc<[ShardHandle]>,
     pool: Arc<RelayPool>,
+    budgets: Arc<Budgets>,
     limits: Limits,
     next: Arc<AtomicUsize>,
     /// Addresses the UDP listeners got, in the order of the settings.
@@ -176,6 +180,7 @@ impl Shards {
             settings.ports.clone(),
             settings.limits,
         ));
+        let budgets = Arc::new(Budgets::new(Clock.now(), settings.turn.bandwidth, count));
         let mut seed = turn::Seed {
             nonce_key: rand::random(),
             hash: [0; 4],
@@ -202,6 +207,7 @@ impl Shards {
                 sockets,
                 relay_buffer_bytes: settings.relay_buffer_bytes,
                 pool: Arc::clone(&pool),
+                budgets: Arc::clone(&budgets),
                 parcels: Parcels::new(index as u8, mailboxes.clone(), empties),
                 stream_idle: settings.stream_idle,
                 turn: settings.turn.clone(),
@@ -229,6 +235,7 @@ impl Shards {
             Self {
                 handles,
                 pool,
+                budgets,
                 limits: settings.limits,
                 next: Arc::default(),
                 listeners: addresses.into(),
@@ -348,6 +355,18 @@ impl Shards {
     pub fn set_access(&self, access: &Arc<Access>) {
         for handle in self.handles.iter() {
             handle.mailbox.send(Message::Access(Arc::clone(access)));
+        }
+    }
+
+    /// Replaces the limits of bandwidth, and the new peers that an allocation may address each second.
+    pub fn set_limits(&self, bandwidth: Bandwidth, new_peers_per_second: u32) {
+        self.budgets.set(bandwidth);
+        for handle in self.handles.iter() {
+            let limits = Message::Limits {
+                bandwidth,
+                new_peers_per_second,
+            };
+            handle.mailbox.send(limits);
         }
     }
 

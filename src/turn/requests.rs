@@ -136,6 +136,8 @@ impl Server {
             traffic: [Traffic::default(); Direction::ALL.len()],
             rates: [RateWindow::default(), RateWindow::default()],
             denial_logged: false,
+            police: None,
+            contacts: None,
         });
         self.by_five_tuple.insert(from, id);
         self.touch(now, id, |_| {});
@@ -217,8 +219,15 @@ impl Server {
             let seen = permitted.iter().take(*index).any(|ip| ip.ip() == new.ip());
             !seen && !(allocation.permissions.iter()).any(|p| p.ip.ip() == new.ip())
         });
-        if allocation.permissions.len() + added.count() > self.settings.permissions_per_allocation {
+        let added: Vec<SocketAddr> = added.filter_map(|(index, _)| peers.get(index)).copied().collect();
+        if allocation.permissions.len() + added.len() > self.settings.permissions_per_allocation {
             return Err(Reject::Capacity);
+        }
+        if !self.admits_new_peers(now, id, added.len()) {
+            return Err(Reject::NewPeers);
+        }
+        for peer in added {
+            self.remember_peer(id, peer, false);
         }
         self.touch(now, id, |allocation| {
             for ip in permitted {
@@ -275,6 +284,19 @@ impl Server {
                 && allocation.permissions.len() >= self.settings.permissions_per_allocation)
         {
             return Err(Reject::Capacity);
+        }
+        if !rebinds {
+            let hash = self.hasher.hash_one(peer);
+            let contacts = allocation.contacts.as_deref();
+            let known = contacts.is_some_and(|contacts| contacts.knows(hash));
+            if !known && !self.admits_new_peers(now, id, 1) {
+                return Err(Reject::NewPeers);
+            }
+            // Data on channels is not looked at, and channels are few: a client binds them to those who answer.
+            match self.allocations.get_mut(id).and_then(|a| a.contacts.as_deref_mut()) {
+                Some(contacts) if known => contacts.answers(hash),
+                _ => self.remember_peer(id, peer, true),
+            }
         }
         self.touch(now, id, |allocation| {
             allocation.bind(ChannelBinding {
