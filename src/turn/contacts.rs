@@ -1,27 +1,33 @@
 //! Whom an allocation addressed lately, and how many new peers it may address: against scans through the relay.
 //!
 //! A scan of ports or hosts is many peers, each addressed once; a call is few peers, each addressed again and again. The
-//! last peers are remembered as hashes of 16 bits: forgetting one costs its sender a token more, confusing two of them
-//! lets one in a thousand pass for known.
+//! latest peers are remembered as hashes, in a ring that grows with the permissions. To forget one that is still
+//! addressed costs its sender a token more.
 
-/// Peers that are remembered, the latest ones. More than a call tries at once, with all its candidates.
-const REMEMBERED: usize = 128;
+/// Peers that are remembered for each permission, within bounds: more than a call tries at once, with all its
+/// candidates.
+const PER_PERMISSION: usize = 8;
+const LEAST: usize = 64;
+const MOST: usize = 512;
+
+/// Hashes that are compared at once.
+const TOGETHER: usize = 16;
 
 /// A bucket holds what comes in over this time, in seconds: calls begin with all their peers at once.
 const DEPTH_SECS: u32 = 8;
 
 /// Peers that were forgotten without having answered, from which on an allocation is suspected of a scan.
-pub(super) const SUSPECT: u32 = 256;
+const SUSPECT: u32 = 256;
+
+/// Set in the hash of a peer that answered.
+const ANSWERED: u32 = 1 << 31;
 
 /// What is kept of one allocation's peers, from its first permission on.
 #[derive(Debug)]
 pub(super) struct Contacts {
-    /// Hashes of peers; 0 is none.
-    marks: [u16; REMEMBERED],
-    /// Which of them answered, a bit each.
-    answered: u128,
-    /// Which comes next.
-    next: u8,
+    /// Hashes of peers, the oldest at `next`; 0 is none.
+    marks: Vec<u32>,
+    next: usize,
     tokens: f64,
     /// Until when tokens came in, in nanoseconds.
     at: u64,
@@ -37,8 +43,7 @@ impl Contacts {
     /// Nobody known, with all tokens.
     pub fn new(per_second: u32, at: u64) -> Box<Self> {
         Box::new(Self {
-            marks: [0; REMEMBERED],
-            answered: 0,
+            marks: vec![0; LEAST],
             next: 0,
             tokens: depth(per_second),
             at,
@@ -48,17 +53,30 @@ impl Contacts {
         })
     }
 
+    /// Makes room for what so many permissions may be used for.
+    pub fn grow(&mut self, permissions: usize) {
+        let wanted = (permissions * PER_PERMISSION)
+            .clamp(LEAST, MOST)
+            .next_power_of_two();
+        if wanted > self.marks.len() {
+            // The oldest comes first, so that what is added is filled before it is overwritten.
+            self.marks.rotate_left(self.next);
+            self.next = self.marks.len();
+            self.marks.reserve_exact(wanted - self.next);
+            self.marks.resize(wanted, 0);
+        }
+    }
+
     /// Whether the peer with `hash` was addressed lately.
     pub fn knows(&self, hash: u64) -> bool {
-        self.marks.contains(&mark(hash))
+        let mark = mark(hash);
+        let is = |known: &u32| known & !ANSWERED == mark;
+        self.holds(is)
     }
 
     /// Takes a token for each of `new` peers; false if they are not there, and none is taken. A full bucket is enough for
     /// any number.
     pub fn admit(&mut self, per_second: u32, at: u64, new: usize) -> bool {
-        if new == 0 {
-            return true;
-        }
         let depth = depth(per_second);
         let nanos = at.saturating_sub(self.at);
         self.at += nanos;
@@ -74,15 +92,11 @@ impl Contacts {
     /// Remembers a peer that was not known, in the place of the oldest one. True once, when too many never answered.
     pub fn add(&mut self, hash: u64, answered: bool) -> bool {
         self.addressed = self.addressed.saturating_add(1);
-        let place = usize::from(self.next) % REMEMBERED;
-        self.next = self.next.wrapping_add(1);
-        let bit = 1_u128 << place;
-        let forgotten = std::mem::replace(&mut self.marks[place], mark(hash));
-        let silent = forgotten != 0 && self.answered & bit == 0;
-        self.answered &= !bit;
-        if answered {
-            self.answered |= bit;
-        }
+        let place = self.next % self.marks.len();
+        self.next = place + 1;
+        let mark = mark(hash) | if answered { ANSWERED } else { 0 };
+        let forgotten = std::mem::replace(&mut self.marks[place], mark);
+        let silent = forgotten != 0 && forgotten & ANSWERED == 0;
         self.silent = self.silent.saturating_add(silent.into());
         silent && self.silent == SUSPECT
     }
@@ -90,19 +104,27 @@ impl Contacts {
     /// Takes note that the peer with `hash` sent something.
     pub fn answers(&mut self, hash: u64) {
         let mark = mark(hash);
-        if let Some(place) = self.marks.iter().position(|known| *known == mark) {
-            self.answered |= 1 << place;
+        if self.holds(|known| *known == mark | ANSWERED) {
+            return;
         }
+        if let Some(known) = self.marks.iter_mut().find(|known| **known == mark) {
+            *known |= ANSWERED;
+        }
+    }
+
+    /// Several at once, without leaving early: the compiler makes one comparison of them.
+    fn holds(&self, is: impl Fn(&u32) -> bool) -> bool {
+        (self.marks.chunks(TOGETHER)).any(|some| some.iter().fold(false, |any, it| any | is(it)))
     }
 }
 
 /// What a full bucket holds. A rate of a few is meant for few peers, and still for a call.
 fn depth(per_second: u32) -> f64 {
-    per_second.saturating_mul(DEPTH_SECS).max(DEPTH_SECS * 4).into()
+    per_second.max(4).saturating_mul(DEPTH_SECS).into()
 }
 
 /// The hash as it is remembered, never 0.
-const fn mark(hash: u64) -> u16 {
-    let mark = hash as u16;
+const fn mark(hash: u64) -> u32 {
+    let mark = hash as u32 & !ANSWERED;
     if mark == 0 { 1 } else { mark }
 }

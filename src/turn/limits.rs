@@ -62,6 +62,19 @@ impl Server {
         }
     }
 
+    /// Makes room for the peers that so many permissions may be used for: the data path has to find it.
+    pub(super) fn expect_peers(&mut self, now: Now, id: AllocationId, permissions: usize) {
+        let per_second = self.settings.new_peers_per_second;
+        let at = self.nanos(now);
+        if per_second > 0
+            && let Some(allocation) = self.allocations.get_mut(id)
+        {
+            (allocation.contacts)
+                .get_or_insert_with(|| Contacts::new(per_second, at))
+                .grow(permissions);
+        }
+    }
+
     /// Whether the allocation may address `new` peers that it did not address lately. Counted and logged if not.
     pub(super) fn admits_new_peers(&mut self, now: Now, id: AllocationId, new: usize) -> bool {
         let per_second = self.settings.new_peers_per_second;
@@ -69,10 +82,12 @@ impl Server {
         let Some(allocation) = self.allocations.get_mut(id) else {
             return false;
         };
+        let Some(contacts) = &mut allocation.contacts else {
+            return true;
+        };
         if per_second == 0 || new == 0 {
             return true;
         }
-        let contacts = (allocation.contacts).get_or_insert_with(|| Contacts::new(per_second, at));
         if contacts.admit(per_second, at, new) {
             return true;
         }

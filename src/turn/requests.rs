@@ -220,9 +220,11 @@ impl Server {
             !seen && !(allocation.permissions.iter()).any(|p| p.ip.ip() == new.ip())
         });
         let added: Vec<SocketAddr> = added.filter_map(|(index, _)| peers.get(index)).copied().collect();
-        if allocation.permissions.len() + added.len() > self.settings.permissions_per_allocation {
+        let permissions = allocation.permissions.len() + added.len();
+        if permissions > self.settings.permissions_per_allocation {
             return Err(Reject::Capacity);
         }
+        self.expect_peers(now, id, permissions);
         if !self.admits_new_peers(now, id, added.len()) {
             return Err(Reject::NewPeers);
         }
@@ -285,9 +287,11 @@ impl Server {
         {
             return Err(Reject::Capacity);
         }
+        let permissions = allocation.permissions.len() + 1;
         if !rebinds {
+            self.expect_peers(now, id, permissions);
             let hash = self.hasher.hash_one(peer);
-            let contacts = allocation.contacts.as_deref();
+            let contacts = (self.allocations.get(id)).and_then(|a| a.contacts.as_deref());
             let known = contacts.is_some_and(|contacts| contacts.knows(hash));
             if !known && !self.admits_new_peers(now, id, 1) {
                 return Err(Reject::NewPeers);
