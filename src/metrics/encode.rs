@@ -10,10 +10,10 @@ use prometheus::{Registry, TextEncoder};
 use crate::access::{AuthFailure, DeniedRule};
 use crate::base::{Family, Transport};
 use crate::stream::{Refusal, Refused};
+use crate::turn::police::Limit;
 use crate::turn::stats::{
     BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS, Histogram, OUTCOMES, Outcome, outcome_index,
 };
-use crate::turn::police::Limit;
 use crate::turn::{Direction, DropReason, Path, Stats};
 use crate::wire::{ErrorCode, Method};
 

@@ -14,6 +14,9 @@ use super::stats::Direction;
 impl Server {
     /// Replaces the limits of bandwidth, for allocations that live as well.
     pub fn set_bandwidth(&mut self, now: Now, bandwidth: Bandwidth) {
+        if bandwidth == self.settings.bandwidth {
+            return;
+        }
         let at = self.nanos(now);
         self.settings.bandwidth = bandwidth;
         self.rates = Rates::new(bandwidth);

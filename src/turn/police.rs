@@ -68,7 +68,7 @@ const DEPTH_SECS: f64 = 0.150;
 const LEAST_DEPTH: f64 = 6000.0;
 
 /// The share of the depth below which packets begin to be lost.
-const KNEE: f64 = 0.5;
+const KNEE: f64 = 0.3;
 
 /// How fast a bucket fills, and what it holds.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -123,10 +123,8 @@ impl Bucket {
         self.level -= bytes as f64;
     }
 
-    /// The probability with which a packet is to be lost: 0 while it is half full, 1 when it is empty.
-    ///
-    /// The square is lenient to a burst, which passes with a loss or two, and still reaches what a lasting overload asks
-    /// for.
+    /// The probability with which a packet is to be lost: 0 above the knee, 1 when it is empty. The square is lenient to a
+    /// burst, which passes with a loss or two, and still reaches what a lasting overload asks for.
     pub fn pressure(&self, rate: Rate) -> f32 {
         let missing = 1.0 - self.level / (rate.depth * KNEE);
         let missing = missing.clamp(0.0, 1.0);

@@ -172,7 +172,8 @@ impl Purses {
         let id = self.due.pop_front()?;
         let purse = &mut self.slots[id.0 as usize];
         purse.due = false;
-        let spent = [0, 1].map(|direction: usize| std::mem::take(&mut purse.accounts[direction].spent));
+        let spent =
+            [0, 1].map(|direction: usize| std::mem::take(&mut purse.accounts[direction].spent));
         let closed = id != PurseId::TOTAL && purse.allocations == 0;
         let user = if closed {
             purse.user.take()

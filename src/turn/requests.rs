@@ -219,7 +219,10 @@ impl Server {
             let seen = permitted.iter().take(*index).any(|ip| ip.ip() == new.ip());
             !seen && !(allocation.permissions.iter()).any(|p| p.ip.ip() == new.ip())
         });
-        let added: Vec<SocketAddr> = added.filter_map(|(index, _)| peers.get(index)).copied().collect();
+        let added: Vec<SocketAddr> = added
+            .filter_map(|(index, _)| peers.get(index))
+            .copied()
+            .collect();
         let permissions = allocation.permissions.len() + added.len();
         if permissions > self.settings.permissions_per_allocation {
             return Err(Reject::Capacity);
@@ -297,7 +300,11 @@ impl Server {
                 return Err(Reject::NewPeers);
             }
             // Data on channels is not looked at, and channels are few: a client binds them to those who answer.
-            match self.allocations.get_mut(id).and_then(|a| a.contacts.as_deref_mut()) {
+            match self
+                .allocations
+                .get_mut(id)
+                .and_then(|a| a.contacts.as_deref_mut())
+            {
                 Some(contacts) if known => contacts.answers(hash),
                 _ => self.remember_peer(id, peer, true),
             }

@@ -294,7 +294,12 @@ impl Stats {
     }
 
     /// Counts a datagram of `bytes` that `limit` stands against, by all but its reason, which follows.
-    pub(super) fn policed(&mut self, limit: Limit, direction: Direction, bytes: usize) -> DropReason {
+    pub(super) fn policed(
+        &mut self,
+        limit: Limit,
+        direction: Direction,
+        bytes: usize,
+    ) -> DropReason {
         self.policed[limit as usize][direction as usize].add(bytes);
         limit.reason()
     }
@@ -319,8 +324,8 @@ impl Stats {
         (self.peer_denied.iter_mut().zip(&other.peer_denied)).for_each(|(a, b)| add(a, b));
         self.new_peers_refused += other.new_peers_refused;
         self.scan_suspects += other.scan_suspects;
-        let mine = (self.relayed.as_flattened_mut().iter_mut())
-            .chain(self.policed.as_flattened_mut());
+        let mine =
+            (self.relayed.as_flattened_mut().iter_mut()).chain(self.policed.as_flattened_mut());
         let theirs = (other.relayed.as_flattened().iter()).chain(other.policed.as_flattened());
         for (mine, theirs) in mine.zip(theirs) {
             mine.bytes += theirs.bytes;

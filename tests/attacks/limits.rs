@@ -107,7 +107,9 @@ fn a_hundred_thousand_permissions_in_requests_of_many() {
     let (alice, _, _) = world.allocate(udp(CLIENT));
     let mut permitted = 0;
     for batch in 0..2500 {
-        let peers: Vec<_> = (0..40).map(|at| (host(batch * 40 + at), 80).into()).collect();
+        let peers: Vec<_> = (0..40)
+            .map(|at| (host(batch * 40 + at), 80).into())
+            .collect();
         match permit(&mut world, &alice, &peers) {
             0 => permitted += 40,
             508 => {}
@@ -149,7 +151,11 @@ fn every_channel_there_is() {
         }
     }
     about(bound, AT_ONCE + PER_SECOND * 16_383 / 1000);
-    assert_eq!(world.server.stats().scan_suspects, 0, "bound peers are not silent ones");
+    assert_eq!(
+        world.server.stats().scan_suspects,
+        0,
+        "bound peers are not silent ones"
+    );
 }
 
 #[test]
@@ -182,7 +188,10 @@ fn a_call_with_many_candidates_loses_nothing() {
             world.pass(Duration::from_millis(50));
             for ping in &pings {
                 let forward = world.input(udp(CLIENT), ping);
-                assert!(matches!(forward, Forward::ToPeer { .. }), "{minute}, {round}");
+                assert!(
+                    matches!(forward, Forward::ToPeer { .. }),
+                    "{minute}, {round}"
+                );
             }
             let answer = world.peer_input(id, candidates[3], &[7; 100]);
             assert!(matches!(answer, Forward::ToClient { .. }));
