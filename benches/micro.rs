@@ -15,11 +15,14 @@ use stun::xoraddr::XorMappedAddress;
 use turn::proto::chandata::ChannelData;
 use turnix::access::rest;
 use turnix::base::{FiveTuple, ListenerId, Secret, Transport};
-use turnix::turn::{AllocationId, Forward, FromPeer, Path};
+use turnix::turn::police::{Budget, Rate};
+use turnix::turn::{AllocationId, Bandwidth, Forward, FromPeer, Path, Settings};
 use turnix::wire::{Key, Kind, Message, Method, Response, channel_data, classify, indication};
 
 use crate::common::wire::{REALM, Request, Signer, channel_data as encode_channel_data};
-use crate::common::world::{EPOCH, PASSWORD, SECRET, USER, World, addr, udp};
+use crate::common::world::{
+    EPOCH, PASSWORD, SECRET, USER, World, access_settings, addr, seed, udp,
+};
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -127,7 +130,15 @@ struct Population {
 
 impl Population {
     fn new(count: u32) -> Self {
-        let mut world = World::new();
+        Self::under(Bandwidth::default(), count)
+    }
+
+    fn under(bandwidth: Bandwidth, count: u32) -> Self {
+        let settings = Settings {
+            bandwidth,
+            ..Settings::default()
+        };
+        let mut world = World::with(settings, &access_settings(), seed());
         let mut all = Vec::new();
         for index in 0..count {
             let host = std::net::Ipv4Addr::from_bits(0xC000_0200 + index / 50);
@@ -166,6 +177,29 @@ impl Population {
         });
     }
 
+    /// With time that goes on, a microsecond a datagram, and purses that settle.
+    fn from_clients_policed(&mut self, b: &mut Bencher<'_>, rate: Rate) {
+        let data = encode_channel_data(CHANNEL, &PAYLOAD);
+        let (start, mut at) = (self.world.now, 0);
+        let server = &mut self.world.server;
+        let mut budgets = [Budget::full(rate, 0); 2];
+        let mut order = self.all.iter().cycle();
+        b.iter(|| {
+            let (from, ..) = order.next().expect("a cycle");
+            at += 1000;
+            let now = start + Duration::from_nanos(at);
+            let forward = server.handle_input(now, *from, black_box(&data));
+            if server.purses_are_due() {
+                while let Some(due) = server.poll_purse() {
+                    let budget = &mut budgets[due.purse.0 as usize];
+                    server.fund(now, due.purse, budget.settle(rate, at, 1, due.spent));
+                }
+            }
+            assert!(matches!(forward, Forward::ToPeer { .. }));
+            forward
+        });
+    }
+
     fn from_peers(&mut self, b: &mut Bencher<'_>, port: u16) {
         let now = self.world.now;
         let server = &mut self.world.server;
@@ -199,6 +233,35 @@ fn route(c: &mut Criterion) {
         group.bench_function(id("peer_with_permission"), |b| {
             population.from_peers(b, 5001)
         });
+    }
+    group.finish();
+}
+
+/// The same datagrams under no limit, under one of each allocation, and under all three.
+fn police(c: &mut Criterion) {
+    const BITS: u64 = 100_000_000_000;
+    let mut group = c.benchmark_group("police");
+    let rate = Rate::of(BITS).expect("a limit");
+    let own = Bandwidth {
+        per_allocation: BITS,
+        ..Bandwidth::default()
+    };
+    let all = Bandwidth {
+        per_user: BITS,
+        total: BITS,
+        ..own
+    };
+    for count in [1, 1_000] {
+        for (name, bandwidth) in [
+            ("none", Bandwidth::default()),
+            ("allocation", own),
+            ("all", all),
+        ] {
+            let mut population = Population::under(bandwidth, count);
+            group.bench_function(BenchmarkId::new(name, count), |b| {
+                population.from_clients_policed(b, rate);
+            });
+        }
     }
     group.finish();
 }
@@ -262,6 +325,6 @@ fn short() -> Criterion {
 criterion_group! {
     name = micro;
     config = short();
-    targets = wire, baseline, route, auth
+    targets = wire, baseline, route, police, auth
 }
 criterion_main!(micro);

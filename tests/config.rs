@@ -7,7 +7,7 @@ use std::time::Duration;
 use turnix::base::{Clock, PiiMode};
 use turnix::config::{Config, External, LogFormat, LogLevel, Mapping, Sources, declared, values};
 use turnix::stream::certificates;
-use turnix::turn::{self, ChannelRange};
+use turnix::turn::{self, Bandwidth, ChannelRange};
 
 const AUTH: &str = "auth.secrets=[\"s3cret\"]";
 
@@ -728,6 +728,47 @@ fn what_is_not_enforced_is_not_accepted() {
         problems.contains("did you mean relay.external_address?"),
         "{problems}"
     );
+}
+
+#[test]
+fn bandwidth_is_a_rate_that_a_call_can_live_with() {
+    let config = set(&[
+        AUTH,
+        "limits.bandwidth=10Gbit",
+        "limits.bandwidth_per_user=8Mbit",
+        "limits.bandwidth_per_allocation=32kbit",
+        "limits.new_peers_per_second=7",
+    ])
+    .unwrap();
+    let bandwidth = Bandwidth {
+        per_allocation: 32_000,
+        per_user: 8_000_000,
+        total: 10_000_000_000,
+    };
+    assert_eq!(config.turn.bandwidth, bandwidth);
+    assert_eq!(config.turn.new_peers_per_second, 7);
+    let config = set(&[AUTH]).unwrap();
+    assert_eq!(config.turn.bandwidth, Bandwidth::default());
+    for wrong in [
+        "8",
+        "8MB",
+        "31kbit",
+        "1001Gbit",
+        "-1Mbit",
+        "99999999999Gbit",
+    ] {
+        for key in [
+            "bandwidth",
+            "bandwidth_per_user",
+            "bandwidth_per_allocation",
+        ] {
+            let problems = set(&[AUTH, &format!("limits.{key}={wrong}")]).unwrap_err();
+            assert!(
+                problems.contains(&format!("limits.{key}: found ")),
+                "{problems}"
+            );
+        }
+    }
 }
 
 #[test]

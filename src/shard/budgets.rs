@@ -38,6 +38,8 @@ struct Account(Mutex<Shared>);
 #[derive(Default)]
 struct Shared {
     holders: u32,
+    /// It is among those that nobody holds, or held again since.
+    left: bool,
     /// Made with the first settlement under a limit.
     budget: Option<Budget>,
 }
@@ -78,9 +80,9 @@ impl Budgets {
         if let Some(account) = users.accounts.get(&user) {
             let mut shared = lock(&account.0);
             shared.holders -= 1;
-            let left = shared.holders == 0;
+            let leaves = shared.holders == 0 && !std::mem::replace(&mut shared.left, true);
             drop(shared);
-            if left {
+            if leaves {
                 users.left.push_back(user);
             }
         }
@@ -95,14 +97,13 @@ impl Budgets {
             let mut shared = lock(&account.0);
             let held = shared.holders > 0;
             let over = shared.is_new(rate, at);
+            shared.left = !held && !over;
+            let stays = shared.left;
             drop(shared);
-            if held {
-                continue;
-            }
-            if over {
-                users.accounts.remove(&user);
-            } else {
+            if stays {
                 users.left.push_back(user);
+            } else if !held {
+                users.accounts.remove(&user);
             }
         }
     }
@@ -190,5 +191,51 @@ impl Purses {
         }
         let budgets = &self.budgets;
         self.accounts[index].get_or_insert_with(|| budgets.hold(user))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::base::Clock;
+
+    /// Users come and go, in debt or not: accounts are kept for a moment, once each, and end.
+    #[test]
+    fn accounts_end_when_they_are_full() {
+        let now = Clock.now();
+        let bandwidth = Bandwidth {
+            per_user: 1_000_000,
+            ..Bandwidth::default()
+        };
+        let budgets = Budgets::new(now, bandwidth, 2);
+        let rate = Rate::of(bandwidth.per_user);
+        let visit = |user: &str, at: u64, spent: u64| {
+            let user = Arc::from(user);
+            let account = budgets.hold(&user);
+            lock(&account.0).settle(rate, at, [spent, 0]);
+            budgets.let_go(user, at);
+        };
+        let sizes = || {
+            let users = lock(&budgets.users);
+            (users.accounts.len(), users.left.len())
+        };
+        for _ in 0..1000 {
+            visit("alice", 0, 1200);
+        }
+        assert_eq!(sizes(), (1, 1));
+        for user in 0..1000 {
+            visit(&user.to_string(), 0, 1200);
+        }
+        assert_eq!(sizes(), (1001, 1001));
+        // Ten milliseconds make good for 1200 bytes; 1.2 MB take as many seconds as they are over the limit.
+        let later = Duration::from_secs(1).as_nanos() as u64;
+        for _ in 0..1000 {
+            visit("bob", later, 1200);
+        }
+        let (accounts, left) = sizes();
+        assert!(accounts <= 3 && left <= 3, "{accounts}, {left}");
+        assert!(lock(&budgets.users).accounts.contains_key("alice"));
     }
 }

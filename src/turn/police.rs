@@ -8,8 +8,8 @@
 //! What several shards share is a [`Budget`]. Whoever spends of it holds a [`Grant`], spends up to its allowance and says
 //! afterwards what it was: nothing is set aside for those who are idle, and the budget is asked once for many packets.
 //!
-//! A datagram counts with its payload, as [`Traffic`](super::Traffic) does. One that meets a bucket with anything in it passes whole, and
-//! the bucket owes the rest.
+//! A datagram counts with its payload, as [`Traffic`](super::Traffic) does. One that meets a bucket with anything in it
+//! passes whole, and the bucket owes the rest.
 
 use super::purses::{PurseId, Purses};
 use super::stats::{Direction, DropReason};
@@ -157,8 +157,8 @@ const LEAST_HOLDERS: u32 = 4;
 
 /// What several holders spend together: a bucket for each direction.
 ///
-/// Holders may have spent their allowances before the budget knows, so what passes in any time is bounded by the rate, the
-/// depth and a quarter of it, and a datagram of each holder; what was too much is owed.
+/// Holders may have spent their allowances before the budget knows, so what passes in any time is bounded by the rate,
+/// the depth and a quarter of it, and a datagram of each holder; what was too much is owed.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
     buckets: [Bucket; Direction::ALL.len()],
