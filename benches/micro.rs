@@ -16,7 +16,7 @@ use turn::proto::chandata::ChannelData;
 use turnix::access::rest;
 use turnix::base::{FiveTuple, ListenerId, Secret, Transport};
 use turnix::turn::police::{Budget, Rate};
-use turnix::turn::{AllocationId, Bandwidth, Forward, FromPeer, Path, Settings};
+use turnix::turn::{AllocationId, Bandwidth, Forward, FromPeer, Path, Server, Settings};
 use turnix::wire::{Key, Kind, Message, Method, Response, channel_data, classify, indication};
 
 use crate::common::wire::{REALM, Request, Signer, channel_data as encode_channel_data};
@@ -183,6 +183,13 @@ impl Population {
         let (start, mut at) = (self.world.now, 0);
         let server = &mut self.world.server;
         let mut budgets = [Budget::full(rate, 0); 2];
+        let mut settle = |server: &mut Server, now, at| {
+            while let Some(due) = server.poll_purse() {
+                let budget = &mut budgets[due.purse.0 as usize];
+                server.fund(now, due.purse, budget.settle(rate, at, 1, due.spent));
+            }
+        };
+        settle(server, start, 0);
         let mut order = self.all.iter().cycle();
         b.iter(|| {
             let (from, ..) = order.next().expect("a cycle");
@@ -190,10 +197,7 @@ impl Population {
             let now = start + Duration::from_nanos(at);
             let forward = server.handle_input(now, *from, black_box(&data));
             if server.purses_are_due() {
-                while let Some(due) = server.poll_purse() {
-                    let budget = &mut budgets[due.purse.0 as usize];
-                    server.fund(now, due.purse, budget.settle(rate, at, 1, due.spent));
-                }
+                settle(server, now, at);
             }
             assert!(matches!(forward, Forward::ToPeer { .. }));
             forward
