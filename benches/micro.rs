@@ -125,6 +125,8 @@ fn baseline(c: &mut Criterion) {
 /// `count` clients, each with a channel to a peer of its own, in random order.
 struct Population {
     world: World,
+    /// How far time has gone on, for those who need it to.
+    nanos: u64,
     all: Vec<(FiveTuple, AllocationId, SocketAddr)>,
 }
 
@@ -136,6 +138,8 @@ impl Population {
     fn under(bandwidth: Bandwidth, count: u32) -> Self {
         let settings = Settings {
             bandwidth,
+            // All of them come from one network.
+            unauthenticated_per_address: 0,
             ..Settings::default()
         };
         let mut world = World::with(settings, &access_settings(), seed());
@@ -161,7 +165,11 @@ impl Population {
                 .wrapping_add(1);
             all.swap(at, (state >> 33) as usize % (at + 1));
         }
-        Self { world, all }
+        Self {
+            world,
+            nanos: 0,
+            all,
+        }
     }
 
     fn from_clients(&mut self, b: &mut Bencher<'_>, message: impl Fn(SocketAddr) -> Vec<u8>) {
@@ -180,20 +188,23 @@ impl Population {
     /// With time that goes on, a microsecond a datagram, and purses that settle.
     fn from_clients_policed(&mut self, b: &mut Bencher<'_>, rate: Rate) {
         let data = encode_channel_data(CHANNEL, &PAYLOAD);
-        let (start, mut at) = (self.world.now, 0);
+        // Time goes on from one call to the next, too.
+        let (start, mut at) = (self.world.start, self.nanos);
+        let nanos = &mut self.nanos;
         let server = &mut self.world.server;
-        let mut budgets = [Budget::full(rate, 0); 2];
+        let mut budgets = [Budget::full(rate, at); 2];
         let mut settle = |server: &mut Server, now, at| {
             while let Some(due) = server.poll_purse() {
                 let budget = &mut budgets[due.purse.0 as usize];
                 server.fund(now, due.purse, budget.settle(rate, at, 1, due.spent));
             }
         };
-        settle(server, start, 0);
+        settle(server, start + Duration::from_nanos(at), at);
         let mut order = self.all.iter().cycle();
         b.iter(|| {
             let (from, ..) = order.next().expect("a cycle");
             at += 1000;
+            *nanos = at;
             let now = start + Duration::from_nanos(at);
             let forward = server.handle_input(now, *from, black_box(&data));
             if server.purses_are_due() {
