@@ -12,6 +12,7 @@
 
 mod budgets;
 mod engine;
+mod free_ports;
 mod hairpin;
 mod mailbox;
 mod ports;
@@ -42,6 +43,8 @@ use budgets::Budgets;
 use hairpin::Parcels;
 use mailbox::{Mailbox, Message};
 use ports::RelayPool;
+
+pub use free_ports::{Available, FreePorts, QUARANTINE};
 
 /// A local address that relay sockets are bound to, and how clients and peers see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,6 +182,7 @@ impl Shards {
             &settings.relays,
             settings.ports.clone(),
             settings.limits,
+            Clock.now().mono,
         ));
         let budgets = Arc::new(Budgets::new(Clock.now(), settings.turn.bandwidth, count));
         let mut seed = turn::Seed {

@@ -1,17 +1,18 @@
 //! Quotas and relay ports: used up, refused, free again.
 
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
-use std::time::Duration;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
 use turnix::access::rest;
 use turnix::base::{Clock, Family, Secret, Transport};
-use turnix::turn::police::Limit;
-use turnix::turn::{Bandwidth, Direction, DropReason};
+use turnix::turn::DropReason;
 
 use super::client::Client;
 use super::common::wire::Request;
 use super::common::world::{PASSWORD, SECRET, USER};
-use super::server::{BOTH, Server, now, peer, quiet_address, until};
+use super::server::{BOTH, Server, loopback, peer, quiet_address, receive, until};
+
+/// Four relay ports, all of them for whoever comes.
+const FOUR_PORTS: [&str; 2] = ["relay.ports='21000-21003'", "limits.share_per_user=0"];
 
 /// A client for each transport in turn.
 fn client(server: &Server, number: usize) -> Client {
@@ -111,7 +112,8 @@ fn allocations_per_address() {
 fn the_last_relay_port_is_as_good_as_the_first() {
     let ip = quiet_address();
     let relay = format!("relay.addresses=[\"{ip}\"]");
-    let server = Server::with(&["127.0.0.1:0"], &[&relay, "relay.ports='21000-21003'"]);
+    let [ports, share] = FOUR_PORTS;
+    let server = Server::with(&["127.0.0.1:0"], &[&relay, ports, share]);
     for _ in 0..2 {
         let mut clients: Vec<Client> = (0..4).map(|number| client(&server, number)).collect();
         let mut ports: Vec<_> = (clients.iter_mut())
@@ -136,7 +138,10 @@ fn a_port_that_another_program_holds_is_passed_over() {
     let ip = quiet_address();
     let _held = [21001, 21002].map(|port| UdpSocket::bind((ip, port)).unwrap());
     let relay = format!("relay.addresses=[\"{ip}\"]");
-    let server = Server::with(&["127.0.0.1:0"], &[&relay, "relay.ports='21000-21003'"]);
+    // A quota that is not given back would be used up.
+    let [ports, share] = FOUR_PORTS;
+    let set = [&relay, ports, share, "limits.allocations=4"];
+    let server = Server::with(&["127.0.0.1:0"], &set);
     for _ in 0..8 {
         let mut clients: Vec<Client> = (0..2).map(|number| client(&server, number)).collect();
         let mut ports: Vec<_> = (clients.iter_mut())
@@ -149,14 +154,15 @@ fn a_port_that_another_program_holds_is_passed_over() {
     }
     // Once the other program is gone its ports serve, too.
     drop(_held);
-    used_up_and_free_again(&server, 4, 508);
+    used_up_and_free_again(&server, 4, 486);
 }
 
 #[test]
 fn an_even_port_is_even_and_none_is_508() {
     let ip = quiet_address();
     let relay = format!("relay.addresses=[\"{ip}\"]");
-    let server = Server::with(&["127.0.0.1:0"], &[&relay, "relay.ports='21000-21003'"]);
+    let [ports, share] = FOUR_PORTS;
+    let server = Server::with(&["127.0.0.1:0"], &[&relay, ports, share]);
     let even = || Request::allocate().attr(0x0018, &[0]);
     let mut clients = Vec::new();
     for expected in [0, 0, 508] {
@@ -172,203 +178,111 @@ fn an_even_port_is_even_and_none_is_508() {
     Client::udp(&server).allocate();
 }
 
-const CHANNEL: u16 = 0x4001;
-
-/// What is in the socket's queue: datagrams and bytes.
-fn drain(socket: &UdpSocket) -> (u64, u64) {
-    let mut buffer = [0; 2048];
-    let mut got = (0, 0);
-    while let Ok(length) = socket.recv(&mut buffer) {
-        got = (got.0 + 1, got.1 + length as u64);
-    }
-    got
-}
-
-/// Two allocations of one user, in two shards, send twice the limit of both for some seconds.
 #[test]
-fn the_bandwidth_of_a_user_holds_across_shards() {
-    const LIMIT: f64 = 4e6 / 8.0;
-    let attempt = || {
-        let server = Server::with(&["127.0.0.1:0"], &["limits.bandwidth_per_user=4Mbit"]);
-        // Streams take the shards in turn.
-        let mut clients = [Client::tcp(&server), Client::tcp(&server)];
-        let peers = [(); 2].map(|()| peer(Ipv4Addr::LOCALHOST));
-        let mut shards = Vec::new();
-        for (client, peer) in clients.iter_mut().zip(&peers) {
-            let relayed = client.allocate();
-            shards.push(server.allocation(relayed).shard);
-            client.bind(CHANNEL, peer.local_addr().unwrap());
-            peer.set_nonblocking(true).unwrap();
-        }
-        assert_ne!(shards[0], shards[1]);
-        let data = [7; 1000];
-        let start = now();
-        let mut received = (0, 0);
-        let mut sent = 0;
-        let take = |received: &mut (u64, u64)| {
-            for peer in &peers {
-                let (packets, bytes) = drain(peer);
-                *received = (received.0 + packets, received.1 + bytes);
-            }
-        };
-        while now() < start + Duration::from_secs(4) {
-            let due = (now() - start).as_secs_f64() * LIMIT * 2.0;
-            while (sent as f64) < due {
-                for client in &mut clients {
-                    client.send_channel(CHANNEL, &data);
-                    sent += data.len() as u64;
-                }
-            }
-            take(&mut received);
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        // What waits in a busy server still comes, and counts with the time that it takes.
-        until("everything is relayed or dropped", || {
-            take(&mut received);
-            received.1 + server.dropped(DropReason::BandwidthUser) * 1000 >= sent
-        });
-        let elapsed = (now() - start).as_secs_f64();
-        let policed = server.snapshot().stats.policed[Limit::User as usize];
-        assert_eq!(policed[Direction::ToPeer as usize].bytes + received.1, sent);
-        assert_eq!(policed[Direction::ToClient as usize].packets, 0);
-        let most = LIMIT * elapsed * 1.02 + LIMIT * 0.15 * 1.25 + 2000.0;
-        assert!(received.1 as f64 <= most, "{received:?} in {elapsed} s");
-        received.1 as f64 / (LIMIT * elapsed)
-    };
-    // A machine that stops for a while loses what the limit would have carried.
-    let mut ratios = Vec::new();
-    while ratios.len() < 4 && ratios.iter().all(|ratio| *ratio < 0.9) {
-        ratios.push(attempt());
-    }
-    assert!(
-        ratios.iter().any(|ratio| *ratio >= 0.9),
-        "{ratios:?} of the limit"
-    );
-}
-
-/// A burst of ten times what the limit lets through at once, by every way there is.
-#[test]
-fn the_bandwidth_of_an_allocation_holds_on_every_way() {
-    const BURST: u64 = 190;
-    let server = Server::with(&["127.0.0.1:0"], &["limits.bandwidth_per_allocation=1Mbit"]);
-    let data = [7; 1000];
-    for transport in Transport::ALL {
-        for indications in [false, true] {
-            let peer = peer(Ipv4Addr::LOCALHOST);
-            let at = peer.local_addr().unwrap();
-            let mut client = Client::new(&server, transport, Family::V4);
-            let relayed = client.allocate();
-            if indications {
-                client.permit(at);
-            } else {
-                client.bind(CHANNEL, at);
-            }
-            let reason = DropReason::BandwidthAllocation;
-            let dropped = server.dropped(reason);
-            let start = now();
-            for _ in 0..BURST {
-                if indications {
-                    client.send_indication(at, &data);
-                } else {
-                    client.send_channel(CHANNEL, &data);
-                }
-                peer.send_to(&data, relayed).unwrap();
-            }
-            let passed = || {
-                let view = server.allocation(relayed).view;
-                view.traffic.map(|traffic| traffic.packets)
-            };
-            until("everything is relayed or dropped", || {
-                let packets: u64 = passed().iter().sum();
-                packets + server.dropped(reason) - dropped == 2 * BURST
-            });
-            let elapsed = (now() - start).as_secs_f64();
-            let most = 1 + ((0.15 + elapsed) * 125.0) as u64;
-            for packets in passed() {
-                let expected = 6..=most;
-                assert!(
-                    expected.contains(&packets),
-                    "{transport:?}: {packets} of {most}"
-                );
-            }
-        }
-    }
-}
-
-/// Relay to relay: the sender's limit and the receiver's.
-#[test]
-fn the_bandwidth_holds_between_two_clients_of_the_server() {
-    let server = Server::with(&["127.0.0.1:0"], &["limits.bandwidth=1Mbit"]);
-    let (mut one, mut other) = (Client::tcp(&server), Client::tcp(&server));
-    let (one_at, other_at) = (one.allocate(), other.allocate());
-    one.bind(CHANNEL, other_at);
-    other.bind(CHANNEL, one_at);
-    for _ in 0..200 {
-        one.send_channel(CHANNEL, &[7; 1000]);
-    }
-    until("everything is relayed or dropped", || {
-        let stats = server.snapshot().stats;
-        let [to_peer, to_client] = stats.policed[Limit::Total as usize];
-        let arrived: u64 = (stats.relayed[Direction::ToClient as usize].iter())
-            .map(|traffic| traffic.packets)
-            .sum();
-        to_peer.packets > 0 && to_peer.packets + to_client.packets + arrived == 200
-    });
-}
-
-/// What one allocation spent counts against the next one of the same user.
-#[test]
-fn a_new_allocation_brings_its_user_no_new_bandwidth() {
-    let server = Server::with(&["127.0.0.1:0"], &["limits.bandwidth_per_user=1Mbit"]);
-    let peer = peer(Ipv4Addr::LOCALHOST);
-    let to_peer = || {
-        let relayed = server.snapshot().stats.relayed[Direction::ToPeer as usize];
-        relayed.iter().map(|traffic| traffic.packets).sum::<u64>()
-    };
-    let start = now();
-    for round in 1..=20 {
-        let mut client = client(&server, 1);
-        client.allocate();
-        client.bind(CHANNEL, peer.local_addr().unwrap());
-        for _ in 0..40 {
-            client.send_channel(CHANNEL, &[7; 1000]);
-        }
+fn a_released_port_is_given_again_only_after_all_others() {
+    let ip = quiet_address();
+    let relay = format!("relay.addresses=[\"{ip}\"]");
+    let [ports, share] = FOUR_PORTS;
+    let server = Server::with(&["127.0.0.1:0"], &[&relay, ports, share]);
+    let mut order = Vec::new();
+    for number in 0..12 {
+        let mut client = client(&server, number);
+        order.push(client.allocate().port());
         client.release();
-        let dropped = server.dropped(DropReason::BandwidthUser);
-        assert_eq!(to_peer() + dropped, round * 40);
     }
-    let elapsed = (now() - start).as_secs_f64();
-    let most = 125.0 * (elapsed + 0.15 * 1.25) + 2.0;
-    assert!((to_peer() as f64) <= most, "{} of {most}", to_peer());
+    let mut first = order[..4].to_vec();
+    first.sort_unstable();
+    assert_eq!(first, [21000, 21001, 21002, 21003]);
+    // A port that rests is free: it serves where there is no other, the oldest first.
+    assert_eq!((&order[4..8], &order[8..]), (&order[..4], &order[..4]));
 }
 
 #[test]
-fn limits_change_while_the_server_runs() {
-    let server = Server::with(&["127.0.0.1:0"], &[]);
-    let peer = peer(Ipv4Addr::LOCALHOST);
-    let mut client = client(&server, 1);
-    client.allocate();
-    client.bind(CHANNEL, peer.local_addr().unwrap());
-    let mut burst = || {
-        for _ in 0..200 {
-            client.send_channel(CHANNEL, &[7; 1000]);
-        }
-        // Its answer comes after all of them.
-        client.bind(CHANNEL, peer.local_addr().unwrap());
-        let stats = server.snapshot().stats;
-        stats.policed.map(|[to_peer, _]| to_peer.packets > 0)
+fn a_user_leaves_relay_ports_to_others() {
+    let ip = quiet_address();
+    let relay = format!("relay.addresses=[\"{ip}\", \"::1\"]");
+    let server = Server::with(&["127.0.0.1:0"], &[&relay, "relay.ports='21000-21019'"]);
+    let mut clients: Vec<Client> = (0..18).map(|number| client(&server, number)).collect();
+    for client in &mut clients {
+        client.allocate();
+    }
+    // Alice may have nine of ten, whatever she does with what she has.
+    let mut more = client(&server, 0);
+    assert_eq!(more.try_allocate().code(), 486);
+    assert_eq!(clients[0].ask_signed(Request::refresh(600)).code(), 0);
+    let login = |user: &str, password: &str| {
+        let mut client = Client::udp(&server);
+        client.login(user, password);
+        client
     };
-    assert_eq!(burst(), [false; 3]);
-    let mut expected = [false; 3];
-    for limit in Limit::ALL {
-        let bits = |of| if of == limit { 100_000 } else { 0 };
-        let bandwidth = Bandwidth {
-            per_allocation: bits(Limit::Allocation),
-            per_user: bits(Limit::User),
-            total: bits(Limit::Total),
-        };
-        server.set_limits(bandwidth, 50);
-        expected[limit as usize] = true;
-        assert_eq!(burst(), expected);
+    let mut bob = login("bob", "builder");
+    bob.allocate();
+    assert_eq!(more.try_allocate().code(), 486);
+    let secret = Secret::new(SECRET.to_owned());
+    let (name, password) = rest::mint(&secret, Some("carol"), Clock.now().unix_secs() + 3600);
+    let mut carol = login(&name, &password);
+    carol.allocate();
+    // What is not there is no matter of shares.
+    assert_eq!(login("bob", "builder").try_allocate().code(), 508);
+    assert_eq!(more.try_allocate().code(), 508);
+    // Those of IPv6 are no help. One that rests is free.
+    assert_eq!(server.capacity_ratio(), 1.0);
+    carol.release();
+    bob.release();
+    clients[0].release();
+    assert_eq!(server.capacity_ratio(), 0.85);
+    more.allocate();
+    assert_eq!(client(&server, 0).try_allocate().code(), 486);
+}
+
+#[test]
+fn a_lone_user_has_all_relay_ports() {
+    let ip = quiet_address();
+    let relay = format!("relay.addresses=[\"{ip}\"]");
+    let users = format!("auth.users={{ {USER} = \"{PASSWORD}\" }}");
+    let set = [
+        &relay,
+        "relay.ports='21000-21003'",
+        &users,
+        "auth.secrets=[]",
+    ];
+    let server = Server::with(&["127.0.0.1:0"], &set);
+    used_up_and_free_again(&server, 4, 508);
+}
+
+/// What a peer sends to the last owner of a relay port is not for the next one.
+#[test]
+fn a_relay_port_brings_nothing_from_its_last_owner() {
+    let ip = quiet_address();
+    let relay = format!("relay.addresses=[\"{ip}\"]");
+    let set = [
+        &relay,
+        "relay.ports='21005-21005'",
+        "limits.share_per_user=0",
+    ];
+    let server = Server::with(&["127.0.0.1:0"], &set);
+    let peer = peer(loopback(Family::V4));
+    let at = peer.local_addr().unwrap();
+    let mut last: Option<SocketAddr> = None;
+    for number in 0..6 {
+        let mut owner = client(&server, number);
+        let relayed = owner.allocate();
+        assert_eq!(*last.get_or_insert(relayed), relayed);
+        let dropped = || server.dropped(DropReason::NoPermission);
+        let before = dropped();
+        peer.send_to(b"for the last one", relayed).unwrap();
+        until("it is dropped", || dropped() > before);
+        // Neither a channel nor a permission of the last owner is left.
+        owner.send_channel(0x4000, b"to nobody");
+        owner.send_indication(at, b"to nobody");
+        owner.bind(0x4000, at);
+        owner.send_channel(0x4000, &[number as u8]);
+        assert_eq!(receive(&peer), (vec![number as u8], relayed));
+        for _ in 0..64 {
+            peer.send_to(&[number as u8], relayed).unwrap();
+        }
+        assert_eq!(owner.expect_channel(0x4000), [number as u8]);
+        // The rest may be on its way when the allocation ends.
+        owner.release();
     }
 }

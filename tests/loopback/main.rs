@@ -7,11 +7,15 @@ mod client;
 mod server;
 
 mod admin;
+mod bandwidth;
 mod calls;
+mod cycles;
 mod datagrams;
+mod dialects;
 mod hairpin;
 mod limits;
 mod load;
+mod service;
 mod start;
 mod streams;
 mod turn_crate;
