@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use turnix::base::{Clock, Family, Transport};
 use turnix::metrics::{Context, NamedAllocation, Reading, ShardSnapshot, encode};
+use turnix::turn::police::Limit;
 use turnix::turn::stats::{BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS};
 use turnix::turn::{AllocationId, AllocationView, Direction, DropReason, Path, Traffic};
 use turnix::wire::{ErrorCode, Method};
@@ -39,6 +40,11 @@ fn busy() -> ShardSnapshot {
         packets: 1,
     };
     stats.drop(DropReason::NoPermission);
+    stats.policed[Limit::User as usize][Direction::ToClient as usize] = Traffic {
+        bytes: 1200,
+        packets: 1,
+    };
+    (stats.new_peers_refused, stats.scan_suspects) = (4, 2);
     for seconds in [0.5, 5.0, 20.0, 1e6] {
         stats.duration.observe(&DURATION_BOUNDS_SECS, seconds);
     }
@@ -116,6 +122,11 @@ fn totals_carry_the_contract_names_and_labels() {
         r#"turn_relayed_bytes_total{direction="to_peer",path="hairpin"} 1200"#,
         r#"turn_relayed_packets_total{direction="to_client",path="kernel"} 0"#,
         r#"turn_dropped_packets_total{reason="no_permission"} 1"#,
+        r#"turn_policed_bytes_total{limit="user",direction="to_client"} 1200"#,
+        r#"turn_policed_packets_total{limit="user",direction="to_client"} 1"#,
+        r#"turn_policed_packets_total{limit="total",direction="to_peer"} 0"#,
+        "turn_new_peers_refused_total 4",
+        "turn_scan_suspects_total 2",
         r#"turn_auth_failures_total{reason="expired"} 0"#,
         r#"turn_stream_connections{transport="tls"} 3"#,
         r#"turn_stream_refused_total{reason="address"} 7"#,

@@ -147,6 +147,8 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
             channels_per_allocation: limits.channels,
             unauthenticated_per_address: limits.unauthenticated,
             auth_failures_per_address: limits.auth_failures,
+            bandwidth: limits.bandwidth,
+            new_peers_per_second: limits.new_peers,
         },
         connections_per_address: limits.connections_per_address,
         tls: tls?,

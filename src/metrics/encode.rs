@@ -10,6 +10,7 @@ use prometheus::{Registry, TextEncoder};
 use crate::access::{AuthFailure, DeniedRule};
 use crate::base::{Family, Printable, Transport};
 use crate::stream::{Refusal, Refused};
+use crate::turn::police::Limit;
 use crate::turn::stats::{
     BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS, Histogram, OUTCOMES, Outcome, outcome_index,
 };
@@ -206,6 +207,7 @@ fn refusals(families: &mut Vec<MetricFamily>, stats: &Stats) {
             .map(|(reason, count)| counter(&[("reason", reason.label())], count))
             .collect(),
     );
+    policed(families, stats);
     push(
         families,
         "turn_auth_failures_total",
@@ -223,6 +225,47 @@ fn refusals(families: &mut Vec<MetricFamily>, stats: &Stats) {
         (DeniedRule::ALL.into_iter().zip(stats.peer_denied))
             .map(|(rule, count)| counter(&[("rule", rule.label())], count))
             .collect(),
+    );
+}
+
+fn policed(families: &mut Vec<MetricFamily>, stats: &Stats) {
+    let mut bytes = Vec::new();
+    let mut packets = Vec::new();
+    for limit in Limit::ALL {
+        for direction in Direction::ALL {
+            let labels = [("limit", limit.label()), ("direction", direction.label())];
+            let traffic = stats.policed[limit as usize][direction as usize];
+            bytes.push(counter(&labels, traffic.bytes));
+            packets.push(counter(&labels, traffic.packets));
+        }
+    }
+    push(
+        families,
+        "turn_policed_bytes_total",
+        "Application data dropped for want of bandwidth, by the limit of limits.bandwidth… that it was over.",
+        MetricType::COUNTER,
+        bytes,
+    );
+    push(
+        families,
+        "turn_policed_packets_total",
+        "Datagrams dropped for want of bandwidth; they are among turn_dropped_packets_total as well.",
+        MetricType::COUNTER,
+        packets,
+    );
+    push(
+        families,
+        "turn_new_peers_refused_total",
+        "Peers that allocations were not let address so soon (limits.new_peers_per_second).",
+        MetricType::COUNTER,
+        vec![counter(&[], stats.new_peers_refused)],
+    );
+    push(
+        families,
+        "turn_scan_suspects_total",
+        "Allocations that addressed hundreds of peers who never answered.",
+        MetricType::COUNTER,
+        vec![counter(&[], stats.scan_suspects)],
     );
 }
 

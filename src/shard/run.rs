@@ -148,6 +148,15 @@ fn handle(shard: &Rc<RefCell<Shard>>, message: Message) {
         } => {
             let _ = answer.send(shard.borrow().record_live(now, due, from, count));
         }
+        Message::Limits {
+            bandwidth,
+            new_peers_per_second,
+        } => {
+            let mut shard = shard.borrow_mut();
+            shard.server.set_bandwidth(now, bandwidth);
+            shard.server.set_new_peers_per_second(new_peers_per_second);
+            shard.settle(now);
+        }
         Message::Ping(answer) => {
             let _ = answer.send(());
         }

@@ -13,6 +13,7 @@ mod client;
 mod server;
 
 mod hostile;
+mod limits;
 mod peers;
 mod process;
 mod sinks;
