@@ -30,7 +30,7 @@ use crate::shard::{self, ListenerSlot, RelayIp, Shards};
 use crate::stream::{self, Admission, Certificates};
 use crate::turn::Newcomers;
 
-use doors::{AdminDoor, Door, Lobby, Prepared};
+use doors::{AdminDoor, Door, Lobby, Prepared, PreparedAdmin};
 use sockets::{
     inherited_udp, open_tcp, own_addresses, relay_ips, shard_count, shard_settings, udp_problem,
 };
@@ -130,6 +130,9 @@ pub fn start(config: Config) -> anyhow::Result<Running> {
 pub fn start_on(config: Config, mut inherited: Inherited) -> anyhow::Result<Running> {
     for shortage in host_shortages(&config) {
         tracing::warn!("{shortage}");
+    }
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
     }
     let mut problems = Vec::new();
     let certificates = load_certificate(&config, &mut problems).map(Certificates::new);
@@ -259,9 +262,10 @@ pub fn start_on(config: Config, mut inherited: Inherited) -> anyhow::Result<Runn
         traces: Arc::default(),
     };
     if let (Some(socket), Some(address)) = (admin, admin_address) {
-        let router = http::admin::router(running.admin_state());
-        let control = running.control.handle();
-        running.admin = Some(AdminDoor::open(address, socket, router, control));
+        let certificates = running.certificates.clone();
+        let tls = certificates.filter(|_| running.config.http.tls);
+        let prepared = PreparedAdmin::new(address, socket, tls)?;
+        running.open_admin(prepared);
     }
     log_started(&running.started, running.shards.count());
     Ok(running)
@@ -314,6 +318,12 @@ impl Running {
         });
     }
 
+    /// Answers orders and questions from now on.
+    fn open_admin(&mut self, prepared: PreparedAdmin) {
+        let front = Front::new(http::admin::router(self.admin_state()), http::Limits::ADMIN);
+        self.admin = Some(self.lobby.open_admin(prepared, front));
+    }
+
     /// What the admin listener answers from, as the configuration in effect has it.
     fn admin_state(&self) -> http::admin::AdminState<Shards> {
         let config = &self.config;
@@ -327,9 +337,8 @@ impl Running {
                 region: config.cluster.region.clone(),
                 version: env!("CARGO_PKG_VERSION"),
                 per_allocation: config.per_allocation,
-                hosts: (config.admin.iter())
-                    .map(|admin| admin.ip().to_string())
-                    .collect(),
+                hosts: config.http.hosts.clone(),
+                token: config.http.token.clone(),
             },
         )
         .operated_by(self.operator.clone())

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 
 use super::credentials::utc;
 use super::{Exit, print};
+use crate::base::printable::{self, Printable};
 
 /// How long the server may take to answer: a reload opens sockets and reads files.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -79,7 +80,7 @@ pub struct Disconnect {
 pub fn reload(Reload { server }: &Reload) -> anyhow::Result<Exit> {
     let (status, answer) = server.ask(&Method::POST, "/api/v1/reload")?;
     if server.json {
-        print(&format!("{answer:#}\n"))?;
+        print_json(&answer)?;
     }
     if status == StatusCode::UNPROCESSABLE_ENTITY {
         if !server.json {
@@ -128,7 +129,7 @@ pub fn drain(Drain { deadline, server }: &Drain) -> anyhow::Result<Exit> {
     let (status, answer) = server.ask(&Method::POST, &format!("/api/v1/drain{query}"))?;
     expect_success(status, &answer)?;
     if server.json {
-        print(&format!("{answer:#}\n"))?;
+        print_json(&answer)?;
         return Ok(Exit::Done);
     }
     let left = answer["allocations"].as_u64().unwrap_or_default();
@@ -151,7 +152,7 @@ pub fn allocations(Allocations { server }: &Allocations) -> anyhow::Result<Exit>
     let (status, answer) = server.ask(&Method::GET, "/api/v1/allocations")?;
     expect_success(status, &answer)?;
     if server.json {
-        print(&format!("{answer:#}\n"))?;
+        print_json(&answer)?;
         return Ok(Exit::Done);
     }
     let mut rows = vec![
@@ -176,7 +177,7 @@ pub fn allocations(Allocations { server }: &Allocations) -> anyhow::Result<Exit>
         rows.push([
             text("id"),
             // A name is whatever its owner chose: nothing in it may speak to the terminal.
-            text("user").escape_debug().to_string(),
+            Printable(text("user")).to_string(),
             text("transport"),
             text("client"),
             text("relayed"),
@@ -272,6 +273,11 @@ impl Server {
         };
         Ok((status, json))
     }
+}
+
+/// The answer as JSON; names in it are somebody's text, and may stand on a terminal.
+fn print_json(answer: &Value) -> anyhow::Result<()> {
+    print(&printable::json(&format!("{answer:#}\n")))
 }
 
 fn expect_success(status: StatusCode, answer: &Value) -> anyhow::Result<()> {

@@ -13,7 +13,10 @@ mod client;
 mod server;
 
 mod hostile;
+mod limits;
 mod peers;
+mod process;
 mod revocation;
+mod sinks;
 mod strangers;
 mod surfaces;
