@@ -2,9 +2,9 @@
 
 mod common;
 #[path = "properties/core/harness.rs"]
+#[expect(dead_code, reason = "the properties use the rest of it")]
 mod harness;
 #[path = "properties/core/model.rs"]
-#[expect(dead_code, reason = "the properties use the rest of it")]
 mod model;
 #[path = "properties/core/operations.rs"]
 #[expect(dead_code, reason = "the properties use the rest of it")]

@@ -396,9 +396,9 @@ impl Ledger {
         }
         let silent = !matches!(forward, Forward::Consumed);
         let asked = self.drain(Some((from, bytes, silent)), proven, None);
-        // Most relays open at once; which do not depends on the request's last byte.
+        // Most relays open at once: which ones do not, the request's last byte says.
         if let Some(id) = asked
-            && !bytes.last().is_some_and(|last| last % 8 == 7)
+            && bytes.last().is_none_or(|last| last % 8 != 7)
         {
             self.open(id, 0, 0);
         }
