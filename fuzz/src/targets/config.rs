@@ -7,11 +7,11 @@ use turnix::config::{Config, Declared, Sources, declared};
 use super::Reach;
 use super::input::Input;
 
-/// Stands where secrets stand, and nowhere else.
-const MARK: &str = "hUsHhUsH7";
+/// Stand where secrets stand, and nowhere else: a text, and a number where somebody forgot the quotes.
+const MARKS: [&str; 2] = ["hUsHhUsH7", "77889912"];
 
 /// Secrets as they are written, in the right form and in wrong ones.
-const SECRETS: [&str; 14] = [
+const SECRETS: [&str; 18] = [
     "",
     "[auth]\nsecrets = [\"hUsHhUsH7\"]\n",
     "[auth]\nsecrets = \"hUsHhUsH7\"\n",
@@ -26,6 +26,10 @@ const SECRETS: [&str; 14] = [
     "[auth]\nusers = [\"hUsHhUsH7\"]\n",
     "[auth.users]\nalice = \"hUsHhUsH7\"\n",
     "[auth.users]\nalice = { password = \"hUsHhUsH7\" }\n",
+    "[auth]\nsecrets = [77889912]\n",
+    "[auth]\nsecrets = 77889912\n",
+    "[auth]\nusers = { alice = 77889912.5 }\n",
+    "[auth.users]\nalice = 77889912\n",
 ];
 
 /// The same from outside the file.
@@ -59,7 +63,10 @@ pub fn config(data: &[u8]) -> Reach {
         return Reach::new();
     };
     // Files are not what is tried here, and some that a fuzzer finds never end.
-    if text.contains("secret_files") || text.contains('\\') || text.contains(MARK) {
+    if text.contains("secret_files")
+        || text.contains('\\')
+        || MARKS.iter().any(|mark| text.contains(mark))
+    {
         return Reach::new();
     }
     let mut sources = Sources {
@@ -74,14 +81,17 @@ pub fn config(data: &[u8]) -> Reach {
         sources.set.push((*set).to_owned());
     }
     if let Some(name) = ENVIRONMENT.get(variable) {
-        sources.environment.push(((*name).into(), MARK.into()));
+        sources.environment.push((
+            (*name).into(),
+            MARKS[usize::from(input.0.len() % 2 == 0)].into(),
+        ));
     }
     let secret = secret_only(&sources);
     let mut reach = Reach::new();
     match Config::load(&sources) {
         Ok(config) => {
             if secret {
-                assert!(!format!("{config:?}").contains(MARK), "a secret is shown");
+                assert!(!shows(&format!("{config:?}")), "a secret is shown");
             }
             reach.insert("accepted".into());
         }
@@ -89,7 +99,7 @@ pub fn config(data: &[u8]) -> Reach {
             assert!(!problems.is_empty());
             let text = problems.to_string();
             if secret {
-                assert!(!text.contains(MARK), "a secret is shown: {text}");
+                assert!(!shows(&text), "a secret is shown: {text}");
             }
             for problem in problems.iter() {
                 assert!(!problem.found.is_empty() && !problem.remedy.is_empty());
@@ -116,11 +126,13 @@ pub fn config(data: &[u8]) -> Reach {
 /// Whether the secret stands where secrets belong: an open quote in front of it makes it a part of another text.
 fn secret_only(sources: &Sources) -> bool {
     let base = sources.base.as_deref().unwrap_or_default();
-    match base.split_once(MARK) {
-        None => true,
-        Some((before, _)) => {
-            let open = |quote: &str| before.matches(quote).count() % 2 == 1;
-            !open("\"\"\"") && !open("'''")
-        }
-    }
+    MARKS.iter().all(|mark| {
+        let before = base.split_once(mark).map_or("", |(before, _)| before);
+        let open = |quote: &str| before.matches(quote).count() % 2 == 1;
+        !open("\"\"\"") && !open("'''")
+    })
+}
+
+fn shows(text: &str) -> bool {
+    MARKS.iter().any(|mark| text.contains(mark))
 }
