@@ -379,16 +379,16 @@ impl Ledger {
                 peer,
                 payload,
             } => {
-                let payload = usize::from(payload.start)..usize::from(payload.end);
+                let payload = &bytes[payload.start.into()..payload.end.into()];
                 let address = peer.address();
-                self.may_reach(*allocation, from, bytes, address, &bytes[payload]);
+                self.may_reach(*allocation, from, bytes, address, payload);
                 let path = if peer.may_use_kernel() {
                     Path::Kernel
                 } else {
                     assert!(peer.may_be_own_relay(), "no road leads to {address}");
                     Path::Hairpin
                 };
-                self.server.count_to_peer(path, bytes.len());
+                self.server.count_to_peer(path, payload.len());
             }
             Forward::ToClient { .. } => panic!("a client's datagram goes to no client"),
             Forward::Drop(reason) => self.note(format!("drop {reason:?}")),
