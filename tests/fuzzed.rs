@@ -106,6 +106,41 @@ fn the_seeds_get_somewhere() {
     }
 }
 
+/// The fuzzer is a package with a lock file of its own; what it fuzzes has to be what is released.
+#[test]
+fn the_fuzzer_is_built_from_the_same_dependencies() {
+    let read = |path: &str| -> toml::Table {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+        std::fs::read_to_string(path).unwrap().parse().unwrap()
+    };
+    let versions = |lock: &toml::Table| -> Vec<(String, String)> {
+        let packages = lock["package"].as_array().unwrap().iter();
+        let text = |package: &toml::Value, key: &str| package[key].as_str().unwrap().to_owned();
+        packages
+            .map(|package| (text(package, "name"), text(package, "version")))
+            .collect()
+    };
+    let ours = versions(&read("Cargo.lock"));
+    let fuzzed = versions(&read("fuzz/Cargo.lock"));
+    let remedy = "cp Cargo.lock fuzz/ && cargo metadata --manifest-path fuzz/Cargo.toml >/dev/null";
+    for (name, version) in &fuzzed {
+        let known = ours.iter().any(|(other, _)| other == name);
+        let same = ours.contains(&(name.clone(), version.clone()));
+        assert!(
+            same || !known,
+            "{name} {version} is another version: {remedy}"
+        );
+    }
+    for name in read("Cargo.toml")["dependencies"]
+        .as_table()
+        .unwrap()
+        .keys()
+    {
+        let there = fuzzed.iter().any(|(other, _)| other == name);
+        assert!(there, "{name} is missing: {remedy}");
+    }
+}
+
 /// Shows what a corpus reaches: `FUZZ_CORPUS=fuzz/corpus cargo test --test fuzzed corpus -- --ignored --nocapture`.
 ///
 /// With `FUZZ_SEEDS=fuzz/seeds` it copies there what reaches something that no smaller input does.
