@@ -14,6 +14,7 @@ use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::base::Clock;
 use crate::metrics::{Context, NamedAllocation, Reading, encode};
 use crate::stream::{Admission, Certificates};
 use crate::turn::Direction;
@@ -139,6 +140,7 @@ async fn metrics<S: ShardControl>(State(state): State<AdminState<S>>) -> Respons
         capacity_ratio: state.shards.capacity_ratio(),
         certificate_expiry_unix: state.certificates.as_ref().map(|all| all.not_after_unix()),
         streams_refused: state.admission.refused(),
+        unix_secs: Clock.now().unix_secs(),
         version: state.settings.version,
     };
     let text = encode(Reading {

@@ -56,6 +56,20 @@ impl Reject {
         }
     }
 
+    /// Whether whoever is refused an allocation for this has not got what it came for.
+    ///
+    /// Challenges are an ordinary first step; so is asking for IPv6 as well as IPv4, and asking again from a port that
+    /// has an allocation.
+    pub const fn is_failure(self) -> bool {
+        !matches!(
+            self,
+            Self::Unauthenticated(AuthFailure::Missing)
+                | Self::StaleNonce
+                | Self::AddressFamily
+                | Self::AllocationExists
+        )
+    }
+
     /// What it is counted as among failed authentications, if it is one.
     pub const fn auth_failure(self) -> Option<AuthFailure> {
         match self {

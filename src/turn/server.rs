@@ -122,6 +122,7 @@ impl Server {
                 self.answer(five_tuple, answer.finish(Some(&key), fingerprint));
             }
             Err(error) => {
+                let user = Arc::clone(&allocation.user);
                 self.forget(id);
                 let reject = match error {
                     OpenError::Quota => Reject::Quota,
@@ -130,6 +131,7 @@ impl Server {
                 let code = reject.code();
                 self.stats
                     .answered(Method::Allocate, five_tuple.transport(), Err(code));
+                self.stats.affected.user(now.unix_secs(), &user);
                 let answer = Response::error(Method::Allocate, transaction, code);
                 self.answer(five_tuple, answer.finish(Some(&key), fingerprint));
             }
@@ -265,6 +267,9 @@ impl Server {
             if unverified && !self.may_answer(now, from, Some(*reject)) {
                 return Forward::Drop(DropReason::RateLimited);
             }
+            if method == Method::Allocate && reject.is_failure() {
+                self.count_affected(now, from, message);
+            }
         }
         let outcome = match &result {
             Ok(None) => return Forward::Consumed,
@@ -307,6 +312,16 @@ impl Server {
             Some(Reject::Unauthenticated(_)) => self.auth_failures.admit(at, client),
             // A nonce that is over proves no address, whoever signed the request.
             _ => self.unauthenticated.admit(at, client),
+        }
+    }
+
+    /// Counts that someone at `from` failed to get an allocation, if the nonce proves the address: nobody forges
+    /// more of them than it has addresses.
+    fn count_affected(&mut self, now: Now, from: FiveTuple, message: &Message<'_>) {
+        let nonce = message.nonce();
+        if nonce.is_some_and(|nonce| self.nonces.check(now, from, nonce)) {
+            let client = from.client().ip();
+            self.stats.affected.address(now.unix_secs(), client);
         }
     }
 
