@@ -45,7 +45,9 @@ fn every_alert_fires_and_does_not() {
     let timelines: String = (timelines.iter())
         .map(|file| read(&format!("conf/prometheus/{file}")))
         .collect();
+    let document = read("docs/operations.md");
     for alert in defined(&read(ALERTS), "- alert: ") {
+        assert!(document.contains(&alert), "docs/operations.md: no {alert}");
         let silent = format!("{{ alertname: {alert}, ");
         assert!(timelines.contains(&silent), "{alert} is never silent");
         let fires = format!("- alertname: {alert}\n");
