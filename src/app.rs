@@ -1,6 +1,7 @@
 //! Composition root: builds everything once, in rank order, and takes it down again.
 
 mod host;
+pub mod ice;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -14,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::access::{Access, OwnAddresses};
 use crate::base::addr::is_private;
+use crate::cluster;
 use crate::config::{Config, External, Listener, Mapping, Problem, Problems, Sources};
 use crate::http::{self, Front};
 use crate::net;
@@ -128,8 +130,21 @@ pub fn start(config: Config) -> anyhow::Result<Running> {
         .build()
         .context("cannot start the control runtime")?;
     let draining = Arc::new(AtomicBool::new(false));
+    let mappings: Vec<Mapping> = (relays.iter())
+        .map(|ip| Mapping {
+            local: Some(ip.local),
+            external: ip.external,
+        })
+        .collect();
+    let fleet = ice::fleet(&config);
+    control.spawn(cluster::canary::watch(
+        Arc::clone(&fleet),
+        ice::mint(&config),
+    ));
+    let offer = ice::offer(&config, &listeners, mappings.clone(), fleet);
+    let service = http::ice::Service::new(shards.clone(), offer);
     let front = Front::new(
-        http::public::router(shards.clone(), Arc::clone(&draining)),
+        http::public::router(shards.clone(), Arc::clone(&draining), service),
         http::Limits::PUBLIC,
     );
     let admission = Admission::new(config.connections_per_address);
@@ -161,8 +176,8 @@ pub fn start(config: Config) -> anyhow::Result<Running> {
                 certificates,
                 admission,
                 http::admin::Settings {
-                    node: config.node,
-                    region: config.region,
+                    node: config.cluster.node,
+                    region: config.cluster.region,
                     version: env!("CARGO_PKG_VERSION"),
                     per_allocation: config.per_allocation,
                     hosts: (config.admin.iter())
@@ -180,12 +195,7 @@ pub fn start(config: Config) -> anyhow::Result<Running> {
     };
     let started = Started {
         listeners,
-        relays: (relays.iter())
-            .map(|ip| Mapping {
-                local: Some(ip.local),
-                external: ip.external,
-            })
-            .collect(),
+        relays: mappings,
         admin,
     };
     log_started(&started, shards.count());

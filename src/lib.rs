@@ -14,6 +14,7 @@ pub mod app;
 pub mod base;
 pub mod cli;
 pub mod client;
+pub mod cluster;
 pub mod config;
 pub mod http;
 pub mod metrics;

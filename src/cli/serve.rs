@@ -7,9 +7,9 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::credentials::{Credential, mint};
-use super::ice::{self, Host};
 use super::quick_start::{self, QuickStart};
 use super::{Banner, Configuration, Exit, banner, logging, print};
+use crate::app::ice::{self, Host};
 use crate::app::{self, Started};
 use crate::base::{Clock, Secret};
 use crate::config::Config;

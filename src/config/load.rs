@@ -4,7 +4,8 @@ use std::fs;
 use std::net::SocketAddr;
 
 use super::Config;
-use super::auth::read_auth;
+use super::auth::{Auth, read_auth};
+use super::cluster::{read_cluster, read_keys};
 use super::limits::read_limits;
 use super::listen::{read_listeners, read_relay};
 use super::log::read_log;
@@ -86,7 +87,8 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
     let listeners = read_listeners(r, has_certificate);
     let relay = read_relay(r);
     let auth = read_auth(r, sources);
-    let limits = read_limits(r);
+    let several_users = auth.as_ref().is_none_or(Auth::knows_several);
+    let limits = read_limits(r, several_users);
     let peers = read_peers(r);
     let channels = r.key(
         "protocol.channels",
@@ -103,16 +105,9 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
         r#"a loopback address and port such as "127.0.0.1:9641", or "" to turn it off"#,
         admin,
     );
-    r.key(
-        "api.keys",
-        "[]",
-        "an empty list",
-        must_be_empty_list(
-            "this version has no ICE configuration service; remove it and use `turnix credentials`",
-        ),
-    );
-    let node = r.key("cluster.node", r#""""#, "a name", values::text);
-    let region = r.key("cluster.region", r#""""#, "a name", values::text);
+    let has_secrets = auth.as_ref().is_none_or(|auth| !auth.secrets.is_empty());
+    let api_keys = read_keys(r, sources, has_secrets);
+    let cluster = read_cluster(r);
     let per_allocation = r.key(
         "metrics.per_allocation",
         "1000",
@@ -154,8 +149,8 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
         per_allocation: per_allocation? as usize,
         server: server?,
         log: log?,
-        node: node.map(|name| if name.is_empty() { host_name() } else { name })?,
-        region: region?,
+        api_keys: api_keys?,
+        cluster: cluster?,
     })
 }
 

@@ -8,6 +8,7 @@
 //! ```
 
 mod auth;
+mod cluster;
 mod limits;
 mod listen;
 mod load;
@@ -27,9 +28,11 @@ use std::time::Duration;
 
 use crate::base::addr::is_link_local;
 use crate::base::{Family, PiiMode};
+use crate::http::ice::ApiKey;
 use crate::net::host;
 use crate::{access, stream, turn};
 
+pub use cluster::Cluster;
 pub use load::{declared, host_name};
 pub use problem::{Origin, Problem, Problems, Sources};
 pub use reader::Declared;
@@ -57,10 +60,10 @@ pub struct Config {
     pub server: Server,
     /// How to log.
     pub log: Log,
-    /// Name of this server among others.
-    pub node: String,
-    /// Region of this server; may be empty.
-    pub region: String,
+    /// Who may ask the ICE configuration service.
+    pub api_keys: Vec<ApiKey>,
+    /// The servers of the service.
+    pub cluster: Cluster,
 }
 
 impl Config {

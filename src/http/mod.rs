@@ -3,6 +3,8 @@
 //! Owns routes and pages. Asks shards through `ShardControl`, and never keeps state about a client between requests.
 
 pub mod admin;
+mod dialects;
+pub mod ice;
 mod pages;
 pub mod public;
 mod serve;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use ahash::RandomState;
 use tokio::sync::Notify;
 
-use crate::access::{Access, PermittedPeer};
+use crate::access::{Access, PermittedPeer, Wanted};
 use crate::base::{Clock, FiveTuple, ListenerId, Now, Pii, Transport};
 use crate::metrics::ShardSnapshot;
 use crate::net::{Batch, HEADROOM, Outgoing, Poller, RecvFault, TAILROOM, UdpSocket};
@@ -23,7 +23,7 @@ use crate::turn::{
 use crate::wire;
 
 use super::hairpin::{self, Hairpin, Parcel, Parcels};
-use super::ports::{RelayPool, Wanted};
+use super::ports::RelayPool;
 use super::relays::{Owner, Relays};
 use super::streams::{Client, ToStream};
 use super::trains::Trains;
@@ -491,13 +491,14 @@ impl Shard {
                     client,
                 } => {
                     let wanted = Wanted { family, even_port };
-                    let opened = self.relays.open(id, wanted, user, client, &self.poller);
+                    let relays = &mut self.relays;
+                    let opened = relays.open(now.mono, id, wanted, user, client, &self.poller);
                     self.server.handle_relay_opened(now, id, opened);
                 }
                 Output::CloseRelay { id } => {
                     // Data that was accepted before goes out before, and not through the slot's next owner.
                     self.flush_to_peers();
-                    self.relays.close(id, &self.poller);
+                    self.relays.close(now.mono, id, &self.poller);
                 }
                 Output::Ended(ended) => log_ended(self.index, &ended),
             }

@@ -10,6 +10,7 @@
 //! What spans shards, relay ports and quotas, is settled where a relay is opened (`ports.rs`). Nothing is shared per packet.
 
 mod engine;
+mod free_ports;
 mod hairpin;
 mod mailbox;
 mod ports;
@@ -30,7 +31,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::access::{Access, Limits};
-use crate::base::Family;
+use crate::base::{Clock, Family};
 use crate::metrics::{NamedAllocation, ShardSnapshot};
 use crate::net::{UdpOptions, UdpSocket};
 use crate::stream::ClientStream;
@@ -39,6 +40,8 @@ use crate::turn::{self, AllocationId, AllocationView, EndReason};
 use hairpin::Parcels;
 use mailbox::{Mailbox, Message};
 use ports::RelayPool;
+
+pub use free_ports::{Available, FreePorts, QUARANTINE};
 
 /// A local address that relay sockets are bound to, and how clients and peers see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,6 +178,7 @@ impl Shards {
             &settings.relays,
             settings.ports.clone(),
             settings.limits,
+            Clock.now().mono,
         ));
         let mut seed = turn::Seed {
             nonce_key: rand::random(),

@@ -4,22 +4,21 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use rand::RngExt;
-use rand::rngs::StdRng;
-use rand::seq::SliceRandom;
-
-use crate::access::{Limits, Quota, QuotaExceeded};
+use crate::access::{Limits, Quota, QuotaExceeded, Wanted};
 use crate::base::Family;
 
 use super::RelayIp;
+use super::free_ports::FreePorts;
 
 /// Every relayed address the server can have.
 pub(super) struct RelayPool {
     addresses: Vec<AddressPool>,
     quota: Mutex<Quota>,
-    in_use: AtomicUsize,
-    total: usize,
+    /// Ports in use and ports there are, of each of [`Family::ALL`].
+    in_use: [AtomicUsize; Family::ALL.len()],
+    total: [u32; Family::ALL.len()],
     live: AtomicUsize,
 }
 
@@ -32,23 +31,11 @@ struct AddressPool {
     owners: Box<[AtomicU8]>,
 }
 
-struct FreePorts {
-    ports: Vec<u16>,
-    random: StdRng,
-}
-
 /// A relayed address from both sides of a 1:1 NAT.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RelayAddresses {
     pub local: SocketAddr,
     pub external: SocketAddr,
-}
-
-/// What a relayed address has to be like.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Wanted {
-    pub family: Family,
-    pub even_port: bool,
 }
 
 /// One relayed address, small: which relay IP, and which of its ports.
@@ -59,50 +46,67 @@ pub(super) struct Place {
 }
 
 impl RelayPool {
-    pub fn new(ips: &[RelayIp], ports: RangeInclusive<u16>, limits: Limits) -> Self {
+    pub fn new(ips: &[RelayIp], ports: RangeInclusive<u16>, limits: Limits, now: Instant) -> Self {
         let count = ports.clone().count();
         let addresses: Vec<_> = ips
             .iter()
             .map(|ip| AddressPool {
                 ip: *ip,
                 ports: ports.clone(),
-                free: Mutex::new(FreePorts::new(ports.clone())),
+                free: Mutex::new(FreePorts::new(ports.clone(), now)),
                 owners: (0..count).map(|_| AtomicU8::new(0)).collect(),
             })
             .collect();
+        let total = Family::ALL.map(|family| {
+            let ips = ips.iter().filter(|ip| Family::of(ip.local) == family);
+            (ips.count() * count) as u32
+        });
         Self {
-            total: addresses.len() * count,
             addresses,
-            quota: Mutex::new(Quota::new(limits)),
-            in_use: AtomicUsize::new(0),
+            quota: Mutex::new(Quota::new(limits, total)),
+            in_use: Default::default(),
+            total,
             live: AtomicUsize::new(0),
         }
     }
 
     /// Counts one more allocation of `user` from `client`.
-    pub fn reserve(&self, user: &Arc<str>, client: IpAddr) -> Result<(), QuotaExceeded> {
-        lock(&self.quota).reserve(user, client)?;
+    pub fn reserve(
+        &self,
+        user: &Arc<str>,
+        client: IpAddr,
+        wanted: Wanted,
+    ) -> Result<(), QuotaExceeded> {
+        lock(&self.quota).reserve(user, client, wanted)?;
         self.live.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
     /// Gives back what `reserve` counted.
-    pub fn release(&self, user: &Arc<str>, client: IpAddr) {
-        lock(&self.quota).release(user, client);
+    pub fn release(&self, user: &Arc<str>, client: IpAddr, wanted: Wanted) {
+        lock(&self.quota).release(user, client, wanted);
         self.live.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// A port that nobody has, chosen at random from all free ones that will do; `None` if there is none.
-    pub fn take(&self, wanted: Wanted) -> Option<Place> {
-        let (address, pool) = (self.addresses.iter().enumerate())
-            .filter(|(_, pool)| Family::of(pool.ip.local) == wanted.family)
-            .max_by_key(|(_, pool)| lock(&pool.free).ports.len())?;
-        let port = lock(&pool.free).take(wanted.even_port)?;
-        self.in_use.fetch_add(1, Ordering::Relaxed);
-        Some(Place {
-            address: address as u16,
-            port,
-        })
+    /// A port that nobody has, chosen at random from all that will do; `None` if there is none.
+    pub fn take(&self, now: Instant, wanted: Wanted) -> Option<Place> {
+        let of_family = || {
+            (self.addresses.iter().enumerate())
+                .filter(|(_, pool)| Family::of(pool.ip.local) == wanted.family)
+        };
+        let take = |(address, pool): (usize, &AddressPool)| {
+            let port = lock(&pool.free).take(now, wanted.even_port)?;
+            Some(Place {
+                address: address as u16,
+                port,
+            })
+        };
+        let most = of_family()
+            .max_by_key(|(_, pool)| lock(&pool.free).available(now, wanted.even_port))?;
+        // Another shard may have been faster.
+        let place = take(most).or_else(|| of_family().find_map(take))?;
+        self.in_use[wanted.family as usize].fetch_add(1, Ordering::Relaxed);
+        Some(place)
     }
 
     /// Where the socket of `place` is bound, and how clients and peers see it.
@@ -133,14 +137,24 @@ impl RelayPool {
             .any(|owner| owner.load(Ordering::Acquire) != 0)
     }
 
-    /// Makes `place` free for the next one.
-    pub fn give_back(&self, place: Place) {
+    /// Makes `place` free for the next one, which gets it once it has rested.
+    pub fn give_back(&self, now: Instant, place: Place) {
+        self.free(place, |free| free.release(now, place.port));
+    }
+
+    /// Makes `place` free that nobody came to have: it needs no rest.
+    pub fn put_back(&self, place: Place) {
+        self.free(place, |free| free.put_back(place.port));
+    }
+
+    fn free(&self, place: Place, give: impl FnOnce(&mut FreePorts)) {
         let Some(pool) = self.addresses.get(usize::from(place.address)) else {
             return;
         };
         self.set_owner(place, None);
-        lock(&pool.free).ports.push(place.port);
-        self.in_use.fetch_sub(1, Ordering::Relaxed);
+        give(&mut lock(&pool.free));
+        let family = Family::of(pool.ip.local);
+        self.in_use[family as usize].fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Says which shard has `place` open.
@@ -161,38 +175,17 @@ impl RelayPool {
             .owner(place.port)
     }
 
-    /// Share of the scarcest resource in use: ports, or allocations where they are limited.
+    /// Share of the scarcest resource in use: ports of a family, or allocations where they are limited. Ports that rest
+    /// are free.
     pub fn capacity_ratio(&self, limit: u32) -> f64 {
-        let ports = self.in_use.load(Ordering::Relaxed) as f64 / self.total.max(1) as f64;
+        let ports = (self.in_use.iter().zip(self.total))
+            .map(|(in_use, total)| in_use.load(Ordering::Relaxed) as f64 / f64::from(total.max(1)))
+            .fold(0.0, f64::max);
         let allocations = match limit {
             0 => 0.0,
             limit => self.live.load(Ordering::Relaxed) as f64 / f64::from(limit),
         };
         ports.max(allocations).min(1.0)
-    }
-}
-
-impl FreePorts {
-    fn new(range: RangeInclusive<u16>) -> Self {
-        let mut random: StdRng = rand::make_rng();
-        let mut ports: Vec<u16> = range.collect();
-        ports.shuffle(&mut random);
-        Self { ports, random }
-    }
-
-    fn take(&mut self, even: bool) -> Option<u16> {
-        if self.ports.is_empty() {
-            return None;
-        }
-        let start = self.random.random_range(0..self.ports.len());
-        // The list is in no order, so the first that will do from a random place on is a random one; half of them do.
-        let (before, after) = self.ports.split_at(start);
-        let fits = |port: &u16| !even || port.is_multiple_of(2);
-        let index = match after.iter().position(fits) {
-            Some(index) => start + index,
-            None => before.iter().position(fits)?,
-        };
-        Some(self.ports.swap_remove(index))
     }
 }
 

@@ -5,14 +5,16 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ahash::RandomState;
 
+use crate::access::{QuotaExceeded, Wanted};
 use crate::base::RelayedAddress;
 use crate::net::{Batch, Poller, UdpOptions, UdpSocket};
 use crate::turn::{AllocationId, OpenError};
 
-use super::ports::{Place, RelayPool, Wanted};
+use super::ports::{Place, RelayPool};
 use super::trains::Trains;
 
 /// How many ports are tried when other programs hold ports of the range.
@@ -21,11 +23,15 @@ const ATTEMPTS: usize = 256;
 /// A busy shard looks at all of a hundred sockets within so many turns.
 const GATHERING_TURNS: u32 = 2;
 
+/// How often the log says that a user gets no more relay ports: clients try again and again.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
 /// One relay socket and what opening it reserved.
 pub(super) struct Relay {
     id: AllocationId,
     pub socket: UdpSocket,
     place: Place,
+    wanted: Wanted,
     user: Arc<str>,
     client: IpAddr,
     trains: Trains,
@@ -80,6 +86,8 @@ pub(super) struct Relays {
     drops_of_closed: u64,
     /// The last socket could not be opened, and the log says so.
     failing: bool,
+    /// When the log last said that a user gets no more ports.
+    share_told: Option<Instant>,
 }
 
 impl Relays {
@@ -92,6 +100,7 @@ impl Relays {
             by_place: HashMap::with_hasher(hasher),
             drops_of_closed: 0,
             failing: false,
+            share_told: None,
         }
     }
 
@@ -101,17 +110,21 @@ impl Relays {
     /// A quota is used up, or no port can be had.
     pub fn open(
         &mut self,
+        now: Instant,
         id: AllocationId,
         wanted: Wanted,
         user: Arc<str>,
         client: IpAddr,
         poller: &Poller,
     ) -> Result<RelayedAddress, OpenError> {
-        self.pool
-            .reserve(&user, client)
-            .map_err(|_| OpenError::Quota)?;
-        let Some((place, socket)) = self.bind(wanted, id, poller) else {
-            self.pool.release(&user, client);
+        if let Err(exceeded) = self.pool.reserve(&user, client, wanted) {
+            if exceeded == QuotaExceeded::Share {
+                self.tell_of_share(now, &user);
+            }
+            return Err(OpenError::Quota);
+        }
+        let Some((place, socket)) = self.bind(now, wanted, id, poller) else {
+            self.pool.release(&user, client, wanted);
             return Err(OpenError::Capacity);
         };
         self.pool.set_owner(place, Some(self.shard));
@@ -124,6 +137,7 @@ impl Relays {
             id,
             socket,
             place,
+            wanted,
             user,
             client,
             trains: Trains::default(),
@@ -135,7 +149,7 @@ impl Relays {
     }
 
     /// Closes the socket and gives back what opening it reserved. Nothing happens if it is not open.
-    pub fn close(&mut self, id: AllocationId, poller: &Poller) {
+    pub fn close(&mut self, now: Instant, id: AllocationId, poller: &Poller) {
         if self.get(id).is_none() {
             return;
         }
@@ -149,13 +163,14 @@ impl Relays {
         let Relay {
             socket,
             place,
+            wanted,
             user,
             client,
             ..
         } = *relay;
         drop(socket);
-        self.pool.give_back(place);
-        self.pool.release(&user, client);
+        self.pool.give_back(now, place);
+        self.pool.release(&user, client, wanted);
     }
 
     pub fn get(&self, id: AllocationId) -> Option<&Relay> {
@@ -210,8 +225,22 @@ impl Relays {
                 .sum::<u64>()
     }
 
+    /// Says that `user` gets no more ports: behind one name there may be many people, who notice.
+    fn tell_of_share(&mut self, now: Instant, user: &str) {
+        let told = self.share_told;
+        if told.is_none_or(|told| now.saturating_duration_since(told) >= TELL_EVERY) {
+            self.share_told = Some(now);
+            tracing::warn!(
+                user = %user.escape_debug(),
+                "a user has the share of the relay ports that limits.share_per_user allows, and gets no more; if many \
+                 people share the name, raise it or widen relay.ports"
+            );
+        }
+    }
+
     fn bind(
         &mut self,
+        now: Instant,
         wanted: Wanted,
         id: AllocationId,
         poller: &Poller,
@@ -225,7 +254,7 @@ impl Relays {
         // Ports that other programs hold go back only afterwards, or chance could offer the same one again.
         let mut held_by_others = Vec::new();
         let bound = loop {
-            let Some(place) = self.pool.take(wanted) else {
+            let Some(place) = self.pool.take(now, wanted) else {
                 break None;
             };
             let local = self.pool.addresses(place).local;
@@ -237,8 +266,12 @@ impl Relays {
                     break Some((place, socket));
                 }
                 Err(error) => {
-                    held_by_others.push(place);
                     let in_use = error.kind() == io::ErrorKind::AddrInUse;
+                    if in_use {
+                        held_by_others.push(place);
+                    } else {
+                        self.pool.put_back(place);
+                    }
                     if !in_use || held_by_others.len() >= ATTEMPTS {
                         // Clients try again and again: one line until it works again.
                         if !self.failing {
@@ -256,7 +289,8 @@ impl Relays {
             }
         };
         for place in held_by_others {
-            self.pool.give_back(place);
+            // Somebody had it, and may have it for long: others come first.
+            self.pool.give_back(now, place);
         }
         bound
     }
