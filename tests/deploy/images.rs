@@ -65,7 +65,9 @@ fn the_bridge_publishes_the_ports_that_the_server_relays_from() {
     let text = read(COMPOSE[1]);
     let value = |key: &str| {
         let line = text.lines().find_map(|line| line.trim().strip_prefix(key));
-        line.unwrap_or_else(|| panic!("no {key}")).trim_matches('"').to_owned()
+        line.unwrap_or_else(|| panic!("no {key}"))
+            .trim_matches('"')
+            .to_owned()
     };
     let ports = value("TURNIX_RELAY__PORTS: ");
     assert!(text.contains(&format!("- \"{ports}:{ports}/udp\"")));
@@ -82,8 +84,8 @@ fn the_image_runs_commands_that_exist() {
     let image = read("Dockerfile");
     let words = |start: &str, key: &str| -> Vec<String> {
         let line = image.lines().find(|line| line.starts_with(start));
-        let (_, command) = (line.and_then(|line| line.split_once(key)))
-            .unwrap_or_else(|| panic!("no {start}"));
+        let (_, command) =
+            (line.and_then(|line| line.split_once(key))).unwrap_or_else(|| panic!("no {start}"));
         serde_json::from_str(command).expect("words in brackets")
     };
     let check = words("HEALTHCHECK ", " CMD ");

@@ -33,7 +33,10 @@ fn promtool(test: &str, arguments: &[&str]) {
 #[test]
 fn promtool_reads_rules_and_configuration() {
     let test = "monitoring::promtool_reads_rules_and_configuration";
-    promtool(test, &["check", "rules", "--lint-fatal", "rules.yml", "alerts.yml"]);
+    promtool(
+        test,
+        &["check", "rules", "--lint-fatal", "rules.yml", "alerts.yml"],
+    );
     promtool(test, &["check", "config", "--lint-fatal", "scrape.yml"]);
 }
 
@@ -167,7 +170,11 @@ fn the_dashboard_is_one() {
     let mut expressions = 0;
     for panel in panels {
         assert!(ids.insert(panel["id"].as_u64()), "{} twice", panel["id"]);
-        assert!(panel["title"].as_str().is_some_and(|title| !title.is_empty()));
+        assert!(
+            panel["title"]
+                .as_str()
+                .is_some_and(|title| !title.is_empty())
+        );
         let place = &panel["gridPos"];
         let end = place["x"].as_u64().unwrap() + place["w"].as_u64().unwrap();
         assert!(end <= 24, "{} is wider than the page", panel["title"]);

@@ -170,7 +170,8 @@ fn made(trace: &Path) -> BTreeSet<String> {
     let name = |line: &str| {
         let call = line.split_once(' ')?.1.trim_start();
         let (name, _) = call.split_once('(')?;
-        let is_name = !name.is_empty() && name.bytes().all(|b| b == b'_' || b.is_ascii_alphanumeric());
+        let is_name =
+            !name.is_empty() && name.bytes().all(|b| b == b'_' || b.is_ascii_alphanumeric());
         is_name.then(|| name.to_owned())
     };
     text.lines().filter_map(name).collect()
@@ -185,7 +186,10 @@ fn allowed(analyze: &Path) -> BTreeSet<String> {
             Some(words) => (true, words),
             None => (false, filter),
         };
-        for call in words.split_whitespace().flat_map(|word| expand(analyze, word)) {
+        for call in words
+            .split_whitespace()
+            .flat_map(|word| expand(analyze, word))
+        {
             if takes_away {
                 allowed.remove(&call);
             } else {

@@ -81,6 +81,10 @@ fn instances_are_sandboxed_alike() {
     let plain = common("systemd/turnix.service");
     assert!(plain.contains("SystemCallFilter="));
     assert_eq!(plain, common("systemd/turnix@.service"));
+    // What the server is told that systemd keeps is what systemd keeps.
+    let kept = (plain.lines()).find_map(|line| line.strip_prefix("FileDescriptorStoreMax="));
+    let told = (plain.lines()).find_map(|line| line.strip_prefix("Environment=FDSTORE="));
+    assert!(kept.is_some() && kept == told, "{kept:?}, {told:?}");
 }
 
 #[test]
@@ -102,7 +106,11 @@ fn the_user_and_its_files_are_made() {
     fs::copy(repository("conf/turnix.toml"), etc.join("turnix.toml")).expect("configuration");
     for (tool, arguments, file) in [
         (&sysusers, &[][..], "systemd/sysusers.d/turnix.conf"),
-        (&tmpfiles, &["--create"][..], "systemd/tmpfiles.d/turnix.conf"),
+        (
+            &tmpfiles,
+            &["--create"][..],
+            "systemd/tmpfiles.d/turnix.conf",
+        ),
     ] {
         let output = Command::new(tool)
             .arg(format!("--root={}", root.path().display()))

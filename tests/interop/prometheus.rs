@@ -1,12 +1,14 @@
 //! A real Prometheus scrapes a server under load, and the recording rules that the dashboard asks for yield values.
 
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::server::{Options, PASSWORD, Server, USER, get, is_stand_in};
+use crate::server::{Options, PASSWORD, Server, USER, is_stand_in};
 use crate::tools::{Process, find_tool, run, wait_for};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -88,8 +90,14 @@ scrape_configs:
         std::fs::write(dir.join("prometheus.yml"), config).expect("configuration");
         let mut command = Command::new(program);
         command
-            .arg(format!("--config.file={}", dir.join("prometheus.yml").display()))
-            .arg(format!("--storage.tsdb.path={}", dir.join("tsdb").display()))
+            .arg(format!(
+                "--config.file={}",
+                dir.join("prometheus.yml").display()
+            ))
+            .arg(format!(
+                "--storage.tsdb.path={}",
+                dir.join("tsdb").display()
+            ))
             .arg(format!("--web.listen-address=127.0.0.1:{port}"))
             .arg("--log.level=warn")
             .current_dir(dir);
@@ -98,9 +106,7 @@ scrape_configs:
             port,
             _process: process,
         };
-        wait_for("Prometheus is ready", PATIENCE, || {
-            get(port, "/-/ready").filter(|answer| answer.status == 200)
-        });
+        wait_for("Prometheus is ready", PATIENCE, || ask(port, "/-/ready"));
         prometheus
     }
 
@@ -108,7 +114,7 @@ scrape_configs:
     fn wait_for(&self, expression: &str) {
         let path = format!("/api/v1/query?query={}", encoded(expression));
         wait_for(expression, PATIENCE, || {
-            let answer: Value = serde_json::from_str(&get(self.port, &path)?.body).ok()?;
+            let answer: Value = serde_json::from_str(&ask(self.port, &path)?).ok()?;
             assert_eq!(answer["status"], "success", "{expression}: {answer}");
             let samples = answer["data"]["result"].as_array()?;
             (!samples.is_empty()).then_some(())
@@ -116,10 +122,21 @@ scrape_configs:
     }
 
     fn rules(&self) -> Value {
-        let answer = get(self.port, "/api/v1/rules").expect("rules");
-        let answer: Value = serde_json::from_str(&answer.body).expect("JSON");
+        let answer = ask(self.port, "/api/v1/rules").expect("rules");
+        let answer: Value = serde_json::from_str(&answer).expect("JSON");
         answer["data"].clone()
     }
+}
+
+/// The body of a 200; `None` while there is none. HTTP/1.0: an answer that comes in no chunks.
+fn ask(port: u16, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    write!(stream, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    (head.split(' ').nth(1)? == "200").then(|| body.to_owned())
 }
 
 /// `text` for a query string.

@@ -278,13 +278,21 @@ fn whoever_gets_no_allocation_is_counted_once() {
     let (forger, other) = (udp("192.0.2.9:4000"), udp("192.0.2.10:4000"));
     let _ = world.ask(forger, &Request::allocate());
     let _ = world.ask(forger, &Request::allocate().sign(&forged));
-    assert_eq!(affected(&world), 0, "challenges, and who may have forged its address");
+    assert_eq!(
+        affected(&world),
+        0,
+        "challenges, and who may have forged its address"
+    );
 
     for _ in 0..2 {
         let wrong = Signer::new(USER, "guess", &world.nonce(other));
         let _ = world.ask(other, &Request::allocate().sign(&wrong));
     }
-    assert_eq!(affected(&world), 1, "wrong credentials, from an address that is proven");
+    assert_eq!(
+        affected(&world),
+        1,
+        "wrong credentials, from an address that is proven"
+    );
     world.open = Some(Err(OpenError::Capacity));
     for client in ["192.0.2.7:4000", "192.0.2.8:4000"] {
         let alice = world.alice(udp(client));
