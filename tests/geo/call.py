@@ -12,7 +12,7 @@ import aioice.turn
 
 PATIENCE = 20.0
 # Whoever does not answer at once is no server to wait for.
-ATTEMPT = 4.0
+ATTEMPT = 8.0
 
 
 class Client(asyncio.DatagramProtocol):
