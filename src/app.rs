@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::runtime::Runtime;
@@ -19,6 +20,7 @@ use crate::cluster;
 use crate::config::{Config, External, Listener, Mapping, Problem, Problems, Sources};
 use crate::http::{self, Front};
 use crate::net;
+use crate::records::{Emitter, Records};
 use crate::shard::{self, RelayIp, Shards};
 use crate::stream::{self, Admission, Certificates};
 
@@ -33,6 +35,9 @@ const CONTROL_THREADS: usize = 2;
 /// How much these threads stand back where they share a CPU with a shard, as nice(1) counts: a handshake takes longer
 /// than relaying a hundred packets, and can wait for them.
 const CONTROL_NICE: u8 = 10;
+
+/// How long the receiver of access records has to take what is left at the end.
+const RECORDS_GRACE: Duration = Duration::from_secs(5);
 
 /// A server whose sockets are open, as it really listens and relays.
 #[derive(Clone, Debug)]
@@ -52,6 +57,7 @@ pub struct Running {
     shards: Shards,
     threads: Vec<JoinHandle<()>>,
     control: Runtime,
+    records: Option<Records>,
 }
 
 /// Serves until told to stop; calls `started` once, when every socket is open. `sources` are for reloads.
@@ -97,6 +103,7 @@ pub fn start(config: Config) -> anyhow::Result<Running> {
     let admin = config
         .admin
         .and_then(|address| open("http.admin", address, &mut problems));
+    let records = start_records(&config, &mut problems);
     if !problems.is_empty() {
         let udp: Vec<_> = (listeners.iter().filter(|listener| listener.udp))
             .map(|listener| listener.address)
@@ -110,7 +117,8 @@ pub fn start(config: Config) -> anyhow::Result<Running> {
         let own = own_addresses(&config, listeners, &relays, admin_address);
         Arc::new(Access::new(&config.access, own))
     };
-    let settings = shard_settings(&config, &listeners, relays.clone());
+    let emitter = records.as_ref().map(Records::emitter);
+    let settings = shard_settings(&config, &listeners, relays.clone(), emitter);
     let (shards, threads) = Shards::start(&settings, decide(&listeners))
         .map_err(|errors| Problems::new(errors.iter().map(udp_problem).collect()))?;
     if listeners
@@ -129,6 +137,9 @@ pub fn start(config: Config) -> anyhow::Result<Running> {
         .enable_all()
         .build()
         .context("cannot start the control runtime")?;
+    if let Some(every) = records.as_ref().and_then(Records::interim) {
+        control.spawn(shards.clone().record_live_forever(every));
+    }
     let draining = Arc::new(AtomicBool::new(false));
     let mappings: Vec<Mapping> = (relays.iter())
         .map(|ip| Mapping {
@@ -170,7 +181,7 @@ pub fn start(config: Config) -> anyhow::Result<Running> {
     let admin = match admin {
         None => None,
         Some(socket) => {
-            let state = http::admin::AdminState::new(
+            let mut state = http::admin::AdminState::new(
                 shards.clone(),
                 draining,
                 certificates,
@@ -185,6 +196,9 @@ pub fn start(config: Config) -> anyhow::Result<Running> {
                         .collect(),
                 },
             );
+            if let Some(records) = &records {
+                state = state.with_records(records.counts());
+            }
             let front = Front::new(http::admin::router(state), http::Limits::ADMIN);
             control.spawn(async move {
                 let error = front.listen(socket).await;
@@ -204,6 +218,7 @@ pub fn start(config: Config) -> anyhow::Result<Running> {
         shards,
         threads,
         control,
+        records,
     })
 }
 
@@ -213,13 +228,21 @@ impl Running {
         &self.shards
     }
 
-    /// Ends every allocation, then every thread.
+    /// The access records, if anybody wants them.
+    pub const fn records(&self) -> Option<&Records> {
+        self.records.as_ref()
+    }
+
+    /// Ends every allocation, then every thread; what access records are left is written.
     pub fn stop(self) {
         self.shards.stop();
         for thread in self.threads {
             if thread.join().is_err() {
                 tracing::error!("a shard had panicked");
             }
+        }
+        if let Some(records) = self.records {
+            records.close(RECORDS_GRACE);
         }
         self.control.shutdown_background();
         tracing::info!("stopped");
@@ -297,6 +320,26 @@ fn open_stream_listeners(
     (listeners, sockets)
 }
 
+/// Opens the file and starts the threads of access records, if anybody wants them.
+fn start_records(config: &Config, problems: &mut Vec<Problem>) -> Option<Records> {
+    let settings = Some(&config.records).filter(|settings| settings.is_wanted())?;
+    match Records::start(settings) {
+        Ok(records) => Some(records),
+        Err(error) => {
+            let file = (settings.file.as_ref()).map_or_else(
+                || "the webhook".to_owned(),
+                |file| file.display().to_string(),
+            );
+            problems.push(Problem::host(
+                "records",
+                format!("cannot keep access records in {file}: {error}"),
+                "let the user that the server runs as write there, or leave records.file empty",
+            ));
+            None
+        }
+    }
+}
+
 fn open(key: &str, address: SocketAddr, problems: &mut Vec<Problem>) -> Option<TcpListener> {
     match net::tcp_listener(address, BACKLOG) {
         Ok(socket) => Some(socket),
@@ -348,6 +391,7 @@ fn shard_settings(
     config: &Config,
     listeners: &[Listener],
     relays: Vec<RelayIp>,
+    records: Option<Emitter>,
 ) -> shard::Settings {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     shard::Settings {
@@ -371,6 +415,7 @@ fn shard_settings(
         },
         busy_poll: config.server.busy_poll,
         stream_idle: shard::STREAM_IDLE,
+        records,
         turn: config.turn.clone(),
     }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use turnix::access::Limits;
 use turnix::base::{Clock, PiiMode};
-use turnix::config::{Config, External, LogFormat, LogLevel, Mapping, Sources, declared, values};
+use turnix::config::{Config, External, Mapping, Sources, declared, values};
+use turnix::logging::{Format, Level};
 use turnix::stream::certificates;
 use turnix::turn::{self, ChannelRange};
 
@@ -296,8 +297,8 @@ ip_privacy = "truncate"
     assert_eq!(config.turn.unauthenticated_per_address, 7);
     assert_eq!(config.turn.auth_failures_per_address, 0);
     assert_eq!(config.connections_per_address, 20);
-    assert_eq!(config.log.format, LogFormat::Json);
-    assert_eq!(config.log.level, LogLevel::Debug);
+    assert_eq!(config.log.format, Format::Json);
+    assert_eq!(config.log.level, Level::Debug);
     assert_eq!(config.log.ip_privacy, PiiMode::Truncate);
     assert_eq!(
         (config.cluster.node.as_str(), config.cluster.region.as_str()),
@@ -357,7 +358,7 @@ bandwidth = "8Mbit"
 admin = "0.0.0.0:9641"
 
 [log]
-format = "journald"
+format = "syslog"
 "#,
     )
     .unwrap_err();
@@ -375,7 +376,7 @@ turnix.toml:17: limit: unknown key; did you mean [limits]?
 turnix.toml:21: limits.allocations: found -1; expected a number of allocations, 0 for no limit
 turnix.toml:22: limits.bandwidth: found "8Mbit", and this version enforces no bandwidth; write "0" and limit it in the kernel (tc), or the number of allocations
 turnix.toml:25: http.admin: 0.0.0.0:9641 can be reached from outside, and this version has no TLS or token there; use "127.0.0.1:9641" and reach it through a reverse proxy that asks who it is, or by ssh -L 9641:127.0.0.1:9641
-turnix.toml:28: log.format: found "journald", which this version does not write; use "json" or "text": systemd puts standard error into the journal"#
+turnix.toml:28: log.format: found "syslog"; expected "auto", "text", "json" or "journald""#
     );
 }
 
@@ -758,7 +759,6 @@ fn what_is_not_enforced_is_not_accepted() {
         "limits.bandwidth_per_user=500kbit",
         "limits.bandwidth_per_allocation=1Gbit",
         "relay.external_address=stun:stun.example.org",
-        "log.format=journald",
         "listen=[{ trusted_proxies = [\"10.0.0.0/8\"] }]",
         "listen=[{ protocols = [\"dtls\"] }]",
         "http.admin=[::]:9641",
@@ -776,6 +776,77 @@ fn what_is_not_enforced_is_not_accepted() {
         problems.contains("did you mean relay.external_address?"),
         "{problems}"
     );
+}
+
+#[test]
+fn records_go_where_nobody_else_reads_them() {
+    const SECRET: &str = "records.webhook_secret=sixteen-letters!";
+    let hook = |url: &str| format!("records.webhook={url}");
+    for (assignments, says) in [
+        (
+            vec![hook("https://example.org")],
+            "records.webhook_secret: empty",
+        ),
+        (vec![SECRET.to_owned()], "records.webhook: empty"),
+        (
+            vec![
+                hook("https://example.org"),
+                "records.webhook_secret=short".to_owned(),
+            ],
+            "expected a text of 16 characters or more",
+        ),
+        (
+            vec![hook("http://example.org"), SECRET.to_owned()],
+            "records.webhook: found http: to another host",
+        ),
+        (
+            vec![hook("https://a:b@example.org"), SECRET.to_owned()],
+            "records.webhook: found a user or password",
+        ),
+        (
+            vec![hook("ftp://example.org"), SECRET.to_owned()],
+            "expected a URL",
+        ),
+        (
+            vec![
+                hook("https://127.0.0.1/"),
+                SECRET.to_owned(),
+                "records.webhook_ca=/nonexistent/roots.pem".to_owned(),
+            ],
+            "records.webhook_ca: /nonexistent/roots.pem cannot be read",
+        ),
+        (
+            vec!["records.file=/nonexistent/records".to_owned()],
+            "records.file: there is no directory /nonexistent",
+        ),
+        (
+            vec!["records.file=/".to_owned()],
+            "records.file: / is a directory",
+        ),
+        (
+            vec!["records.interim=1ms".to_owned()],
+            "records.interim: found \"1ms\"",
+        ),
+    ] {
+        let all: Vec<&str> = std::iter::once(AUTH)
+            .chain(assignments.iter().map(String::as_str))
+            .collect();
+        let problems = set(&all).unwrap_err();
+        assert!(problems.contains(says), "{says}: {problems}");
+        assert!(!problems.contains("sixteen-letters"), "{problems}");
+    }
+    for url in [
+        "http://localhost:8080/x",
+        "http://[::1]:8080/",
+        "http://127.0.0.1/",
+    ] {
+        let config = set(&[AUTH, SECRET, &hook(url), "records.interim=0"]).unwrap();
+        assert!(config.records.is_wanted());
+        assert!(config.records.interim.is_zero());
+        let shown = format!("{config:?}");
+        assert!(!shown.contains("sixteen-letters"), "{shown}");
+    }
+    assert!(!set(&[AUTH]).unwrap().records.is_wanted());
 }
 
 #[test]

@@ -66,8 +66,11 @@ impl Fake {
                         },
                     ],
                     bits_per_second: [800, 1600],
+                    peak_bits_per_second: [8000, 16000],
                     permissions: 2,
                     channels: 1,
+                    permissions_made: 3,
+                    channels_made: 2,
                 },
             });
         }

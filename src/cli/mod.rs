@@ -5,7 +5,6 @@ mod bench;
 mod check;
 mod credentials;
 mod holder;
-mod logging;
 mod quick_start;
 mod serve;
 mod state;

@@ -8,11 +8,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::credentials::{Credential, mint};
 use super::quick_start::{self, QuickStart};
-use super::{Banner, Configuration, Exit, banner, logging, print};
+use super::{Banner, Configuration, Exit, banner, print};
 use crate::app::ice::{self, Host};
 use crate::app::{self, Started};
 use crate::base::{Clock, Secret};
-use crate::config::Config;
+use crate::config::{Config, Problem, Problems};
+use crate::logging;
 
 /// How long a credential in the banner is good for where only secrets are configured.
 const BANNER_TTL: Duration = Duration::from_secs(24 * 3600);
@@ -25,14 +26,15 @@ pub fn run(configuration: &Configuration) -> anyhow::Result<Exit> {
     let sources = configuration.sources();
     if sources.file.is_some() {
         let config = Config::load(&sources)?;
-        logging::install(config.log)?;
-        app::run(config, sources, |_| {})?;
-        return Ok(Exit::Done);
+        let log = start_log(config.log)?;
+        let ended = app::run(config, sources, |_| {});
+        log.report();
+        return ended.map(|()| Exit::Done);
     }
     let quick = quick_start::prepare(sources)?;
-    logging::install(quick.config.log)?;
+    let log = start_log(quick.config.log)?;
     let (config, sources) = (quick.config.clone(), quick.sources.clone());
-    app::run(config, sources, move |started| {
+    let ended = app::run(config, sources, move |started| {
         if let Err(error) = quick.save() {
             tracing::warn!("`turnix credentials` will not know this server: {error:#}");
         }
@@ -40,8 +42,21 @@ pub fn run(configuration: &Configuration) -> anyhow::Result<Exit> {
         if let Err(error) = print(&banner(&describe(quick, started))) {
             tracing::warn!("the start could not be described on standard output: {error}");
         }
-    })?;
-    Ok(Exit::Done)
+    });
+    log.report();
+    ended.map(|()| Exit::Done)
+}
+
+fn start_log(settings: logging::Settings) -> anyhow::Result<logging::Control> {
+    logging::install(settings).map_err(|error| match error {
+        logging::InstallError::NoJournal(_) => Problems::from(Problem::host(
+            "log.format",
+            error.to_string(),
+            "start turnix under systemd, or write \"auto\"",
+        ))
+        .into(),
+        logging::InstallError::Twice => error.into(),
+    })
 }
 
 fn describe(quick: QuickStart, started: &Started) -> Banner {

@@ -11,11 +11,13 @@ use super::listen::{read_listeners, read_relay};
 use super::log::read_log;
 use super::problem::{Origin, Problem, Problems, Sources};
 use super::reader::{Declared, Reader};
+use super::records::read_records;
 use super::server::read_server;
 use super::source::{Node, Table, Value, merge};
 use super::tls::{check_tls, read_tls};
 use super::values::{self, Converted, Fault};
 use crate::access::{self, peers};
+use crate::records;
 use crate::turn::{self, ChannelRange};
 
 impl Config {
@@ -116,10 +118,12 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
     );
     let server = read_server(r);
     let log = read_log(r);
+    let records = read_records(r);
     check_tls(r, tls.as_ref(), listeners.as_deref());
 
     let auth = auth?;
     let limits = limits?;
+    let cluster = cluster?;
     Some(Config {
         access: access::Settings {
             realm: realm?,
@@ -149,8 +153,13 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
         per_allocation: per_allocation? as usize,
         server: server?,
         log: log?,
+        records: records::Settings {
+            node: cluster.node.clone(),
+            region: cluster.region.clone(),
+            ..records?
+        },
         api_keys: api_keys?,
-        cluster: cluster?,
+        cluster,
     })
 }
 

@@ -15,6 +15,7 @@ mod load;
 mod log;
 mod problem;
 mod reader;
+mod records;
 mod server;
 mod source;
 mod tls;
@@ -26,11 +27,11 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::base::Family;
 use crate::base::addr::is_link_local;
-use crate::base::{Family, PiiMode};
 use crate::http::ice::ApiKey;
 use crate::net::host;
-use crate::{access, stream, turn};
+use crate::{access, logging, stream, turn};
 
 pub use cluster::Cluster;
 pub use load::{declared, host_name};
@@ -59,7 +60,9 @@ pub struct Config {
     /// How it runs on the host.
     pub server: Server,
     /// How to log.
-    pub log: Log,
+    pub log: logging::Settings,
+    /// Where access records go.
+    pub records: crate::records::Settings,
     /// Who may ask the ICE configuration service.
     pub api_keys: Vec<ApiKey>,
     /// The servers of the service.
@@ -176,41 +179,4 @@ pub struct Server {
     pub listener_buffer_bytes: usize,
     /// Receive and send buffer of a relay socket, in bytes.
     pub relay_buffer_bytes: usize,
-}
-
-/// How to log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Log {
-    /// The form of a record.
-    pub format: LogFormat,
-    /// The least important level that is written.
-    pub level: LogLevel,
-    /// How much of client and peer addresses is shown.
-    pub ip_privacy: PiiMode,
-}
-
-/// The form of a log record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Text on a terminal, JSON otherwise.
-    Auto,
-    /// Text.
-    Text,
-    /// One JSON object per line.
-    Json,
-}
-
-/// How important a log record is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogLevel {
-    /// The server or a part of it does not work.
-    Error,
-    /// It works, and somebody should look.
-    Warn,
-    /// Starts, stops, ended allocations.
-    Info,
-    /// Requests.
-    Debug,
-    /// Packets.
-    Trace,
 }

@@ -1,8 +1,8 @@
 //! The admin listener: metrics, health, and the API that shows and ends allocations.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
@@ -14,21 +14,25 @@ use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::base::Clock;
+use crate::base::trace::Traces;
+use crate::base::{Clock, Pii};
 use crate::metrics::{Context, NamedAllocation, Reading, encode};
+use crate::records::Counts;
 use crate::stream::{Admission, Certificates};
 use crate::turn::Direction;
 
-use super::{Health, ShardControl, Status, refusal};
+use super::{Health, ShardControl, Status, refusal, trace};
 
 /// What the admin listener answers from.
 #[derive(Clone)]
 pub struct AdminState<S> {
-    shards: S,
+    pub(super) shards: S,
     health: Health<S>,
     certificates: Option<Arc<Certificates>>,
     admission: Arc<Admission>,
     settings: Arc<Settings>,
+    records: Option<Arc<Counts>>,
+    pub(super) traces: Arc<Mutex<Traces>>,
 }
 
 /// What the admin listener says about this server, and to whom.
@@ -61,7 +65,15 @@ impl<S: ShardControl> AdminState<S> {
             certificates,
             admission,
             settings: Arc::new(settings),
+            records: None,
+            traces: Arc::default(),
         }
+    }
+
+    /// Counts access records in the metrics.
+    pub fn with_records(mut self, counts: Arc<Counts>) -> Self {
+        self.records = Some(counts);
+        self
     }
 }
 
@@ -76,6 +88,7 @@ pub fn router<S: ShardControl>(state: AdminState<S>) -> Router {
         .route("/api/v1/allocations", get(allocations))
         .route("/api/v1/allocations/{id}", delete(end_allocation))
         .route("/api/v1/users/{user}/allocations", delete(end_user))
+        .route("/api/v1/trace", get(trace::list).post(trace::change))
         .fallback(async || refusal(StatusCode::NOT_FOUND, "there is nothing at this path"))
         .method_not_allowed_fallback(async || {
             refusal(
@@ -141,6 +154,7 @@ async fn metrics<S: ShardControl>(State(state): State<AdminState<S>>) -> Respons
         certificate_expiry_unix: state.certificates.as_ref().map(|all| all.not_after_unix()),
         streams_refused: state.admission.refused(),
         unix_secs: Clock.now().unix_secs(),
+        records: (state.records.as_ref()).map_or_else(Vec::new, |counts| counts.read()),
         version: state.settings.version,
     };
     let text = encode(Reading {
@@ -233,7 +247,7 @@ impl<'a> From<&'a NamedAllocation> for AllocationJson<'a> {
             id: name,
             user: &view.user,
             transport: view.transport.label(),
-            client: view.client.to_string(),
+            client: Pii(view.client).to_string(),
             relayed: view.relayed.to_string(),
             created: view.created_unix.as_secs(),
             expires: view.expires_unix.as_secs(),

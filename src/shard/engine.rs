@@ -16,6 +16,7 @@ use crate::access::{Access, PermittedPeer, Wanted};
 use crate::base::{Clock, FiveTuple, ListenerId, Now, Pii, Transport};
 use crate::metrics::ShardSnapshot;
 use crate::net::{Batch, HEADROOM, Outgoing, Poller, RecvFault, TAILROOM, UdpSocket};
+use crate::records::{Due, Emitter};
 use crate::turn::{
     AllocationId, Direction, DropReason, EndReason, Ended, Forward, FromPeer, Output, Path, Seed,
     Server, Settings,
@@ -37,6 +38,7 @@ pub(super) struct Parts {
     pub pool: Arc<RelayPool>,
     pub parcels: Parcels,
     pub stream_idle: Duration,
+    pub records: Option<Emitter>,
     pub turn: Settings,
     pub seed: Seed,
     pub access: Arc<Access>,
@@ -132,6 +134,7 @@ pub(super) struct Shard {
     pub(super) streams: HashMap<FiveTuple, Rc<Client>, RandomState>,
     pub(super) stream_connections: [u64; Transport::ALL.len()],
     pub(super) stream_idle: Duration,
+    records: Option<Emitter>,
     /// The deadline that the loop sleeps until; an earlier one has to wake it.
     armed: Option<Instant>,
     wake: Rc<Notify>,
@@ -171,6 +174,7 @@ impl Shard {
             streams: HashMap::with_hasher(keyed()),
             stream_connections: [0; Transport::ALL.len()],
             stream_idle: parts.stream_idle,
+            records: parts.records,
             armed: None,
             wake,
         })
@@ -411,7 +415,7 @@ impl Shard {
             return;
         }
         if !peer.may_use_kernel() {
-            self.server.count_drop(DropReason::NoRelay, 1);
+            (self.server).count_undelivered(now, allocation, to, DropReason::NoRelay);
             return;
         }
         self.server.count_to_peer(Path::Kernel, payload.length);
@@ -500,7 +504,12 @@ impl Shard {
                     self.flush_to_peers();
                     self.relays.close(now.mono, id, &self.poller);
                 }
-                Output::Ended(ended) => log_ended(self.index, &ended),
+                Output::Ended(ended) => {
+                    log_ended(self.index, &ended);
+                    if let Some(records) = &self.records {
+                        records.ended(self.index, *ended);
+                    }
+                }
             }
         }
         let earlier = match (self.server.poll_timeout(), self.armed) {
@@ -558,6 +567,21 @@ impl Shard {
             (self.server).end_allocation(now, view.id, EndReason::Shutdown);
         }
         self.drain_outputs(now);
+    }
+
+    /// Lets live allocations in some slots leave a record if they are due; whether there are slots beyond.
+    pub(super) fn record_live(&self, now: Now, due: Due, from: usize, count: usize) -> bool {
+        let Some(records) = &self.records else {
+            return false;
+        };
+        let (views, more) = self.server.views(now, from, count);
+        for view in views {
+            if let Some(sequence) = due.sequence(view.created) {
+                let age = now.mono.saturating_duration_since(view.created);
+                records.lives(self.index, view, age, sequence);
+            }
+        }
+        more
     }
 
     pub(super) fn snapshot(&self) -> ShardSnapshot {

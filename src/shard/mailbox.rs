@@ -5,7 +5,9 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::access::Access;
+use crate::base::trace::Traces;
 use crate::metrics::ShardSnapshot;
+use crate::records::Due;
 use crate::stream::ClientStream;
 use crate::turn::{AllocationId, AllocationView, EndReason};
 
@@ -34,6 +36,15 @@ pub(super) enum Message {
     },
     /// Decide access by this from now on.
     Access(Arc<Access>),
+    /// Log the doings of these in detail from now on.
+    Traces(Arc<Traces>),
+    /// Let those in the slots `from..from + count` that are due leave a record; answers whether there are slots beyond.
+    RecordLive {
+        due: Due,
+        from: usize,
+        count: usize,
+        answer: oneshot::Sender<bool>,
+    },
     /// Say that you live.
     Ping(oneshot::Sender<()>),
     /// End everything.

@@ -31,9 +31,11 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::access::{Access, Limits};
+use crate::base::trace::Traces;
 use crate::base::{Clock, Family};
 use crate::metrics::{NamedAllocation, ShardSnapshot};
 use crate::net::{UdpOptions, UdpSocket};
+use crate::records::{Due, Emitter};
 use crate::stream::ClientStream;
 use crate::turn::{self, AllocationId, AllocationView, EndReason};
 
@@ -75,6 +77,8 @@ pub struct Settings {
     pub busy_poll: Duration,
     /// How long a stream client without an allocation may go without a whole message; see [`STREAM_IDLE`].
     pub stream_idle: Duration,
+    /// Where access records go, if anybody wants them.
+    pub records: Option<Emitter>,
     /// The core's settings.
     pub turn: turn::Settings,
 }
@@ -143,6 +147,13 @@ pub const STREAM_IDLE: Duration = Duration::from_secs(60);
 /// How many slots one mailbox message walks: a page takes well under a millisecond.
 const PAGE_SLOTS: usize = 1024;
 
+/// Looks for allocations that are due, in the time from one record of theirs to the next.
+const LOOKS: u32 = 10;
+
+/// Bounds of the time between two looks.
+const SHORTEST_LOOK: Duration = Duration::from_millis(100);
+const LONGEST_LOOK: Duration = Duration::from_secs(60);
+
 /// How long a shard may take to answer before it counts as stuck.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -208,6 +219,7 @@ impl Shards {
                 pool: Arc::clone(&pool),
                 parcels: Parcels::new(index as u8, mailboxes.clone(), empties),
                 stream_idle: settings.stream_idle,
+                records: settings.records.clone(),
                 turn: settings.turn.clone(),
                 seed: seed.clone(),
                 access: Arc::clone(&access),
@@ -352,6 +364,49 @@ impl Shards {
     pub fn set_access(&self, access: &Arc<Access>) {
         for handle in self.handles.iter() {
             handle.mailbox.send(Message::Access(Arc::clone(access)));
+        }
+    }
+
+    /// Replaces whose doings are logged in detail, in every shard.
+    pub fn set_traces(&self, traces: &Arc<Traces>) {
+        for handle in self.handles.iter() {
+            handle.mailbox.send(Message::Traces(Arc::clone(traces)));
+        }
+    }
+
+    /// Lets the allocations that are due leave a record of how far they are.
+    pub async fn record_live(&self, due: Due) {
+        for handle in self.handles.iter() {
+            let mut from = 0;
+            loop {
+                let page = |answer| Message::RecordLive {
+                    due,
+                    from,
+                    count: PAGE_SLOTS,
+                    answer,
+                };
+                if handle.ask(page).await != Some(true) {
+                    break;
+                }
+                from += PAGE_SLOTS;
+            }
+        }
+    }
+
+    /// Lets each allocation leave a record when it has lived for `every` once more; never returns.
+    pub async fn record_live_forever(self, every: Duration) {
+        let pause = (every / LOOKS).clamp(SHORTEST_LOOK, LONGEST_LOOK);
+        let mut after = Clock.now().mono;
+        loop {
+            tokio::time::sleep(pause).await;
+            let until = Clock.now().mono;
+            let due = Due {
+                after,
+                until,
+                every,
+            };
+            self.record_live(due).await;
+            after = until;
         }
     }
 

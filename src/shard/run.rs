@@ -138,6 +138,15 @@ fn handle(shard: &Rc<RefCell<Shard>>, message: Message) {
             let _ = answer.send(ended);
         }
         Message::Access(access) => shard.borrow_mut().server.set_access(access),
+        Message::Traces(traces) => shard.borrow_mut().server.set_traces(traces),
+        Message::RecordLive {
+            due,
+            from,
+            count,
+            answer,
+        } => {
+            let _ = answer.send(shard.borrow().record_live(now, due, from, count));
+        }
         Message::Ping(answer) => {
             let _ = answer.send(());
         }

@@ -22,6 +22,7 @@ mod routes;
 mod server;
 pub mod stats;
 mod timers;
+mod trace;
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use ahash::RandomState;
 
 use crate::access::{Access, AddressRate};
+use crate::base::trace::Traces;
 use crate::base::{FiveTuple, Now, RelayedAddress};
 use crate::wire::{self, Class, DecodeError, Key, Kind, Message, Method, Response};
 
@@ -16,6 +17,7 @@ use super::reject::Reject;
 use super::routes::Routes;
 use super::stats::{BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS, Direction, DropReason, Path, Stats};
 use super::timers::Timers;
+use super::trace::Tracer;
 use super::{EndReason, Ended, Forward, FromPeer, OpenError, Output, Seed, Settings};
 
 /// A TURN server: one shard's share of the allocations.
@@ -34,6 +36,7 @@ pub struct Server {
     unauthenticated: AddressRate,
     /// Answers to requests with wrong ones.
     auth_failures: AddressRate,
+    pub(super) tracer: Tracer,
     timers: Timers,
     outputs: VecDeque<Output>,
     started: Instant,
@@ -57,6 +60,7 @@ impl Server {
             routes: Routes::new(hasher),
             stats: Stats::default(),
             indications: 0,
+            tracer: Tracer::default(),
             timers: Timers::default(),
             outputs: VecDeque::new(),
             started: now.mono,
@@ -75,6 +79,11 @@ impl Server {
             Kind::Stun => self.handle_message(now, from, datagram),
             Kind::Other => Forward::Drop(DropReason::NotStun),
         };
+        if let Forward::Drop(reason) = forward
+            && self.tracer.is_on()
+        {
+            self.trace_drop(now, from, reason);
+        }
         self.counted(forward)
     }
 
@@ -88,6 +97,11 @@ impl Server {
     ) -> Forward {
         let now = self.advance(now);
         let forward = self.relay_to_client(now, to, from, datagram);
+        if let Forward::Drop(reason) = forward
+            && self.tracer.is_on()
+        {
+            self.trace_peer_drop(now, to, from.peer, reason);
+        }
         self.counted(forward)
     }
 
@@ -120,9 +134,11 @@ impl Server {
                 self.stats
                     .answered(Method::Allocate, five_tuple.transport(), Ok(()));
                 self.answer(five_tuple, answer.finish(Some(&key), fingerprint));
+                self.trace_opened(now, id);
             }
             Err(error) => {
                 let user = Arc::clone(&allocation.user);
+                self.trace_unopened(now, id, error);
                 self.forget(id);
                 let reject = match error {
                     OpenError::Quota => Reject::Quota,
@@ -179,6 +195,11 @@ impl Server {
     /// Replaces the snapshot that decides access. Allocations that live stay as they are.
     pub fn set_access(&mut self, access: Arc<Access>) {
         self.access = access;
+    }
+
+    /// Replaces whose doings are logged in detail.
+    pub fn set_traces(&mut self, traces: Arc<Traces>) {
+        self.tracer.set(traces);
     }
 
     /// What was counted so far.
@@ -270,6 +291,9 @@ impl Server {
             if method == Method::Allocate && reject.is_failure() {
                 self.count_affected(now, from, message);
             }
+        }
+        if self.tracer.is_on() {
+            self.trace_request(now, from, message, result.as_ref().err().copied());
         }
         let outcome = match &result {
             Ok(None) => return Forward::Consumed,
@@ -432,6 +456,9 @@ impl Server {
         let Some(view) = view else {
             return true;
         };
+        if self.tracer.is_on() {
+            self.trace_ended(now, &view, reason);
+        }
         let duration = now.mono.saturating_duration_since(view.created);
         let transport = view.transport as usize;
         let family = RelayedAddress(view.relayed).family() as usize;

@@ -2,12 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::process::Command;
-use std::sync::Arc;
 
 use serde_json::Value;
-use turnix::base::Clock;
-use turnix::metrics::{Context, NamedAllocation, Reading, ShardSnapshot, encode};
-use turnix::turn::{AllocationId, AllocationView, Traffic};
 
 use crate::tools::find_tool;
 use crate::{read, repository};
@@ -77,45 +73,19 @@ fn metrics_in(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// Every series name of a server that has everything.
+/// The series of every metric that `metrics/encode.rs` names.
 fn served() -> BTreeSet<String> {
-    let now = Clock.now();
-    let live = NamedAllocation {
-        name: "0-1-7".to_owned(),
-        shard: 0,
-        view: AllocationView {
-            id: AllocationId {
-                slot: 1,
-                generation: 7,
-            },
-            user: Arc::from("alice"),
-            transport: turnix::base::Transport::Udp,
-            client: "192.0.2.7:4000".parse().expect("address"),
-            relayed: "192.0.2.8:50000".parse().expect("address"),
-            created_unix: now.unix,
-            created: now.mono,
-            expires_unix: now.unix,
-            traffic: [Traffic::default(); 2],
-            bits_per_second: [0, 0],
-            permissions: 0,
-            channels: 0,
-        },
-    };
-    let page = encode(Reading {
-        totals: ShardSnapshot::default(),
-        live: vec![live],
-        context: Context {
-            capacity_ratio: 0.0,
-            certificate_expiry_unix: Some(1),
-            streams_refused: [0; 5],
-            unix_secs: now.unix_secs(),
-            version: "1",
-        },
-    });
-    (page.lines())
-        .filter(|line| !line.starts_with('#'))
-        .filter_map(|line| line.split(['{', ' ']).next())
-        .map(str::to_owned)
+    let source = read("src/metrics/encode.rs");
+    let names = (source.split('"')).filter(|text| text.starts_with("turn_") && !text.contains(' '));
+    names
+        .flat_map(|name| match name {
+            "turn_allocation_duration_seconds" | "turn_allocation_bandwidth_bits_per_second" => {
+                ["_bucket", "_sum", "_count"]
+                    .map(|part| format!("{name}{part}"))
+                    .to_vec()
+            }
+            _ => vec![name.to_owned()],
+        })
         .collect()
 }
 
