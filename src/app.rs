@@ -84,6 +84,9 @@ pub fn start(config: Config) -> anyhow::Result<Running> {
     for shortage in host_shortages(&config) {
         tracing::warn!("{shortage}");
     }
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
     let mut problems = Vec::new();
     let certificates = config.tls.as_ref().and_then(|tls| {
         match stream::certificates::load(&tls.certificate, &tls.key) {
@@ -184,26 +187,38 @@ pub fn start(config: Config) -> anyhow::Result<Running> {
             let mut state = http::admin::AdminState::new(
                 shards.clone(),
                 draining,
-                certificates,
-                admission,
+                certificates.clone(),
+                Arc::clone(&admission),
                 http::admin::Settings {
                     node: config.cluster.node,
                     region: config.cluster.region,
                     version: env!("CARGO_PKG_VERSION"),
                     per_allocation: config.per_allocation,
-                    hosts: (config.admin.iter())
-                        .map(|admin| admin.ip().to_string())
-                        .collect(),
+                    hosts: config.http.hosts,
+                    token: config.http.token,
                 },
             );
             if let Some(records) = &records {
                 state = state.with_records(records.counts());
             }
             let front = Front::new(http::admin::router(state), http::Limits::ADMIN);
-            control.spawn(async move {
-                let error = front.listen(socket).await;
-                tracing::error!(%error, "the admin listener cannot go on");
-            });
+            match certificates.filter(|_| config.http.tls) {
+                None => control.spawn(async move {
+                    let error = front.listen(socket).await;
+                    tracing::error!(%error, "the admin listener cannot go on");
+                }),
+                Some(certificates) => {
+                    let listener = stream::Listener::https(socket, certificates)?.within(admission);
+                    control.spawn(async move {
+                        let serve_http = move |stream| {
+                            let front = front.clone();
+                            tokio::spawn(async move { front.serve(stream).await });
+                        };
+                        let error = listener.run(drop, serve_http).await;
+                        tracing::error!(%error, "the admin listener cannot go on");
+                    })
+                }
+            };
             admin_address
         }
     };

@@ -14,6 +14,7 @@ use crate::app::{self, Started};
 use crate::base::{Clock, Secret};
 use crate::config::{Config, Problem, Problems};
 use crate::logging;
+use crate::net::host;
 
 /// How long a credential in the banner is good for where only secrets are configured.
 const BANNER_TTL: Duration = Duration::from_secs(24 * 3600);
@@ -27,12 +28,14 @@ pub fn run(configuration: &Configuration) -> anyhow::Result<Exit> {
     if sources.file.is_some() {
         let config = Config::load(&sources)?;
         let log = start_log(config.log)?;
+        keep_memory_private(&config);
         let ended = app::run(config, sources, |_| {});
         log.report();
         return ended.map(|()| Exit::Done);
     }
     let quick = quick_start::prepare(sources)?;
     let log = start_log(quick.config.log)?;
+    keep_memory_private(&quick.config);
     let (config, sources) = (quick.config.clone(), quick.sources.clone());
     let ended = app::run(config, sources, move |started| {
         if let Err(error) = quick.save() {
@@ -59,6 +62,15 @@ fn start_log(settings: logging::Settings) -> anyhow::Result<logging::Control> {
     })
 }
 
+/// A crash leaves nothing of the secrets on a disk.
+fn keep_memory_private(config: &Config) {
+    if config.server.core_dumps {
+        tracing::warn!("server.core_dumps is on: a crash leaves a file that holds every secret");
+    } else if let Err(error) = host::forbid_core_dumps() {
+        tracing::warn!(%error, "core dumps cannot be turned off: a crash may leave a file that holds every secret");
+    }
+}
+
 fn describe(quick: QuickStart, started: &Started) -> Banner {
     let config = quick.config;
     let credential = credential(&config);
@@ -81,7 +93,10 @@ fn describe(quick: QuickStart, started: &Started) -> Banner {
         listeners: started.listeners.clone(),
         relays: started.relays.clone(),
         ports: config.relay.ports,
-        admin: config.admin,
+        admin: config.admin.map(|admin| {
+            let scheme = if config.http.tls { "https" } else { "http" };
+            format!("{scheme}://{admin}/metrics")
+        }),
         ice_servers: Banner::paste(&servers),
         urls,
         test_page,

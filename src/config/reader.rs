@@ -25,6 +25,8 @@ pub(super) struct Reader<'a> {
     lists: Vec<&'static str>,
     pub declared: Vec<Declared>,
     pub problems: Vec<Problem>,
+    /// What works and should be put right all the same.
+    pub warnings: Vec<Problem>,
 }
 
 impl<'a> Reader<'a> {
@@ -36,6 +38,7 @@ impl<'a> Reader<'a> {
             lists: Vec::new(),
             declared: Vec::new(),
             problems: Vec::new(),
+            warnings: Vec::new(),
         }
     }
 
@@ -169,11 +172,15 @@ impl<'a> Reader<'a> {
             lists: Vec::new(),
             declared: Vec::new(),
             problems: Vec::new(),
+            warnings: Vec::new(),
         };
         let value = each(&mut inner);
         inner.reject_unknown();
         for declared in inner.declared {
             self.declare(declared);
+        }
+        for warning in inner.warnings {
+            self.warn(warning);
         }
         (value, inner.problems)
     }
@@ -203,6 +210,13 @@ impl<'a> Reader<'a> {
             found: found.into(),
             remedy: remedy.into(),
         });
+    }
+
+    /// Records what works and should be put right all the same, once.
+    pub fn warn(&mut self, warning: Problem) {
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
     }
 
     /// Records every key that was not declared, with the nearest one that was.

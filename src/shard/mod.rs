@@ -7,8 +7,10 @@
 //!  admin, metrics ── mailbox ─► snapshots, ends
 //! ```
 //!
-//! What spans shards, relay ports and quotas, is settled where a relay is opened (`ports.rs`). Nothing is shared per packet.
+//! What spans shards, relay ports and quotas, is settled where a relay is opened (`ports.rs`); shared bandwidth once for
+//! many packets (`budgets.rs`). Nothing is shared per packet.
 
+mod budgets;
 mod engine;
 mod free_ports;
 mod hairpin;
@@ -37,8 +39,9 @@ use crate::metrics::{NamedAllocation, ShardSnapshot};
 use crate::net::{UdpOptions, UdpSocket};
 use crate::records::{Due, Emitter};
 use crate::stream::ClientStream;
-use crate::turn::{self, AllocationId, AllocationView, EndReason};
+use crate::turn::{self, AllocationId, AllocationView, Bandwidth, EndReason};
 
+use budgets::Budgets;
 use hairpin::Parcels;
 use mailbox::{Mailbox, Message};
 use ports::RelayPool;
@@ -132,6 +135,7 @@ struct ShardHandle {
 pub struct Shards {
     handles: Arc<[ShardHandle]>,
     pool: Arc<RelayPool>,
+    budgets: Arc<Budgets>,
     limits: Limits,
     next: Arc<AtomicUsize>,
     /// Addresses the UDP listeners got, in the order of the settings.
@@ -191,6 +195,7 @@ impl Shards {
             settings.limits,
             Clock.now().mono,
         ));
+        let budgets = Arc::new(Budgets::new(Clock.now(), settings.turn.bandwidth, count));
         let mut seed = turn::Seed {
             nonce_key: rand::random(),
             hash: [0; 4],
@@ -217,6 +222,7 @@ impl Shards {
                 sockets,
                 relay_buffer_bytes: settings.relay_buffer_bytes,
                 pool: Arc::clone(&pool),
+                budgets: Arc::clone(&budgets),
                 parcels: Parcels::new(index as u8, mailboxes.clone(), empties),
                 stream_idle: settings.stream_idle,
                 records: settings.records.clone(),
@@ -245,6 +251,7 @@ impl Shards {
             Self {
                 handles,
                 pool,
+                budgets,
                 limits: settings.limits,
                 next: Arc::default(),
                 listeners: addresses.into(),
@@ -407,6 +414,18 @@ impl Shards {
             };
             self.record_live(due).await;
             after = until;
+        }
+    }
+
+    /// Replaces the limits of bandwidth, and the new peers that an allocation may address each second.
+    pub fn set_limits(&self, bandwidth: Bandwidth, new_peers_per_second: u32) {
+        self.budgets.set(bandwidth);
+        for handle in self.handles.iter() {
+            let limits = Message::Limits {
+                bandwidth,
+                new_peers_per_second,
+            };
+            handle.mailbox.send(limits);
         }
     }
 

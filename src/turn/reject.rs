@@ -32,6 +32,8 @@ pub enum Reject {
     Quota,
     /// 508: no port is free, or the allocation holds as much as it may.
     Capacity,
+    /// 508: the allocation addresses new peers too fast.
+    NewPeers,
     /// 500: our own fault.
     ServerError,
 }
@@ -51,7 +53,7 @@ impl Reject {
             Self::UnsupportedTransport => ErrorCode::UnsupportedTransport,
             Self::PeerFamily => ErrorCode::PeerAddressFamilyMismatch,
             Self::Quota => ErrorCode::AllocationQuotaReached,
-            Self::Capacity => ErrorCode::InsufficientCapacity,
+            Self::Capacity | Self::NewPeers => ErrorCode::InsufficientCapacity,
             Self::ServerError => ErrorCode::ServerError,
         }
     }

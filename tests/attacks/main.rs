@@ -13,6 +13,9 @@ mod client;
 mod server;
 
 mod hostile;
+mod limits;
 mod peers;
+mod process;
+mod sinks;
 mod strangers;
 mod surfaces;
