@@ -5,7 +5,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -55,7 +56,8 @@ fn the_server_makes_no_system_call_that_the_unit_forbids() {
     let mut server = Process::start(&mut command, dir.path().join("server.log"));
     wait_for("the server serves", PATIENCE, || {
         assert_eq!(server.ended(), None, "{}", server.output());
-        std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, admin)).ok()
+        // Its ports are open before all of them are served.
+        is_ready(admin).then_some(())
     });
     let status = process_status(&trace);
     assert!(status.contains(&format!("\nUid:\t{NOBODY}\t")), "{status}");
@@ -88,6 +90,18 @@ fn the_server_makes_no_system_call_that_the_unit_forbids() {
         forbidden.is_empty(),
         "not in SystemCallFilter= of the unit: {forbidden:?}"
     );
+}
+
+fn is_ready(admin: u16) -> bool {
+    let ask = || -> io::Result<String> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, admin))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(b"GET /ready HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    ask().is_ok_and(|answer| answer.contains(" 200 "))
 }
 
 /// A configuration that asks for all that takes a system call of its own.
