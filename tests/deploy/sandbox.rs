@@ -54,6 +54,7 @@ fn the_server_makes_no_system_call_that_the_unit_forbids() {
         .env("STATE_DIRECTORY", dir.path())
         .current_dir("/");
     let mut server = Process::start(&mut command, dir.path().join("server.log"));
+    let _traced = Traced(&trace);
     wait_for("the server serves", PATIENCE, || {
         assert_eq!(server.ended(), None, "{}", server.output());
         // Its ports are open before all of them are served.
@@ -90,6 +91,20 @@ fn the_server_makes_no_system_call_that_the_unit_forbids() {
         forbidden.is_empty(),
         "not in SystemCallFilter= of the unit: {forbidden:?}"
     );
+}
+
+/// Ends the server if the test fails: the end of strace does not.
+struct Traced<'a>(&'a Path);
+
+impl Drop for Traced<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() && self.0.exists() {
+            // It may have ended already.
+            let _ = Command::new("kill")
+                .args(["-9", &server_id(self.0)])
+                .status();
+        }
+    }
 }
 
 fn is_ready(admin: u16) -> bool {
