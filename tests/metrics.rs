@@ -17,6 +17,7 @@ fn context() -> Context {
         capacity_ratio: 0.25,
         certificate_expiry_unix: Some(1_900_000_000),
         streams_refused: [7, 0, 0, 0, 1],
+        unix_secs: 1_800_000_000,
         records: vec![("file", "ok", 5), ("file", "dropped", 2)],
         admin_refused: [("missing", 3), ("wrong", 2), ("limited", 0)],
         version: "9.9.9",
@@ -34,6 +35,7 @@ fn busy() -> ShardSnapshot {
         Err(ErrorCode::Unauthenticated),
     );
     stats.answered(Method::Unknown, Transport::Tcp, Err(ErrorCode::BadRequest));
+    stats.affected.user(1_799_999_940, "alice");
     stats.live[Transport::Udp as usize][Family::V4 as usize] = 2;
     stats.relayed[Direction::ToPeer as usize][Path::Hairpin as usize] = Traffic {
         bytes: 1200,
@@ -116,7 +118,9 @@ fn totals_carry_the_contract_names_and_labels() {
         "# TYPE turn_allocations_total counter",
         r#"turn_allocations_total{transport="udp",result="ok"} 2"#,
         r#"turn_allocations_total{transport="tcp",result="ok"} 0"#,
+        r#"turn_allocations_total{transport="tcp",result="508"} 0"#,
         r#"turn_allocations_total{transport="tls",result="401"} 1"#,
+        "turn_affected_users 1",
         r#"turn_requests_total{method="unknown",transport="tcp",result="400"} 1"#,
         r#"turn_requests_total{method="binding",transport="udp",result="ok"} 0"#,
         r#"turn_relayed_bytes_total{direction="to_peer",path="hairpin"} 1200"#,

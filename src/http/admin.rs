@@ -13,9 +13,9 @@ use axum::routing::{delete, get, post};
 use axum::{Extension, Router};
 use serde::{Deserialize, Serialize};
 
-use crate::base::Pii;
 use crate::base::time::duration;
 use crate::base::trace::Traces;
+use crate::base::{Clock, Pii};
 use crate::metrics::{Context, NamedAllocation, Reading, encode};
 use crate::records::Counts;
 use crate::stream::{Admission, Certificates};
@@ -300,6 +300,7 @@ async fn metrics<S: ShardControl>(State(state): State<AdminState<S>>) -> Respons
         capacity_ratio: state.shards.capacity_ratio(),
         certificate_expiry_unix: state.certificates.as_ref().map(|all| all.not_after_unix()),
         streams_refused: state.admission.refused(),
+        unix_secs: Clock.now().unix_secs(),
         records: (state.records.as_ref()).map_or_else(Vec::new, |counts| counts.read()),
         admin_refused: state.door.refused(),
         version: state.settings.version,

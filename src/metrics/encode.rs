@@ -28,6 +28,8 @@ pub struct Context {
     pub certificate_expiry_unix: Option<u64>,
     /// Connections closed before anybody got them.
     pub streams_refused: Refused,
+    /// The time, in seconds since the Unix epoch.
+    pub unix_secs: u64,
     /// Access records: sink, result, count; none where nobody wants them.
     pub records: Vec<(&'static str, &'static str, u64)>,
     /// Requests that the admin listener turned away for want of its token, by reason.
@@ -55,7 +57,7 @@ impl Collector for Reading {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let mut families = Vec::new();
-        allocations(&mut families, &self.totals.stats);
+        allocations(&mut families, &self.totals.stats, self.context.unix_secs);
         requests(&mut families, &self.totals.stats);
         relayed(&mut families, &self.totals.stats);
         refusals(&mut families, &self.totals.stats);
@@ -94,7 +96,7 @@ fn outcome_label(outcome: Outcome) -> &'static str {
     }
 }
 
-fn allocations(families: &mut Vec<MetricFamily>, stats: &Stats) {
+fn allocations(families: &mut Vec<MetricFamily>, stats: &Stats, unix_secs: u64) {
     let mut live = Vec::new();
     let mut answered = Vec::new();
     for transport in Transport::ALL {
@@ -105,7 +107,7 @@ fn allocations(families: &mut Vec<MetricFamily>, stats: &Stats) {
             ));
         }
         let row = &stats.requests[Method::Allocate as usize][transport as usize];
-        for (outcome, count) in happened(row, true) {
+        for (outcome, count) in happened(row, &EVERY_ALLOCATE) {
             answered.push(counter(
                 &[
                     ("transport", transport.label()),
@@ -129,16 +131,32 @@ fn allocations(families: &mut Vec<MetricFamily>, stats: &Stats) {
         MetricType::COUNTER,
         answered,
     );
+    push(
+        families,
+        "turn_affected_users",
+        "Users who failed to get an allocation in the last ten minutes, and addresses where nobody knows the user; an estimate above some dozens.",
+        MetricType::GAUGE,
+        vec![gauge(&[], stats.affected.count(unix_secs) as f64)],
+    );
 }
 
-/// The outcomes worth a series: those that happened, and success wherever it can happen.
-fn happened(
-    row: &[u64; OUTCOMES],
-    can_succeed: bool,
-) -> impl Iterator<Item = (Outcome, u64)> + use<'_> {
+/// What an Allocate has series for before it happens: a rate does not see the first step of a series that was not there,
+/// and these are what an outage begins with.
+const EVERY_ALLOCATE: [Outcome; 4] = [
+    Ok(()),
+    Err(ErrorCode::AllocationQuotaReached),
+    Err(ErrorCode::ServerError),
+    Err(ErrorCode::InsufficientCapacity),
+];
+
+/// The outcomes worth a series: those that happened, and `always`.
+fn happened<'a>(
+    row: &'a [u64; OUTCOMES],
+    always: &'a [Outcome],
+) -> impl Iterator<Item = (Outcome, u64)> + 'a {
     outcomes().filter_map(move |outcome| {
         let count = row[outcome_index(outcome)];
-        (count > 0 || (outcome.is_ok() && can_succeed)).then_some((outcome, count))
+        (count > 0 || always.contains(&outcome)).then_some((outcome, count))
     })
 }
 
@@ -146,10 +164,13 @@ fn requests(families: &mut Vec<MetricFamily>, stats: &Stats) {
     let mut metrics = Vec::new();
     for method in Method::ALL {
         // These are never requests, or never succeed.
-        let can_succeed = !matches!(method, Method::Send | Method::Data | Method::Unknown);
+        let always: &[Outcome] = match method {
+            Method::Send | Method::Data | Method::Unknown => &[],
+            _ => &[Ok(())],
+        };
         for transport in Transport::ALL {
             let row = &stats.requests[method as usize][transport as usize];
-            for (outcome, count) in happened(row, can_succeed) {
+            for (outcome, count) in happened(row, always) {
                 metrics.push(counter(
                     &[
                         ("method", method.label()),

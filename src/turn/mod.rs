@@ -12,6 +12,7 @@
 //!  time   ──► handle_timeout ───► Output…
 //! ```
 
+pub mod affected;
 mod allocation;
 mod auth;
 mod change;

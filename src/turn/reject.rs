@@ -65,6 +65,20 @@ impl Reject {
         }
     }
 
+    /// Whether whoever is refused an allocation for this has not got what it came for.
+    ///
+    /// Challenges are an ordinary first step; so is asking for IPv6 as well as IPv4, asking again from a port that has an
+    /// allocation, and being sent to another server.
+    pub const fn is_failure(self) -> bool {
+        !matches!(
+            self.code(),
+            ErrorCode::TryAlternate
+                | ErrorCode::AllocationMismatch
+                | ErrorCode::StaleNonce
+                | ErrorCode::AddressFamilyNotSupported
+        ) && !matches!(self, Self::Unauthenticated(AuthFailure::Missing))
+    }
+
     /// What it is counted as among failed authentications, if it is one.
     pub const fn auth_failure(self) -> Option<AuthFailure> {
         match self {

@@ -158,6 +158,7 @@ impl Server {
                 self.trace_opened(now, id);
             }
             Err(error) => {
+                let user = Arc::clone(&allocation.user);
                 self.trace_unopened(now, id, error);
                 self.forget(id);
                 let reject = match error {
@@ -167,6 +168,7 @@ impl Server {
                 let code = reject.code();
                 self.stats
                     .answered(Method::Allocate, five_tuple.transport(), Err(code));
+                self.stats.affected.user(now.unix_secs(), &user);
                 let answer = Response::error(Method::Allocate, transaction, code);
                 self.answer(five_tuple, answer.finish(Some(&key), fingerprint));
             }
@@ -302,6 +304,9 @@ impl Server {
             if unverified && !self.may_answer(now, from, Some(*reject)) {
                 return Forward::Drop(DropReason::RateLimited);
             }
+            if method == Method::Allocate && reject.is_failure() {
+                self.count_affected(now, from, message);
+            }
         }
         if self.tracer.is_on() {
             self.trace_request(now, from, message, result.as_ref().err().copied());
@@ -347,6 +352,16 @@ impl Server {
             Some(Reject::Unauthenticated(_)) => self.auth_failures.admit(at, client),
             // A nonce that is over proves no address, whoever signed the request.
             _ => self.unauthenticated.admit(at, client),
+        }
+    }
+
+    /// Counts that someone at `from` failed to get an allocation, if the nonce proves the address: nobody forges
+    /// more of them than it has addresses.
+    fn count_affected(&mut self, now: Now, from: FiveTuple, message: &Message<'_>) {
+        let nonce = message.nonce();
+        if nonce.is_some_and(|nonce| self.nonces.check(now, from, nonce)) {
+            let client = from.client().ip();
+            self.stats.affected.address(now.unix_secs(), client);
         }
     }
 

@@ -4,6 +4,7 @@ use crate::access::{AuthFailure, DeniedRule};
 use crate::base::{Family, Transport};
 use crate::wire::{ErrorCode, Method};
 
+use super::affected::Affected;
 use super::police::Limit;
 
 /// Which way relayed application data flows.
@@ -263,6 +264,8 @@ pub struct Stats {
     pub auth_failures: [u64; AuthFailure::ALL.len()],
     /// Refused peers.
     pub peer_denied: [u64; DeniedRule::ALL.len()],
+    /// Who failed to get an allocation of late.
+    pub affected: Affected,
     /// How long ended allocations lived, in seconds.
     pub duration: Histogram<{ DURATION_BOUNDS_SECS.len() }>,
     /// Mean bits/s of ended allocations over their life, per direction.
@@ -281,6 +284,7 @@ impl Default for Stats {
             scan_suspects: 0,
             auth_failures: [0; AuthFailure::ALL.len()],
             peer_denied: [0; DeniedRule::ALL.len()],
+            affected: Affected::default(),
             duration: Histogram::default(),
             bandwidth: Default::default(),
         }
@@ -331,6 +335,7 @@ impl Stats {
             mine.bytes += theirs.bytes;
             mine.packets += theirs.packets;
         }
+        self.affected.merge(&other.affected);
         self.duration.merge(&other.duration);
         for (mine, theirs) in self.bandwidth.iter_mut().zip(&other.bandwidth) {
             mine.merge(theirs);

@@ -8,6 +8,7 @@
 mod aiortc;
 mod browser;
 mod metrics;
+mod prometheus;
 mod promtool;
 mod server;
 mod tools;

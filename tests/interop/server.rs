@@ -38,7 +38,7 @@ pub struct Options {
 /// A running server; dropping it ends it.
 pub struct Server {
     pub port: u16,
-    admin: u16,
+    pub admin: u16,
     process: Process,
     dir: TempDir,
 }

@@ -9,7 +9,7 @@ use turnix::base::Family;
 use turnix::turn::{EndReason, OpenError, Settings};
 
 use crate::common::wire::{Reply, Request, Signer};
-use crate::common::world::{World, access_settings, addr, secs, seed, tcp, udp};
+use crate::common::world::{USER, World, access_settings, addr, secs, seed, tcp, udp};
 
 const CLIENT: &str = "192.0.2.7:4000";
 
@@ -268,6 +268,39 @@ fn rfc8656_7_2_quota_is_486_and_capacity_508() {
     let reply = world.ask(udp(CLIENT), &Request::allocate().sign(&alice));
     assert_eq!(reply.code(), 0, "nothing is left behind");
     assert_eq!(world.closed, [], "nothing was open");
+}
+
+#[test]
+fn whoever_gets_no_allocation_is_counted_once() {
+    let mut world = World::new();
+    let affected = |world: &World| world.server.stats().affected.count(world.now.unix_secs());
+    let forged = Signer::new("mallory", "guess", "a nonce that is not ours");
+    let (forger, other) = (udp("192.0.2.9:4000"), udp("192.0.2.10:4000"));
+    let _ = world.ask(forger, &Request::allocate());
+    let _ = world.ask(forger, &Request::allocate().sign(&forged));
+    assert_eq!(
+        affected(&world),
+        0,
+        "challenges, and who may have forged its address"
+    );
+
+    for _ in 0..2 {
+        let wrong = Signer::new(USER, "guess", &world.nonce(other));
+        let _ = world.ask(other, &Request::allocate().sign(&wrong));
+    }
+    assert_eq!(
+        affected(&world),
+        1,
+        "wrong credentials, from an address that is proven"
+    );
+    world.open = Some(Err(OpenError::Capacity));
+    for client in ["192.0.2.7:4000", "192.0.2.8:4000"] {
+        let alice = world.alice(udp(client));
+        let _ = world.ask(udp(client), &Request::allocate().sign(&alice));
+    }
+    assert_eq!(affected(&world), 2, "one user at two addresses");
+    world.pass(secs(600));
+    assert_eq!(affected(&world), 0);
 }
 
 #[test]
