@@ -1099,3 +1099,51 @@ fn changes_are_told_key_by_key_and_without_secrets() {
     let debugged = format!("{:?}", after.keys);
     assert!(!debugged.contains("recognizable"), "{debugged}");
 }
+
+#[test]
+fn files_of_users() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("users");
+    let read = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        let users = r#"auth.users={ alice = "in the file itself" }"#;
+        set(&[users, &format!("auth.users_file={}", path.display())])
+            .map_err(|problems| clean(&problems, directory.path()))
+    };
+    let config = read("# comment\r\n\r\nbob:a:b\r\n  carol : spaces \n").unwrap();
+    let users: Vec<_> = (config.access.users.iter())
+        .map(|(name, password)| (name.as_str(), password.expose().as_str()))
+        .collect();
+    assert_eq!(
+        users,
+        [
+            ("alice", "in the file itself"),
+            ("bob", "a:b"),
+            ("  carol ", " spaces ")
+        ]
+    );
+    let long = format!("{}:x", "n".repeat(509));
+    for (text, complaint) in [
+        ("bob", "users:1: no colon"),
+        ("\nbob:\n", "users:2: no user and password"),
+        (":x", "users:1: no user and password"),
+        (&long, "users:1: no user and password"),
+        ("bob:x\nbob:y\n", "users:2: a user for the second time"),
+        (
+            "alice:hush",
+            "auth.users_file: \"alice\" is in auth.users, too",
+        ),
+    ] {
+        let problems = read(text).unwrap_err();
+        assert!(problems.contains(complaint), "{text}: {problems}");
+        assert!(!problems.contains("hush"), "{problems}");
+    }
+    assert!(read("").is_ok(), "alice is enough");
+    let alone = set(&[&format!("auth.users_file={}", path.display())]).unwrap_err();
+    assert!(alone.contains("neither users nor secrets"), "{alone}");
+    let missing = set(&[AUTH, "auth.users_file=/nowhere/at.all"]).unwrap_err();
+    assert!(
+        missing.contains("/nowhere/at.all cannot be read"),
+        "{missing}"
+    );
+}

@@ -7,6 +7,7 @@ use serde_json::json;
 use tokio::time::MissedTickBehavior;
 
 use crate::base::Clock;
+use crate::cluster::Directory;
 use crate::config::Sources;
 use crate::http::{Order, Outcome};
 use crate::lifecycle::{Signal, Signals, notify};
@@ -14,7 +15,7 @@ use crate::logging;
 use crate::turn::Direction;
 
 use super::Running;
-use super::watch::Watch;
+use super::watch::{Watch, states};
 
 /// Changes what is logged, and how, in the running process.
 pub type SetLog = Box<dyn Fn(&logging::Settings) + Send>;
@@ -25,8 +26,8 @@ const TICK: Duration = Duration::from_millis(250);
 /// How often systemd is told how it goes.
 const STATUS_PAUSE: Duration = Duration::from_secs(5);
 
-/// How often the files of the certificate are looked at.
-const CERTIFICATE_PAUSE: Duration = Duration::from_secs(2);
+/// How often the files of the certificate and of users are looked at.
+const FILES_PAUSE: Duration = Duration::from_secs(2);
 
 /// How much longer than its own patience a stopping server asks systemd to wait.
 const STOP_MARGIN: Duration = Duration::from_secs(10);
@@ -65,7 +66,8 @@ impl Running {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut terminated = false;
-        let mut watch = Watch::default();
+        let mut certificate = Watch::new();
+        let mut directory = Watch::new();
         let mut look = Clock.now().mono;
         loop {
             tokio::select! {
@@ -107,9 +109,16 @@ impl Running {
                     }
                     self.balance();
                     if now.mono >= look {
-                        look = now.mono + CERTIFICATE_PAUSE;
-                        if self.config.tls.as_ref().is_some_and(|tls| watch.changed(tls)) {
+                        look = now.mono + FILES_PAUSE;
+                        if certificate.changed(self.config.tls.as_ref().map(states))
+                            && self.config.tls.is_some()
+                        {
                             self.renew_certificate();
+                        }
+                        let users = self.config.directory.as_ref();
+                        if directory.changed(users.and_then(Directory::version)) {
+                            tracing::info!("auth.users_file is another one: reloading");
+                            self.reload_and_tell(sources, set_log).await;
                         }
                     }
                     if let Some(remaining) = self.drain.remaining(now)

@@ -1,4 +1,4 @@
-//! Whether the files of the certificate are others than before.
+//! Whether what lies in files is other than before.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -9,18 +9,25 @@ use crate::config::Tls;
 /// What tells one state of a file from the next, symbolic links followed: a new target counts as well as new content.
 type State = Option<(u64, u64, u64, i64, i64)>;
 
-/// Looks at the files now and then: renewals replace files, links or whole directories, and this sees all of them alike.
-#[derive(Debug, Default)]
-pub(super) struct Watch {
-    known: Option<[State; 2]>,
-    /// Seen once; it counts once it is seen again, lest a pair is read of which one half is written.
-    seen: Option<[State; 2]>,
+/// Compares states that are looked at now and then: renewals replace files, links or whole directories, and this sees all
+/// of them alike.
+#[derive(Debug)]
+pub(super) struct Watch<S> {
+    known: Option<S>,
+    /// Seen once; it counts once it is seen again, lest something is read of which one half is written.
+    seen: Option<S>,
 }
 
-impl Watch {
-    /// Whether `tls` names other content than when this was last said, for two looks in a row.
-    pub fn changed(&mut self, tls: &Tls) -> bool {
-        let now = [state(&tls.certificate), state(&tls.key)];
+impl<S: Copy + PartialEq> Watch<S> {
+    pub const fn new() -> Self {
+        Self {
+            known: None,
+            seen: None,
+        }
+    }
+
+    /// Whether `now` is another state than when this was last said, for two looks in a row.
+    pub fn changed(&mut self, now: S) -> bool {
         let Some(known) = self.known else {
             self.known = Some(now);
             return false;
@@ -37,6 +44,11 @@ impl Watch {
         self.seen = None;
         true
     }
+}
+
+/// The state of a certificate and its key.
+pub(super) fn states(tls: &Tls) -> [State; 2] {
+    [state(&tls.certificate), state(&tls.key)]
 }
 
 fn state(file: &Path) -> State {

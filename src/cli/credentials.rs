@@ -162,9 +162,14 @@ fn load(configuration: &Configuration) -> anyhow::Result<Config> {
 
 /// Whether the environment or `--set` say who may allocate.
 pub fn decides_access(sources: &Sources) -> bool {
-    ["auth.users", "auth.secrets", "auth.secret_files"]
-        .iter()
-        .any(|key| sources.overrides(key))
+    [
+        "auth.users",
+        "auth.users_file",
+        "auth.secrets",
+        "auth.secret_files",
+    ]
+    .iter()
+    .any(|key| sources.overrides(key))
 }
 
 fn default_listener() -> Listener {

@@ -5,6 +5,7 @@
 //! and draws its own conclusions.
 
 pub mod canary;
+mod directory;
 mod geo;
 mod uri;
 
@@ -15,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering as Memory};
 
 use rand::RngExt;
 
+pub use directory::{Directory, DirectoryError, Entries, UsersFile, Version};
 pub use geo::{Location, Places, PlacesError};
 pub use uri::{TurnUri, UriError};
 

@@ -10,6 +10,7 @@ use super::reader::Reader;
 use super::source::{Node, Value};
 use super::values::{self, Converted, Fault};
 use crate::base::Secret;
+use crate::cluster::{Directory, Entries, UsersFile};
 
 /// What `[auth]` says.
 pub(super) struct Auth {
@@ -17,6 +18,8 @@ pub(super) struct Auth {
     pub secrets: Vec<Secret<String>>,
     pub strict_expiry: bool,
     pub nonce_lifetime: Duration,
+    /// Where some of the users are kept.
+    pub directory: Option<UsersFile>,
 }
 
 impl Auth {
@@ -32,6 +35,12 @@ pub(super) fn read_auth(r: &mut Reader<'_>, sources: &Sources) -> Option<Auth> {
         "{}",
         r#"names and passwords: { alice = "password" }"#,
         users,
+    );
+    let directory = r.key(
+        "auth.users_file",
+        r#""""#,
+        "the path of a file with name:password on each line",
+        users_file,
     );
     let secrets = r.key(
         "auth.secrets",
@@ -57,7 +66,26 @@ pub(super) fn read_auth(r: &mut Reader<'_>, sources: &Sources) -> Option<Auth> {
         r#"a duration from "10s" to "24h""#,
         values::duration_within(10, 86_400),
     );
-    let (users, mut secrets, from_files) = (users?, secrets?, from_files?);
+    let (mut users, mut secrets, from_files) = (users?, secrets?, from_files?);
+    let directory = directory?.map(|(file, entries)| {
+        let text = |(name, password): &(String, Secret<String>)| {
+            Secret::new(format!("{name}:{}", password.expose()))
+        };
+        let lines: Vec<_> = entries.users.iter().map(text).collect();
+        (r.keys).note_secrets("auth.users_file", lines.iter());
+        exposure::warn_of_file(r, "auth.users_file", file.path());
+        let again = |(name, _): &&(String, _)| users.iter().any(|(known, _)| known == name);
+        if let Some((name, _)) = entries.users.iter().find(again) {
+            r.problem(
+                "auth.users_file",
+                format!("{name:?} is in auth.users, too"),
+                "keep each user in one place",
+            );
+        }
+        users.extend(entries.users);
+        secrets.extend(entries.secrets);
+        file
+    });
     (r.keys).note_secrets(
         "auth.secret_files",
         from_files.iter().map(|file| &file.secret),
@@ -79,7 +107,20 @@ pub(super) fn read_auth(r: &mut Reader<'_>, sources: &Sources) -> Option<Auth> {
         secrets,
         strict_expiry: strict_expiry?,
         nonce_lifetime: nonce_lifetime?,
+        directory,
     })
+}
+
+fn users_file(node: &Node) -> Converted<Option<(UsersFile, Entries)>> {
+    let path = values::text(node)?;
+    if path.is_empty() {
+        return Ok(None);
+    }
+    let file = UsersFile::new(path);
+    match file.read() {
+        Ok(entries) => Ok(Some((file, entries))),
+        Err(error) => Err(Fault::with(node, error.found, error.remedy)),
+    }
 }
 
 fn users(node: &Node) -> Converted<Vec<(String, Secret<String>)>> {

@@ -171,6 +171,7 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
             region: cluster.region.clone(),
             ..records?
         },
+        directory: auth.directory,
         api_keys: api_keys?,
         cluster,
         keys: Keys::default(),

@@ -33,6 +33,7 @@ use std::time::Duration;
 
 use crate::base::Family;
 use crate::base::addr::is_link_local;
+use crate::cluster::UsersFile;
 use crate::http::Token;
 use crate::http::ice::ApiKey;
 use crate::net::host;
@@ -74,6 +75,8 @@ pub struct Config {
     pub log: logging::Settings,
     /// Where access records go.
     pub records: crate::records::Settings,
+    /// Where users are kept outside the configuration; a change there is a reload.
+    pub directory: Option<UsersFile>,
     /// Who may ask the ICE configuration service.
     pub api_keys: Vec<ApiKey>,
     /// The servers of the service.

@@ -444,3 +444,40 @@ fn bandwidth_is_limited_from_the_reload_on_and_freed_again() {
     assert_eq!(burst(&process), 40);
     assert_eq!(receive(&peer), (vec![7; 1000], relayed));
 }
+
+#[test]
+fn a_file_of_users_is_read_again_when_it_changes() {
+    let files = tempfile::tempdir().unwrap();
+    let path = files.path().join("users");
+    let write = |text: &str| std::fs::write(&path, text).unwrap();
+    write("# as a script wrote it\n\ncarol:looking:glass\ndave:rabbit\n");
+    let named = format!("users_file = \"{}\"\nsecrets", path.display());
+    let process = Process::start(&CONFIG.replacen("secrets", &named, 1));
+    let allocate = |user: &str, password: &str| {
+        let mut client = process.client();
+        client.login(user, password);
+        let signer = client.signer.clone().unwrap();
+        let code = client.ask(&Request::allocate().sign(&signer)).code();
+        (client, code)
+    };
+    let (mut carol, code) = allocate("carol", "looking:glass");
+    assert_eq!(code, 0);
+    let (mut dave, code) = allocate("dave", "rabbit");
+    assert_eq!(code, 0);
+    assert_eq!(allocate("erin", "hatter").1, 401);
+    // Looked at once, so that it is known.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+
+    // Nobody is let in or thrown out by a file that cannot be understood.
+    write("erin hatter\n");
+    until("it is told", || process.log().contains("users:1: no colon"));
+    assert!(!process.log().contains("hatter"));
+    assert_eq!(dave.ask_signed(Request::refresh(600)).code(), 0);
+
+    write("carol:looking:glass\nerin:hatter\n");
+    until("erin is known", || allocate("erin", "hatter").1 == 0);
+    assert_eq!(carol.ask_signed(Request::refresh(600)).code(), 0);
+    let signer = dave.signer.clone().unwrap();
+    assert_eq!(dave.ask(&Request::refresh(600).sign(&signer)).code(), 401);
+    assert!(process.log().contains("\"revoked\""), "{}", process.log());
+}
