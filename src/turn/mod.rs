@@ -19,6 +19,7 @@ mod relay;
 mod requests;
 mod routes;
 mod server;
+mod snapshot;
 pub mod stats;
 mod timers;
 
@@ -35,6 +36,7 @@ pub use allocation::{AllocationId, AllocationView, CHANNEL_LIFETIME, PERMISSION_
 pub use auth::NONCE_LENGTH;
 pub use reject::Reject;
 pub use server::Server;
+pub use snapshot::{SNAPSHOT_FORMAT, Snapshot, SnapshotError, Tenant};
 pub use stats::{
     BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS, Direction, DropReason, Histogram, OUTCOMES, Outcome,
     Path, RATE_WINDOW_SECS, Stats, Traffic, outcome_index,

@@ -31,13 +31,13 @@ pub struct Server {
     /// Counts Data indications: their transaction ids need to differ, not to be secret.
     pub(super) indications: u64,
     /// Answers to requests without credentials.
-    unauthenticated: AddressRate,
+    pub(super) unauthenticated: AddressRate,
     /// Answers to requests with wrong ones.
-    auth_failures: AddressRate,
-    timers: Timers,
-    outputs: VecDeque<Output>,
-    started: Instant,
-    latest: Now,
+    pub(super) auth_failures: AddressRate,
+    pub(super) timers: Timers,
+    pub(super) outputs: VecDeque<Output>,
+    pub(super) started: Instant,
+    pub(super) latest: Now,
 }
 
 impl Server {
@@ -438,7 +438,7 @@ impl Server {
     }
 
     /// Takes an allocation out of every table.
-    fn forget(&mut self, id: AllocationId) {
+    pub(super) fn forget(&mut self, id: AllocationId) {
         let Some(allocation) = self.allocations.remove(id) else {
             return;
         };

@@ -97,6 +97,7 @@ fn the_operations_reach_every_verdict_and_answer() {
         "drop NoPermission when late",
         "drop NoChannel when late",
         "retransmitted allocate",
+        "handed over",
     ] {
         assert!(
             reach.0.contains(expected),

@@ -12,7 +12,7 @@ use turnix::access::{Access, rest};
 use turnix::base::{FiveTuple, Now, RelayedAddress, Secret};
 use turnix::turn::{
     AllocationId, DropReason, EndReason, Forward, FromPeer, OpenError, Output, Path, Seed, Server,
-    Settings,
+    Settings, Snapshot,
 };
 
 use super::model::{self, Credential, Event, Kind, Model, Ms, Nonce, Verdict, Why};
@@ -48,6 +48,8 @@ struct Tally {
 pub struct Harness {
     pub server: Server,
     twin: Server,
+    settings: Settings,
+    access: Arc<Access>,
     base: Now,
     /// What the clock says, and the latest time that the servers were told.
     at: Ms,
@@ -131,6 +133,8 @@ impl Harness {
         let mut harness = Self {
             server: server(world::seed()),
             twin: server(world::seed()),
+            settings: settings.clone(),
+            access: Arc::clone(&access),
             base,
             at: 0,
             latest: 0,
@@ -240,8 +244,22 @@ impl Harness {
             }
             Operation::Administrative { which } => self.end(which, Why::Administrative, back),
             Operation::RelayFailed { which } => self.end(which, Why::RelayFailed, back),
+            Operation::HandOver => self.hand_over(),
         }
         self.check_counts();
+    }
+
+    /// Law 5: a server that is restored from the other's snapshot goes on like the other.
+    fn hand_over(&mut self) {
+        let now = self.base + Duration::from_millis(self.latest);
+        let bytes = self.twin.snapshot(now, |_| true).encode();
+        let snapshot = Snapshot::decode(&bytes).expect("what was encoded");
+        let (settings, access) = (self.settings.clone(), Arc::clone(&self.access));
+        let families = world::seed().families;
+        self.twin = Server::restore(now, settings, families, access, snapshot);
+        if !self.ids.is_empty() {
+            self.reach.note("handed over");
+        }
     }
 
     /// Tries every road that the model knows of, open or just closed.

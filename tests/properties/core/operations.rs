@@ -94,6 +94,8 @@ pub enum Operation {
     RelayFailed {
         which: usize,
     },
+    /// Another process goes on with one of the two servers.
+    HandOver,
 }
 
 pub fn world(
@@ -228,6 +230,7 @@ pub fn operations() -> impl Strategy<Value = Step> {
         1 => client().prop_map(|client| Operation::ClientClosed { client }),
         1 => which().prop_map(|which| Operation::Administrative { which }),
         1 => which().prop_map(|which| Operation::RelayFailed { which }),
+        3 => Just(Operation::HandOver),
     ];
     let back_ms = prop_oneof![9 => Just(0), 1 => 0..1_000_000_u64];
     (back_ms, operation).prop_map(|(back_ms, operation)| Step { back_ms, operation })
