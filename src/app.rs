@@ -1,29 +1,33 @@
 //! Composition root: builds everything once, in rank order, and takes it down again.
 
+mod doors;
 mod host;
+mod serve;
+mod sockets;
 
-use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 
 use anyhow::Context;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
-use crate::access::{Access, OwnAddresses};
-use crate::base::addr::is_private;
-use crate::config::{Config, External, Listener, Mapping, Problem, Problems, Sources};
-use crate::http::{self, Front};
+use crate::access::Access;
+use crate::config::{Config, Listener, Mapping, Problem, Problems, Sources};
+use crate::http::{self, Asked, Front, Operator};
+use crate::lifecycle::{Drain, Inherited};
 use crate::net;
 use crate::shard::{self, RelayIp, Shards};
 use crate::stream::{self, Admission, Certificates};
 
-pub use host::shortages as host_shortages;
+use doors::{AdminDoor, Door, Lobby};
+use sockets::{
+    inherited_udp, open_tcp, own_addresses, relay_ips, shard_count, shard_settings, udp_problem,
+};
 
-/// Connections the kernel holds until they are accepted.
-const BACKLOG: i32 = 1024;
+pub use host::shortages as host_shortages;
+pub use serve::SetLog;
 
 /// Threads of the control runtime: accepting, TLS handshakes, HTTP.
 const CONTROL_THREADS: usize = 2;
@@ -47,25 +51,42 @@ pub struct Started {
 pub struct Running {
     /// What is open.
     pub started: Started,
+    /// What is in effect.
+    config: Config,
+    /// Beside `started.listeners`, one for one.
+    listeners: Vec<Open>,
     shards: Shards,
     threads: Vec<JoinHandle<()>>,
     control: Runtime,
+    lobby: Lobby,
+    certificates: Option<Arc<Certificates>>,
+    admin: Option<AdminDoor>,
+    drain: Drain,
+    operator: Operator,
+    orders: mpsc::Receiver<Asked>,
 }
 
-/// Serves until told to stop; calls `started` once, when every socket is open. `sources` are for reloads.
+/// One listener as it was asked for, and what is open for it.
+struct Open {
+    /// As configured: its port may be 0.
+    wanted: Listener,
+    door: Option<Door>,
+}
+
+/// Serves until told to stop; calls `started` once, when every socket is open. `sources` are read again by reloads,
+/// which change the log by `set_log`.
 ///
 /// # Errors
 /// What keeps the server from starting or from going on; [`Problems`] for what the operator can change.
 pub fn run(
     config: Config,
-    _sources: Sources,
+    sources: Sources,
+    set_log: SetLog,
     started: impl FnOnce(&Started),
 ) -> anyhow::Result<()> {
-    let running = start(config)?;
+    let running = start_on(config, Inherited::from_environment())?;
     started(&running.started);
-    running.control.block_on(told_to_stop())?;
-    running.stop();
-    Ok(())
+    running.serve(&sources, &set_log)
 }
 
 /// Opens every socket and starts every thread.
@@ -73,34 +94,54 @@ pub fn run(
 /// # Errors
 /// All problems of the host at once, as [`Problems`].
 pub fn start(config: Config) -> anyhow::Result<Running> {
+    start_on(config, Inherited::default())
+}
+
+/// The same, with sockets that systemd opened where it did.
+///
+/// # Errors
+/// All problems of the host at once, as [`Problems`].
+pub fn start_on(config: Config, mut inherited: Inherited) -> anyhow::Result<Running> {
     for shortage in host_shortages(&config) {
         tracing::warn!("{shortage}");
     }
     let mut problems = Vec::new();
-    let certificates = config.tls.as_ref().and_then(|tls| {
-        match stream::certificates::load(&tls.certificate, &tls.key) {
-            Ok(certificate) => Some(Certificates::new(certificate)),
-            Err(error) => {
-                problems.push(Problem::host(
-                    "tls",
-                    error.to_string(),
-                    "put it right and start again",
-                ));
-                None
-            }
-        }
-    });
+    let certificates = load_certificate(&config, &mut problems).map(Certificates::new);
     let relays = relay_ips(&config, &mut problems);
-    let (mut listeners, stream_sockets) = open_stream_listeners(&config, &mut problems);
+    let mut listeners = config.listeners.clone();
+    // Bound first: where port 0 is asked for, UDP gets the port that TCP got.
+    let mut tcp = Vec::new();
+    for listener in &mut listeners {
+        let socket = listener.has_streams().then(|| {
+            let socket = open_tcp("listen", listener.address, &mut inherited, &mut problems)?;
+            if let Ok(bound) = socket.local_addr() {
+                listener.address = bound;
+            }
+            Some(socket)
+        });
+        tcp.push(socket.flatten());
+    }
     let admin = config
         .admin
-        .and_then(|address| open("http.admin", address, &mut problems));
+        .and_then(|address| open_tcp("http.admin", address, &mut inherited, &mut problems));
+    let udp = inherited_udp(
+        &listeners,
+        shard_count(&config),
+        &mut inherited,
+        &mut problems,
+    );
     if !problems.is_empty() {
         let udp: Vec<_> = (listeners.iter().filter(|listener| listener.udp))
             .map(|listener| listener.address)
             .collect();
         problems.extend(shard::unavailable(&udp).iter().map(udp_problem));
         return Err(Problems::new(problems).into());
+    }
+    for left in inherited.left() {
+        tracing::warn!(
+            socket = left,
+            "systemd gave a socket that no [[listen]] names: closed"
+        );
     }
 
     let admin_address = (admin.as_ref()).and_then(|socket| socket.local_addr().ok());
@@ -109,14 +150,17 @@ pub fn start(config: Config) -> anyhow::Result<Running> {
         Arc::new(Access::new(&config.access, own))
     };
     let settings = shard_settings(&config, &listeners, relays.clone());
-    let (shards, threads) = Shards::start(&settings, decide(&listeners))
+    let (shards, threads) = Shards::start_on(&settings, decide(&listeners), udp)
         .map_err(|errors| Problems::new(errors.iter().map(udp_problem).collect()))?;
     if listeners
         .iter()
         .any(|listener| listener.address.port() == 0)
     {
         // The policy closes our own ports to peers, and only now it is known which these are.
-        listeners = with_real_ports(listeners, shards.listeners());
+        let udp = shards.listeners();
+        for (listener, bound) in listeners.iter_mut().filter(|l| l.udp).zip(udp) {
+            listener.address = *bound;
+        }
         shards.set_access(&decide(&listeners));
     }
 
@@ -127,74 +171,48 @@ pub fn start(config: Config) -> anyhow::Result<Running> {
         .enable_all()
         .build()
         .context("cannot start the control runtime")?;
-    let draining = Arc::new(AtomicBool::new(false));
-    let front = Front::new(
-        http::public::router(shards.clone(), Arc::clone(&draining)),
-        http::Limits::PUBLIC,
+    let drain = Drain::default();
+    let (operator, orders) = Operator::new(drain.deadline_unix_ms());
+    let lobby = Lobby::new(
+        shards.clone(),
+        Admission::new(config.connections_per_address),
+        control.handle().clone(),
+        public_front(&shards, &drain),
     );
-    let admission = Admission::new(config.connections_per_address);
-    for (socket, protocols) in stream_sockets {
-        let settings = stream::Settings {
-            protocols,
-            ..stream::Settings::default()
-        };
-        let listener = stream::Listener::new(socket, settings, certificates.clone())?
-            .within(Arc::clone(&admission));
-        let (shards, front) = (shards.clone(), front.clone());
-        control.spawn(async move {
-            let serve_http = move |stream| {
-                let front = front.clone();
-                tokio::spawn(async move { front.serve(stream).await });
-            };
-            let error = listener
-                .run(move |stream| shards.adopt(stream), serve_http)
-                .await;
-            tracing::error!(%error, "a stream listener cannot go on");
+    let mut open = Vec::new();
+    for (wanted, socket) in config.listeners.iter().zip(tcp) {
+        let door = socket
+            .map(|socket| lobby.open(socket, wanted.streams, certificates.clone()))
+            .transpose()?;
+        open.push(Open {
+            wanted: *wanted,
+            door,
         });
     }
-    let admin = match admin {
-        None => None,
-        Some(socket) => {
-            let state = http::admin::AdminState::new(
-                shards.clone(),
-                draining,
-                certificates,
-                admission,
-                http::admin::Settings {
-                    node: config.node,
-                    region: config.region,
-                    version: env!("CARGO_PKG_VERSION"),
-                    per_allocation: config.per_allocation,
-                    hosts: (config.admin.iter())
-                        .map(|admin| admin.ip().to_string())
-                        .collect(),
-                },
-            );
-            let front = Front::new(http::admin::router(state), http::Limits::ADMIN);
-            control.spawn(async move {
-                let error = front.listen(socket).await;
-                tracing::error!(%error, "the admin listener cannot go on");
-            });
-            admin_address
-        }
-    };
-    let started = Started {
-        listeners,
-        relays: (relays.iter())
-            .map(|ip| Mapping {
-                local: Some(ip.local),
-                external: ip.external,
-            })
-            .collect(),
-        admin,
-    };
-    log_started(&started, shards.count());
-    Ok(Running {
-        started,
+    let mut running = Running {
+        started: Started {
+            listeners,
+            relays: mappings(&relays),
+            admin: admin_address,
+        },
+        config,
+        listeners: open,
         shards,
         threads,
         control,
-    })
+        lobby,
+        certificates,
+        admin: None,
+        drain,
+        operator,
+        orders,
+    };
+    if let Some(socket) = admin {
+        let handle = running.control.handle();
+        running.admin = Some(AdminDoor::open(socket, running.admin_state(), handle)?);
+    }
+    log_started(&running.started, running.shards.count());
+    Ok(running)
 }
 
 impl Running {
@@ -214,163 +232,62 @@ impl Running {
         self.control.shutdown_background();
         tracing::info!("stopped");
     }
+
+    /// What the admin listener answers from, as the configuration in effect has it.
+    fn admin_state(&self) -> http::admin::AdminState<Shards> {
+        let config = &self.config;
+        http::admin::AdminState::new(
+            self.shards.clone(),
+            self.drain.flag(),
+            self.certificates.clone(),
+            Arc::clone(&self.lobby.admission),
+            http::admin::Settings {
+                node: config.node.clone(),
+                region: config.region.clone(),
+                version: env!("CARGO_PKG_VERSION"),
+                per_allocation: config.per_allocation,
+                hosts: (config.admin.iter())
+                    .map(|admin| admin.ip().to_string())
+                    .collect(),
+            },
+        )
+        .operated_by(self.operator.clone())
+    }
 }
 
-/// SIGTERM or SIGINT.
-async fn told_to_stop() -> io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
-    }
-    Ok(())
+/// What strangers may ask over HTTP.
+fn public_front(shards: &Shards, drain: &Drain) -> Front {
+    Front::new(
+        http::public::router(shards.clone(), drain.flag()),
+        http::Limits::PUBLIC,
+    )
 }
 
-/// Every relay IP from both sides of a 1:1 NAT.
-fn relay_ips(config: &Config, problems: &mut Vec<Problem>) -> Vec<RelayIp> {
-    let mut locals = config.relay_locals();
-    if locals.is_empty() {
-        tracing::warn!(
-            "this host has no address but loopback: relaying from 127.0.0.1, for clients on this host only"
-        );
-        locals.push(IpAddr::from([127, 0, 0, 1]));
-    }
-    let relays: Vec<_> = locals
-        .into_iter()
-        .map(|local| RelayIp {
-            local,
-            external: config.relay.external.of(local).unwrap_or(local),
-        })
-        .collect();
-    for relay in &relays {
-        if let Err(error) = std::net::UdpSocket::bind((relay.local, 0)) {
-            problems.push(Problem::host(
-                "relay.addresses",
-                format!("cannot relay from {}: {error}", relay.local),
-                "name addresses of this host's interfaces (see `ip address`)",
-            ));
-        }
-    }
-    let private = |ip: IpAddr| is_private(ip) || ip.is_loopback();
-    if config.relay.external == External::Auto
-        && relays.iter().all(|relay| private(relay.external))
-        && !relays.iter().all(|relay| relay.external.is_loopback())
-    {
-        tracing::warn!(
-            relayed = ?relays.iter().map(|relay| relay.external).collect::<Vec<_>>(),
-            "relayed addresses are private: only clients in the same network can use them. Behind NAT, set \
-             relay.external_address to the public address and forward the relay ports"
-        );
-    }
-    relays
-}
-
-/// Binds the TCP side of every listener. Where port 0 is asked for, UDP and TCP get the same port.
-fn open_stream_listeners(
+fn load_certificate(
     config: &Config,
     problems: &mut Vec<Problem>,
-) -> (Vec<Listener>, Vec<(TcpListener, stream::Protocols)>) {
-    let mut listeners = config.listeners.clone();
-    let mut sockets = Vec::new();
-    for listener in listeners
-        .iter_mut()
-        .filter(|listener| listener.has_streams())
-    {
-        if let Some(socket) = open("listen", listener.address, problems) {
-            if let Ok(bound) = socket.local_addr() {
-                listener.address = bound;
-            }
-            sockets.push((socket, listener.streams));
-        }
-    }
-    (listeners, sockets)
-}
-
-fn open(key: &str, address: SocketAddr, problems: &mut Vec<Problem>) -> Option<TcpListener> {
-    match net::tcp_listener(address, BACKLOG) {
-        Ok(socket) => Some(socket),
+) -> Option<stream::certificates::Certificate> {
+    let tls = config.tls.as_ref()?;
+    match stream::certificates::load(&tls.certificate, &tls.key) {
+        Ok(certificate) => Some(certificate),
         Err(error) => {
-            let remedy = shard::way_out(&error).unwrap_or("see the system's message");
-            let found = format!("cannot bind tcp {address}: {error}");
-            problems.push(Problem::host(key, found, remedy));
+            problems.push(Problem::host(
+                "tls",
+                error.to_string(),
+                "put it right and start again",
+            ));
             None
         }
     }
 }
 
-fn udp_problem(error: &shard::BindError) -> Problem {
-    let remedy = shard::way_out(&error.source).unwrap_or("see the system's message");
-    let found = format!("cannot bind udp {}: {}", error.address, error.source);
-    Problem::host("listen", found, remedy)
-}
-
-/// Everything that is this server, for the peer policy.
-fn own_addresses(
-    config: &Config,
-    listeners: &[Listener],
-    relays: &[RelayIp],
-    admin: Option<SocketAddr>,
-) -> OwnAddresses {
-    let mut host = net::host::interface_addresses();
-    host.extend(listeners.iter().map(|l| l.address.ip().to_canonical()));
-    host.extend(
-        relays
-            .iter()
-            .flat_map(|relay| [relay.local, relay.external]),
-    );
-    host.retain(|ip| !ip.is_unspecified());
-    host.sort_unstable();
-    host.dedup();
-    OwnAddresses {
-        relays: relays.iter().map(|relay| relay.external).collect(),
-        relay_ports: config.relay.ports.clone(),
-        host,
-        service_ports: listeners
-            .iter()
-            .map(|listener| listener.address.port())
-            .chain(admin.map(|admin| admin.port()))
-            .collect(),
-    }
-}
-
-fn shard_settings(
-    config: &Config,
-    listeners: &[Listener],
-    relays: Vec<RelayIp>,
-) -> shard::Settings {
-    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    shard::Settings {
-        shards: match config.server.shards {
-            0 => cores().min(shard::MAX_SHARDS as usize),
-            shards => shards,
-        },
-        listeners: (listeners.iter())
-            .filter(|listener| listener.udp)
-            .map(|listener| listener.address)
-            .collect(),
-        relays,
-        ports: config.relay.ports.clone(),
-        limits: config.access.limits,
-        listener_buffer_bytes: config.server.listener_buffer_bytes,
-        relay_buffer_bytes: config.server.relay_buffer_bytes,
-        cpus: if config.server.pin_shards {
-            net::host::usable_cpus()
-        } else {
-            Vec::new()
-        },
-        busy_poll: config.server.busy_poll,
-        stream_idle: shard::STREAM_IDLE,
-        turn: config.turn.clone(),
-    }
-}
-
-/// `listeners` with the ports that UDP listeners got.
-fn with_real_ports(mut listeners: Vec<Listener>, udp: &[SocketAddr]) -> Vec<Listener> {
-    for (listener, bound) in listeners.iter_mut().filter(|l| l.udp).zip(udp) {
-        listener.address = *bound;
-    }
-    listeners
+fn mappings(relays: &[RelayIp]) -> Vec<Mapping> {
+    (relays.iter())
+        .map(|ip| Mapping {
+            local: Some(ip.local),
+            external: ip.external,
+        })
+        .collect()
 }
 
 fn log_started(started: &Started, shards: usize) {

@@ -25,14 +25,14 @@ pub fn run(configuration: &Configuration) -> anyhow::Result<Exit> {
     let sources = configuration.sources();
     if sources.file.is_some() {
         let config = Config::load(&sources)?;
-        logging::install(config.log)?;
-        app::run(config, sources, |_| {})?;
+        let set_log = logging::install(config.log)?;
+        app::run(config, sources, set_log, |_| {})?;
         return Ok(Exit::Done);
     }
     let quick = quick_start::prepare(sources)?;
-    logging::install(quick.config.log)?;
+    let set_log = logging::install(quick.config.log)?;
     let (config, sources) = (quick.config.clone(), quick.sources.clone());
-    app::run(config, sources, move |started| {
+    app::run(config, sources, set_log, move |started| {
         if let Err(error) = quick.save() {
             tracing::warn!("`turnix credentials` will not know this server: {error:#}");
         }

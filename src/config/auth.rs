@@ -54,8 +54,9 @@ pub(super) fn read_auth(r: &mut Reader<'_>, sources: &Sources) -> Option<Auth> {
         r#"a duration from "10s" to "24h""#,
         values::duration_within(10, 86_400),
     );
-    let (users, mut secrets) = (users?, secrets?);
-    secrets.extend(from_files?);
+    let (users, mut secrets, from_files) = (users?, secrets?, from_files?);
+    r.keys.note_secrets("auth.secret_files", &from_files);
+    secrets.extend(from_files);
     if users.is_empty() && secrets.is_empty() {
         r.problem(
             "auth",

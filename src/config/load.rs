@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 
 use super::Config;
 use super::auth::read_auth;
+use super::changes::Keys;
+use super::drain::read_drain;
 use super::limits::read_limits;
 use super::listen::{read_listeners, read_relay};
 use super::log::read_log;
@@ -32,6 +34,7 @@ impl Config {
         let mut reader = Reader::new(&table, absent);
         let config = read(&mut reader, sources);
         reader.reject_unknown();
+        let keys = std::mem::take(&mut reader.keys);
         let mut found = reader.problems;
         if !whole {
             // A key that seems to be missing may stand on a line that could not be read.
@@ -39,7 +42,7 @@ impl Config {
         }
         problems.extend(found);
         match config {
-            Some(config) if problems.is_empty() => Ok(config),
+            Some(config) if problems.is_empty() => Ok(Self { keys, ..config }),
             _ => {
                 if problems.is_empty() {
                     debug_assert!(false, "a key was refused without saying why");
@@ -119,6 +122,7 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
         "a number from 0 to 100000",
         values::number(0..=100_000),
     );
+    let drain = read_drain(r);
     let server = read_server(r);
     let log = read_log(r);
     check_tls(r, tls.as_ref(), listeners.as_deref());
@@ -152,10 +156,12 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
         tls: tls?,
         admin: admin?,
         per_allocation: per_allocation? as usize,
+        drain: drain?,
         server: server?,
         log: log?,
         node: node.map(|name| if name.is_empty() { host_name() } else { name })?,
         region: region?,
+        keys: Keys::default(),
     })
 }
 

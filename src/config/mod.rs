@@ -8,6 +8,8 @@
 //! ```
 
 mod auth;
+mod changes;
+mod drain;
 mod limits;
 mod listen;
 mod load;
@@ -30,6 +32,7 @@ use crate::base::{Family, PiiMode};
 use crate::net::host;
 use crate::{access, stream, turn};
 
+pub use changes::{Change, Keys};
 pub use load::{declared, host_name};
 pub use problem::{Origin, Problem, Problems, Sources};
 pub use reader::Declared;
@@ -53,6 +56,8 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// How many of the busiest allocations get series of their own.
     pub per_allocation: usize,
+    /// How it is emptied and stopped.
+    pub drain: Drain,
     /// How it runs on the host.
     pub server: Server,
     /// How to log.
@@ -61,6 +66,8 @@ pub struct Config {
     pub node: String,
     /// Region of this server; may be empty.
     pub region: String,
+    /// Every key and what it was given, to tell what a reload changes.
+    pub keys: Keys,
 }
 
 impl Config {
@@ -158,6 +165,19 @@ pub struct Tls {
     pub certificate: PathBuf,
     /// PEM private key; may be the same file.
     pub key: PathBuf,
+}
+
+/// How the server is emptied and stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// How long a drain lasts at most, unless its order says otherwise.
+    pub deadline: Duration,
+    /// How long a server that is told to stop waits for allocations to end.
+    pub grace: Duration,
+    /// Servers that new clients are sent to instead.
+    pub alternates: Vec<SocketAddr>,
+    /// The share of its capacity in percent from which new clients are sent there without a drain; 0: never.
+    pub overload_percent: u32,
 }
 
 /// How the server runs on the host.

@@ -1,5 +1,6 @@
 //! Takes keys out of the tree. Reading a key is its declaration: name, default and meaning are written once, there.
 
+use super::changes::Keys;
 use super::problem::{Origin, Problem};
 use super::source::{Node, Table, Value, literal};
 use super::values::Converted;
@@ -24,17 +25,20 @@ pub(super) struct Reader<'a> {
     /// Names of the lists of tables.
     lists: Vec<&'static str>,
     pub declared: Vec<Declared>,
+    /// What the keys that could be read were given.
+    pub keys: Keys,
     pub problems: Vec<Problem>,
 }
 
 impl<'a> Reader<'a> {
-    pub const fn new(table: &'a Table, absent: Origin) -> Self {
+    pub fn new(table: &'a Table, absent: Origin) -> Self {
         Self {
             table,
             prefix: "",
             absent,
             lists: Vec::new(),
             declared: Vec::new(),
+            keys: Keys::default(),
             problems: Vec::new(),
         }
     }
@@ -61,7 +65,10 @@ impl<'a> Reader<'a> {
             }
         };
         match convert(node) {
-            Ok(value) => Some(value),
+            Ok(value) => {
+                self.keys.note(name, node);
+                Some(value)
+            }
             Err(faults) => {
                 for fault in faults {
                     self.problems.push(Problem {
@@ -165,6 +172,7 @@ impl<'a> Reader<'a> {
             absent,
             lists: Vec::new(),
             declared: Vec::new(),
+            keys: Keys::default(),
             problems: Vec::new(),
         };
         let value = each(&mut inner);
@@ -172,6 +180,7 @@ impl<'a> Reader<'a> {
         for declared in inner.declared {
             self.declare(declared);
         }
+        self.keys.extend(inner.keys);
         (value, inner.problems)
     }
 

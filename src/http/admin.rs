@@ -5,20 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::metrics::{Context, NamedAllocation, Reading, encode};
 use crate::stream::{Admission, Certificates};
 use crate::turn::Direction;
 
-use super::{Health, ShardControl, Status, refusal};
+use super::{Health, Operator, Order, ShardControl, Status, refusal};
 
 /// What the admin listener answers from.
 #[derive(Clone)]
@@ -27,6 +27,7 @@ pub struct AdminState<S> {
     health: Health<S>,
     certificates: Option<Arc<Certificates>>,
     admission: Arc<Admission>,
+    operator: Option<Operator>,
     settings: Arc<Settings>,
 }
 
@@ -59,7 +60,17 @@ impl<S: ShardControl> AdminState<S> {
             shards,
             certificates,
             admission,
+            operator: None,
             settings: Arc::new(settings),
+        }
+    }
+
+    /// Passes orders on to `operator`; without one they are refused.
+    #[must_use]
+    pub fn operated_by(self, operator: Operator) -> Self {
+        Self {
+            operator: Some(operator),
+            ..self
         }
     }
 }
@@ -75,6 +86,8 @@ pub fn router<S: ShardControl>(state: AdminState<S>) -> Router {
         .route("/api/v1/allocations", get(allocations))
         .route("/api/v1/allocations/{id}", delete(end_allocation))
         .route("/api/v1/users/{user}/allocations", delete(end_user))
+        .route("/api/v1/reload", post(reload))
+        .route("/api/v1/drain", post(drain))
         .fallback(async || refusal(StatusCode::NOT_FOUND, "there is nothing at this path"))
         .method_not_allowed_fallback(async || {
             refusal(
@@ -120,6 +133,19 @@ fn asked_by_known_host(uri: &Uri, headers: &HeaderMap, hosts: &[String]) -> bool
     // Browsers always say whom they ask; both places count, so that one cannot hide the other.
     uri.authority().is_none_or(|named| known(named.as_str()))
         && (headers.get_all(header::HOST).iter()).all(|named| named.to_str().is_ok_and(known))
+}
+
+/// Whether a web page of another origin sends this: a browser sends a plain POST without asking the server first.
+fn is_from_elsewhere(headers: &HeaderMap) -> bool {
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
+    headers.get(header::ORIGIN).is_some_and(|origin| {
+        let own = (origin.to_str().ok())
+            .and_then(|origin| origin.split_once("://"))
+            .map(|(_, authority)| authority);
+        own.is_none() || own != host
+    })
 }
 
 /// `host` of `host:port`, `[v6]` of `[v6]:port`.
@@ -185,6 +211,7 @@ async fn health_answer<S: ShardControl>(
         "region": state.settings.region,
         "version": state.settings.version,
         "allocations": allocations,
+        "drain_deadline": state.operator.as_ref().and_then(Operator::drain_deadline_unix),
     });
     (code, Json(body)).into_response()
 }
@@ -277,6 +304,42 @@ async fn end_user<S: ShardControl>(
     };
     let ended = state.shards.end_user(&user).await;
     Json(json!({ "ended": ended })).into_response()
+}
+
+async fn reload<S: ShardControl>(
+    State(state): State<AdminState<S>>,
+    headers: HeaderMap,
+) -> Response {
+    order(&state, &headers, Order::Reload).await
+}
+
+#[derive(Deserialize)]
+struct DrainQuery {
+    deadline: Option<String>,
+}
+
+async fn drain<S: ShardControl>(
+    State(state): State<AdminState<S>>,
+    headers: HeaderMap,
+    Query(DrainQuery { deadline }): Query<DrainQuery>,
+) -> Response {
+    order(&state, &headers, Order::Drain { deadline }).await
+}
+
+async fn order<S>(state: &AdminState<S>, headers: &HeaderMap, order: Order) -> Response {
+    if is_from_elsewhere(headers) {
+        return refusal(
+            StatusCode::FORBIDDEN,
+            "pages of other origins give no orders here",
+        );
+    }
+    match &state.operator {
+        Some(operator) => operator.ask(order).await,
+        None => refusal(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "this server takes no orders",
+        ),
+    }
 }
 
 fn unreadable() -> Response {

@@ -3,6 +3,7 @@
 //! Owns routes and pages. Asks shards through `ShardControl`, and never keeps state about a client between requests.
 
 pub mod admin;
+mod operator;
 mod pages;
 pub mod public;
 mod serve;
@@ -21,6 +22,7 @@ use tokio::time::Instant;
 use crate::metrics::{NamedAllocation, ShardSnapshot};
 use crate::shard::Shards;
 
+pub use operator::{Asked, Operator, Order, Outcome};
 pub use serve::{Front, Limits};
 
 /// What HTTP asks of the shards; a trait so that tests can stand in for them.

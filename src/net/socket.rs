@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::sys::{self, Cause, Control, Name};
 use crate::base::Family;
@@ -90,12 +90,7 @@ impl UdpSocket {
         size_buffer(socket.as_fd(), &RECEIVE, options.recv_buffer_bytes)?;
         size_buffer(socket.as_fd(), &SEND, options.send_buffer_bytes)?;
         if options.packet_info {
-            let (level, option) = match family {
-                Family::V4 => (libc::IPPROTO_IP, libc::IP_PKTINFO),
-                // Reports IPv4 as mapped addresses where the socket is dual-stack.
-                Family::V6 => (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
-            };
-            sys::enable_option(socket.as_fd(), level, option)?;
+            report_local_address(socket.as_fd(), family)?;
         }
         socket.bind(&address.into())?;
         let address = if address.port() == 0 {
@@ -118,6 +113,46 @@ impl UdpSocket {
             socket.take_trains(true)?;
         }
         Ok(socket)
+    }
+
+    /// Takes a socket that somebody else bound, and makes it as if it had been opened with `options`, except for what
+    /// binding decides: its address, SO_REUSEPORT and IPV6_V6ONLY.
+    ///
+    /// # Errors
+    /// It is no socket, or bound to nothing.
+    pub fn adopt(socket: std::net::UdpSocket, options: &UdpOptions) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let address = socket.local_addr()?;
+        let socket = Self {
+            fd: socket.into(),
+            address,
+            family: Family::of(address.ip()),
+            segments: AtomicBool::new(true),
+            packet_info: options.packet_info,
+            trains: AtomicBool::new(false),
+        };
+        if options.packet_info {
+            report_local_address(socket.as_fd(), socket.family)?;
+        }
+        socket.size_buffers(options.recv_buffer_bytes, options.send_buffer_bytes)?;
+        if options.trains {
+            socket.take_trains(true)?;
+        }
+        Ok(socket)
+    }
+
+    /// Whether other sockets of the same user may share the address (SO_REUSEPORT).
+    pub fn reuses_port(&self) -> bool {
+        SockRef::from(self).reuse_port().unwrap_or(false)
+    }
+
+    /// Asks for other queue sizes, in bytes of payload; 0 leaves one as it is.
+    ///
+    /// # Errors
+    /// The kernel refuses to size it at all. That it grants less is no error.
+    pub fn size_buffers(&self, receive: usize, send: usize) -> io::Result<()> {
+        size_buffer(self.as_fd(), &RECEIVE, receive)?;
+        size_buffer(self.as_fd(), &SEND, send)
     }
 
     /// Whether trains of equal datagrams from one sender arrive as one message (UDP_GRO, udp(7)).
@@ -309,6 +344,15 @@ impl fmt::Display for SendFault {
 }
 
 impl std::error::Error for SendFault {}
+
+fn report_local_address(fd: BorrowedFd<'_>, family: Family) -> io::Result<()> {
+    let (level, option) = match family {
+        Family::V4 => (libc::IPPROTO_IP, libc::IP_PKTINFO),
+        // Reports IPv4 as mapped addresses where the socket is dual-stack.
+        Family::V6 => (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+    };
+    sys::enable_option(fd, level, option)
+}
 
 /// Payload room that the host grants a UDP socket that asks for `wanted` bytes: of its receive and of its send queue.
 ///

@@ -1,6 +1,7 @@
 //! What other threads may ask of a shard.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -36,6 +37,8 @@ pub(super) enum Message {
     Access(Arc<Access>),
     /// Say that you live.
     Ping(oneshot::Sender<()>),
+    /// Do nothing else for so long: for tests.
+    Hold(Duration),
     /// End everything.
     Stop,
 }

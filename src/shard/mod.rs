@@ -152,12 +152,27 @@ impl Shards {
         settings: &Settings,
         access: Arc<Access>,
     ) -> Result<(Self, Vec<JoinHandle<()>>), Vec<BindError>> {
+        Self::start_on(settings, access, Vec::new())
+    }
+
+    /// The same, on sockets that are open already: for each listener those of its address come first, in their order.
+    ///
+    /// # Errors
+    /// All listeners that could not be opened.
+    pub fn start_on(
+        settings: &Settings,
+        access: Arc<Access>,
+        mut open: Vec<UdpSocket>,
+    ) -> Result<(Self, Vec<JoinHandle<()>>), Vec<BindError>> {
         let count = settings.shards.clamp(1, MAX_SHARDS as usize);
         let mut sockets: Vec<Vec<UdpSocket>> = (0..count).map(|_| Vec::new()).collect();
         let mut addresses = Vec::new();
         let mut problems = Vec::new();
         for &address in &settings.listeners {
-            match open_listener(address, count, settings.listener_buffer_bytes) {
+            let given = open
+                .extract_if(.., |socket| socket.local_addr() == address)
+                .collect();
+            match open_listener(address, count, settings.listener_buffer_bytes, given) {
                 Ok(opened) => {
                     addresses.extend(opened.first().map(UdpSocket::local_addr));
                     for (shard, socket) in sockets.iter_mut().zip(opened) {
@@ -323,12 +338,40 @@ impl Shards {
 
     /// Whether every shard answers within a second.
     pub async fn alive(&self) -> bool {
-        for handle in self.handles.iter() {
-            if handle.ask(Message::Ping).await.is_none() {
-                return false;
+        self.answer_within(ANSWER_TIMEOUT).await
+    }
+
+    /// Whether every shard answers within `patience`.
+    pub async fn answer_within(&self, patience: Duration) -> bool {
+        let answers: Vec<_> = (self.handles.iter())
+            .map(|handle| {
+                let (answer, answered) = oneshot::channel();
+                handle.mailbox.send(Message::Ping(answer));
+                answered
+            })
+            .collect();
+        let all = async {
+            for answered in answers {
+                if answered.await.is_err() {
+                    return false;
+                }
             }
+            true
+        };
+        tokio::time::timeout(patience, all).await.unwrap_or(false)
+    }
+
+    /// How many allocations there are, whether the shards answer or not.
+    pub fn live(&self) -> usize {
+        self.pool.live()
+    }
+
+    /// Keeps a shard from everything else for `time`: how tests see what watches over it.
+    #[doc(hidden)]
+    pub fn hold(&self, shard: usize, time: Duration) {
+        if let Some(handle) = self.handles.get(shard) {
+            handle.mailbox.send(Message::Hold(time));
         }
-        true
     }
 
     /// Share of the most limiting resource in use (relay ports, or `limits.allocations`), 0.0 to 1.0.
@@ -405,23 +448,36 @@ fn open_listener(
     address: SocketAddr,
     count: usize,
     buffer_bytes: usize,
+    given: Vec<UdpSocket>,
 ) -> io::Result<Vec<UdpSocket>> {
-    probe(address)?;
-    let options = UdpOptions {
+    let options = listener_options(address, buffer_bytes);
+    let mut sockets = given;
+    for socket in &sockets {
+        socket.size_buffers(buffer_bytes, buffer_bytes)?;
+    }
+    let mut bound = address;
+    if sockets.is_empty() {
+        probe(address)?;
+        let first = UdpSocket::bind(address, &options)?;
+        bound = first.local_addr();
+        sockets.push(first);
+    }
+    while sockets.len() < count {
+        sockets.push(UdpSocket::bind(bound, &options)?);
+    }
+    Ok(sockets)
+}
+
+/// How the socket of a UDP listener is opened.
+pub fn listener_options(address: SocketAddr, buffer_bytes: usize) -> UdpOptions {
+    UdpOptions {
         reuse_port: true,
         recv_buffer_bytes: buffer_bytes,
         send_buffer_bytes: buffer_bytes,
         packet_info: address.ip().is_unspecified(),
         only_v6: false,
         trains: false,
-    };
-    let first = UdpSocket::bind(address, &options)?;
-    let bound = first.local_addr();
-    let mut sockets = vec![first];
-    while sockets.len() < count {
-        sockets.push(UdpSocket::bind(bound, &options)?);
     }
-    Ok(sockets)
 }
 
 /// Whether `address` is ours alone: without SO_REUSEPORT nobody else may have it.

@@ -92,6 +92,11 @@ impl RelayPool {
         self.live.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// How many allocations are counted.
+    pub fn live(&self) -> usize {
+        self.live.load(Ordering::Relaxed)
+    }
+
     /// A port that nobody has, chosen at random from all free ones that will do; `None` if there is none.
     pub fn take(&self, wanted: Wanted) -> Option<Place> {
         let (address, pool) = (self.addresses.iter().enumerate())

@@ -141,6 +141,7 @@ fn handle(shard: &Rc<RefCell<Shard>>, message: Message) {
         Message::Ping(answer) => {
             let _ = answer.send(());
         }
+        Message::Hold(time) => std::thread::sleep(time),
         Message::Stop => {}
     }
 }

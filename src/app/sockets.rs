@@ -1,0 +1,176 @@
+//! What the server listens on and relays from: opened all at once, so that all refusals are told at once.
+
+use std::net::{IpAddr, SocketAddr, TcpListener};
+
+use crate::access::OwnAddresses;
+use crate::base::addr::is_private;
+use crate::config::{Config, External, Listener, Problem};
+use crate::lifecycle::Inherited;
+use crate::net::{self, UdpSocket};
+use crate::shard::{self, RelayIp};
+
+/// Connections the kernel holds until they are accepted.
+const BACKLOG: i32 = 1024;
+
+/// Every relay IP from both sides of a 1:1 NAT.
+pub(super) fn relay_ips(config: &Config, problems: &mut Vec<Problem>) -> Vec<RelayIp> {
+    let mut locals = config.relay_locals();
+    if locals.is_empty() {
+        tracing::warn!(
+            "this host has no address but loopback: relaying from 127.0.0.1, for clients on this host only"
+        );
+        locals.push(IpAddr::from([127, 0, 0, 1]));
+    }
+    let relays: Vec<_> = locals
+        .into_iter()
+        .map(|local| RelayIp {
+            local,
+            external: config.relay.external.of(local).unwrap_or(local),
+        })
+        .collect();
+    for relay in &relays {
+        if let Err(error) = std::net::UdpSocket::bind((relay.local, 0)) {
+            problems.push(Problem::host(
+                "relay.addresses",
+                format!("cannot relay from {}: {error}", relay.local),
+                "name addresses of this host's interfaces (see `ip address`)",
+            ));
+        }
+    }
+    let private = |ip: IpAddr| is_private(ip) || ip.is_loopback();
+    if config.relay.external == External::Auto
+        && relays.iter().all(|relay| private(relay.external))
+        && !relays.iter().all(|relay| relay.external.is_loopback())
+    {
+        tracing::warn!(
+            relayed = ?relays.iter().map(|relay| relay.external).collect::<Vec<_>>(),
+            "relayed addresses are private: only clients in the same network can use them. Behind NAT, set \
+             relay.external_address to the public address and forward the relay ports"
+        );
+    }
+    relays
+}
+
+/// A TCP port: one that systemd opened, else one of our own.
+pub(super) fn open_tcp(
+    key: &str,
+    address: SocketAddr,
+    inherited: &mut Inherited,
+    problems: &mut Vec<Problem>,
+) -> Option<TcpListener> {
+    if let Some(socket) = inherited.take_tcp(address) {
+        return Some(socket);
+    }
+    match net::tcp_listener(address, BACKLOG) {
+        Ok(socket) => Some(socket),
+        Err(error) => {
+            let remedy = shard::way_out(&error).unwrap_or("see the system's message");
+            let found = format!("cannot bind tcp {address}: {error}");
+            problems.push(Problem::host(key, found, remedy));
+            None
+        }
+    }
+}
+
+/// The UDP sockets that systemd opened for `listeners`, as far as `shards` can share them.
+pub(super) fn inherited_udp(
+    listeners: &[Listener],
+    shards: usize,
+    inherited: &mut Inherited,
+    problems: &mut Vec<Problem>,
+) -> Vec<UdpSocket> {
+    let mut sockets = Vec::new();
+    for listener in listeners.iter().filter(|listener| listener.udp) {
+        let Some(socket) = inherited.take_udp(listener.address) else {
+            continue;
+        };
+        match UdpSocket::adopt(socket, &shard::listener_options(listener.address, 0)) {
+            Ok(socket) if shards > 1 && !socket.reuses_port() => problems.push(Problem::host(
+                "listen",
+                format!(
+                    "systemd opened udp {} without SO_REUSEPORT, so {shards} shards cannot share it",
+                    listener.address
+                ),
+                "write ReusePort=yes into the .socket unit, or set server.shards = 1",
+            )),
+            Ok(socket) => sockets.push(socket),
+            Err(error) => problems.push(Problem::host(
+                "listen",
+                format!("the socket that systemd opened for udp {} is of no use: {error}", listener.address),
+                "see the system's message",
+            )),
+        }
+    }
+    sockets
+}
+
+pub(super) fn udp_problem(error: &shard::BindError) -> Problem {
+    let remedy = shard::way_out(&error.source).unwrap_or("see the system's message");
+    let found = format!("cannot bind udp {}: {}", error.address, error.source);
+    Problem::host("listen", found, remedy)
+}
+
+/// Everything that is this server, for the peer policy.
+pub(super) fn own_addresses(
+    config: &Config,
+    listeners: &[Listener],
+    relays: &[RelayIp],
+    admin: Option<SocketAddr>,
+) -> OwnAddresses {
+    let mut host = net::host::interface_addresses();
+    host.extend(listeners.iter().map(|l| l.address.ip().to_canonical()));
+    host.extend(
+        relays
+            .iter()
+            .flat_map(|relay| [relay.local, relay.external]),
+    );
+    host.retain(|ip| !ip.is_unspecified());
+    host.sort_unstable();
+    host.dedup();
+    OwnAddresses {
+        relays: relays.iter().map(|relay| relay.external).collect(),
+        relay_ports: config.relay.ports.clone(),
+        host,
+        service_ports: listeners
+            .iter()
+            .map(|listener| listener.address.port())
+            .chain(admin.map(|admin| admin.port()))
+            .collect(),
+    }
+}
+
+pub(super) fn shard_settings(
+    config: &Config,
+    listeners: &[Listener],
+    relays: Vec<RelayIp>,
+) -> shard::Settings {
+    shard::Settings {
+        shards: shard_count(config),
+        listeners: (listeners.iter())
+            .filter(|listener| listener.udp)
+            .map(|listener| listener.address)
+            .collect(),
+        relays,
+        ports: config.relay.ports.clone(),
+        limits: config.access.limits,
+        listener_buffer_bytes: config.server.listener_buffer_bytes,
+        relay_buffer_bytes: config.server.relay_buffer_bytes,
+        cpus: if config.server.pin_shards {
+            net::host::usable_cpus()
+        } else {
+            Vec::new()
+        },
+        busy_poll: config.server.busy_poll,
+        stream_idle: shard::STREAM_IDLE,
+        turn: config.turn.clone(),
+    }
+}
+
+pub(super) fn shard_count(config: &Config) -> usize {
+    match config.server.shards {
+        0 => std::thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(shard::MAX_SHARDS as usize),
+        shards => shards,
+    }
+}
