@@ -1,11 +1,12 @@
 //! Composition root: builds everything once, in rank order, and takes it down again.
 
 mod doors;
+mod handover;
 mod host;
 mod serve;
 mod sockets;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -16,16 +17,19 @@ use tokio::sync::mpsc;
 use crate::access::Access;
 use crate::config::{Config, Listener, Mapping, Problem, Problems, Sources};
 use crate::http::{self, Asked, Front, Operator};
+use crate::lifecycle::handover::{Approach, Place};
 use crate::lifecycle::{Drain, Inherited};
 use crate::net;
 use crate::shard::{self, RelayIp, Shards};
 use crate::stream::{self, Admission, Certificates};
 
 use doors::{AdminDoor, Door, Lobby};
+use handover::{check_shards, place_of, refused};
 use sockets::{
     inherited_udp, open_tcp, own_addresses, relay_ips, shard_count, shard_settings, udp_problem,
 };
 
+pub use handover::TakeOver;
 pub use host::shortages as host_shortages;
 pub use serve::SetLog;
 
@@ -64,6 +68,13 @@ pub struct Running {
     drain: Drain,
     operator: Operator,
     orders: mpsc::Receiver<Asked>,
+    take_over: TakeOver,
+    /// This process has taken over from another one.
+    succeeded: bool,
+    /// Another process has taken over from this one.
+    left: bool,
+    /// The admin listener while another process may be taking over.
+    paused_admin: Option<TcpListener>,
 }
 
 /// One listener as it was asked for, and what is open for it.
@@ -74,7 +85,7 @@ struct Open {
 }
 
 /// Serves until told to stop; calls `started` once, when every socket is open. `sources` are read again by reloads,
-/// which change the log by `set_log`.
+/// which change the log by `set_log`. `take_over` says whether to go on where a running server stops.
 ///
 /// # Errors
 /// What keeps the server from starting or from going on; [`Problems`] for what the operator can change.
@@ -82,9 +93,13 @@ pub fn run(
     config: Config,
     sources: Sources,
     set_log: SetLog,
+    take_over: TakeOver,
     started: impl FnOnce(&Started),
 ) -> anyhow::Result<()> {
-    let running = start_on(config, Inherited::from_environment())?;
+    let inherited = Inherited::from_environment();
+    let approach = take_over.approach()?;
+    let mut running = begin(config, inherited, approach)?;
+    running.take_over = take_over;
     started(&running.started);
     running.serve(&sources, &set_log)
 }
@@ -101,7 +116,16 @@ pub fn start(config: Config) -> anyhow::Result<Running> {
 ///
 /// # Errors
 /// All problems of the host at once, as [`Problems`].
-pub fn start_on(config: Config, mut inherited: Inherited) -> anyhow::Result<Running> {
+pub fn start_on(config: Config, inherited: Inherited) -> anyhow::Result<Running> {
+    begin(config, inherited, None)
+}
+
+/// The same, in the place of a process that serves.
+fn begin(
+    config: Config,
+    mut inherited: Inherited,
+    approach: Option<Approach>,
+) -> anyhow::Result<Running> {
     for shortage in host_shortages(&config) {
         tracing::warn!("{shortage}");
     }
@@ -109,10 +133,22 @@ pub fn start_on(config: Config, mut inherited: Inherited) -> anyhow::Result<Runn
     let certificates = load_certificate(&config, &mut problems).map(Certificates::new);
     let relays = relay_ips(&config, &mut problems);
     let mut listeners = config.listeners.clone();
+    let inventory = approach.as_ref().map(|approach| approach.inventory.clone());
+    if let Some(inventory) = &inventory {
+        check_shards(&config, inventory, &mut problems);
+    }
+    let mut places = inventory.clone().unwrap_or_default().listeners;
+    let mut kept = Vec::new();
     // Bound first: where port 0 is asked for, UDP gets the port that TCP got.
     let mut tcp = Vec::new();
     for listener in &mut listeners {
-        let socket = listener.has_streams().then(|| {
+        let place = place_of(listener, &mut places);
+        kept.push(place);
+        if let Some(place) = place {
+            listener.address = place.bound;
+        }
+        let opens = listener.has_streams() && !place.is_some_and(|place| place.tcp);
+        let socket = opens.then(|| {
             let socket = open_tcp("listen", listener.address, &mut inherited, &mut problems)?;
             if let Ok(bound) = socket.local_addr() {
                 listener.address = bound;
@@ -121,8 +157,9 @@ pub fn start_on(config: Config, mut inherited: Inherited) -> anyhow::Result<Runn
         });
         tcp.push(socket.flatten());
     }
-    let admin = config
-        .admin
+    let kept_admin = (inventory.as_ref().and_then(|inventory| inventory.admin))
+        .filter(|place| config.admin == Some(place.wanted));
+    let mut admin = (config.admin.filter(|_| kept_admin.is_none()))
         .and_then(|address| open_tcp("http.admin", address, &mut inherited, &mut problems));
     let udp = inherited_udp(
         &listeners,
@@ -131,10 +168,7 @@ pub fn start_on(config: Config, mut inherited: Inherited) -> anyhow::Result<Runn
         &mut problems,
     );
     if !problems.is_empty() {
-        let udp: Vec<_> = (listeners.iter().filter(|listener| listener.udp))
-            .map(|listener| listener.address)
-            .collect();
-        problems.extend(shard::unavailable(&udp).iter().map(udp_problem));
+        problems.extend(unavailable(&listeners, &kept));
         return Err(Problems::new(problems).into());
     }
     for left in inherited.left() {
@@ -144,14 +178,44 @@ pub fn start_on(config: Config, mut inherited: Inherited) -> anyhow::Result<Runn
         );
     }
 
+    let taken = match approach {
+        None => None,
+        Some(approach) => {
+            let problems = unavailable(&listeners, &kept);
+            if !problems.is_empty() {
+                return Err(Problems::new(problems).into());
+            }
+            let mut taken = approach.take().map_err(|failure| refused(&failure))?;
+            let Some(legacy) = taken.legacy.take() else {
+                // It has ended, and gave nothing to serve with.
+                drop((taken, tcp, admin));
+                return begin(config, Inherited::default(), None);
+            };
+            inherited.add_tcp(std::mem::take(&mut taken.doors));
+            for ((listener, place), socket) in listeners.iter().zip(&kept).zip(&mut tcp) {
+                if listener.has_streams() && place.is_some_and(|place| place.tcp) {
+                    *socket = inherited.take_tcp(listener.address);
+                }
+            }
+            if let Some(place) = kept_admin {
+                admin = inherited.take_tcp(place.bound);
+            }
+            Some((taken, legacy))
+        }
+    };
+
     let admin_address = (admin.as_ref()).and_then(|socket| socket.local_addr().ok());
     let decide = |listeners: &[Listener]| {
         let own = own_addresses(&config, listeners, &relays, admin_address);
         Arc::new(Access::new(&config.access, own))
     };
     let settings = shard_settings(&config, &listeners, relays.clone());
-    let (shards, threads) = Shards::start_on(&settings, decide(&listeners), udp)
-        .map_err(|errors| Problems::new(errors.iter().map(udp_problem).collect()))?;
+    let access = decide(&listeners);
+    let (made, mut taken) = match taken {
+        Some((taken, legacy)) => (Shards::succeed(&settings, access, legacy), Some(taken)),
+        None => (Shards::start_on(&settings, access, udp), None),
+    };
+    let (shards, threads) = made.map_err(|errors| Problems::new(errors.iter().map(udp_problem).collect()))?;
     if listeners
         .iter()
         .any(|listener| listener.address.port() == 0)
@@ -171,6 +235,10 @@ pub fn start_on(config: Config, mut inherited: Inherited) -> anyhow::Result<Runn
         .enable_all()
         .build()
         .context("cannot start the control runtime")?;
+    // Who accepts must not begin before it is sure that this process serves.
+    if let Some(taken) = &mut taken {
+        taken.commit().map_err(|failure| refused(&failure))?;
+    }
     let drain = Drain::default();
     let (operator, orders) = Operator::new(drain.deadline_unix_ms());
     let lobby = Lobby::new(
@@ -206,10 +274,19 @@ pub fn start_on(config: Config, mut inherited: Inherited) -> anyhow::Result<Runn
         drain,
         operator,
         orders,
+        take_over: TakeOver::default(),
+        succeeded: taken.is_some(),
+        left: false,
+        paused_admin: None,
     };
     if let Some(socket) = admin {
         let handle = running.control.handle();
         running.admin = Some(AdminDoor::open(socket, running.admin_state(), handle)?);
+    }
+    if let Some(taken) = taken {
+        running.shards.thaw();
+        taken.serving();
+        tracing::info!(allocations = running.shards.live(), "taken over from the running server");
     }
     log_started(&running.started, running.shards.count());
     Ok(running)
@@ -261,6 +338,14 @@ fn public_front(shards: &Shards, drain: &Drain) -> Front {
         http::public::router(shards.clone(), drain.flag()),
         http::Limits::PUBLIC,
     )
+}
+
+/// What UDP cannot be received on, of what the process before does not have open.
+fn unavailable(listeners: &[Listener], kept: &[Option<Place>]) -> Vec<Problem> {
+    let fresh = (listeners.iter().zip(kept))
+        .filter(|(listener, place)| listener.udp && !place.is_some_and(|place| place.udp));
+    let udp: Vec<_> = fresh.map(|(listener, _)| listener.address).collect();
+    shard::unavailable(&udp).iter().map(udp_problem).collect()
 }
 
 fn load_certificate(

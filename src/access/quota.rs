@@ -101,10 +101,15 @@ impl Quota {
         if reached(limits.allocations_per_address, self.live_from(client)) {
             return Err(QuotaExceeded::Address);
         }
-        self.live += 1;
+        self.adopt(user, client);
+        Ok(())
+    }
+
+    /// Counts one that lives already, whatever the limits.
+    pub fn adopt(&mut self, user: &Arc<str>, client: IpAddr) {
+        self.live = self.live.saturating_add(1);
         *self.by_user.entry(Arc::clone(user)).or_default() += 1;
         *self.by_address.entry(subscriber(client)).or_default() += 1;
-        Ok(())
     }
 
     /// Gives back what `reserve` counted; does nothing if `user` and `client` have nothing to give back.

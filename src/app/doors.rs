@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::Context;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::http::{self, Front};
@@ -27,6 +28,7 @@ pub(super) struct Lobby {
     pub admission: Arc<Admission>,
     pub control: Handle,
     front: Arc<RwLock<Front>>,
+    accepts: Arc<watch::Sender<bool>>,
 }
 
 impl Lobby {
@@ -36,7 +38,13 @@ impl Lobby {
             admission,
             control,
             front: Arc::new(RwLock::new(front)),
+            accepts: Arc::new(watch::Sender::new(true)),
         }
+    }
+
+    /// Whether connections are accepted, at every door. Those that were go on.
+    pub fn accept(&self, on: bool) {
+        self.accepts.send_replace(on);
     }
 
     /// Serves HTTP by `front` from the next connection on.
@@ -57,7 +65,8 @@ impl Lobby {
         };
         let shared = socket.try_clone().context("cannot share a listener")?;
         let listener = stream::Listener::new(shared, settings, certificates)?
-            .within(Arc::clone(&self.admission));
+            .within(Arc::clone(&self.admission))
+            .while_set(self.accepts.subscribe());
         let (shards, front) = (self.shards.clone(), Arc::clone(&self.front));
         let task = self.control.spawn(async move {
             let serve_http = move |stream| {

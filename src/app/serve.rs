@@ -34,7 +34,9 @@ impl Running {
     pub fn serve(mut self, sources: &Sources, set_log: &SetLog) -> anyhow::Result<()> {
         let control = self.control.handle().clone();
         let result = control.block_on(self.live(sources, set_log));
-        notify::stopping();
+        if !self.left {
+            notify::stopping();
+        }
         self.stop();
         result
     }
@@ -44,7 +46,12 @@ impl Running {
         if !self.shards.alive().await {
             tracing::warn!("a shard does not answer yet");
         }
-        notify::ready();
+        let mut successors = self.receive_successors();
+        if self.succeeded {
+            notify::main_process();
+        } else {
+            notify::ready();
+        }
         tokio::spawn(notify::feed_watchdog(self.shards.clone()));
         let told = self.tell_status();
         let mut tick = tokio::time::interval(TICK);
@@ -82,6 +89,13 @@ impl Running {
                         Order::Drain { deadline } => self.ordered_drain(deadline.as_deref()),
                     };
                     let _ = asked.answer.send(outcome);
+                }
+                Some(knock) = successors.knocks.recv() => {
+                    if self.answer(knock).await {
+                        told.abort();
+                        self.linger(&mut signals).await;
+                        break;
+                    }
                 }
                 _ = tick.tick() => {
                     let now = Clock.now();

@@ -3,36 +3,53 @@
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
+use clap::Args;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::credentials::{Credential, mint};
 use super::ice::{self, Host};
 use super::quick_start::{self, QuickStart};
-use super::{Banner, Configuration, Exit, banner, logging, print};
-use crate::app::{self, Started};
+use super::{Banner, Configuration, Exit, banner, logging, print, state};
+use crate::app::{self, Started, TakeOver};
 use crate::base::{Clock, Secret};
-use crate::config::Config;
+use crate::config::{Config, HandoverSocket, Sources};
 
 /// How long a credential in the banner is good for where only secrets are configured.
 const BANNER_TTL: Duration = Duration::from_secs(24 * 3600);
+
+/// What `turnix serve` is asked for.
+#[derive(Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    configuration: Configuration,
+    /// Go on where the running server stops, without a packet lost; start anew if there is none.
+    ///
+    /// Takes its sockets and its UDP clients over through the socket server.handover. Clients on TCP and TLS stay with
+    /// the old process, which ends when they are gone, after server.handover_grace at the latest. If anything is wrong
+    /// with the new configuration or version the old process serves on.
+    #[arg(long = "takeover")]
+    take_over: bool,
+}
 
 /// Serves until told to stop.
 ///
 /// # Errors
 /// A bad configuration or host, or what ended the server.
-pub fn run(configuration: &Configuration) -> anyhow::Result<Exit> {
-    let sources = configuration.sources();
+pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
+    let sources = arguments.configuration.sources();
     if sources.file.is_some() {
         let config = Config::load(&sources)?;
         let set_log = logging::install(config.log)?;
-        app::run(config, sources, set_log, |_| {})?;
+        let take_over = take_over(arguments, &config, &sources);
+        app::run(config, sources, set_log, take_over, |_| {})?;
         return Ok(Exit::Done);
     }
     let quick = quick_start::prepare(sources)?;
     let set_log = logging::install(quick.config.log)?;
     let (config, sources) = (quick.config.clone(), quick.sources.clone());
-    app::run(config, sources, set_log, move |started| {
+    let take_over = take_over(arguments, &config, &sources);
+    app::run(config, sources, set_log, take_over, move |started| {
         if let Err(error) = quick.save() {
             tracing::warn!("`turnix credentials` will not know this server: {error:#}");
         }
@@ -42,6 +59,17 @@ pub fn run(configuration: &Configuration) -> anyhow::Result<Exit> {
         }
     })?;
     Ok(Exit::Done)
+}
+
+fn take_over(arguments: &Arguments, config: &Config, sources: &Sources) -> TakeOver {
+    TakeOver {
+        socket: match &config.handover.socket {
+            HandoverSocket::Off => None,
+            HandoverSocket::At(path) => Some(path.clone()),
+            HandoverSocket::Auto => Some(state::runtime_directory(sources).join("handover.sock")),
+        },
+        wanted: arguments.take_over,
+    }
 }
 
 fn describe(quick: QuickStart, started: &Started) -> Banner {

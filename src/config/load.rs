@@ -12,7 +12,7 @@ use super::listen::{read_listeners, read_relay};
 use super::log::read_log;
 use super::problem::{Origin, Problem, Problems, Sources};
 use super::reader::{Declared, Reader};
-use super::server::read_server;
+use super::server::{read_handover, read_server};
 use super::source::{Node, Table, Value, merge};
 use super::tls::{check_tls, read_tls};
 use super::values::{self, Converted, Fault};
@@ -124,6 +124,7 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
     );
     let drain = read_drain(r);
     let server = read_server(r);
+    let handover = read_handover(r);
     let log = read_log(r);
     check_tls(r, tls.as_ref(), listeners.as_deref());
 
@@ -158,6 +159,7 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
         per_allocation: per_allocation? as usize,
         drain: drain?,
         server: server?,
+        handover: handover?,
         log: log?,
         node: node.map(|name| if name.is_empty() { host_name() } else { name })?,
         region: region?,

@@ -31,6 +31,11 @@ impl Inherited {
         inherited
     }
 
+    /// Adds TCP sockets that another process gave.
+    pub fn add_tcp(&mut self, sockets: Vec<TcpListener>) {
+        self.tcp.extend(sockets);
+    }
+
     /// The TCP socket that is bound to `address`, if there is one.
     pub fn take_tcp(&mut self, address: SocketAddr) -> Option<TcpListener> {
         let bound = |socket: &TcpListener| socket.local_addr().ok() == Some(address);

@@ -3,6 +3,7 @@
 //! Decides nothing about configuration: `app.rs` carries out what is asked for here.
 
 mod drain;
+pub mod handover;
 mod inherit;
 pub mod notify;
 mod signals;

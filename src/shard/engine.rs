@@ -1,6 +1,7 @@
 //! One shard's state and the way of every datagram through it.
 
 mod departures;
+mod handover;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ahash::RandomState;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::access::{Access, PermittedPeer};
@@ -22,6 +24,7 @@ use crate::turn::{
 };
 use crate::wire;
 
+use super::handover::Start;
 use super::hairpin::{self, Hairpin, Parcel, Parcels};
 use super::ports::{RelayPool, Wanted};
 use super::relays::{Owner, Relays};
@@ -40,6 +43,8 @@ pub(super) struct Parts {
     pub turn: Settings,
     pub seed: Seed,
     pub access: Arc<Access>,
+    /// What another process left of this shard.
+    pub start: Option<Start>,
 }
 
 /// Datagrams one batch holds.
@@ -70,8 +75,8 @@ const _: () = assert!(hairpin::DATAGRAMS <= SLOTS);
 const _: () = assert!(HEADROOM >= wire::HEADROOM && TAILROOM >= wire::TAILROOM);
 
 /// A server transport address that clients use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Endpoint {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Endpoint {
     /// A UDP listener, and the local address asked where it is bound to a wildcard.
     Udp {
         socket: usize,
@@ -144,9 +149,17 @@ impl Shard {
             poller.add(socket, LISTENER | index as u64)?;
         }
         let now = Clock.now();
-        Ok(Self {
+        let (snapshot, estate) = parts.start.map(Start::split).unzip();
+        let server = match snapshot {
+            None => Server::new(now, parts.turn, parts.seed, parts.access),
+            Some(snapshot) => {
+                let families = parts.seed.families;
+                Server::restore(now, parts.turn, families, parts.access, snapshot)
+            }
+        };
+        let mut shard = Self {
             index: parts.index,
-            server: Server::new(now, parts.turn, parts.seed, parts.access),
+            server,
             // A stream fills one slot, with as many datagrams as one call sends.
             batches: [Batch::new(SLOTS), Batch::new(SLOTS)],
             current: DATAGRAMS,
@@ -173,7 +186,11 @@ impl Shard {
             stream_idle: parts.stream_idle,
             armed: None,
             wake,
-        })
+        };
+        if let Some(estate) = estate {
+            shard.settle(estate);
+        }
+        Ok(shard)
     }
 
     /// One bounded look at the sockets; false if none had anything.

@@ -1,5 +1,6 @@
 //! What the shards share: relay ports and quotas. Locked when an allocation begins or ends, never for a packet.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -97,6 +98,33 @@ impl RelayPool {
         self.live.load(Ordering::Relaxed)
     }
 
+    /// Counts an allocation that lives already, whatever the limits.
+    pub fn adopt(&self, user: &Arc<str>, client: IpAddr) {
+        lock(&self.quota).adopt(user, client);
+        self.live.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The places of sockets that are open already, in their order, from now on nobody else's; `None` for one that is not
+    /// of this pool.
+    pub fn claim(&self, locals: &[SocketAddr]) -> Vec<Option<Place>> {
+        let mut places = vec![None; locals.len()];
+        for (address, pool) in self.addresses.iter().enumerate() {
+            let ours = |local: &SocketAddr| local.ip() == pool.ip.local;
+            let wanted = locals.iter().filter(|local| ours(local)).map(SocketAddr::port).collect();
+            let claimed = lock(&pool.free).claim(&wanted);
+            self.in_use.fetch_add(claimed.len(), Ordering::Relaxed);
+            for (local, place) in locals.iter().zip(&mut places) {
+                if ours(local) && claimed.contains(&local.port()) {
+                    *place = Some(Place {
+                        address: address as u16,
+                        port: local.port(),
+                    });
+                }
+            }
+        }
+        places
+    }
+
     /// A port that nobody has, chosen at random from all free ones that will do; `None` if there is none.
     pub fn take(&self, wanted: Wanted) -> Option<Place> {
         let (address, pool) = (self.addresses.iter().enumerate())
@@ -183,6 +211,11 @@ impl FreePorts {
         let mut ports: Vec<u16> = range.collect();
         ports.shuffle(&mut random);
         Self { ports, random }
+    }
+
+    /// Takes those of `wanted` that are free.
+    fn claim(&mut self, wanted: &HashSet<u16>) -> HashSet<u16> {
+        self.ports.extract_if(.., |port| wanted.contains(port)).collect()
     }
 
     fn take(&mut self, even: bool) -> Option<u16> {

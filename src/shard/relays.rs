@@ -114,6 +114,46 @@ impl Relays {
             self.pool.release(&user, client);
             return Err(OpenError::Capacity);
         };
+        self.put(id, place, socket, user, client);
+        Ok(RelayedAddress(self.pool.addresses(place).external))
+    }
+
+    /// Goes on with a socket that is open already, and whose place the pool has given.
+    ///
+    /// # Errors
+    /// The kernel watches no more sockets.
+    pub fn adopt(
+        &mut self,
+        id: AllocationId,
+        place: Place,
+        socket: UdpSocket,
+        user: Arc<str>,
+        client: IpAddr,
+        poller: &Poller,
+    ) -> io::Result<()> {
+        if let Err(error) = poller.add(&socket, id.to_bits()) {
+            self.refuse(place, socket);
+            return Err(error);
+        }
+        self.pool.adopt(&user, client);
+        self.put(id, place, socket, user, client);
+        Ok(())
+    }
+
+    /// Closes a socket that nobody has come for.
+    pub fn refuse(&self, place: Place, socket: UdpSocket) {
+        drop(socket);
+        self.pool.give_back(place);
+    }
+
+    fn put(
+        &mut self,
+        id: AllocationId,
+        place: Place,
+        socket: UdpSocket,
+        user: Arc<str>,
+        client: IpAddr,
+    ) {
         self.pool.set_owner(place, Some(self.shard));
         self.by_place.insert(place, id);
         let slot = id.slot as usize;
@@ -131,7 +171,6 @@ impl Relays {
             gathers: false,
             last_turn: 0,
         }));
-        Ok(RelayedAddress(self.pool.addresses(place).external))
     }
 
     /// Closes the socket and gives back what opening it reserved. Nothing happens if it is not open.
@@ -208,6 +247,16 @@ impl Relays {
             + live
                 .map(|relay| u64::from(relay.socket.drops()))
                 .sum::<u64>()
+    }
+
+    /// Datagrams that were dropped on sockets that are closed by now.
+    pub const fn drops_of_closed(&self) -> u64 {
+        self.drops_of_closed
+    }
+
+    /// Goes on counting from there.
+    pub const fn set_drops_of_closed(&mut self, drops: u64) {
+        self.drops_of_closed = drops;
     }
 
     fn bind(

@@ -1,0 +1,251 @@
+//! Where one process stops and another goes on: what the running one gives, and how the next one begins.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::base::Clock;
+use crate::config::{Config, Listener, Problem, Problems};
+use crate::lifecycle::handover::{self, Approach, Candidate, Failure, Giver, Inventory, Knock, Place};
+use crate::lifecycle::{Signal, Signals};
+use crate::net::Doorway;
+
+use super::Running;
+use super::doors::AdminDoor;
+
+/// How often connections that stayed are counted.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Take-overs that may wait at once: one after the other is served.
+const KNOCKS: usize = 4;
+
+/// How a server and its next version find each other.
+#[derive(Clone, Debug, Default)]
+pub struct TakeOver {
+    /// The socket that the running one listens at; none: it lets nobody take over.
+    pub socket: Option<PathBuf>,
+    /// Whether to take over from who listens there.
+    pub wanted: bool,
+}
+
+impl TakeOver {
+    /// The process to take over from, if that is wanted and there is one.
+    ///
+    /// # Errors
+    /// It cannot be taken over from.
+    pub(super) fn approach(&self) -> Result<Option<Approach>, Problems> {
+        if !self.wanted {
+            return Ok(None);
+        }
+        let Some(socket) = &self.socket else {
+            return Err(Problem::host(
+                "server.handover",
+                "it is \"\", so there is no socket to take over through",
+                "name the socket of the running server, or start without --takeover",
+            )
+            .into());
+        };
+        let approach = Approach::to(socket).map_err(|failure| refused(&failure))?;
+        if approach.is_none() {
+            tracing::info!(socket = %socket.display(), "nobody to take over from: starting anew");
+        }
+        Ok(approach)
+    }
+}
+
+/// What an operator hears of a take-over that did not come about.
+pub(super) fn refused(failure: &Failure) -> Problems {
+    Problem::host(
+        "take-over",
+        format!("{failure}; the running server serves on"),
+        "see its log; or stop it, which ends its calls, and start without --takeover",
+    )
+    .into()
+}
+
+/// The place of `listener` in the process before, taken out of `places`: the same address may be asked for twice where
+/// its port is 0.
+pub(super) fn place_of(listener: &Listener, places: &mut Vec<Place>) -> Option<Place> {
+    let same = |place: &Place| place.wanted == listener.address;
+    let index = places.iter().position(same)?;
+    Some(places.remove(index))
+}
+
+/// Shards cannot be split or merged: every client is mapped to one by the number of them.
+pub(super) fn check_shards(config: &Config, inventory: &Inventory, problems: &mut Vec<Problem>) {
+    let (wanted, running) = (config.server.shards, inventory.shards);
+    if wanted != 0 && wanted != running {
+        problems.push(Problem::host(
+            "server.shards",
+            format!("{wanted}, and the running server has {running}: a take-over keeps their number"),
+            format!("set server.shards = {running} or 0; for another number, stop it and start anew"),
+        ));
+    }
+}
+
+/// The listening end of take-overs, while a server runs.
+pub(super) struct Reception {
+    /// Its file goes with it.
+    _doorway: Option<Doorway>,
+    pub knocks: mpsc::Receiver<Knock>,
+}
+
+impl Running {
+    /// Lets other processes ask to take over.
+    pub(super) fn receive_successors(&self) -> Reception {
+        let (sender, knocks) = mpsc::channel(KNOCKS);
+        let doorway = self.take_over.socket.as_ref().and_then(|path| {
+            match handover::listen(path, self.succeeded, sender) {
+                Ok(doorway) => Some(doorway),
+                Err(error) => {
+                    tracing::warn!(
+                        socket = %path.display(),
+                        %error,
+                        "no other process can take over from this one; give it a socket of its own in server.handover, \
+                         or write \"\""
+                    );
+                    None
+                }
+            }
+        });
+        Reception {
+            _doorway: doorway,
+            knocks,
+        }
+    }
+
+    /// Answers what a process that wants to take over says; whether it has.
+    pub(super) async fn answer(&mut self, knock: Knock) -> bool {
+        match knock {
+            Knock::Inventory(answer) => {
+                let _ = answer.send(self.inventory());
+                false
+            }
+            Knock::Ready(candidate) => self.hand_over(candidate).await,
+        }
+    }
+
+    fn inventory(&self) -> Inventory {
+        let opened = self.listeners.iter().zip(&self.started.listeners);
+        let wanted = self.config.admin.zip(self.admin.as_ref());
+        Inventory {
+            shards: self.shards.count(),
+            listeners: opened
+                .map(|(open, bound)| Place {
+                    wanted: open.wanted.address,
+                    bound: bound.address,
+                    udp: bound.udp,
+                    tcp: open.door.is_some(),
+                })
+                .collect(),
+            admin: wanted.map(|(wanted, door)| Place {
+                wanted,
+                bound: door.address,
+                udp: false,
+                tcp: true,
+            }),
+        }
+    }
+
+    /// Gives everything to `candidate`; false if it does not come about, and this process serves as before.
+    async fn hand_over(&mut self, candidate: Candidate) -> bool {
+        let (pid, program) = (candidate.peer.pid, candidate.program.clone());
+        let begin = Clock.now().mono;
+        let admin = self.pause();
+        let frozen = self.shards.freeze().await;
+        let giver = Giver::new(candidate);
+        let given = if frozen {
+            self.give(&giver).await
+        } else {
+            Err(Failure::Refused("a shard does not answer".to_owned()))
+        };
+        let stopped = Clock.now().mono.saturating_duration_since(begin);
+        let released = match given {
+            Ok(()) if giver.released() => true,
+            Ok(()) => {
+                tracing::error!(pid, "the process that was to take over has ended: serving on");
+                false
+            }
+            Err(failure) => {
+                giver.refuse("it took too long, or asked for what there is not");
+                tracing::error!(pid, program, %failure, "no take-over: serving on");
+                false
+            }
+        };
+        if released {
+            self.left = true;
+            self.paused_admin = None;
+            let left = self.shards.leave().await;
+            tracing::info!(
+                pid,
+                program,
+                gap_ms = stopped.as_secs_f64() * 1e3,
+                connections = left,
+                "taken over"
+            );
+        } else {
+            self.shards.thaw();
+            self.resume(admin);
+        }
+        released
+    }
+
+    async fn give(&self, giver: &Giver) -> Result<(), Failure> {
+        let mut doors = Vec::new();
+        for open in &self.listeners {
+            doors.extend(open.door.as_ref().map(|door| door.socket()).transpose()?);
+        }
+        doors.extend(self.paused_admin.as_ref().map(TcpListener::try_clone).transpose()?);
+        let doors: Vec<BorrowedFd<'_>> = doors.iter().map(AsFd::as_fd).collect();
+        giver.doors(&doors)?;
+        self.shards.export(|| Box::new(giver.clone())).await?;
+        giver.grant()
+    }
+
+    /// Accepts nobody any more: who comes waits in the kernel.
+    fn pause(&mut self) -> Option<SocketAddr> {
+        self.lobby.accept(false);
+        let door = self.admin.take()?;
+        self.paused_admin = door.socket().ok();
+        Some(door.address)
+    }
+
+    fn resume(&mut self, admin: Option<SocketAddr>) {
+        self.lobby.accept(true);
+        let Some(socket) = self.paused_admin.take() else {
+            return;
+        };
+        match AdminDoor::open(socket, self.admin_state(), self.control.handle()) {
+            Ok(door) => self.admin = Some(door),
+            Err(error) => tracing::error!(?admin, %error, "the admin listener cannot go on"),
+        }
+    }
+
+    /// Serves the connections that could not be handed over, until they are gone, `server.handover_grace` is over or a
+    /// signal says so.
+    pub(super) async fn linger(&mut self, signals: &mut Signals) {
+        let until = Clock.now().mono + self.config.handover.grace;
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            tokio::select! {
+                signal = signals.next() => {
+                    if matches!(signal, Signal::Terminate | Signal::Interrupt) {
+                        return;
+                    }
+                }
+                _ = tick.tick() => {
+                    if self.shards.connections().await == 0 {
+                        return;
+                    }
+                    if Clock.now().mono >= until {
+                        tracing::info!("connections that stayed are ended");
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! A shard's sockets and state on their way to another process, and from one.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use crate::base::{Clock, Now, Transport};
+use crate::shard::handover::{
+    Listeners, Part, RELAYS_PER_RECORD, Record, RelayImage, RelaySockets, Rest, Sink, Sockets, encode,
+};
+use crate::turn::EndReason;
+
+use super::{Endpoint, Shard};
+
+impl Shard {
+    /// Gives `part` of what another process needs; nothing changes here.
+    pub(in crate::shard) fn export(&self, part: Part, sink: &mut dyn Sink) -> io::Result<()> {
+        match part {
+            Part::Listeners => self.export_listeners(sink),
+            Part::State => self.export_state(Clock.now(), sink),
+        }
+    }
+
+    fn export_listeners(&self, sink: &mut dyn Sink) -> io::Result<()> {
+        let record = Listeners {
+            shard: self.index,
+            took_trains: (self.listeners.iter()).map(|l| l.socket.took_trains()).collect(),
+        };
+        let sockets: Vec<_> = (self.listeners.iter()).map(|l| l.socket.as_fd()).collect();
+        sink.put(Record::Listeners, &encode(&record)?, &sockets)
+    }
+
+    fn export_state(&self, now: Now, sink: &mut dyn Sink) -> io::Result<()> {
+        let rest = Rest {
+            shard: self.index,
+            endpoints: self.endpoints.clone(),
+            drops: self.relays.drops_of_closed(),
+            segmentation_fallbacks: self.segmentation_fallbacks,
+        };
+        sink.put(Record::Shard, &encode(&rest)?, &[])?;
+        let snapshot = self.server.snapshot(now, moves).encode_behind(self.index);
+        sink.put(Record::Snapshot, &snapshot, &[])?;
+        let mut relays = Vec::with_capacity(RELAYS_PER_RECORD);
+        let mut sockets: Vec<BorrowedFd<'_>> = Vec::with_capacity(RELAYS_PER_RECORD);
+        let mut tenants = (self.server.tenants())
+            .filter(|tenant| moves(tenant.five_tuple.transport()))
+            .filter_map(|tenant| Some((tenant.id, self.relays.get(tenant.id)?)))
+            .peekable();
+        while let Some((id, relay)) = tenants.next() {
+            relays.push(RelayImage {
+                slot: id.slot,
+                generation: id.generation,
+                took_trains: relay.socket.took_trains(),
+            });
+            sockets.push(relay.socket.as_fd());
+            if relays.len() == RELAYS_PER_RECORD || tenants.peek().is_none() {
+                let record = RelaySockets {
+                    shard: self.index,
+                    relays: std::mem::take(&mut relays),
+                };
+                sink.put(Record::Relays, &encode(&record)?, &sockets)?;
+                sockets.clear();
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the sockets that belong to the allocations of the core. What has none any more, or a listener that this
+    /// process does not have, ends.
+    pub(super) fn settle(&mut self, mut start: Sockets) {
+        let now = Clock.now();
+        self.endpoints = start.endpoints;
+        self.segmentation_fallbacks = start.segmentation_fallbacks;
+        self.relays.set_drops_of_closed(start.drops);
+        let tenants: Vec<_> = self.server.tenants().collect();
+        for tenant in tenants {
+            let endpoint = self.endpoints.get(usize::from(tenant.five_tuple.listener().0));
+            let served = match endpoint {
+                Some(Endpoint::Udp { socket, .. }) => *socket < self.listeners.len(),
+                Some(Endpoint::Stream(_)) | None => false,
+            };
+            let relay = start.relays.remove(&tenant.id);
+            let settled = relay.map(|(place, socket)| {
+                let client = tenant.five_tuple.client().ip();
+                (self.relays).adopt(tenant.id, place, socket, tenant.user, client, &self.poller)
+            });
+            match settled {
+                Some(Ok(())) if served => {}
+                Some(Ok(())) => {
+                    (self.server).end_allocation(now, tenant.id, EndReason::Administrative);
+                }
+                Some(Err(_)) | None => self.server.handle_relay_failed(now, tenant.id),
+            }
+        }
+        for (place, socket) in start.relays.into_values() {
+            self.relays.refuse(place, socket);
+        }
+        self.drain_outputs(now);
+    }
+
+    /// Lets go of what another process has now: listeners, and UDP clients with their relays. How many connections stay.
+    pub(in crate::shard) fn leave(&mut self) -> u64 {
+        for id in self.server.leave(moves) {
+            self.relays.close(id, &self.poller);
+        }
+        for listener in &self.listeners {
+            // Closing alone would not do: the other process has the same socket open.
+            self.poller.remove(&listener.socket);
+        }
+        self.listeners.clear();
+        self.stream_connections.iter().sum()
+    }
+}
+
+/// Whether clients on `transport` can be served by another process from one moment to the next.
+const fn moves(transport: Transport) -> bool {
+    match transport {
+        Transport::Udp => true,
+        Transport::Tcp | Transport::Tls => false,
+    }
+}

@@ -1,0 +1,275 @@
+//! What a shard leaves to the same shard of another process: its sockets, and the state of its UDP clients.
+//!
+//! The sockets stay what they are, so a listener's group of sockets (SO_REUSEPORT) maps every client to the shard that
+//! has its allocation, and what arrives while nobody reads waits in the kernel. Records are small, so that they can be
+//! sent one by one; each may have descriptors beside it.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::net::{MAX_DESCRIPTORS, UdpSocket};
+use crate::turn::{AllocationId, Snapshot};
+
+use super::engine::Endpoint;
+use super::ports::{Place, RelayPool};
+
+/// What a record is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Record {
+    /// The UDP listeners' sockets of one shard.
+    Listeners = 32,
+    /// What else a shard is made of.
+    Shard = 33,
+    /// The core's state.
+    Snapshot = 34,
+    /// Some relay sockets.
+    Relays = 35,
+}
+
+impl Record {
+    /// Every kind of record.
+    pub const ALL: [Self; 4] = [Self::Listeners, Self::Shard, Self::Snapshot, Self::Relays];
+
+    /// The kind with that number.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| *kind as u8 == number)
+    }
+}
+
+/// Where records go.
+pub trait Sink: Send {
+    /// Takes one record, with at most [`MAX_DESCRIPTORS`] beside it.
+    ///
+    /// # Errors
+    /// Whoever was to have it is gone.
+    fn put(
+        &mut self,
+        kind: Record,
+        body: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+    ) -> io::Result<()>;
+}
+
+/// Which records a shard is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// `Listeners`.
+    Listeners,
+    /// The others.
+    State,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Listeners {
+    pub shard: u8,
+    /// Whether each socket took trains.
+    pub took_trains: Vec<bool>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Rest {
+    pub shard: u8,
+    pub endpoints: Vec<Endpoint>,
+    pub drops: u64,
+    pub segmentation_fallbacks: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct RelaySockets {
+    pub shard: u8,
+    pub relays: Vec<RelayImage>,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(super) struct RelayImage {
+    pub slot: u32,
+    pub generation: u32,
+    pub took_trains: bool,
+}
+
+/// Relay sockets that one record carries.
+pub(super) const RELAYS_PER_RECORD: usize = MAX_DESCRIPTORS;
+
+pub(super) fn encode(record: &impl Serialize) -> io::Result<Vec<u8>> {
+    rmp_serde::to_vec_named(record).map_err(io::Error::other)
+}
+
+/// What another process left, as it arrives.
+#[derive(Default)]
+pub struct Legacy {
+    shards: Vec<Estate>,
+}
+
+/// What it left of one shard.
+#[derive(Default)]
+struct Estate {
+    listeners: Vec<UdpSocket>,
+    rest: Option<Rest>,
+    snapshot: Option<Snapshot>,
+    relays: Vec<(RelayImage, OwnedFd)>,
+}
+
+/// What a shard begins with.
+pub(super) struct Start {
+    snapshot: Snapshot,
+    sockets: Sockets,
+}
+
+/// What the allocations of the core need beside it.
+pub(super) struct Sockets {
+    /// With the listeners' places in this process; those that are not there have none.
+    pub endpoints: Vec<Endpoint>,
+    pub relays: HashMap<AllocationId, (Place, UdpSocket)>,
+    pub drops: u64,
+    pub segmentation_fallbacks: u64,
+}
+
+impl Legacy {
+    /// Of a process with so many shards.
+    pub fn new(shards: usize) -> Self {
+        Self {
+            shards: (0..shards).map(|_| Estate::default()).collect(),
+        }
+    }
+
+    /// Adds a record.
+    ///
+    /// # Errors
+    /// It is malformed, or of a format that this version does not read.
+    pub fn add(
+        &mut self,
+        kind: Record,
+        body: &[u8],
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), String> {
+        match kind {
+            Record::Listeners => {
+                let record: Listeners = decode(body)?;
+                let estate = self.of(record.shard)?;
+                for (fd, took_trains) in descriptors.into_iter().zip(record.took_trains) {
+                    let socket = UdpSocket::resume(fd, false, took_trains)
+                        .map_err(|error| format!("a listener is of no use: {error}"))?;
+                    estate.listeners.push(socket);
+                }
+            }
+            Record::Shard => {
+                let record: Rest = decode(body)?;
+                let estate = self.of(record.shard)?;
+                estate.rest = Some(record);
+            }
+            Record::Snapshot => {
+                let (shard, bytes) = body.split_first().ok_or("a record is empty")?;
+                let snapshot = Snapshot::decode(bytes).map_err(|error| error.to_string())?;
+                self.of(*shard)?.snapshot = Some(snapshot);
+            }
+            Record::Relays => {
+                let record: RelaySockets = decode(body)?;
+                let estate = self.of(record.shard)?;
+                estate.relays.extend(record.relays.into_iter().zip(descriptors));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether every shard's listeners have arrived: enough to serve with.
+    pub fn has_listeners(&self) -> bool {
+        let count = self.shards.first().map_or(0, |estate| estate.listeners.len());
+        self.shards.iter().all(|estate| estate.listeners.len() == count)
+            && (count > 0 || self.shards.iter().all(|estate| estate.snapshot.is_some()))
+    }
+
+    /// How many allocations have arrived.
+    pub fn allocations(&self) -> usize {
+        self.shards.iter().map(|estate| estate.relays.len()).sum()
+    }
+
+    /// How many shards the other process has.
+    pub(super) fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// The sockets of the listener at `address`, one for each shard; none if it was not there.
+    pub(super) fn take_listener(&mut self, address: SocketAddr) -> Option<Vec<UdpSocket>> {
+        let index = self.listener(address)?;
+        let sockets: Vec<_> = (self.shards.iter_mut())
+            .filter_map(|estate| {
+                let socket = estate.listeners.get_mut(index)?;
+                let packet_info = address.ip().is_unspecified();
+                socket.share(packet_info).ok()
+            })
+            .collect();
+        (sockets.len() == self.shards.len()).then_some(sockets)
+    }
+
+    fn listener(&self, address: SocketAddr) -> Option<usize> {
+        let first = self.shards.first()?;
+        (first.listeners.iter()).position(|socket| socket.local_addr() == address)
+    }
+
+    /// What each shard begins with, `None` where its state did not arrive. `listeners` are those of this process.
+    pub(super) fn starts(self, listeners: &[SocketAddr], pool: &RelayPool) -> Vec<Option<Start>> {
+        let places: Vec<Option<usize>> = (self.shards.first().into_iter())
+            .flat_map(|estate| &estate.listeners)
+            .map(|socket| listeners.iter().position(|address| *address == socket.local_addr()))
+            .collect();
+        (self.shards.into_iter())
+            .map(|estate| estate.start(&places, pool))
+            .collect()
+    }
+
+    fn of(&mut self, shard: u8) -> Result<&mut Estate, String> {
+        (self.shards.get_mut(usize::from(shard))).ok_or_else(|| format!("there is no shard {shard}"))
+    }
+}
+
+impl Estate {
+    fn start(self, places: &[Option<usize>], pool: &RelayPool) -> Option<Start> {
+        let (rest, snapshot) = self.rest.zip(self.snapshot)?;
+        let sockets: Vec<(AllocationId, UdpSocket)> = (self.relays.into_iter())
+            .filter_map(|(image, fd)| {
+                let id = AllocationId {
+                    slot: image.slot,
+                    generation: image.generation,
+                };
+                let socket = UdpSocket::resume(fd, false, image.took_trains).ok()?;
+                Some((id, socket))
+            })
+            .collect();
+        let locals: Vec<_> = sockets.iter().map(|(_, socket)| socket.local_addr()).collect();
+        let claimed = pool.claim(&locals);
+        let sockets = Sockets {
+            endpoints: (rest.endpoints.into_iter())
+                .map(|endpoint| match endpoint {
+                    Endpoint::Udp { socket, local } => Endpoint::Udp {
+                        socket: places.get(socket).copied().flatten().unwrap_or(usize::MAX),
+                        local,
+                    },
+                    stream @ Endpoint::Stream(_) => stream,
+                })
+                .collect(),
+            relays: (sockets.into_iter().zip(claimed))
+                .filter_map(|((id, socket), place)| Some((id, (place?, socket))))
+                .collect(),
+            drops: rest.drops,
+            segmentation_fallbacks: rest.segmentation_fallbacks,
+        };
+        Some(Start { snapshot, sockets })
+    }
+}
+
+impl Start {
+    /// The core's part and the others'.
+    pub fn split(self) -> (Snapshot, Sockets) {
+        (self.snapshot, self.sockets)
+    }
+}
+
+fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+    rmp_serde::from_slice(body).map_err(|error| format!("a record is malformed: {error}"))
+}
