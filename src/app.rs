@@ -215,7 +215,8 @@ fn begin(
         Some((taken, legacy)) => (Shards::succeed(&settings, access, legacy), Some(taken)),
         None => (Shards::start_on(&settings, access, udp), None),
     };
-    let (shards, threads) = made.map_err(|errors| Problems::new(errors.iter().map(udp_problem).collect()))?;
+    let (shards, threads) =
+        made.map_err(|errors| Problems::new(errors.iter().map(udp_problem).collect()))?;
     if listeners
         .iter()
         .any(|listener| listener.address.port() == 0)
@@ -286,7 +287,10 @@ fn begin(
     if let Some(taken) = taken {
         running.shards.thaw();
         taken.serving();
-        tracing::info!(allocations = running.shards.live(), "taken over from the running server");
+        tracing::info!(
+            allocations = running.shards.live(),
+            "taken over from the running server"
+        );
     }
     log_started(&running.started, running.shards.count());
     Ok(running)

@@ -9,7 +9,9 @@ use tokio::sync::mpsc;
 
 use crate::base::Clock;
 use crate::config::{Config, Listener, Problem, Problems};
-use crate::lifecycle::handover::{self, Approach, Candidate, Failure, Giver, Inventory, Knock, Place};
+use crate::lifecycle::handover::{
+    self, Approach, Candidate, Failure, Giver, Inventory, Knock, Place,
+};
 use crate::lifecycle::{Signal, Signals};
 use crate::net::Doorway;
 
@@ -80,8 +82,12 @@ pub(super) fn check_shards(config: &Config, inventory: &Inventory, problems: &mu
     if wanted != 0 && wanted != running {
         problems.push(Problem::host(
             "server.shards",
-            format!("{wanted}, and the running server has {running}: a take-over keeps their number"),
-            format!("set server.shards = {running} or 0; for another number, stop it and start anew"),
+            format!(
+                "{wanted}, and the running server has {running}: a take-over keeps their number"
+            ),
+            format!(
+                "set server.shards = {running} or 0; for another number, stop it and start anew"
+            ),
         ));
     }
 }
@@ -166,7 +172,10 @@ impl Running {
         let released = match given {
             Ok(()) if giver.released() => true,
             Ok(()) => {
-                tracing::error!(pid, "the process that was to take over has ended: serving on");
+                tracing::error!(
+                    pid,
+                    "the process that was to take over has ended: serving on"
+                );
                 false
             }
             Err(failure) => {
@@ -198,7 +207,12 @@ impl Running {
         for open in &self.listeners {
             doors.extend(open.door.as_ref().map(|door| door.socket()).transpose()?);
         }
-        doors.extend(self.paused_admin.as_ref().map(TcpListener::try_clone).transpose()?);
+        doors.extend(
+            self.paused_admin
+                .as_ref()
+                .map(TcpListener::try_clone)
+                .transpose()?,
+        );
         let doors: Vec<BorrowedFd<'_>> = doors.iter().map(AsFd::as_fd).collect();
         giver.doors(&doors)?;
         self.shards.export(|| Box::new(giver.clone())).await?;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Handover, HandoverSocket, Server};
 use super::reader::Reader;
 use super::source::Node;
 use super::values::{self, Fault};
+use super::{Handover, HandoverSocket, Server};
 
 /// Below this a socket does not hold one datagram of the largest size.
 const LEAST_BUFFER_BYTES: u64 = 64 << 10;

@@ -78,7 +78,9 @@ impl Word {
     ];
 
     fn of(parcel: &Parcel) -> Option<Self> {
-        Self::ALL.into_iter().find(|word| *word as u8 == parcel.kind)
+        Self::ALL
+            .into_iter()
+            .find(|word| *word as u8 == parcel.kind)
     }
 }
 
@@ -108,7 +110,9 @@ impl Versions {
         let (mine, theirs) = (&self.program, &other.program);
         if self.protocol != other.protocol {
             let (a, b) = (self.protocol, other.protocol);
-            return Some(format!("{mine} speaks hand-over {a}, and {theirs} speaks {b}"));
+            return Some(format!(
+                "{mine} speaks hand-over {a}, and {theirs} speaks {b}"
+            ));
         }
         let (a, b) = (self.snapshot, other.snapshot);
         (a != b).then(|| format!("{mine} reads state of format {a}, and {theirs} has {b}"))
@@ -205,12 +209,12 @@ fn refuse(channel: &Channel, reason: &str) {
     let _ = say(channel, Word::Refused, reason.as_bytes(), &[]);
 }
 
-/// Where tests end or halt a process: `TURNIX_HANDOVER_FAULT` names the point, with `hang:` before it to halt.
+/// Where tests end or halt a process: `HANDOVER_FAULT` names the point, with `hang:` before it to halt.
 fn fault_point(point: &str) {
     if !cfg!(debug_assertions) {
         return;
     }
-    let wanted = std::env::var("TURNIX_HANDOVER_FAULT").unwrap_or_default();
+    let wanted = std::env::var("HANDOVER_FAULT").unwrap_or_default();
     if wanted == point {
         std::process::abort();
     }
@@ -377,12 +381,7 @@ impl Giver {
 }
 
 impl Sink for Giver {
-    fn put(
-        &mut self,
-        kind: Record,
-        body: &[u8],
-        descriptors: &[BorrowedFd<'_>],
-    ) -> io::Result<()> {
+    fn put(&mut self, kind: Record, body: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         if kind == Record::Relays {
             fault_point("old:relays");
         }

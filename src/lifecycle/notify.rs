@@ -13,10 +13,7 @@ pub fn ready() {
 
 /// This process is the service from now on: it has taken over, and serves.
 pub fn main_process() {
-    tell(&[
-        NotifyState::MainPid(std::process::id()),
-        NotifyState::Ready,
-    ]);
+    tell(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
 }
 
 /// A reload begins; `ready` ends it.

@@ -102,9 +102,7 @@ impl Channel {
         header[1..].copy_from_slice(&length.to_be_bytes());
         let mut room = [MaybeUninit::uninit(); CONTROL];
         let mut control = SendAncillaryBuffer::new(&mut room);
-        if !descriptors.is_empty()
-            && !control.push(SendAncillaryMessage::ScmRights(descriptors))
-        {
+        if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         // The descriptors travel with the header's first byte; the rest of the header follows if it has to.
@@ -241,7 +239,9 @@ impl Reception {
             match channel.peer() {
                 Ok(peer) if peer.is_trusted() => return Ok((channel, peer)),
                 Ok(peer) => tracing::warn!(?peer, "a process of another user wants to take over"),
-                Err(error) => tracing::warn!(%error, "a process that nobody knows wants to take over"),
+                Err(error) => {
+                    tracing::warn!(%error, "a process that nobody knows wants to take over")
+                }
             }
         }
     }

@@ -24,8 +24,8 @@ use crate::turn::{
 };
 use crate::wire;
 
-use super::handover::Start;
 use super::hairpin::{self, Hairpin, Parcel, Parcels};
+use super::handover::Start;
 use super::ports::{RelayPool, Wanted};
 use super::relays::{Owner, Relays};
 use super::streams::{Client, ToStream};

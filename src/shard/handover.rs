@@ -48,12 +48,7 @@ pub trait Sink: Send {
     ///
     /// # Errors
     /// Whoever was to have it is gone.
-    fn put(
-        &mut self,
-        kind: Record,
-        body: &[u8],
-        descriptors: &[BorrowedFd<'_>],
-    ) -> io::Result<()>;
+    fn put(&mut self, kind: Record, body: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()>;
 }
 
 /// Which records a shard is asked for.
@@ -171,7 +166,9 @@ impl Legacy {
             Record::Relays => {
                 let record: RelaySockets = decode(body)?;
                 let estate = self.of(record.shard)?;
-                estate.relays.extend(record.relays.into_iter().zip(descriptors));
+                estate
+                    .relays
+                    .extend(record.relays.into_iter().zip(descriptors));
             }
         }
         Ok(())
@@ -179,8 +176,13 @@ impl Legacy {
 
     /// Whether every shard's listeners have arrived: enough to serve with.
     pub fn has_listeners(&self) -> bool {
-        let count = self.shards.first().map_or(0, |estate| estate.listeners.len());
-        self.shards.iter().all(|estate| estate.listeners.len() == count)
+        let count = self
+            .shards
+            .first()
+            .map_or(0, |estate| estate.listeners.len());
+        self.shards
+            .iter()
+            .all(|estate| estate.listeners.len() == count)
             && (count > 0 || self.shards.iter().all(|estate| estate.snapshot.is_some()))
     }
 
@@ -216,7 +218,11 @@ impl Legacy {
     pub(super) fn starts(self, listeners: &[SocketAddr], pool: &RelayPool) -> Vec<Option<Start>> {
         let places: Vec<Option<usize>> = (self.shards.first().into_iter())
             .flat_map(|estate| &estate.listeners)
-            .map(|socket| listeners.iter().position(|address| *address == socket.local_addr()))
+            .map(|socket| {
+                listeners
+                    .iter()
+                    .position(|address| *address == socket.local_addr())
+            })
             .collect();
         (self.shards.into_iter())
             .map(|estate| estate.start(&places, pool))
@@ -224,7 +230,8 @@ impl Legacy {
     }
 
     fn of(&mut self, shard: u8) -> Result<&mut Estate, String> {
-        (self.shards.get_mut(usize::from(shard))).ok_or_else(|| format!("there is no shard {shard}"))
+        (self.shards.get_mut(usize::from(shard)))
+            .ok_or_else(|| format!("there is no shard {shard}"))
     }
 }
 
@@ -241,7 +248,10 @@ impl Estate {
                 Some((id, socket))
             })
             .collect();
-        let locals: Vec<_> = sockets.iter().map(|(_, socket)| socket.local_addr()).collect();
+        let locals: Vec<_> = sockets
+            .iter()
+            .map(|(_, socket)| socket.local_addr())
+            .collect();
         let claimed = pool.claim(&locals);
         let sockets = Sockets {
             endpoints: (rest.endpoints.into_iter())

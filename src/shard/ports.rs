@@ -110,7 +110,11 @@ impl RelayPool {
         let mut places = vec![None; locals.len()];
         for (address, pool) in self.addresses.iter().enumerate() {
             let ours = |local: &SocketAddr| local.ip() == pool.ip.local;
-            let wanted = locals.iter().filter(|local| ours(local)).map(SocketAddr::port).collect();
+            let wanted = locals
+                .iter()
+                .filter(|local| ours(local))
+                .map(SocketAddr::port)
+                .collect();
             let claimed = lock(&pool.free).claim(&wanted);
             self.in_use.fetch_add(claimed.len(), Ordering::Relaxed);
             for (local, place) in locals.iter().zip(&mut places) {
@@ -215,7 +219,9 @@ impl FreePorts {
 
     /// Takes those of `wanted` that are free.
     fn claim(&mut self, wanted: &HashSet<u16>) -> HashSet<u16> {
-        self.ports.extract_if(.., |port| wanted.contains(port)).collect()
+        self.ports
+            .extract_if(.., |port| wanted.contains(port))
+            .collect()
     }
 
     fn take(&mut self, even: bool) -> Option<u16> {

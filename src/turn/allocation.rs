@@ -341,7 +341,8 @@ impl Allocations {
             }
         }
         let slots = &self.slots;
-        let empty = |slot: &u32| (slots.get(*slot as usize)).is_some_and(|s| s.allocation.is_none());
+        let empty =
+            |slot: &u32| (slots.get(*slot as usize)).is_some_and(|s| s.allocation.is_none());
         self.free.extend(known.into_iter().filter(empty));
     }
 

@@ -150,12 +150,16 @@ impl Snapshot {
         let malformed = |what| SnapshotError::Malformed(Cow::Borrowed(what));
         let rest = bytes.strip_prefix(&MAGIC);
         let rest = rest.ok_or_else(|| malformed("it begins with something else"))?;
-        let (format, rest) = rest.split_first_chunk().ok_or_else(|| malformed("it is short"))?;
+        let (format, rest) = rest
+            .split_first_chunk()
+            .ok_or_else(|| malformed("it is short"))?;
         match u16::from_be_bytes(*format) {
             SNAPSHOT_FORMAT => {}
             other => return Err(SnapshotError::Format(other)),
         }
-        let (length, rest) = rest.split_first_chunk().ok_or_else(|| malformed("it is short"))?;
+        let (length, rest) = rest
+            .split_first_chunk()
+            .ok_or_else(|| malformed("it is short"))?;
         if u64::from_be_bytes(*length) != rest.len() as u64 {
             return Err(malformed("its length is not what it says"));
         }
@@ -235,7 +239,11 @@ impl Server {
             families: _,
         } = seed;
         debug_assert!(outputs.is_empty(), "outputs are not part of a snapshot");
-        let now = if now.mono >= latest.mono { now } else { *latest };
+        let now = if now.mono >= latest.mono {
+            now
+        } else {
+            *latest
+        };
         let at = now.mono.saturating_duration_since(*started);
         let (generations, free) = allocations.shape();
         Snapshot(Image {
@@ -366,7 +374,13 @@ impl Server {
     pub fn leave(&mut self, which: impl Fn(Transport) -> bool) -> Vec<AllocationId> {
         let gone: Vec<_> = (self.allocations.range(0, usize::MAX))
             .filter(|allocation| which(allocation.five_tuple.transport()))
-            .map(|allocation| (allocation.id, allocation.five_tuple.transport(), allocation.relayed()))
+            .map(|allocation| {
+                (
+                    allocation.id,
+                    allocation.five_tuple.transport(),
+                    allocation.relayed(),
+                )
+            })
             .collect();
         for (id, transport, relayed) in &gone {
             self.forget(*id);

@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::base::{Clock, Now, Transport};
 use crate::shard::handover::{
-    Listeners, Part, RELAYS_PER_RECORD, Record, RelayImage, RelaySockets, Rest, Sink, Sockets, encode,
+    Listeners, Part, RELAYS_PER_RECORD, Record, RelayImage, RelaySockets, Rest, Sink, Sockets,
+    encode,
 };
 use crate::turn::EndReason;
 
@@ -23,7 +24,9 @@ impl Shard {
     fn export_listeners(&self, sink: &mut dyn Sink) -> io::Result<()> {
         let record = Listeners {
             shard: self.index,
-            took_trains: (self.listeners.iter()).map(|l| l.socket.took_trains()).collect(),
+            took_trains: (self.listeners.iter())
+                .map(|l| l.socket.took_trains())
+                .collect(),
         };
         let sockets: Vec<_> = (self.listeners.iter()).map(|l| l.socket.as_fd()).collect();
         sink.put(Record::Listeners, &encode(&record)?, &sockets)
@@ -73,7 +76,9 @@ impl Shard {
         self.relays.set_drops_of_closed(start.drops);
         let tenants: Vec<_> = self.server.tenants().collect();
         for tenant in tenants {
-            let endpoint = self.endpoints.get(usize::from(tenant.five_tuple.listener().0));
+            let endpoint = self
+                .endpoints
+                .get(usize::from(tenant.five_tuple.listener().0));
             let served = match endpoint {
                 Some(Endpoint::Udp { socket, .. }) => *socket < self.listeners.len(),
                 Some(Endpoint::Stream(_)) | None => false,
