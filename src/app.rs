@@ -96,8 +96,11 @@ pub fn run(
     take_over: TakeOver,
     started: impl FnOnce(&Started),
 ) -> anyhow::Result<()> {
-    let inherited = Inherited::from_environment();
-    let approach = take_over.approach()?;
+    let mut inherited = Inherited::from_environment();
+    let approach = match take_over.approach()? {
+        None => inherited.take_stored().and_then(Approach::to_stored),
+        approach => approach,
+    };
     let mut running = begin(config, inherited, approach)?;
     running.take_over = take_over;
     started(&running.started);
@@ -188,7 +191,8 @@ fn begin(
             let mut taken = approach.take().map_err(|failure| refused(&failure))?;
             let Some(legacy) = taken.legacy.take() else {
                 // It has ended, and gave nothing to serve with.
-                drop((taken, tcp, admin));
+                drop((tcp, admin));
+                taken.serving();
                 return begin(config, Inherited::default(), None);
             };
             inherited.add_tcp(std::mem::take(&mut taken.doors));

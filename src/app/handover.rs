@@ -12,6 +12,7 @@ use crate::config::{Config, Listener, Problem, Problems};
 use crate::lifecycle::handover::{
     self, Approach, Candidate, Failure, Giver, Inventory, Knock, Place,
 };
+use crate::lifecycle::store::{self, Store};
 use crate::lifecycle::{Signal, Signals};
 use crate::net::Doorway;
 
@@ -136,7 +137,7 @@ impl Running {
 
     fn inventory(&self) -> Inventory {
         let opened = self.listeners.iter().zip(&self.started.listeners);
-        let wanted = self.config.admin.zip(self.admin.as_ref());
+        let admin = self.config.admin.zip(self.started.admin);
         Inventory {
             shards: self.shards.count(),
             listeners: opened
@@ -147,9 +148,9 @@ impl Running {
                     tcp: open.door.is_some(),
                 })
                 .collect(),
-            admin: wanted.map(|(wanted, door)| Place {
+            admin: admin.map(|(wanted, bound)| Place {
                 wanted,
-                bound: door.address,
+                bound,
                 udp: false,
                 tcp: true,
             }),
@@ -202,7 +203,61 @@ impl Running {
         released
     }
 
-    async fn give(&self, giver: &Giver) -> Result<(), Failure> {
+    /// Leaves everything in systemd's keeping for the next start; false if that cannot be.
+    pub(super) async fn store(&mut self) -> bool {
+        let Some(room) = store::room() else {
+            return false;
+        };
+        let listeners = self.listeners.len() * (self.shards.count() + 1) + 2;
+        let needed = self.shards.live() + listeners;
+        if needed > room {
+            tracing::warn!(
+                needed,
+                room,
+                "systemd keeps fewer sockets than there are: calls end; raise FileDescriptorStoreMax"
+            );
+            return false;
+        }
+        let admin = self.pause();
+        let stored = if self.shards.freeze().await {
+            self.put_into_store().await
+        } else {
+            Err(std::io::ErrorKind::TimedOut.into())
+        };
+        match stored {
+            Ok(()) => {
+                self.left = true;
+                self.shards.leave().await;
+                tracing::info!("sockets and state are in systemd's keeping");
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "systemd could not keep sockets and state: calls end");
+                self.shards.thaw();
+                self.resume(admin);
+                false
+            }
+        }
+    }
+
+    async fn put_into_store(&self) -> std::io::Result<()> {
+        let store = Store::new(self.inventory())?;
+        let put = async {
+            let doors = self.doors()?;
+            let doors: Vec<BorrowedFd<'_>> = doors.iter().map(AsFd::as_fd).collect();
+            store.doors(&doors)?;
+            self.shards.export(|| Box::new(store.clone())).await?;
+            store.finish()
+        };
+        let put = put.await;
+        if put.is_err() {
+            store.discard();
+        }
+        put
+    }
+
+    /// The TCP listeners in the order of the inventory, the admin listener last.
+    fn doors(&self) -> std::io::Result<Vec<TcpListener>> {
         let mut doors = Vec::new();
         for open in &self.listeners {
             doors.extend(open.door.as_ref().map(|door| door.socket()).transpose()?);
@@ -213,6 +268,11 @@ impl Running {
                 .map(TcpListener::try_clone)
                 .transpose()?,
         );
+        Ok(doors)
+    }
+
+    async fn give(&self, giver: &Giver) -> Result<(), Failure> {
+        let doors = self.doors()?;
         let doors: Vec<BorrowedFd<'_>> = doors.iter().map(AsFd::as_fd).collect();
         giver.doors(&doors)?;
         self.shards.export(|| Box::new(giver.clone())).await?;

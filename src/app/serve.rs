@@ -73,6 +73,9 @@ impl Running {
                         let grace = self.config.drain.grace;
                         tracing::info!(grace_secs = grace.as_secs_f64(), "SIGTERM: stopping");
                         notify::stopping();
+                        if self.store().await {
+                            break;
+                        }
                         self.begin_drain(grace);
                     }
                     Signal::Reload => {

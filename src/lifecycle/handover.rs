@@ -33,6 +33,8 @@ use crate::net::{Channel, Doorway, Parcel, Peer};
 use crate::shard::{Legacy, Record, Sink};
 use crate::turn::SNAPSHOT_FORMAT;
 
+use super::store::{self, Stored, StoredRecord};
+
 /// The version of this conversation.
 const PROTOCOL: u16 = 1;
 
@@ -399,18 +401,30 @@ impl Sink for Giver {
 
 // ---- The successor.
 
-/// A predecessor that serves, and what it has.
-#[derive(Debug)]
+/// A predecessor, and what it has.
 pub struct Approach {
-    channel: Channel,
+    from: Source,
     /// What is open there.
     pub inventory: Inventory,
 }
 
+enum Source {
+    /// It serves.
+    Process(Channel),
+    /// It has ended, and systemd kept what it had.
+    Store {
+        names: Vec<String>,
+        records: Vec<StoredRecord>,
+    },
+}
+
 /// What has been taken.
+#[derive(Default)]
 pub struct Taken {
     /// `None` once the predecessor is gone.
     channel: Option<Channel>,
+    /// What systemd keeps as long as it is not told that it is taken.
+    stored: Vec<String>,
     /// TCP listeners.
     pub doors: Vec<TcpListener>,
     /// UDP listeners and the state of shards, if enough arrived to serve with.
@@ -447,9 +461,32 @@ impl Approach {
             return Err(Failure::Refused(reason));
         }
         Ok(Some(Self {
-            channel,
+            from: Source::Process(channel),
             inventory: hello.inventory,
         }))
+    }
+
+    /// What a process left that has ended. `None` if it is of no use.
+    pub fn to_stored(mut stored: Stored) -> Option<Self> {
+        let names = stored.names();
+        let read = stored.read().map_err(Failure::from);
+        let read = read.and_then(|(versions, inventory, records)| {
+            match Versions::own().refuse(&versions) {
+                Some(reason) => Err(Failure::Refused(reason)),
+                None => Ok((inventory, records)),
+            }
+        });
+        match read {
+            Ok((inventory, records)) => Some(Self {
+                from: Source::Store { names, records },
+                inventory,
+            }),
+            Err(failure) => {
+                tracing::error!(%failure, "what systemd kept is of no use: starting anew");
+                store::give_up(names);
+                None
+            }
+        }
     }
 
     /// Says that this process is ready, and takes everything. What the predecessor could give before it ended, if it
@@ -460,7 +497,21 @@ impl Approach {
     pub fn take(self) -> Result<Taken, Failure> {
         let mut legacy = Legacy::new(self.inventory.shards);
         let mut doors = Vec::new();
-        let taken = self.records(&mut legacy, &mut doors);
+        let channel = match self.from {
+            Source::Process(channel) => channel,
+            Source::Store { names, records } => {
+                let mut taken = Taken {
+                    stored: names,
+                    ..Taken::default()
+                };
+                match unpack(records, &mut legacy, &mut taken.doors) {
+                    Ok(()) => taken.legacy = Some(legacy).filter(Legacy::has_listeners),
+                    Err(error) => tracing::error!(error, "what systemd kept is of no use"),
+                }
+                return Ok(taken);
+            }
+        };
+        let taken = records(&channel, &mut legacy, &mut doors);
         let alive = match taken {
             Ok(()) => true,
             Err(Failure::Broken(error)) if is_gone(&error) => {
@@ -471,44 +522,65 @@ impl Approach {
                 false
             }
             Err(failure) => {
-                refuse(&self.channel, &failure.to_string());
+                refuse(&channel, &failure.to_string());
                 return Err(failure);
             }
         };
         fault_point("new:taken");
         let serves = legacy.has_listeners();
         Ok(Taken {
-            channel: alive.then_some(self.channel),
+            channel: alive.then_some(channel),
+            stored: Vec::new(),
             doors,
             legacy: serves.then_some(legacy),
         })
     }
+}
 
-    fn records(&self, legacy: &mut Legacy, doors: &mut Vec<TcpListener>) -> Result<(), Failure> {
-        say(&self.channel, Word::Ready, &[], &[])?;
-        fault_point("new:ready");
-        loop {
-            // An error is found out by whoever reads: something may have been said before.
-            let _ = say(&self.channel, Word::Next, &[], &[]);
-            let parcel = self.channel.receive()?;
-            match (Record::from_number(parcel.kind), Word::of(&parcel)) {
-                (Some(record), _) => {
-                    let Parcel {
-                        body, descriptors, ..
-                    } = parcel;
-                    legacy
-                        .add(record, &body, descriptors)
-                        .map_err(|reason| Failure::Broken(io::Error::other(reason)))?;
-                }
-                (None, Some(Word::Doors)) => {
-                    doors.extend(parcel.descriptors.into_iter().map(TcpListener::from));
-                }
-                (None, Some(Word::End)) => return Ok(()),
-                (None, Some(Word::Refused)) => return Err(refusal(&parcel)),
-                _ => return Err(Failure::Broken(io::ErrorKind::InvalidData.into())),
+/// Asks for record after record.
+fn records(
+    channel: &Channel,
+    legacy: &mut Legacy,
+    doors: &mut Vec<TcpListener>,
+) -> Result<(), Failure> {
+    say(channel, Word::Ready, &[], &[])?;
+    fault_point("new:ready");
+    loop {
+        // An error is found out by whoever reads: something may have been said before.
+        let _ = say(channel, Word::Next, &[], &[]);
+        let parcel = channel.receive()?;
+        match (Record::from_number(parcel.kind), Word::of(&parcel)) {
+            (Some(record), _) => {
+                let Parcel {
+                    body, descriptors, ..
+                } = parcel;
+                legacy
+                    .add(record, &body, descriptors)
+                    .map_err(|reason| Failure::Broken(io::Error::other(reason)))?;
             }
+            (None, Some(Word::Doors)) => {
+                doors.extend(parcel.descriptors.into_iter().map(TcpListener::from));
+            }
+            (None, Some(Word::End)) => return Ok(()),
+            (None, Some(Word::Refused)) => return Err(refusal(&parcel)),
+            _ => return Err(Failure::Broken(io::ErrorKind::InvalidData.into())),
         }
     }
+}
+
+/// What was stored, without its order.
+fn unpack(
+    records: Vec<StoredRecord>,
+    legacy: &mut Legacy,
+    doors: &mut Vec<TcpListener>,
+) -> Result<(), String> {
+    for record in records {
+        match record.kind {
+            None => doors.extend(record.descriptors.into_iter().map(TcpListener::from)),
+            Some(kind) => legacy.add(kind, &record.body, record.descriptors)?,
+        }
+    }
+    Ok(())
 }
 
 impl Taken {
@@ -531,9 +603,10 @@ impl Taken {
         Ok(())
     }
 
-    /// Says that this process serves: the predecessor lets go.
+    /// Says that this process serves: the predecessor lets go, and so does systemd.
     pub fn serving(self) {
         fault_point("new:serving");
+        store::give_up(self.stored);
         if let Some(channel) = &self.channel {
             // One that is gone by now needs no word.
             let _ = say(channel, Word::Serving, &[], &[]);

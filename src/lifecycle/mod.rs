@@ -7,6 +7,7 @@ pub mod handover;
 mod inherit;
 pub mod notify;
 mod signals;
+pub mod store;
 
 pub use drain::Drain;
 pub use inherit::Inherited;

@@ -3,12 +3,14 @@
 use std::fs;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg, sockopt,
@@ -174,6 +176,51 @@ impl Channel {
             body,
             descriptors,
         })
+    }
+}
+
+/// Takes a descriptor that whoever started this process gave it, as `listenfd` has found it.
+///
+/// # Errors
+/// It is not open.
+pub fn given(descriptor: RawFd) -> io::Result<OwnedFd> {
+    if descriptor < 0 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: LISTEN_FDS says that the descriptor is this process's, and `listenfd` gives each of them once.
+    let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC)?;
+    Ok(descriptor)
+}
+
+/// Memory behind a descriptor, which no file system knows of.
+///
+/// # Errors
+/// The system has none.
+pub fn sealable_memory(name: &str) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    Ok(memfd_create(name, flags)?)
+}
+
+/// Nobody can change it from now on.
+///
+/// # Errors
+/// It is not of [`sealable_memory`].
+pub fn seal(memory: impl AsFd) -> io::Result<()> {
+    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+    Ok(fcntl_add_seals(memory, seals)?)
+}
+
+/// Waits until something can be read, or the other end is closed.
+///
+/// # Errors
+/// `TimedOut` if that takes longer than `patience`.
+pub fn wait_readable(descriptor: impl AsFd, patience: Duration) -> io::Result<()> {
+    let mut wanted = [PollFd::new(&descriptor, PollFlags::IN)];
+    let patience = Timespec::try_from(patience).map_err(|_| io::ErrorKind::InvalidInput)?;
+    match poll(&mut wanted, Some(&patience))? {
+        0 => Err(io::ErrorKind::TimedOut.into()),
+        _ => Ok(()),
     }
 }
 

@@ -20,7 +20,9 @@ pub mod socket;
 mod sys;
 
 pub use batch::{Batch, HEADROOM, MAX_DATAGRAM, Received, TAILROOM};
-pub use descriptors::{Channel, Doorway, MAX_DESCRIPTORS, Parcel, Peer};
+pub use descriptors::{
+    Channel, Doorway, MAX_DESCRIPTORS, Parcel, Peer, given, seal, sealable_memory, wait_readable,
+};
 pub use outbox::{Front, Outgoing, SendReport};
 pub use poll::Poller;
 pub use socket::{RecvFault, SendFault, UdpOptions, UdpSocket, granted_buffers, tcp_listener};

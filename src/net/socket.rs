@@ -175,30 +175,34 @@ impl UdpSocket {
         self.trains.load(Ordering::Relaxed)
     }
 
-    /// Goes on with a socket that another process opened with `packet_info`, if so, and took trains on, if so. Trains
-    /// are not taken any more, and those that came before are understood.
+    /// Goes on with a socket that another process opened, without its local addresses reported.
     ///
     /// # Errors
     /// It is no bound UDP socket.
-    pub fn resume(fd: OwnedFd, packet_info: bool, took_trains: bool) -> io::Result<Self> {
+    pub fn resume(fd: OwnedFd) -> io::Result<Self> {
         let socket = Socket::from(fd);
         if socket.r#type()? != Type::DGRAM {
             return Err(io::ErrorKind::InvalidData.into());
         }
         let address = socket.local_addr()?;
         let address = address.as_socket().ok_or(io::ErrorKind::InvalidData)?;
-        let resumed = Self {
+        Ok(Self {
             fd: socket.into(),
             address,
             family: Family::of(address.ip()),
             segments: AtomicBool::new(true),
-            packet_info,
-            trains: AtomicBool::new(took_trains),
-        };
-        if took_trains {
-            resumed.take_trains(false)?;
-        }
-        Ok(resumed)
+            packet_info: false,
+            trains: AtomicBool::new(false),
+        })
+    }
+
+    /// Takes no trains any more that the other process took; those that came before are understood.
+    ///
+    /// # Errors
+    /// The kernel does not know the option.
+    pub fn leave_trains(&self) -> io::Result<()> {
+        self.trains.store(true, Ordering::Relaxed);
+        self.take_trains(false)
     }
 
     /// The same socket under another descriptor, for one that reports local addresses, if so.

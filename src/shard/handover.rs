@@ -63,8 +63,13 @@ pub(super) enum Part {
 #[derive(Serialize, Deserialize)]
 pub(super) struct Listeners {
     pub shard: u8,
-    /// Whether each socket took trains.
-    pub took_trains: Vec<bool>,
+    pub sockets: Vec<ListenerImage>,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(super) struct ListenerImage {
+    pub address: SocketAddr,
+    pub took_trains: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -85,6 +90,8 @@ pub(super) struct RelaySockets {
 pub(super) struct RelayImage {
     pub slot: u32,
     pub generation: u32,
+    /// Where the socket is bound: descriptors may come in any order.
+    pub local: SocketAddr,
     pub took_trains: bool,
 }
 
@@ -107,7 +114,7 @@ struct Estate {
     listeners: Vec<UdpSocket>,
     rest: Option<Rest>,
     snapshot: Option<Snapshot>,
-    relays: Vec<(RelayImage, OwnedFd)>,
+    relays: Vec<(AllocationId, UdpSocket)>,
 }
 
 /// What a shard begins with.
@@ -146,11 +153,12 @@ impl Legacy {
         match kind {
             Record::Listeners => {
                 let record: Listeners = decode(body)?;
+                let mut sockets = resumed(descriptors)?;
                 let estate = self.of(record.shard)?;
-                for (fd, took_trains) in descriptors.into_iter().zip(record.took_trains) {
-                    let socket = UdpSocket::resume(fd, false, took_trains)
-                        .map_err(|error| format!("a listener is of no use: {error}"))?;
-                    estate.listeners.push(socket);
+                for image in record.sockets {
+                    let socket = sockets.remove(&image.address);
+                    let socket = socket.ok_or_else(|| format!("{} is missing", image.address))?;
+                    estate.listeners.push(settled(socket, image.took_trains)?);
                 }
             }
             Record::Shard => {
@@ -165,10 +173,19 @@ impl Legacy {
             }
             Record::Relays => {
                 let record: RelaySockets = decode(body)?;
+                let mut sockets = resumed(descriptors)?;
                 let estate = self.of(record.shard)?;
-                estate
-                    .relays
-                    .extend(record.relays.into_iter().zip(descriptors));
+                for image in record.relays {
+                    let id = AllocationId {
+                        slot: image.slot,
+                        generation: image.generation,
+                    };
+                    if let Some(socket) = sockets.remove(&image.local) {
+                        estate
+                            .relays
+                            .push((id, settled(socket, image.took_trains)?));
+                    }
+                }
             }
         }
         Ok(())
@@ -238,17 +255,7 @@ impl Legacy {
 impl Estate {
     fn start(self, places: &[Option<usize>], pool: &RelayPool) -> Option<Start> {
         let (rest, snapshot) = self.rest.zip(self.snapshot)?;
-        let sockets: Vec<(AllocationId, UdpSocket)> = (self.relays.into_iter())
-            .filter_map(|(image, fd)| {
-                let id = AllocationId {
-                    slot: image.slot,
-                    generation: image.generation,
-                };
-                let socket = UdpSocket::resume(fd, false, image.took_trains).ok()?;
-                Some((id, socket))
-            })
-            .collect();
-        let locals: Vec<_> = sockets
+        let locals: Vec<_> = (self.relays)
             .iter()
             .map(|(_, socket)| socket.local_addr())
             .collect();
@@ -263,7 +270,7 @@ impl Estate {
                     stream @ Endpoint::Stream(_) => stream,
                 })
                 .collect(),
-            relays: (sockets.into_iter().zip(claimed))
+            relays: (self.relays.into_iter().zip(claimed))
                 .filter_map(|((id, socket), place)| Some((id, (place?, socket))))
                 .collect(),
             drops: rest.drops,
@@ -278,6 +285,21 @@ impl Start {
     pub fn split(self) -> (Snapshot, Sockets) {
         (self.snapshot, self.sockets)
     }
+}
+
+/// The sockets by where they are bound.
+fn resumed(descriptors: Vec<OwnedFd>) -> Result<HashMap<SocketAddr, UdpSocket>, String> {
+    (descriptors.into_iter())
+        .map(|fd| UdpSocket::resume(fd).map(|socket| (socket.local_addr(), socket)))
+        .collect::<io::Result<_>>()
+        .map_err(|error| format!("a socket is of no use: {error}"))
+}
+
+fn settled(socket: UdpSocket, took_trains: bool) -> Result<UdpSocket, String> {
+    if took_trains {
+        (socket.leave_trains()).map_err(|error| format!("a socket is of no use: {error}"))?;
+    }
+    Ok(socket)
 }
 
 fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {

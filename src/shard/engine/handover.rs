@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::base::{Clock, Now, Transport};
 use crate::shard::handover::{
-    Listeners, Part, RELAYS_PER_RECORD, Record, RelayImage, RelaySockets, Rest, Sink, Sockets,
-    encode,
+    ListenerImage, Listeners, Part, RELAYS_PER_RECORD, Record, RelayImage, RelaySockets, Rest,
+    Sink, Sockets, encode,
 };
 use crate::turn::EndReason;
 
@@ -24,8 +24,11 @@ impl Shard {
     fn export_listeners(&self, sink: &mut dyn Sink) -> io::Result<()> {
         let record = Listeners {
             shard: self.index,
-            took_trains: (self.listeners.iter())
-                .map(|l| l.socket.took_trains())
+            sockets: (self.listeners.iter())
+                .map(|listener| ListenerImage {
+                    address: listener.socket.local_addr(),
+                    took_trains: listener.socket.took_trains(),
+                })
                 .collect(),
         };
         let sockets: Vec<_> = (self.listeners.iter()).map(|l| l.socket.as_fd()).collect();
@@ -52,6 +55,7 @@ impl Shard {
             relays.push(RelayImage {
                 slot: id.slot,
                 generation: id.generation,
+                local: relay.socket.local_addr(),
                 took_trains: relay.socket.took_trains(),
             });
             sockets.push(relay.socket.as_fd());
