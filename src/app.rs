@@ -3,8 +3,10 @@
 mod doors;
 mod handover;
 mod host;
+mod reload;
 mod serve;
 mod sockets;
+mod watch;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -20,10 +22,11 @@ use crate::http::{self, Asked, Front, Operator};
 use crate::lifecycle::handover::{Approach, Place};
 use crate::lifecycle::{Drain, Inherited};
 use crate::net;
-use crate::shard::{self, RelayIp, Shards};
+use crate::shard::{self, ListenerSlot, RelayIp, Shards};
 use crate::stream::{self, Admission, Certificates};
+use crate::turn::Newcomers;
 
-use doors::{AdminDoor, Door, Lobby};
+use doors::{AdminDoor, Door, Lobby, Prepared};
 use handover::{check_shards, place_of, refused};
 use sockets::{
     inherited_udp, open_tcp, own_addresses, relay_ips, shard_count, shard_settings, udp_problem,
@@ -31,6 +34,7 @@ use sockets::{
 
 pub use handover::TakeOver;
 pub use host::shortages as host_shortages;
+pub use reload::Reloaded;
 pub use serve::SetLog;
 
 /// Threads of the control runtime: accepting, TLS handshakes, HTTP.
@@ -59,6 +63,7 @@ pub struct Running {
     config: Config,
     /// Beside `started.listeners`, one for one.
     listeners: Vec<Open>,
+    relays: Vec<RelayIp>,
     shards: Shards,
     threads: Vec<JoinHandle<()>>,
     control: Runtime,
@@ -66,6 +71,8 @@ pub struct Running {
     certificates: Option<Arc<Certificates>>,
     admin: Option<AdminDoor>,
     drain: Drain,
+    /// So much is in use that newcomers are better off elsewhere.
+    overloaded: bool,
     operator: Operator,
     orders: mpsc::Receiver<Asked>,
     take_over: TakeOver,
@@ -74,13 +81,14 @@ pub struct Running {
     /// Another process has taken over from this one.
     left: bool,
     /// The admin listener while another process may be taking over.
-    paused_admin: Option<TcpListener>,
+    paused_admin: Option<(SocketAddr, TcpListener)>,
 }
 
 /// One listener as it was asked for, and what is open for it.
 struct Open {
     /// As configured: its port may be 0.
     wanted: Listener,
+    udp: Option<ListenerSlot>,
     door: Option<Door>,
 }
 
@@ -227,8 +235,8 @@ fn begin(
     {
         // The policy closes our own ports to peers, and only now it is known which these are.
         let udp = shards.listeners();
-        for (listener, bound) in listeners.iter_mut().filter(|l| l.udp).zip(udp) {
-            listener.address = *bound;
+        for (listener, (_, bound)) in listeners.iter_mut().filter(|l| l.udp).zip(udp) {
+            listener.address = bound;
         }
         shards.set_access(&decide(&listeners));
     }
@@ -240,26 +248,36 @@ fn begin(
         .enable_all()
         .build()
         .context("cannot start the control runtime")?;
-    // Who accepts must not begin before it is sure that this process serves.
-    if let Some(taken) = &mut taken {
-        taken.commit().map_err(|failure| refused(&failure))?;
-    }
     let drain = Drain::default();
     let (operator, orders) = Operator::new(drain.deadline_unix_ms());
     let lobby = Lobby::new(
         shards.clone(),
         Admission::new(config.connections_per_address),
         control.handle().clone(),
-        public_front(&shards, &drain),
+        Front::new(
+            http::public::router(shards.clone(), drain.flag()),
+            http::Limits::PUBLIC,
+        ),
     );
-    let mut open = Vec::new();
+    let mut slots = shards.listeners().into_iter().map(|(slot, _)| slot);
+    let mut prepared = Vec::new();
     for (wanted, socket) in config.listeners.iter().zip(tcp) {
-        let door = socket
-            .map(|socket| lobby.open(socket, wanted.streams, certificates.clone()))
-            .transpose()?;
+        prepared.push(
+            socket
+                .map(|socket| Prepared::new(socket, wanted.streams, certificates.clone()))
+                .transpose()?,
+        );
+    }
+    // Nobody accepts before it is sure that this process serves.
+    if let Some(taken) = &mut taken {
+        taken.commit().map_err(|failure| refused(&failure))?;
+    }
+    let mut open = Vec::new();
+    for (wanted, prepared) in config.listeners.iter().zip(prepared) {
         open.push(Open {
             wanted: *wanted,
-            door,
+            udp: wanted.udp.then(|| slots.next()).flatten(),
+            door: prepared.map(|prepared| lobby.open(prepared)),
         });
     }
     let mut running = Running {
@@ -270,6 +288,7 @@ fn begin(
         },
         config,
         listeners: open,
+        relays,
         shards,
         threads,
         control,
@@ -277,6 +296,7 @@ fn begin(
         certificates,
         admin: None,
         drain,
+        overloaded: false,
         operator,
         orders,
         take_over: TakeOver::default(),
@@ -284,9 +304,10 @@ fn begin(
         left: false,
         paused_admin: None,
     };
-    if let Some(socket) = admin {
-        let handle = running.control.handle();
-        running.admin = Some(AdminDoor::open(socket, running.admin_state(), handle)?);
+    if let (Some(socket), Some(address)) = (admin, admin_address) {
+        let router = http::admin::router(running.admin_state());
+        let control = running.control.handle();
+        running.admin = Some(AdminDoor::open(address, socket, router, control));
     }
     if let Some(taken) = taken {
         running.shards.thaw();
@@ -318,6 +339,19 @@ impl Running {
         tracing::info!("stopped");
     }
 
+    /// Tells the shards what newcomers get.
+    fn update_newcomers(&self) {
+        let elsewhere = self.drain.is_on() || self.overloaded;
+        self.shards.set_newcomers(&Newcomers {
+            alternates: if elsewhere {
+                self.config.drain.alternates.clone()
+            } else {
+                Vec::new()
+            },
+            refuse: self.drain.is_on(),
+        });
+    }
+
     /// What the admin listener answers from, as the configuration in effect has it.
     fn admin_state(&self) -> http::admin::AdminState<Shards> {
         let config = &self.config;
@@ -338,14 +372,6 @@ impl Running {
         )
         .operated_by(self.operator.clone())
     }
-}
-
-/// What strangers may ask over HTTP.
-fn public_front(shards: &Shards, drain: &Drain) -> Front {
-    Front::new(
-        http::public::router(shards.clone(), drain.flag()),
-        http::Limits::PUBLIC,
-    )
 }
 
 /// What UDP cannot be received on, of what the process before does not have open.

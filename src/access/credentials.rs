@@ -7,6 +7,9 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
 use crate::access::rest;
 use crate::base::Secret;
 use crate::wire::key::prepare;
@@ -100,6 +103,8 @@ struct User {
     /// As configured, which is how the operator knows it.
     id: Arc<str>,
     key: Secret<Key>,
+    /// Tells whether the password is another, whatever the realm is.
+    password: Secret<[u8; 32]>,
 }
 
 impl Credentials {
@@ -121,6 +126,7 @@ impl Credentials {
                 let user = User {
                     id: name.as_str().into(),
                     key: Secret::new(key),
+                    password: Secret::new(Sha256::digest(password.expose()).into()),
                 };
                 (prepared.into(), user)
             })
@@ -135,6 +141,32 @@ impl Credentials {
     /// Whether nobody can authenticate.
     pub fn is_empty(&self) -> bool {
         self.users.is_empty() && self.secrets.is_empty()
+    }
+
+    /// Whether the static user `username` of `earlier` is a user here, too, with the same password.
+    pub fn confirm(&self, earlier: &Self, username: &[u8]) -> bool {
+        let of = |credentials: &Self| {
+            let name = std::str::from_utf8(username).ok()?;
+            Some(*credentials.find(name)?.password.expose())
+        };
+        of(self).is_some_and(|password| of(earlier) == Some(password))
+    }
+
+    /// Whether `username` is a static user here, with that key where it is of this realm.
+    pub fn holds(&self, username: &[u8], key: Option<&Key>) -> bool {
+        let user = std::str::from_utf8(username)
+            .ok()
+            .and_then(|name| self.find(name));
+        user.is_some_and(|user| key.is_none_or(|key| user.key.expose().ct_eq(key).into()))
+    }
+
+    /// Whether one of the secrets makes `key` for the time-limited `username` in this realm.
+    pub fn derive(&self, username: &[u8], key: &Key) -> bool {
+        (self.secrets.iter()).any(|secret| {
+            let password = rest::password(secret, username);
+            let derived = long_term_key(username, &self.realm, password.expose());
+            derived.ct_eq(key).into()
+        })
     }
 
     /// Finds the key of `username` for which `matches` holds: the static user's, else one per REST secret.

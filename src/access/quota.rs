@@ -70,6 +70,11 @@ impl Quota {
         self.limits = limits;
     }
 
+    /// The limits in force.
+    pub const fn limits(&self) -> Limits {
+        self.limits
+    }
+
     /// Live allocations in total.
     pub const fn live(&self) -> u32 {
         self.live

@@ -1,14 +1,15 @@
 //! Who accepts: one task of the control runtime for each TCP port, and one for the admin listener.
 
+use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
-use anyhow::Context;
+use axum::Router;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use crate::http::{self, Front};
+use crate::http::{Front, Limits};
 use crate::shard::Shards;
 use crate::stream::{self, Admission, Certificates, Protocols};
 
@@ -21,14 +22,40 @@ pub(super) struct Door {
     task: AbortHandle,
 }
 
-/// What every TCP port needs; clones share it.
-#[derive(Clone)]
+/// A TCP port on which nobody accepts yet.
+pub(super) struct Prepared {
+    socket: TcpListener,
+    protocols: Protocols,
+    listener: stream::Listener,
+}
+
+impl Prepared {
+    /// # Errors
+    /// Descriptors ran out, or `protocols` name TLS and there is no certificate.
+    pub fn new(
+        socket: TcpListener,
+        protocols: Protocols,
+        certificates: Option<Arc<Certificates>>,
+    ) -> io::Result<Self> {
+        let settings = stream::Settings {
+            protocols,
+            ..stream::Settings::default()
+        };
+        Ok(Self {
+            listener: stream::Listener::new(socket.try_clone()?, settings, certificates)?,
+            socket,
+            protocols,
+        })
+    }
+}
+
+/// What every TCP port needs.
 pub(super) struct Lobby {
     pub shards: Shards,
     pub admission: Arc<Admission>,
     pub control: Handle,
-    front: Arc<RwLock<Front>>,
-    accepts: Arc<watch::Sender<bool>>,
+    pub front: Front,
+    accepts: watch::Sender<bool>,
 }
 
 impl Lobby {
@@ -37,8 +64,8 @@ impl Lobby {
             shards,
             admission,
             control,
-            front: Arc::new(RwLock::new(front)),
-            accepts: Arc::new(watch::Sender::new(true)),
+            front,
+            accepts: watch::Sender::new(true),
         }
     }
 
@@ -47,30 +74,15 @@ impl Lobby {
         self.accepts.send_replace(on);
     }
 
-    /// Serves HTTP by `front` from the next connection on.
-    pub fn set_front(&self, front: Front) {
-        *self.front.write().unwrap_or_else(PoisonError::into_inner) = front;
-    }
-
-    /// Accepts on `socket` from now on.
-    pub fn open(
-        &self,
-        socket: TcpListener,
-        protocols: Protocols,
-        certificates: Option<Arc<Certificates>>,
-    ) -> anyhow::Result<Door> {
-        let settings = stream::Settings {
-            protocols,
-            ..stream::Settings::default()
-        };
-        let shared = socket.try_clone().context("cannot share a listener")?;
-        let listener = stream::Listener::new(shared, settings, certificates)?
+    /// Accepts from now on.
+    pub fn open(&self, prepared: Prepared) -> Door {
+        let listener = (prepared.listener)
             .within(Arc::clone(&self.admission))
             .while_set(self.accepts.subscribe());
-        let (shards, front) = (self.shards.clone(), Arc::clone(&self.front));
+        let (shards, front) = (self.shards.clone(), self.front.clone());
         let task = self.control.spawn(async move {
             let serve_http = move |stream| {
-                let front = front.read().unwrap_or_else(PoisonError::into_inner).clone();
+                let front = front.clone();
                 tokio::spawn(async move { front.serve(stream).await });
             };
             let error = listener
@@ -78,21 +90,21 @@ impl Lobby {
                 .await;
             tracing::error!(%error, "a stream listener cannot go on");
         });
-        Ok(Door {
-            socket,
-            protocols,
+        Door {
+            socket: prepared.socket,
+            protocols: prepared.protocols,
             task: task.abort_handle(),
-        })
+        }
     }
 }
 
 impl Door {
-    pub fn protocols(&self) -> Protocols {
+    pub const fn protocols(&self) -> Protocols {
         self.protocols
     }
 
     /// The port itself, for a door that accepts otherwise.
-    pub fn socket(&self) -> std::io::Result<TcpListener> {
+    pub fn socket(&self) -> io::Result<TcpListener> {
         self.socket.try_clone()
     }
 }
@@ -106,36 +118,40 @@ impl Drop for Door {
 /// The open admin listener.
 pub(super) struct AdminDoor {
     pub address: SocketAddr,
-    socket: TcpListener,
+    /// Shared with the task, so that it outlives it.
+    socket: Option<TcpListener>,
     task: AbortHandle,
 }
 
 impl AdminDoor {
-    /// Answers on `socket` from now on.
+    /// Answers on `socket`, which is bound to `address`, from now on.
     pub fn open(
+        address: SocketAddr,
         socket: TcpListener,
-        state: http::admin::AdminState<Shards>,
+        router: Router,
         control: &Handle,
-    ) -> anyhow::Result<Self> {
-        let address = socket
-            .local_addr()
-            .context("cannot read the admin address")?;
-        let shared = socket.try_clone().context("cannot share a listener")?;
-        let front = Front::new(http::admin::router(state), http::Limits::ADMIN);
+    ) -> Self {
+        let front = Front::new(router, Limits::ADMIN);
+        let kept = socket.try_clone().ok();
         let task = control.spawn(async move {
-            let error = front.listen(shared).await;
+            let error = front.listen(socket).await;
             tracing::error!(%error, "the admin listener cannot go on");
         });
-        Ok(Self {
+        Self {
             address,
-            socket,
+            socket: kept,
             task: task.abort_handle(),
-        })
+        }
     }
 
     /// The port itself, for one that answers otherwise.
-    pub fn socket(&self) -> std::io::Result<TcpListener> {
-        self.socket.try_clone()
+    pub fn socket(&self) -> io::Result<TcpListener> {
+        match &self.socket {
+            Some(socket) => socket.try_clone(),
+            None => Err(io::Error::other(
+                "descriptors had run out when it was opened",
+            )),
+        }
     }
 }
 

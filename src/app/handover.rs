@@ -1,6 +1,6 @@
 //! Where one process stops and another goes on: what the running one gives, and how the next one begins.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use crate::base::Clock;
 use crate::config::{Config, Listener, Problem, Problems};
+use crate::http;
 use crate::lifecycle::handover::{
     self, Approach, Candidate, Failure, Giver, Inventory, Knock, Place,
 };
@@ -161,7 +162,7 @@ impl Running {
     async fn hand_over(&mut self, candidate: Candidate) -> bool {
         let (pid, program) = (candidate.peer.pid, candidate.program.clone());
         let begin = Clock.now().mono;
-        let admin = self.pause();
+        self.pause().await;
         let frozen = self.shards.freeze().await;
         let giver = Giver::new(candidate);
         let given = if frozen {
@@ -198,7 +199,7 @@ impl Running {
             );
         } else {
             self.shards.thaw();
-            self.resume(admin);
+            self.resume();
         }
         released
     }
@@ -218,7 +219,7 @@ impl Running {
             );
             return false;
         }
-        let admin = self.pause();
+        self.pause().await;
         let stored = if self.shards.freeze().await {
             self.put_into_store().await
         } else {
@@ -234,7 +235,7 @@ impl Running {
             Err(error) => {
                 tracing::error!(%error, "systemd could not keep sockets and state: calls end");
                 self.shards.thaw();
-                self.resume(admin);
+                self.resume();
                 false
             }
         }
@@ -262,12 +263,9 @@ impl Running {
         for open in &self.listeners {
             doors.extend(open.door.as_ref().map(|door| door.socket()).transpose()?);
         }
-        doors.extend(
-            self.paused_admin
-                .as_ref()
-                .map(TcpListener::try_clone)
-                .transpose()?,
-        );
+        if let Some((_, admin)) = &self.paused_admin {
+            doors.push(admin.try_clone()?);
+        }
         Ok(doors)
     }
 
@@ -280,21 +278,22 @@ impl Running {
     }
 
     /// Accepts nobody any more: who comes waits in the kernel.
-    fn pause(&mut self) -> Option<SocketAddr> {
+    async fn pause(&mut self) {
         self.lobby.accept(false);
-        let door = self.admin.take()?;
-        self.paused_admin = door.socket().ok();
-        Some(door.address)
+        if let Some(door) = self.admin.take() {
+            let socket = door.socket();
+            let address = door.address;
+            drop(door);
+            self.paused_admin = socket.ok().map(|socket| (address, socket));
+        }
     }
 
-    fn resume(&mut self, admin: Option<SocketAddr>) {
+    fn resume(&mut self) {
         self.lobby.accept(true);
-        let Some(socket) = self.paused_admin.take() else {
-            return;
-        };
-        match AdminDoor::open(socket, self.admin_state(), self.control.handle()) {
-            Ok(door) => self.admin = Some(door),
-            Err(error) => tracing::error!(?admin, %error, "the admin listener cannot go on"),
+        if let Some((address, socket)) = self.paused_admin.take() {
+            let router = http::admin::router(self.admin_state());
+            let control = self.control.handle();
+            self.admin = Some(AdminDoor::open(address, socket, router, control));
         }
     }
 

@@ -13,6 +13,7 @@ use crate::lifecycle::{Signal, Signals, notify};
 use crate::turn::Direction;
 
 use super::Running;
+use super::watch::Watch;
 
 /// Changes what is logged, and how, in the running process.
 pub type SetLog = Box<dyn Fn(&Log) + Send>;
@@ -22,6 +23,9 @@ const TICK: Duration = Duration::from_millis(250);
 
 /// How often systemd is told how it goes.
 const STATUS_PAUSE: Duration = Duration::from_secs(5);
+
+/// How often the files of the certificate are looked at.
+const CERTIFICATE_PAUSE: Duration = Duration::from_secs(2);
 
 /// How much longer than its own patience a stopping server asks systemd to wait.
 const STOP_MARGIN: Duration = Duration::from_secs(10);
@@ -57,6 +61,8 @@ impl Running {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut terminated = false;
+        let mut watch = Watch::default();
+        let mut look = Clock.now().mono;
         loop {
             tokio::select! {
                 signal = signals.next() => match signal {
@@ -82,9 +88,7 @@ impl Running {
                         self.reload_and_tell(sources, set_log).await;
                     }
                     Signal::Drain => self.begin_drain(self.config.drain.deadline),
-                    Signal::Certificate => {
-                        self.reload_certificate();
-                    }
+                    Signal::Certificate => self.renew_certificate(),
                 },
                 Some(asked) = self.orders.recv() => {
                     let outcome = match asked.order {
@@ -107,6 +111,13 @@ impl Running {
                         tracing::info!(left, "drained");
                         break;
                     }
+                    self.balance();
+                    if now.mono >= look {
+                        look = now.mono + CERTIFICATE_PAUSE;
+                        if self.config.tls.as_ref().is_some_and(|tls| watch.changed(tls)) {
+                            self.renew_certificate();
+                        }
+                    }
                     if let Some(remaining) = self.drain.remaining(now)
                         && terminated
                     {
@@ -123,6 +134,7 @@ impl Running {
     fn begin_drain(&mut self, patience: Duration) {
         let now = Clock.now();
         self.drain.begin(now, patience);
+        self.update_newcomers();
         let remaining = self.drain.remaining(now).unwrap_or_default();
         tracing::info!(
             allocations = self.shards.live(),
@@ -153,16 +165,65 @@ impl Running {
         }
     }
 
-    async fn reload_and_tell(&mut self, _sources: &Sources, _set_log: &SetLog) -> Outcome {
+    async fn reload_and_tell(&mut self, sources: &Sources, set_log: &SetLog) -> Outcome {
         notify::reloading();
+        let result = self.reload(sources, set_log).await;
         notify::ready();
-        Outcome {
-            done: false,
-            body: json!({ "error": "not yet" }),
+        match result {
+            Ok(reloaded) => {
+                for change in &reloaded.changed {
+                    tracing::info!("reloaded: {change}");
+                }
+                for change in &reloaded.restart {
+                    tracing::warn!("takes a restart: {change}");
+                }
+                for note in &reloaded.notes {
+                    tracing::info!("reloaded: {note}");
+                }
+                notify::status("configuration reloaded");
+                let mut body = json!(reloaded);
+                body["applied"] = json!(true);
+                Outcome { done: true, body }
+            }
+            Err(problems) => {
+                tracing::error!("the configuration was not reloaded, nothing has changed");
+                for problem in problems.iter() {
+                    tracing::error!("{problem}");
+                }
+                notify::status("reload refused: the configuration before it is in effect");
+                let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+                Outcome {
+                    done: false,
+                    body: json!({
+                        "applied": false,
+                        "error": "nothing has changed: the new configuration cannot be used",
+                        "problems": problems,
+                    }),
+                }
+            }
         }
     }
 
-    fn reload_certificate(&mut self) {}
+    fn renew_certificate(&self) {
+        match self.reload_certificate() {
+            Ok(true) => tracing::info!("the certificate is another one from now on"),
+            Ok(false) => tracing::info!("the certificate is the same as before"),
+            Err(error) => tracing::error!(
+                %error,
+                "the new certificate cannot be used: the one before is served on"
+            ),
+        }
+    }
+
+    /// Sends newcomers elsewhere as long as the server is nearly full, if it is to.
+    fn balance(&mut self) {
+        let percent = self.config.drain.overload_percent;
+        let full = percent > 0 && self.shards.capacity_ratio() * 100.0 >= f64::from(percent);
+        if std::mem::replace(&mut self.overloaded, full) != full {
+            tracing::info!(full, "drain.overload: whether newcomers are sent elsewhere");
+            self.update_newcomers();
+        }
+    }
 
     /// Tells systemd every few seconds how it goes, until it is aborted.
     fn tell_status(&self) -> tokio::task::JoinHandle<()> {

@@ -1,5 +1,6 @@
 //! The commands: each reads its arguments, calls the library and prints.
 
+mod admin;
 mod banner;
 mod bench;
 mod check;
@@ -59,6 +60,19 @@ enum Command {
     /// itself and releases its allocations.
     #[command(args_override_self = true)]
     Bench(Box<bench::Arguments>),
+    /// Have a running server read its configuration again.
+    ///
+    /// Prints what changed, key by key, and what takes a restart. A configuration that cannot be used changes nothing
+    /// and ends with 2. The same as SIGHUP.
+    Reload(admin::Reload),
+    /// Have a running server take no new allocations, and stop when the last one has ended.
+    ///
+    /// New clients are sent to drain.alternates. A second drain can only shorten the deadline. The same as SIGUSR1.
+    Drain(admin::Drain),
+    /// List the live allocations of a running server, busiest first.
+    Allocations(admin::Allocations),
+    /// End an allocation of a running server, or all of a user.
+    Disconnect(admin::Disconnect),
 }
 
 /// Where the configuration comes from.
@@ -117,6 +131,10 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Check(configuration) => check::run(&configuration),
         Command::Credentials(arguments) => credentials::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Reload(arguments) => admin::reload(&arguments),
+        Command::Drain(arguments) => admin::drain(&arguments),
+        Command::Allocations(arguments) => admin::allocations(&arguments),
+        Command::Disconnect(arguments) => admin::disconnect(&arguments),
     }
 }
 

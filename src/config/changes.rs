@@ -125,7 +125,7 @@ fn shown(given: &[Given]) -> String {
             Given::Hidden(_) => "(not shown)",
         })
         .collect();
-    if each.iter().any(|text| *text == "(not shown)") {
+    if each.contains(&"(not shown)") {
         return "(not shown)".into();
     }
     each.join(", ")

@@ -205,14 +205,16 @@ async fn health_answer<S: ShardControl>(
             Some(live.as_flattened().iter().sum::<u64>())
         }
     };
-    let body = json!({
+    let mut body = json!({
         "status": status.label(),
         "node": state.settings.node,
         "region": state.settings.region,
         "version": state.settings.version,
         "allocations": allocations,
-        "drain_deadline": state.operator.as_ref().and_then(Operator::drain_deadline_unix),
     });
+    if let Some(unix) = (state.operator.as_ref()).and_then(Operator::drain_deadline_unix) {
+        body["deadline"] = json!(unix);
+    }
     (code, Json(body)).into_response()
 }
 

@@ -1,5 +1,6 @@
 //! One shard's state and the way of every datagram through it.
 
+mod change;
 mod departures;
 mod handover;
 
@@ -36,6 +37,7 @@ use departures::count_posted;
 pub(super) struct Parts {
     pub index: u8,
     pub sockets: Vec<UdpSocket>,
+    pub listener_buffer_bytes: usize,
     pub relay_buffer_bytes: usize,
     pub pool: Arc<RelayPool>,
     pub parcels: Parcels,
@@ -84,6 +86,8 @@ pub(super) enum Endpoint {
     },
     /// The local end of connections.
     Stream(SocketAddr),
+    /// Of a listener that is closed.
+    Free,
 }
 
 struct Listener {
@@ -120,7 +124,11 @@ pub(super) struct Shard {
     pub(super) batches: [Batch; 2],
     /// Which batch `to_peers` and the listeners' `outgoing` refer to.
     current: usize,
-    listeners: Vec<Listener>,
+    /// In the slots that their numbers name; those that are closed stay empty.
+    listeners: Vec<Option<Listener>>,
+    listener_buffer_bytes: usize,
+    /// Datagrams the kernel dropped on listeners that are closed by now.
+    drops_of_closed: u64,
     endpoints: Vec<Endpoint>,
     pub(super) poller: Poller,
     relays: Relays,
@@ -164,13 +172,10 @@ impl Shard {
             batches: [Batch::new(SLOTS), Batch::new(SLOTS)],
             current: DATAGRAMS,
             listeners: (parts.sockets.into_iter())
-                .map(|socket| Listener {
-                    socket,
-                    outgoing: Vec::with_capacity(GATHER),
-                    trains: Trains::default(),
-                    full: false,
-                })
+                .map(|socket| Some(Listener::new(socket)))
                 .collect(),
+            listener_buffer_bytes: parts.listener_buffer_bytes,
+            drops_of_closed: 0,
             endpoints: Vec::new(),
             poller,
             relays: Relays::new(parts.index, parts.relay_buffer_bytes, parts.pool, keyed()),
@@ -237,24 +242,20 @@ impl Shard {
     fn even_out(&mut self, now: Now, from_relays: usize) {
         for index in 0..self.listeners.len() {
             let mut taken = SLOTS;
-            while taken <= from_relays
-                && self
-                    .listeners
-                    .get(index)
-                    .is_some_and(|listener| listener.full)
+            while taken <= from_relays && self.listener(index).is_some_and(|listener| listener.full)
             {
                 self.receive_from_clients(now, index);
                 self.flush();
                 taken += SLOTS;
             }
-            if let Some(listener) = self.listeners.get_mut(index) {
+            if let Some(Some(listener)) = self.listeners.get_mut(index) {
                 listener.full = false;
             }
         }
     }
 
     fn receive_from_clients(&mut self, now: Now, index: usize) {
-        let Some(listener) = self.listeners.get_mut(index) else {
+        let Some(Some(listener)) = self.listeners.get_mut(index) else {
             return;
         };
         let count = match self.batches[DATAGRAMS].receive(&listener.socket, 0) {
@@ -323,7 +324,7 @@ impl Shard {
 
     /// Sends what has gathered if there is a lot.
     fn make_room(&mut self) {
-        let gathered = (self.listeners.iter()).map(|listener| listener.outgoing.len());
+        let gathered = (self.listeners.iter().flatten()).map(|listener| listener.outgoing.len());
         let single = self.to_peers.len().max(self.to_streams.len());
         if single >= GATHER || gathered.max().is_some_and(|most| most >= GATHER) {
             self.flush();
@@ -464,7 +465,7 @@ impl Shard {
         match self.endpoints.get(usize::from(five_tuple.listener().0)) {
             Some(&Endpoint::Udp { socket, local }) => {
                 let outgoing = self.framed(payload, &header);
-                if let Some(listener) = self.listeners.get_mut(socket) {
+                if let Some(Some(listener)) = self.listeners.get_mut(socket) {
                     listener.outgoing.push(Outgoing {
                         to: five_tuple.client(),
                         from: local,
@@ -488,7 +489,7 @@ impl Shard {
                     outgoing,
                 });
             }
-            None => {}
+            Some(Endpoint::Free) | None => {}
         }
     }
 
@@ -535,8 +536,19 @@ impl Shard {
         (self.endpoints.get(usize::from(id.0)) == Some(&endpoint)).then_some(id)
     }
 
+    fn listener(&self, index: usize) -> Option<&Listener> {
+        self.listeners.get(index)?.as_ref()
+    }
+
     fn intern(&mut self, endpoint: Endpoint) -> ListenerId {
-        let known = self.endpoints.iter().position(|known| *known == endpoint);
+        let find = |wanted| self.endpoints.iter().position(|known| *known == wanted);
+        let known = find(endpoint);
+        if known.is_none()
+            && let Some(free) = find(Endpoint::Free)
+        {
+            self.endpoints[free] = endpoint;
+            return ListenerId(free as u16);
+        }
         let index = match (known, endpoint) {
             (Some(index), _) => index,
             (None, Endpoint::Udp { socket, local }) if self.endpoints.len() >= ENDPOINTS => {
@@ -546,7 +558,7 @@ impl Shard {
                     .position(|e| matches!(e, Endpoint::Udp { socket: s, .. } if *s == socket))
                     .unwrap_or_default()
             }
-            (None, Endpoint::Stream(_)) if self.endpoints.len() >= ENDPOINTS => 0,
+            (None, Endpoint::Stream(_) | Endpoint::Free) if self.endpoints.len() >= ENDPOINTS => 0,
             (None, _) => {
                 self.endpoints.push(endpoint);
                 self.endpoints.len() - 1
@@ -578,9 +590,10 @@ impl Shard {
 
     pub(super) fn snapshot(&self) -> ShardSnapshot {
         let mut stats = self.server.stats().clone();
-        let listeners = self.listeners.iter();
+        let listeners = self.listeners.iter().flatten();
         let drops: u64 = listeners.map(|l| u64::from(l.socket.drops())).sum();
-        stats.dropped[DropReason::ReceiveBuffer as usize] += drops + self.relays.drops();
+        stats.dropped[DropReason::ReceiveBuffer as usize] +=
+            drops + self.drops_of_closed + self.relays.drops();
         ShardSnapshot {
             stats,
             stream_connections: self.stream_connections,

@@ -68,6 +68,8 @@ pub(super) struct Listeners {
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub(super) struct ListenerImage {
+    /// The number that endpoints call it by.
+    pub slot: usize,
     pub address: SocketAddr,
     pub took_trains: bool,
 }
@@ -111,7 +113,8 @@ pub struct Legacy {
 /// What it left of one shard.
 #[derive(Default)]
 struct Estate {
-    listeners: Vec<UdpSocket>,
+    /// With the numbers that endpoints call them by.
+    listeners: Vec<(usize, UdpSocket)>,
     rest: Option<Rest>,
     snapshot: Option<Snapshot>,
     relays: Vec<(AllocationId, UdpSocket)>,
@@ -158,7 +161,8 @@ impl Legacy {
                 for image in record.sockets {
                     let socket = sockets.remove(&image.address);
                     let socket = socket.ok_or_else(|| format!("{} is missing", image.address))?;
-                    estate.listeners.push(settled(socket, image.took_trains)?);
+                    let socket = settled(socket, image.took_trains)?;
+                    estate.listeners.push((image.slot, socket));
                 }
             }
             Record::Shard => {
@@ -216,9 +220,9 @@ impl Legacy {
     /// The sockets of the listener at `address`, one for each shard; none if it was not there.
     pub(super) fn take_listener(&mut self, address: SocketAddr) -> Option<Vec<UdpSocket>> {
         let index = self.listener(address)?;
-        let sockets: Vec<_> = (self.shards.iter_mut())
+        let sockets: Vec<_> = (self.shards.iter())
             .filter_map(|estate| {
-                let socket = estate.listeners.get_mut(index)?;
+                let (_, socket) = estate.listeners.get(index)?;
                 let packet_info = address.ip().is_unspecified();
                 socket.share(packet_info).ok()
             })
@@ -228,17 +232,16 @@ impl Legacy {
 
     fn listener(&self, address: SocketAddr) -> Option<usize> {
         let first = self.shards.first()?;
-        (first.listeners.iter()).position(|socket| socket.local_addr() == address)
+        (first.listeners.iter()).position(|(_, socket)| socket.local_addr() == address)
     }
 
     /// What each shard begins with, `None` where its state did not arrive. `listeners` are those of this process.
     pub(super) fn starts(self, listeners: &[SocketAddr], pool: &RelayPool) -> Vec<Option<Start>> {
-        let places: Vec<Option<usize>> = (self.shards.first().into_iter())
+        let places: HashMap<usize, usize> = (self.shards.first().into_iter())
             .flat_map(|estate| &estate.listeners)
-            .map(|socket| {
-                listeners
-                    .iter()
-                    .position(|address| *address == socket.local_addr())
+            .filter_map(|(slot, socket)| {
+                let same = |address: &SocketAddr| *address == socket.local_addr();
+                Some((*slot, listeners.iter().position(same)?))
             })
             .collect();
         (self.shards.into_iter())
@@ -253,7 +256,7 @@ impl Legacy {
 }
 
 impl Estate {
-    fn start(self, places: &[Option<usize>], pool: &RelayPool) -> Option<Start> {
+    fn start(self, places: &HashMap<usize, usize>, pool: &RelayPool) -> Option<Start> {
         let (rest, snapshot) = self.rest.zip(self.snapshot)?;
         let locals: Vec<_> = (self.relays)
             .iter()
@@ -264,10 +267,10 @@ impl Estate {
             endpoints: (rest.endpoints.into_iter())
                 .map(|endpoint| match endpoint {
                     Endpoint::Udp { socket, local } => Endpoint::Udp {
-                        socket: places.get(socket).copied().flatten().unwrap_or(usize::MAX),
+                        socket: places.get(&socket).copied().unwrap_or(usize::MAX),
                         local,
                     },
-                    stream @ Endpoint::Stream(_) => stream,
+                    other @ (Endpoint::Stream(_) | Endpoint::Free) => other,
                 })
                 .collect(),
             relays: (self.relays.into_iter().zip(claimed))

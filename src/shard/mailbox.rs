@@ -9,8 +9,9 @@ use tokio::sync::{mpsc, oneshot};
 use crate::access::Access;
 use crate::metrics::ShardSnapshot;
 use crate::stream::ClientStream;
-use crate::turn::{AllocationId, AllocationView, EndReason};
+use crate::turn::{AllocationId, AllocationView, EndReason, Newcomers};
 
+use super::change::ShardChange;
 use super::hairpin::Parcel;
 use super::handover::{Part, Sink};
 
@@ -37,6 +38,10 @@ pub(super) enum Message {
     },
     /// Decide access by this from now on.
     Access(Arc<Access>),
+    /// Take this from now on, and say when it is done.
+    Change(Box<ShardChange>, oneshot::Sender<()>),
+    /// Give this to clients that ask for an allocation and have none.
+    Newcomers(Newcomers),
     /// Say that you live.
     Ping(oneshot::Sender<()>),
     /// Do nothing else for so long: for tests.

@@ -9,6 +9,7 @@
 //!
 //! What spans shards, relay ports and quotas, is settled where a relay is opened (`ports.rs`). Nothing is shared per packet.
 
+mod change;
 mod engine;
 mod hairpin;
 mod handover;
@@ -23,8 +24,8 @@ mod trains;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -40,7 +41,9 @@ use crate::turn::{self, AllocationId, AllocationView, EndReason};
 use hairpin::Parcels;
 use handover::Part;
 use mailbox::{Mailbox, Message};
-use ports::RelayPool;
+use ports::{RelayPool, lock};
+
+pub use change::{Change, ListenerSlot, Unread};
 
 pub use handover::{Legacy, Record, Sink};
 
@@ -128,11 +131,11 @@ struct ShardHandle {
 #[derive(Clone)]
 pub struct Shards {
     handles: Arc<[ShardHandle]>,
-    pool: Arc<RelayPool>,
-    limits: Limits,
+    /// Where relayed addresses come from: the pool in use is the last one, those before it have addresses that live.
+    pools: Arc<Mutex<Vec<Arc<RelayPool>>>>,
     next: Arc<AtomicUsize>,
-    /// Addresses the UDP listeners got, in the order of the settings.
-    listeners: Arc<[SocketAddr]>,
+    /// Addresses the UDP listeners got, in their slots.
+    listeners: Arc<Mutex<Vec<Option<SocketAddr>>>>,
 }
 
 /// The most shards there can be: a relay port names its shard in one byte.
@@ -249,10 +252,7 @@ impl Shards {
         let mut seed = turn::Seed {
             nonce_key: rand::random(),
             hash: [0; 4],
-            families: Family::ALL
-                .into_iter()
-                .filter(|family| (settings.relays.iter()).any(|ip| Family::of(ip.local) == *family))
-                .collect(),
+            families: families(&settings.relays),
         };
         let mut mailboxes = Vec::new();
         let mut inboxes = Vec::new();
@@ -277,6 +277,7 @@ impl Shards {
             let parts = engine::Parts {
                 index: index as u8,
                 sockets,
+                listener_buffer_bytes: settings.listener_buffer_bytes,
                 relay_buffer_bytes: settings.relay_buffer_bytes,
                 pool: Arc::clone(&pool),
                 parcels: Parcels::new(index as u8, mailboxes.clone(), empties),
@@ -306,18 +307,19 @@ impl Shards {
         Ok((
             Self {
                 handles,
-                pool,
-                limits: settings.limits,
+                pools: Arc::new(Mutex::new(vec![pool])),
                 next: Arc::default(),
-                listeners: addresses.into(),
+                listeners: Arc::new(Mutex::new(addresses.into_iter().map(Some).collect())),
             },
             joins,
         ))
     }
 
-    /// Where the UDP listeners are, in the order of the settings: what port 0 became.
-    pub fn listeners(&self) -> &[SocketAddr] {
-        &self.listeners
+    /// Where the UDP listeners are that the shards started with, or got since, in that order: what port 0 became.
+    pub fn listeners(&self) -> Vec<(ListenerSlot, SocketAddr)> {
+        (lock(&self.listeners).iter().enumerate())
+            .filter_map(|(slot, address)| Some((ListenerSlot(slot), (*address)?)))
+            .collect()
     }
 
     /// How many shards there are.
@@ -426,7 +428,7 @@ impl Shards {
 
     /// How many allocations there are, whether the shards answer or not.
     pub fn live(&self) -> usize {
-        self.pool.live()
+        self.pool().live()
     }
 
     /// Keeps a shard from everything else for `time`: how tests see what watches over it.
@@ -439,7 +441,24 @@ impl Shards {
 
     /// Share of the most limiting resource in use (relay ports, or `limits.allocations`), 0.0 to 1.0.
     pub fn capacity_ratio(&self) -> f64 {
-        self.pool.capacity_ratio(self.limits.allocations)
+        let pools = lock(&self.pools);
+        let in_use: usize = pools.iter().map(|pool| pool.in_use()).sum();
+        let pool = self.pool_in(&pools);
+        let ports = in_use as f64 / pool.total().max(1) as f64;
+        let allocations = match pool.limit() {
+            0 => 0.0,
+            limit => pool.live() as f64 / f64::from(limit),
+        };
+        ports.max(allocations).min(1.0)
+    }
+
+    fn pool(&self) -> Arc<RelayPool> {
+        self.pool_in(&lock(&self.pools))
+    }
+
+    fn pool_in(&self, pools: &[Arc<RelayPool>]) -> Arc<RelayPool> {
+        let last = pools.last().map(Arc::clone);
+        last.unwrap_or_else(|| unreachable!("there is always one pool"))
     }
 
     /// Hands a stream client to the next shard, which owns it from then on.
@@ -604,6 +623,12 @@ pub fn unavailable(listeners: &[SocketAddr]) -> Vec<BindError> {
             let source = probe(address).err()?;
             Some(BindError { address, source })
         })
+        .collect()
+}
+
+fn families(relays: &[RelayIp]) -> Vec<Family> {
+    (Family::ALL.into_iter())
+        .filter(|family| relays.iter().any(|ip| Family::of(ip.local) == *family))
         .collect()
 }
 

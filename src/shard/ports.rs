@@ -18,9 +18,15 @@ use super::RelayIp;
 /// Every relayed address the server can have.
 pub(super) struct RelayPool {
     addresses: Vec<AddressPool>,
-    quota: Mutex<Quota>,
     in_use: AtomicUsize,
     total: usize,
+    counts: Arc<Counts>,
+    generation: u32,
+}
+
+/// Allocations, whichever pool their relayed addresses are from.
+struct Counts {
+    quota: Mutex<Quota>,
     live: AtomicUsize,
 }
 
@@ -61,6 +67,30 @@ pub(super) struct Place {
 
 impl RelayPool {
     pub fn new(ips: &[RelayIp], ports: RangeInclusive<u16>, limits: Limits) -> Self {
+        let counts = Counts {
+            quota: Mutex::new(Quota::new(limits)),
+            live: AtomicUsize::new(0),
+        };
+        Self::with_counts(ips, ports, Arc::new(counts), 0)
+    }
+
+    /// The pool that new relayed addresses come from after this one; those of this one live on. A port that both have is
+    /// found out when it is bound.
+    pub fn succeed(&self, ips: &[RelayIp], ports: RangeInclusive<u16>) -> Self {
+        Self::with_counts(
+            ips,
+            ports,
+            Arc::clone(&self.counts),
+            self.generation.wrapping_add(1),
+        )
+    }
+
+    fn with_counts(
+        ips: &[RelayIp],
+        ports: RangeInclusive<u16>,
+        counts: Arc<Counts>,
+        generation: u32,
+    ) -> Self {
         let count = ports.clone().count();
         let addresses: Vec<_> = ips
             .iter()
@@ -74,34 +104,59 @@ impl RelayPool {
         Self {
             total: addresses.len() * count,
             addresses,
-            quota: Mutex::new(Quota::new(limits)),
             in_use: AtomicUsize::new(0),
-            live: AtomicUsize::new(0),
+            counts,
+            generation,
         }
+    }
+
+    /// How many pools there were before this one: tells their places apart.
+    pub const fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Replaces the limits. What lives already stays, even above them.
+    pub fn set_limits(&self, limits: Limits) {
+        lock(&self.counts.quota).set_limits(limits);
+    }
+
+    /// How many allocations there may be at once; 0 is no limit.
+    pub fn limit(&self) -> u32 {
+        lock(&self.counts.quota).limits().allocations
+    }
+
+    /// How many of its ports are taken.
+    pub fn in_use(&self) -> usize {
+        self.in_use.load(Ordering::Relaxed)
+    }
+
+    /// How many ports it has.
+    pub const fn total(&self) -> usize {
+        self.total
     }
 
     /// Counts one more allocation of `user` from `client`.
     pub fn reserve(&self, user: &Arc<str>, client: IpAddr) -> Result<(), QuotaExceeded> {
-        lock(&self.quota).reserve(user, client)?;
-        self.live.fetch_add(1, Ordering::Relaxed);
+        lock(&self.counts.quota).reserve(user, client)?;
+        self.counts.live.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
     /// Gives back what `reserve` counted.
     pub fn release(&self, user: &Arc<str>, client: IpAddr) {
-        lock(&self.quota).release(user, client);
-        self.live.fetch_sub(1, Ordering::Relaxed);
+        lock(&self.counts.quota).release(user, client);
+        self.counts.live.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// How many allocations are counted.
     pub fn live(&self) -> usize {
-        self.live.load(Ordering::Relaxed)
+        self.counts.live.load(Ordering::Relaxed)
     }
 
     /// Counts an allocation that lives already, whatever the limits.
     pub fn adopt(&self, user: &Arc<str>, client: IpAddr) {
-        lock(&self.quota).adopt(user, client);
-        self.live.fetch_add(1, Ordering::Relaxed);
+        lock(&self.counts.quota).adopt(user, client);
+        self.counts.live.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The places of sockets that are open already, in their order, from now on nobody else's; `None` for one that is not
@@ -197,16 +252,6 @@ impl RelayPool {
             .get(usize::from(place.address))?
             .owner(place.port)
     }
-
-    /// Share of the scarcest resource in use: ports, or allocations where they are limited.
-    pub fn capacity_ratio(&self, limit: u32) -> f64 {
-        let ports = self.in_use.load(Ordering::Relaxed) as f64 / self.total.max(1) as f64;
-        let allocations = match limit {
-            0 => 0.0,
-            limit => self.live.load(Ordering::Relaxed) as f64 / f64::from(limit),
-        };
-        ports.max(allocations).min(1.0)
-    }
 }
 
 impl FreePorts {
@@ -248,6 +293,6 @@ impl AddressPool {
 }
 
 /// A shard that panicked while it held the lock left the lists whole: every change is one push or pop.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

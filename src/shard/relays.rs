@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
-use crate::base::RelayedAddress;
+use crate::base::{Family, RelayedAddress};
 use crate::net::{Batch, Poller, UdpOptions, UdpSocket};
 use crate::turn::{AllocationId, OpenError};
 
@@ -25,6 +25,8 @@ const GATHERING_TURNS: u32 = 2;
 pub(super) struct Relay {
     id: AllocationId,
     pub socket: UdpSocket,
+    /// Where `place` is from.
+    pool: Arc<RelayPool>,
     place: Place,
     user: Arc<str>,
     client: IpAddr,
@@ -73,9 +75,13 @@ pub(super) enum Owner {
 pub(super) struct Relays {
     shard: u8,
     buffer_bytes: usize,
+    /// Where new relayed addresses come from.
     pool: Arc<RelayPool>,
+    /// Pools of earlier configurations, until the last relayed address of theirs is closed.
+    older: Vec<Arc<RelayPool>>,
     slots: Vec<Option<Box<Relay>>>,
-    by_place: HashMap<Place, AllocationId, RandomState>,
+    /// By generation of the pool and place in it.
+    by_place: HashMap<(u32, Place), AllocationId, RandomState>,
     /// Datagrams the kernel dropped on sockets that are closed by now.
     drops_of_closed: u64,
     /// The last socket could not be opened, and the log says so.
@@ -88,6 +94,7 @@ impl Relays {
             shard,
             buffer_bytes,
             pool,
+            older: Vec::new(),
             slots: Vec::new(),
             by_place: HashMap::with_hasher(hasher),
             drops_of_closed: 0,
@@ -155,7 +162,8 @@ impl Relays {
         client: IpAddr,
     ) {
         self.pool.set_owner(place, Some(self.shard));
-        self.by_place.insert(place, id);
+        let generation = self.pool.generation();
+        self.by_place.insert((generation, place), id);
         let slot = id.slot as usize;
         if self.slots.len() <= slot {
             self.slots.resize_with(slot + 1, || None);
@@ -163,6 +171,7 @@ impl Relays {
         self.slots[slot] = Some(Box::new(Relay {
             id,
             socket,
+            pool: Arc::clone(&self.pool),
             place,
             user,
             client,
@@ -183,18 +192,35 @@ impl Relays {
         };
         self.drops_of_closed += u64::from(relay.socket.drops());
         poller.remove(&relay.socket);
-        self.by_place.remove(&relay.place);
+        (self.by_place).remove(&(relay.pool.generation(), relay.place));
         // Closed before the port is free again, or the next owner could not bind it.
         let Relay {
             socket,
+            pool,
             place,
             user,
             client,
             ..
         } = *relay;
         drop(socket);
-        self.pool.give_back(place);
-        self.pool.release(&user, client);
+        pool.give_back(place);
+        pool.release(&user, client);
+        if !self.older.is_empty() {
+            self.older.retain(|pool| pool.in_use() > 0);
+        }
+    }
+
+    /// Opens new relay sockets otherwise from now on; the families of their pool, if that is another.
+    pub fn change(
+        &mut self,
+        buffer_bytes: usize,
+        relays: Option<(Arc<RelayPool>, Vec<Family>)>,
+    ) -> Option<Vec<Family>> {
+        self.buffer_bytes = buffer_bytes;
+        let (pool, families) = relays?;
+        self.older.push(std::mem::replace(&mut self.pool, pool));
+        self.older.retain(|pool| pool.in_use() > 0);
+        Some(families)
     }
 
     pub fn get(&self, id: AllocationId) -> Option<&Relay> {
@@ -219,16 +245,21 @@ impl Relays {
 
     /// How clients and peers see the relayed address of `id`.
     pub fn relayed(&self, id: AllocationId) -> Option<SocketAddr> {
-        let place = self.get(id)?.place;
-        Some(self.pool.addresses(place).external)
+        let relay = self.get(id)?;
+        Some(relay.pool.addresses(relay.place).external)
     }
 
     /// Who has the relayed address `external`, if it is one of ours and allocated.
     pub fn find(&self, external: SocketAddr) -> Option<Owner> {
-        let place = self.pool.find(external)?;
-        match self.by_place.get(&place) {
+        self.find_in(&self.pool, external)
+            .or_else(|| (self.older.iter()).find_map(|pool| self.find_in(pool, external)))
+    }
+
+    fn find_in(&self, pool: &RelayPool, external: SocketAddr) -> Option<Owner> {
+        let place = pool.find(external)?;
+        match self.by_place.get(&(pool.generation(), place)) {
             Some(id) => Some(Owner::Here(*id)),
-            None => match self.pool.owner(place)? {
+            None => match pool.owner(place)? {
                 shard if shard == self.shard => None,
                 shard => Some(Owner::Shard(shard)),
             },
@@ -237,7 +268,7 @@ impl Relays {
 
     /// Whether a relay socket of any shard is bound to `local`.
     pub fn is_bound(&self, local: SocketAddr) -> bool {
-        self.pool.is_bound(local)
+        self.pool.is_bound(local) || self.older.iter().any(|pool| pool.is_bound(local))
     }
 
     /// Datagrams the kernel dropped because a relay socket's buffer was full.

@@ -92,7 +92,7 @@ async fn work(
                     shard.borrow_mut().end_all();
                     return Ok(());
                 }
-                Some(message) => handle(&shard, message),
+                Some(message) => handle(&shard, &mut patience, message),
             }
             continue;
         }
@@ -119,7 +119,7 @@ async fn work(
                     return Ok(());
                 }
                 frozen = matches!(message, Message::Freeze(_));
-                handle(&shard, message);
+                handle(&shard, &mut patience, message);
             }
             () = &mut sleep, if deadline.is_some() => shard.borrow_mut().handle_timeout(),
             () = wake.notified() => {}
@@ -160,7 +160,7 @@ impl Patience {
     }
 }
 
-fn handle(shard: &Rc<RefCell<Shard>>, message: Message) {
+fn handle(shard: &Rc<RefCell<Shard>>, patience: &mut Patience, message: Message) {
     let now = Clock.now();
     match message {
         Message::Adopt(stream) => {
@@ -182,7 +182,17 @@ fn handle(shard: &Rc<RefCell<Shard>>, message: Message) {
             shard.drain_outputs(now);
             let _ = answer.send(ended);
         }
-        Message::Access(access) => shard.borrow_mut().server.set_access(access),
+        Message::Access(access) => {
+            let mut shard = shard.borrow_mut();
+            shard.server.set_access(now, access);
+            shard.drain_outputs(now);
+        }
+        Message::Change(change, done) => {
+            patience.most = change.busy_poll;
+            shard.borrow_mut().change(*change);
+            let _ = done.send(());
+        }
+        Message::Newcomers(newcomers) => shard.borrow_mut().server.set_newcomers(newcomers),
         Message::Ping(answer) => {
             let _ = answer.send(());
         }

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::base::addr::subscriber;
@@ -57,7 +57,7 @@ pub type Refused = [u64; Refusal::ALL.len()];
 #[derive(Debug, Default)]
 pub struct Admission {
     /// 0 is no limit.
-    limit: u32,
+    limit: AtomicU32,
     // Strangers choose these keys: std's hasher is seeded from the kernel.
     open: Mutex<HashMap<IpAddr, u32>>,
     refused: [AtomicU64; Refusal::ALL.len()],
@@ -67,18 +67,24 @@ impl Admission {
     /// At most `limit` connections at once from one address; 0 is no limit.
     pub fn new(limit: u32) -> Arc<Self> {
         Arc::new(Self {
-            limit,
+            limit: AtomicU32::new(limit),
             ..Self::default()
         })
+    }
+
+    /// Replaces the limit. Connections that are open stay, even above it.
+    pub fn set_limit(&self, limit: u32) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     /// Counts a connection from `client` for as long as the guard lives; `None`, counted as refused, beyond the limit.
     pub fn admit(self: &Arc<Self>, client: IpAddr) -> Option<Admitted> {
         let address = subscriber(client);
+        let limit = self.limit.load(Ordering::Relaxed);
         {
             let mut open = self.open();
             let count = open.entry(address).or_default();
-            if self.limit == 0 || *count < self.limit {
+            if limit == 0 || *count < limit {
                 *count += 1;
                 return Some(Admitted {
                     admission: Arc::clone(self),

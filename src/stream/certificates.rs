@@ -272,9 +272,12 @@ impl Certificates {
         Arc::new(Self(RwLock::new(certificate)))
     }
 
-    /// Serves `certificate` from the next handshake on.
-    pub fn replace(&self, certificate: Certificate) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = certificate;
+    /// Serves `certificate` from the next handshake on; whether its chain is another one.
+    pub fn replace(&self, certificate: Certificate) -> bool {
+        let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let differs = current.key.cert != certificate.key.cert;
+        *current = certificate;
+        differs
     }
 
     /// When the served certificate expires, in seconds since the Unix epoch.

@@ -143,15 +143,17 @@ pub(super) fn authenticate(
     else {
         return Err(Reject::BadRequest("USERNAME, REALM or NONCE is missing"));
     };
-    // The key is derived from our realm; a client that signed for another one fails here rather than as a wrong password.
-    if realm != access.realm.as_bytes() {
-        return Err(Reject::Unauthenticated(AuthFailure::WrongRealm));
-    }
     let authenticated = match owned.filter(|allocation| *allocation.username == *username) {
+        // Its key names the realm that it was derived from, which may have been ours when it was.
         Some(allocation) if message.verify_integrity(&allocation.key) => Authenticated {
             identity: None,
             key: allocation.key,
         },
+        // The key is derived from our realm; a client that signed for another one fails here rather than as a wrong
+        // password.
+        _ if realm != access.realm.as_bytes() => {
+            return Err(Reject::Unauthenticated(AuthFailure::WrongRealm));
+        }
         _ => {
             let verified = access
                 .credentials

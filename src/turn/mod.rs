@@ -14,6 +14,7 @@
 
 mod allocation;
 mod auth;
+mod change;
 mod reject;
 mod relay;
 mod requests;
@@ -34,6 +35,7 @@ use crate::wire::Header;
 
 pub use allocation::{AllocationId, AllocationView, CHANNEL_LIFETIME, PERMISSION_LIFETIME};
 pub use auth::NONCE_LENGTH;
+pub use change::Newcomers;
 pub use reject::Reject;
 pub use server::Server;
 pub use snapshot::{SNAPSHOT_FORMAT, Snapshot, SnapshotError, Tenant};
@@ -124,6 +126,10 @@ pub enum EndReason {
     ClientClosed,
     /// An operator ended it.
     Administrative,
+    /// Its user is gone from the configuration, or has another password.
+    Revoked,
+    /// The UDP listener of its client is gone from the configuration.
+    ListenerClosed,
     /// Its relay socket failed.
     RelayFailed,
     /// The server stops.
@@ -138,6 +144,8 @@ impl EndReason {
             Self::Expired => "expired",
             Self::ClientClosed => "client_closed",
             Self::Administrative => "administrative",
+            Self::Revoked => "revoked",
+            Self::ListenerClosed => "listener_closed",
             Self::RelayFailed => "relay_failed",
             Self::Shutdown => "shutdown",
         }

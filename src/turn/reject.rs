@@ -1,11 +1,15 @@
 //! Why a well-formed request is refused.
 
+use std::net::SocketAddr;
+
 use crate::access::{AuthFailure, DeniedRule};
 use crate::wire::ErrorCode;
 
 /// A refusal: what the client is told follows from it, and what the operator reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reject {
+    /// 300: another server takes newcomers.
+    TryAlternate(SocketAddr),
     /// 400, with what is wrong for the log.
     BadRequest(&'static str),
     /// 401: credentials are missing or wrong.
@@ -30,6 +34,8 @@ pub enum Reject {
     PeerFamily,
     /// 486: a quota.
     Quota,
+    /// 486: no newcomers, because the server is being emptied.
+    Draining,
     /// 508: no port is free, or the allocation holds as much as it may.
     Capacity,
     /// 500: our own fault.
@@ -40,6 +46,7 @@ impl Reject {
     /// What the client is told.
     pub const fn code(self) -> ErrorCode {
         match self {
+            Self::TryAlternate(_) => ErrorCode::TryAlternate,
             Self::BadRequest(_) => ErrorCode::BadRequest,
             Self::Unauthenticated(_) => ErrorCode::Unauthenticated,
             Self::PeerDenied(_) => ErrorCode::Forbidden,
@@ -50,7 +57,7 @@ impl Reject {
             Self::WrongCredentials => ErrorCode::WrongCredentials,
             Self::UnsupportedTransport => ErrorCode::UnsupportedTransport,
             Self::PeerFamily => ErrorCode::PeerAddressFamilyMismatch,
-            Self::Quota => ErrorCode::AllocationQuotaReached,
+            Self::Quota | Self::Draining => ErrorCode::AllocationQuotaReached,
             Self::Capacity => ErrorCode::InsufficientCapacity,
             Self::ServerError => ErrorCode::ServerError,
         }

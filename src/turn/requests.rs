@@ -107,6 +107,7 @@ impl Server {
             // Reserving the sibling port is not offered; this is what the RFC answers when it cannot be had.
             return Err(Reject::Capacity);
         }
+        self.admit_newcomer(from)?;
         let granted_secs = self.granted_secs(message.lifetime()?);
         let Some(username) = message.username() else {
             return Err(Reject::BadRequest("USERNAME is missing"));
@@ -170,9 +171,12 @@ impl Server {
             return Ok(response.lifetime(0));
         }
         let renewed = authenticated.renewed().zip(message.username());
-        if self.access.strict_expiry
-            && renewed.is_none()
-            && (allocation.credential_expires).is_some_and(|expires| expires <= now.unix)
+        let over = renewed.is_none()
+            && (allocation.credential_expires).is_some_and(|expires| expires <= now.unix);
+        // A secret that is gone vouches for nothing beyond the time that it signed for.
+        if over
+            && (self.access.strict_expiry
+                || !(self.access.credentials).derive(&allocation.username, &allocation.key))
         {
             return Err(Reject::Unauthenticated(AuthFailure::Expired));
         }

@@ -12,6 +12,7 @@ use crate::wire::{self, Class, DecodeError, Key, Kind, Message, Method, Response
 
 use super::allocation::{Allocation, AllocationId, AllocationView, Allocations, State};
 use super::auth::Nonces;
+use super::change::Newcomers;
 use super::reject::Reject;
 use super::routes::Routes;
 use super::stats::{BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS, Direction, DropReason, Path, Stats};
@@ -34,6 +35,9 @@ pub struct Server {
     pub(super) unauthenticated: AddressRate,
     /// Answers to requests with wrong ones.
     pub(super) auth_failures: AddressRate,
+    pub(super) newcomers: Newcomers,
+    /// Newcomers that were sent to other servers.
+    pub(super) redirected: usize,
     pub(super) timers: Timers,
     pub(super) outputs: VecDeque<Output>,
     pub(super) started: Instant,
@@ -57,6 +61,8 @@ impl Server {
             routes: Routes::new(hasher),
             stats: Stats::default(),
             indications: 0,
+            newcomers: Newcomers::default(),
+            redirected: 0,
             timers: Timers::default(),
             outputs: VecDeque::new(),
             started: now.mono,
@@ -172,11 +178,6 @@ impl Server {
     /// When `handle_timeout` has something to do next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.timers.next()
-    }
-
-    /// Replaces the snapshot that decides access. Allocations that live stay as they are.
-    pub fn set_access(&mut self, access: Arc<Access>) {
-        self.access = access;
     }
 
     /// What was counted so far.
@@ -337,6 +338,7 @@ impl Server {
             Reject::Unauthenticated(_) | Reject::StaleNonce => {
                 response.challenge(&self.access.realm, &self.nonces.issue(now, from))
             }
+            Reject::TryAlternate(alternate) => response.alternate_server(alternate),
             Reject::UnknownAttributes => {
                 response.unknown_attributes(message.unknown_required(Self::known(method)))
             }
@@ -482,7 +484,7 @@ impl Server {
     }
 
     /// Time never goes back: a reading older than the latest counts as the latest.
-    fn advance(&mut self, now: Now) -> Now {
+    pub(super) fn advance(&mut self, now: Now) -> Now {
         if now.mono >= self.latest.mono {
             self.latest = now;
         }

@@ -17,12 +17,13 @@ use ahash::RandomState;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::access::{Access, AddressRate, AuthFailure, Debts, DeniedRule};
+use crate::access::{Access, AddressRate, AuthFailure, Debts, Denied, DeniedRule};
 use crate::base::{Family, FiveTuple, ListenerId, Now, RelayedAddress, Transport};
 use crate::wire::{ChannelNumber, ErrorCode, Method, TransactionId};
 
 use super::allocation::{Allocation, AllocationId, Allocations, ChannelBinding, Permission, State};
 use super::auth::Nonces;
+use super::change::Newcomers;
 use super::routes::Routes;
 use super::server::Server;
 use super::stats::{Direction, DropReason, Histogram, Path, RateWindow, Stats, Traffic};
@@ -69,6 +70,9 @@ impl std::error::Error for SnapshotError {}
 struct Image {
     /// When it was taken, since the Unix epoch.
     taken: Duration,
+    /// What the keys of clients are of.
+    realm: String,
+    redirected: u64,
     nonce_key: Zeroizing<[u8; 32]>,
     hash: Zeroizing<[u64; 4]>,
     /// What `second` counts from, before `taken`.
@@ -218,7 +222,7 @@ impl Server {
     pub fn snapshot(&self, now: Now, which: impl Fn(Transport) -> bool) -> Snapshot {
         let Self {
             settings: _,
-            access: _,
+            access,
             nonces: _,
             seed,
             allocations,
@@ -228,6 +232,8 @@ impl Server {
             indications,
             unauthenticated,
             auth_failures,
+            newcomers: _,
+            redirected,
             timers: _,
             outputs,
             started,
@@ -248,6 +254,8 @@ impl Server {
         let (generations, free) = allocations.shape();
         Snapshot(Image {
             taken: now.unix,
+            realm: access.realm.to_string(),
+            redirected: *redirected as u64,
             nonce_key: Zeroizing::new(*nonce_key),
             hash: Zeroizing::new(*hash),
             started: nanos(*started, now),
@@ -264,8 +272,9 @@ impl Server {
         })
     }
 
-    /// A server that goes on where `snapshot` was taken, with settings and access of its own. What the policy of `access`
-    /// refuses of permissions and channels is not taken over.
+    /// A server that goes on where `snapshot` was taken, with settings and access of its own. What `access` forbids is
+    /// not taken over: permissions and channels of refused peers, allocations of static users who are gone or have
+    /// another password.
     ///
     /// The time in between counts, by the wall clock: lifetimes end when clients expect them to.
     pub fn restore(
@@ -277,6 +286,8 @@ impl Server {
     ) -> Self {
         let Image {
             taken,
+            realm,
+            redirected,
             nonce_key,
             hash,
             started,
@@ -298,7 +309,14 @@ impl Server {
         let mut timers = Timers::default();
         let mut stats = stats(&counters);
         for image in &images {
-            let Some(allocation) = image.restored(taken, &access) else {
+            let key = (realm == *access.realm).then_some(&*image.key);
+            let revoked = image.credential_expires.is_none()
+                && !access.credentials.holds(&image.username, key);
+            if revoked {
+                continue;
+            }
+            let denied = |denied: Denied| stats.peer_denied[denied.rule as usize] += 1;
+            let Some(allocation) = image.restored(taken, &access, denied) else {
                 continue;
             };
             let (id, five_tuple) = (allocation.id, allocation.five_tuple);
@@ -339,6 +357,8 @@ impl Server {
             stats,
             indications,
             timers,
+            newcomers: Newcomers::default(),
+            redirected: redirected as usize,
             outputs: std::collections::VecDeque::new(),
             started: moment(started, taken),
             latest: now,
@@ -459,22 +479,35 @@ impl AllocationImage {
     }
 
     /// The allocation, if this version knows its transport and family.
-    fn restored(&self, taken: Instant, access: &Access) -> Option<Allocation> {
+    fn restored(
+        &self,
+        taken: Instant,
+        access: &Access,
+        mut denied: impl FnMut(Denied),
+    ) -> Option<Allocation> {
         let transport = *Transport::ALL.get(usize::from(self.transport))?;
         let family = *Family::ALL.get(usize::from(self.family))?;
-        let permissions = (self.permissions.iter()).filter_map(|(ip, expires)| {
-            Some(Permission {
-                ip: access.peers.permit_ip(*ip).ok()?,
-                expires: moment(*expires, taken),
-            })
-        });
-        let channels = (self.channels.iter()).filter_map(|(number, peer, expires)| {
-            Some(ChannelBinding {
-                number: ChannelNumber::new(*number)?,
-                peer: access.peers.permit(*peer).ok()?,
-                expires: moment(*expires, taken),
-            })
-        });
+        let mut permissions = Vec::with_capacity(self.permissions.len());
+        for (ip, expires) in &self.permissions {
+            match access.peers.permit_ip(*ip) {
+                Ok(ip) => permissions.push(Permission {
+                    ip,
+                    expires: moment(*expires, taken),
+                }),
+                Err(refused) => denied(refused),
+            }
+        }
+        let mut channels = Vec::with_capacity(self.channels.len());
+        for (number, peer, expires) in &self.channels {
+            match access.peers.permit(*peer) {
+                Ok(peer) => channels.push(ChannelBinding {
+                    number: ChannelNumber::new(*number)?,
+                    peer,
+                    expires: moment(*expires, taken),
+                }),
+                Err(refused) => denied(refused),
+            }
+        }
         Some(Allocation {
             id: self.id(),
             five_tuple: FiveTuple::new(transport, self.client, ListenerId(self.listener)),
@@ -492,8 +525,8 @@ impl AllocationImage {
                 unix: self.created_unix,
             },
             expires: moment(self.expires, taken),
-            permissions: permissions.collect(),
-            channels: channels.collect(),
+            permissions,
+            channels,
             traffic: self.traffic,
             rates: self.rates.clone(),
             denial_logged: self.denial_logged,

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use hmac::Mac;
 use stun_types::attribute::{
-    AttributeType, ErrorCode as CodecErrorCode, Fingerprint, MessageIntegrity, Nonce, Realm,
-    UnknownAttributes, XorMappedAddress,
+    AlternateServer, AttributeType, ErrorCode as CodecErrorCode, Fingerprint, MessageIntegrity,
+    Nonce, Realm, UnknownAttributes, XorMappedAddress,
 };
 use stun_types::message::{
     Message as Codec, MessageClass, MessageType, MessageWrite, MessageWriteVec,
@@ -65,6 +65,13 @@ impl Response {
         if let Ok(attribute) = Nonce::new(nonce) {
             self.out.push_attribute_unchecked(&attribute);
         }
+        self
+    }
+
+    /// ALTERNATE-SERVER (RFC 8489 §14.15): where to ask instead.
+    pub fn alternate_server(mut self, server: SocketAddr) -> Self {
+        self.out
+            .push_attribute_unchecked(&AlternateServer::new(server));
         self
     }
 

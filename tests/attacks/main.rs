@@ -13,5 +13,6 @@ mod client;
 mod server;
 
 mod peers;
+mod revocation;
 mod strangers;
 mod surfaces;

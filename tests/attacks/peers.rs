@@ -414,7 +414,8 @@ fn permissions_of_an_older_policy_reach_nobody() {
             let found = attacker.outcome(Method::CreatePermission, &permit);
             assert_eq!(found, Outcome::Granted, "{peer}");
         }
-        attacker.world.server.set_access(Arc::clone(&now));
+        let at = attacker.world.now;
+        (attacker.world.server).set_access(at, Arc::clone(&now));
         for (peer, rule) in peers {
             attacker.is_refused(peer, rule);
         }

@@ -43,7 +43,7 @@ impl Shard {
     /// Sends what has gathered, with as few system calls as possible.
     pub(in crate::shard) fn flush(&mut self) {
         self.flush_to_peers();
-        for listener in &mut self.listeners {
+        for listener in self.listeners.iter_mut().flatten() {
             if !listener.outgoing.is_empty() {
                 let report = self.batches[self.current].send(&listener.socket, &listener.outgoing);
                 listener.outgoing.clear();
@@ -101,7 +101,7 @@ impl Shard {
     pub(super) fn send_message(&mut self, five_tuple: FiveTuple, message: Vec<u8>) {
         match self.endpoints.get(usize::from(five_tuple.listener().0)) {
             Some(&Endpoint::Udp { socket, local }) => {
-                let Some(listener) = self.listeners.get(socket) else {
+                let Some(Some(listener)) = self.listeners.get(socket) else {
                     return;
                 };
                 // No client can have the port of a relay socket: whoever wrote it there wants us to talk to ourselves.
@@ -126,7 +126,7 @@ impl Shard {
                     client.answer(&message);
                 }
             }
-            None => {}
+            Some(Endpoint::Free) | None => {}
         }
     }
 }

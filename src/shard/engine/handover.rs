@@ -22,16 +22,23 @@ impl Shard {
     }
 
     fn export_listeners(&self, sink: &mut dyn Sink) -> io::Result<()> {
+        let open = || {
+            (self.listeners.iter().enumerate())
+                .filter_map(|(slot, listener)| Some((slot, listener.as_ref()?)))
+        };
         let record = Listeners {
             shard: self.index,
-            sockets: (self.listeners.iter())
-                .map(|listener| ListenerImage {
+            sockets: open()
+                .map(|(slot, listener)| ListenerImage {
+                    slot,
                     address: listener.socket.local_addr(),
                     took_trains: listener.socket.took_trains(),
                 })
                 .collect(),
         };
-        let sockets: Vec<_> = (self.listeners.iter()).map(|l| l.socket.as_fd()).collect();
+        let sockets: Vec<_> = open()
+            .map(|(_, listener)| listener.socket.as_fd())
+            .collect();
         sink.put(Record::Listeners, &encode(&record)?, &sockets)
     }
 
@@ -39,7 +46,7 @@ impl Shard {
         let rest = Rest {
             shard: self.index,
             endpoints: self.endpoints.clone(),
-            drops: self.relays.drops_of_closed(),
+            drops: self.drops_of_closed + self.relays.drops_of_closed(),
             segmentation_fallbacks: self.segmentation_fallbacks,
         };
         sink.put(Record::Shard, &encode(&rest)?, &[])?;
@@ -85,7 +92,7 @@ impl Shard {
                 .get(usize::from(tenant.five_tuple.listener().0));
             let served = match endpoint {
                 Some(Endpoint::Udp { socket, .. }) => *socket < self.listeners.len(),
-                Some(Endpoint::Stream(_)) | None => false,
+                Some(Endpoint::Stream(_) | Endpoint::Free) | None => false,
             };
             let relay = start.relays.remove(&tenant.id);
             let settled = relay.map(|(place, socket)| {
@@ -95,10 +102,18 @@ impl Shard {
             match settled {
                 Some(Ok(())) if served => {}
                 Some(Ok(())) => {
-                    (self.server).end_allocation(now, tenant.id, EndReason::Administrative);
+                    (self.server).end_allocation(now, tenant.id, EndReason::ListenerClosed);
                 }
                 Some(Err(_)) | None => self.server.handle_relay_failed(now, tenant.id),
             }
+        }
+        if !start.relays.is_empty() {
+            let count = start.relays.len();
+            tracing::info!(
+                shard = self.index,
+                count,
+                "allocations end that the configuration does not allow"
+            );
         }
         for (place, socket) in start.relays.into_values() {
             self.relays.refuse(place, socket);
@@ -111,7 +126,7 @@ impl Shard {
         for id in self.server.leave(moves) {
             self.relays.close(id, &self.poller);
         }
-        for listener in &self.listeners {
+        for listener in self.listeners.iter().flatten() {
             // Closing alone would not do: the other process has the same socket open.
             self.poller.remove(&listener.socket);
         }

@@ -1,0 +1,338 @@
+//! A changed configuration for a running server: everything is prepared first, then applied, whole or not at all.
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::access::Access;
+use crate::config::{Change, Config, Listener, Problem, Problems, Sources};
+use crate::http;
+use crate::lifecycle::Inherited;
+use crate::shard::{self, ListenerSlot, RelayIp, Unread};
+use crate::stream::Certificates;
+use crate::stream::certificates::{self, Certificate};
+
+use super::doors::{AdminDoor, Door, Prepared};
+use super::serve::SetLog;
+use super::sockets::{open_tcp, own_addresses, relay_ips, udp_problem};
+use super::{Open, Running, load_certificate, log_started, mappings};
+
+/// Keys that a running server cannot change: its threads, what they run on, and the form of what is being written.
+const NEEDS_RESTART: [&str; 3] = ["server.shards", "server.pin_shards", "log.format"];
+
+/// What a reload did.
+#[derive(Clone, Debug, Serialize)]
+pub struct Reloaded {
+    /// Keys that have another value from now on.
+    pub changed: Vec<Change>,
+    /// Keys whose new value takes a restart; the old one stays.
+    pub restart: Vec<Change>,
+    /// What else there is to say.
+    pub notes: Vec<String>,
+}
+
+/// A listener of the next configuration and what it needs.
+struct Planned {
+    wanted: Listener,
+    address: SocketAddr,
+    udp: PlannedUdp,
+    door: PlannedDoor,
+}
+
+enum PlannedUdp {
+    None,
+    Keep(ListenerSlot),
+    Open(Unread),
+}
+
+enum PlannedDoor {
+    None,
+    /// The door of the listener that has this place now.
+    Keep(usize),
+    Open(Prepared),
+}
+
+/// Everything the next configuration needs that could not be had.
+struct Plan {
+    relays: Vec<RelayIp>,
+    certificate: Option<Certificate>,
+    certificates: Option<Arc<Certificates>>,
+    listeners: Vec<Planned>,
+    close: Vec<ListenerSlot>,
+    admin: Option<(SocketAddr, TcpListener)>,
+}
+
+impl Running {
+    /// Reads the configuration again and applies it. Calls go on; what the new configuration forbids ends.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the configuration or the host; nothing has changed then.
+    pub async fn reload(
+        &mut self,
+        sources: &Sources,
+        set_log: &SetLog,
+    ) -> Result<Reloaded, Problems> {
+        let mut next = Config::load(sources)?;
+        let mut changed = self.config.keys.changes(&next.keys);
+        let restart: Vec<Change> = changed
+            .extract_if(.., |change| NEEDS_RESTART.contains(&&*change.key))
+            .collect();
+        for change in &restart {
+            next.keys.keep(&self.config.keys, &change.key);
+        }
+        next.server.shards = self.config.server.shards;
+        next.server.pin_shards = self.config.server.pin_shards;
+        next.log.format = self.config.log.format;
+
+        let plan = self.plan(&next)?;
+        let notes = self.apply(next, plan, set_log).await;
+        Ok(Reloaded {
+            changed,
+            restart,
+            notes,
+        })
+    }
+
+    /// Opens and reads what `next` needs, and changes nothing.
+    fn plan(&self, next: &Config) -> Result<Plan, Problems> {
+        let mut problems = Vec::new();
+        let relays = relay_ips(next, &mut problems);
+        let certificate = load_certificate(next, &mut problems);
+        let certificates = certificate.as_ref().map(|certificate| {
+            let current = self.certificates.clone();
+            current.unwrap_or_else(|| Certificates::new(certificate.clone()))
+        });
+        let mut used = vec![false; self.listeners.len()];
+        let mut listeners = Vec::new();
+        for wanted in &next.listeners {
+            let found = (self.listeners.iter().enumerate())
+                .position(|(at, open)| !used[at] && open.wanted.address == wanted.address);
+            if let Some(found) = found {
+                used[found] = true;
+            }
+            let planned =
+                self.plan_listener(next, *wanted, found, certificates.as_ref(), &mut problems);
+            listeners.extend(planned);
+        }
+        let kept = |slot: ListenerSlot| {
+            (listeners.iter())
+                .any(|planned| matches!(planned.udp, PlannedUdp::Keep(kept) if kept == slot))
+        };
+        let close = (self.listeners.iter())
+            .filter_map(|open| open.udp)
+            .filter(|slot| !kept(*slot))
+            .collect();
+        let admin = match (next.admin, &self.admin) {
+            (None, _) => None,
+            (Some(address), Some(door)) if self.config.admin == Some(address) => door
+                .socket()
+                .map_err(|error| problems.push(shared("http.admin", &error)))
+                .ok()
+                .map(|socket| (door.address, socket)),
+            (Some(address), _) => open_tcp(
+                "http.admin",
+                address,
+                &mut Inherited::default(),
+                &mut problems,
+            )
+            .map(|socket| (socket.local_addr().unwrap_or(address), socket)),
+        };
+        if problems.is_empty() {
+            Ok(Plan {
+                relays,
+                certificate,
+                certificates,
+                listeners,
+                close,
+                admin,
+            })
+        } else {
+            Err(Problems::new(problems))
+        }
+    }
+
+    fn plan_listener(
+        &self,
+        next: &Config,
+        wanted: Listener,
+        found: Option<usize>,
+        certificates: Option<&Arc<Certificates>>,
+        problems: &mut Vec<Problem>,
+    ) -> Option<Planned> {
+        let open = found.and_then(|at| self.listeners.get(at));
+        let bound = found.and_then(|at| self.started.listeners.get(at));
+        let mut address = bound.map_or(wanted.address, |listener| listener.address);
+        let before = problems.len();
+        let door = match (open.and_then(|open| open.door.as_ref()), found) {
+            _ if !wanted.has_streams() => PlannedDoor::None,
+            (Some(door), Some(at)) if door.protocols() == wanted.streams => PlannedDoor::Keep(at),
+            (door, _) => {
+                let socket = match door {
+                    Some(door) => door
+                        .socket()
+                        .map_err(|error| problems.push(shared("listen", &error)))
+                        .ok()?,
+                    None => open_tcp("listen", address, &mut Inherited::default(), problems)?,
+                };
+                address = socket.local_addr().unwrap_or(address);
+                match Prepared::new(socket, wanted.streams, certificates.cloned()) {
+                    Ok(prepared) => PlannedDoor::Open(prepared),
+                    Err(error) => {
+                        problems.push(shared("listen", &error));
+                        return None;
+                    }
+                }
+            }
+        };
+        let udp = match open.and_then(|open| open.udp) {
+            _ if !wanted.udp => PlannedUdp::None,
+            Some(slot) => PlannedUdp::Keep(slot),
+            None => {
+                let bytes = next.server.listener_buffer_bytes;
+                match self.shards.open_listener(address, bytes) {
+                    Ok(unread) => {
+                        address = unread.address();
+                        PlannedUdp::Open(unread)
+                    }
+                    Err(error) => {
+                        problems.push(
+                            self.in_our_own_way(&error)
+                                .unwrap_or_else(|| udp_problem(&error)),
+                        );
+                        return None;
+                    }
+                }
+            }
+        };
+        (problems.len() == before).then_some(Planned {
+            wanted,
+            address,
+            udp,
+            door,
+        })
+    }
+
+    /// A port that cannot be opened because the running server itself has it, on another address.
+    fn in_our_own_way(&self, error: &shard::BindError) -> Option<Problem> {
+        let ours = (self.started.listeners.iter())
+            .find(|listener| listener.udp && listener.address.port() == error.address.port())?;
+        (error.source.kind() == ErrorKind::AddrInUse).then(|| {
+            Problem::host(
+                "listen",
+                format!(
+                    "udp {} overlaps {}, which this server has open until the reload is done",
+                    error.address, ours.address
+                ),
+                "remove that listener in one reload and add this one in the next, or restart",
+            )
+        })
+    }
+
+    /// Puts `next` into effect with what is prepared for it. Nothing here can fail.
+    async fn apply(&mut self, next: Config, plan: Plan, set_log: &SetLog) -> Vec<String> {
+        let mut notes = Vec::new();
+        set_log(&next.log);
+        if let (Some(certificate), Some(served)) = (plan.certificate, &plan.certificates)
+            && served.replace(certificate)
+        {
+            notes.push("the certificate is another one from now on".to_owned());
+        }
+        self.certificates = plan.certificates;
+        self.lobby.admission.set_limit(next.connections_per_address);
+
+        let listeners: Vec<Listener> = (plan.listeners.iter())
+            .map(|planned| Listener {
+                address: planned.address,
+                ..planned.wanted
+            })
+            .collect();
+        let admin_address = plan.admin.as_ref().map(|(address, _)| *address);
+        let own = own_addresses(&next, &listeners, &plan.relays, admin_address);
+        let relays_differ =
+            plan.relays != self.relays || next.relay.ports != self.config.relay.ports;
+        let mut open = Vec::new();
+        let mut udp = Vec::new();
+        let mut doors = Vec::new();
+        for planned in plan.listeners {
+            udp.push(match planned.udp {
+                PlannedUdp::None => Some(None),
+                PlannedUdp::Keep(slot) => Some(Some(slot)),
+                PlannedUdp::Open(unread) => {
+                    open.push(unread);
+                    None
+                }
+            });
+            doors.push((planned.wanted, planned.door));
+        }
+        let (slots, all) = self
+            .shards
+            .change(shard::Change {
+                access: Arc::new(Access::new(&next.access, own)),
+                turn: next.turn.clone(),
+                limits: next.access.limits,
+                relays: relays_differ.then(|| (plan.relays.clone(), next.relay.ports.clone())),
+                listener_buffer_bytes: next.server.listener_buffer_bytes,
+                relay_buffer_bytes: next.server.relay_buffer_bytes,
+                busy_poll: next.server.busy_poll,
+                close: plan.close,
+                open,
+            })
+            .await;
+        if !all {
+            notes.push("a shard is busy: it takes the change when it has time".to_owned());
+        }
+        let mut slots = slots.into_iter();
+        let mut old: Vec<Option<Door>> = (self.listeners.drain(..)).map(|open| open.door).collect();
+        for ((wanted, door), udp) in doors.into_iter().zip(udp) {
+            let door = match door {
+                PlannedDoor::None => None,
+                PlannedDoor::Keep(at) => old.get_mut(at).and_then(Option::take),
+                PlannedDoor::Open(prepared) => Some(self.lobby.open(prepared)),
+            };
+            let udp = udp.unwrap_or_else(|| slots.next());
+            self.listeners.push(Open { wanted, udp, door });
+        }
+        drop(old);
+        self.relays = plan.relays;
+        self.started.listeners = listeners;
+        self.started.relays = mappings(&self.relays);
+        self.started.admin = admin_address;
+        self.config = next;
+        // Everything it tells may have changed.
+        self.admin = None;
+        if let Some((address, socket)) = plan.admin {
+            self.admin = Some(AdminDoor::open(
+                address,
+                socket,
+                http::admin::router(self.admin_state()),
+                self.control.handle(),
+            ));
+        }
+        self.update_newcomers();
+        log_started(&self.started, self.shards.count());
+        notes
+    }
+
+    /// Serves the certificate that the files hold now; whether it is another one.
+    ///
+    /// # Errors
+    /// What is wrong with them; the certificate that was served before is served on.
+    pub fn reload_certificate(&self) -> Result<bool, certificates::CertificateError> {
+        match (&self.config.tls, &self.certificates) {
+            (Some(tls), Some(served)) => {
+                certificates::load(&tls.certificate, &tls.key).map(|new| served.replace(new))
+            }
+            _ => Ok(false),
+        }
+    }
+}
+
+fn shared(key: &str, error: &dyn std::fmt::Display) -> Problem {
+    Problem::host(
+        key,
+        format!("a socket cannot be shared: {error}"),
+        "if it says \"too many open files\", raise LimitNOFILE",
+    )
+}

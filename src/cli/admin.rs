@@ -1,0 +1,325 @@
+//! The admin API from a shell: `turnix reload`, `drain`, `allocations`, `disconnect`.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use axum::body::Body;
+use axum::http::{Method, Request, StatusCode, Uri, header};
+use clap::Args;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+use super::credentials::utc;
+use super::{Exit, print};
+
+/// How long the server may take to answer: a reload opens sockets and reads files.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The longest answer that is read, in bytes: that of a hundred thousand allocations.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
+
+/// Which server, and how the answer is shown.
+#[derive(Args)]
+pub struct Server {
+    /// Where the admin listener of the server is (http.admin).
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9641")]
+    admin: Uri,
+    /// What the admin listener asks for (http.token), where it does.
+    #[arg(long, env = "TURNIX_HTTP__TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Print the server's answer as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Read the configuration again.
+#[derive(Args)]
+pub struct Reload {
+    #[command(flatten)]
+    server: Server,
+}
+
+/// Empty the server.
+#[derive(Args)]
+pub struct Drain {
+    /// End what still lives after this time, such as 10m [default: drain.deadline].
+    #[arg(long, value_name = "DURATION")]
+    deadline: Option<String>,
+    #[command(flatten)]
+    server: Server,
+}
+
+/// List allocations.
+#[derive(Args)]
+pub struct Allocations {
+    #[command(flatten)]
+    server: Server,
+}
+
+/// End allocations.
+#[derive(Args)]
+#[group(id = "which", required = true, multiple = false, args = ["id", "user"])]
+pub struct Disconnect {
+    /// The allocation's id, as `turnix allocations` shows it.
+    id: Option<String>,
+    /// Every allocation of this user instead.
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    #[command(flatten)]
+    server: Server,
+}
+
+/// Reloads; prints what changed.
+///
+/// # Errors
+/// The server cannot be asked.
+pub fn reload(Reload { server }: &Reload) -> anyhow::Result<Exit> {
+    let (status, answer) = server.ask(&Method::POST, "/api/v1/reload")?;
+    if server.json {
+        print(&format!("{answer:#}\n"))?;
+    }
+    if status == StatusCode::UNPROCESSABLE_ENTITY {
+        if !server.json {
+            let mut text = format!("{}\n", said(&answer));
+            for problem in answer["problems"].as_array().into_iter().flatten() {
+                let _ = writeln!(text, "error: {}", problem.as_str().unwrap_or_default());
+            }
+            print(&text)?;
+        }
+        return Ok(Exit::Unusable);
+    }
+    expect_success(status, &answer)?;
+    if server.json {
+        return Ok(Exit::Done);
+    }
+    let mut text = String::new();
+    for (list, heading) in [("changed", ""), ("restart", "takes a restart: ")] {
+        for change in answer[list].as_array().into_iter().flatten() {
+            let of = |part: &str| change[part].as_str().unwrap_or_default();
+            let (key, from, to) = (of("key"), of("from"), of("to"));
+            let _ = if from == to {
+                writeln!(text, "{heading}{key}: changed")
+            } else {
+                writeln!(text, "{heading}{key}: {from} -> {to}")
+            };
+        }
+    }
+    for note in answer["notes"].as_array().into_iter().flatten() {
+        let _ = writeln!(text, "note: {}", note.as_str().unwrap_or_default());
+    }
+    if text.is_empty() {
+        text = "reloaded: nothing differs\n".into();
+    }
+    print(&text)?;
+    Ok(Exit::Done)
+}
+
+/// Drains; says what is left.
+///
+/// # Errors
+/// The server cannot be asked, or refuses.
+pub fn drain(Drain { deadline, server }: &Drain) -> anyhow::Result<Exit> {
+    let query = (deadline.as_deref())
+        .map(|deadline| format!("?deadline={}", percent_encoded(deadline)))
+        .unwrap_or_default();
+    let (status, answer) = server.ask(&Method::POST, &format!("/api/v1/drain{query}"))?;
+    expect_success(status, &answer)?;
+    if server.json {
+        print(&format!("{answer:#}\n"))?;
+        return Ok(Exit::Done);
+    }
+    let left = answer["allocations"].as_u64().unwrap_or_default();
+    let until = answer["deadline"]
+        .as_u64()
+        .map_or_else(String::new, |unix| {
+            format!(", those that live then end at {}", utc(unix))
+        });
+    print(&format!(
+        "draining: no new allocations, {left} left{until}\n"
+    ))?;
+    Ok(Exit::Done)
+}
+
+/// Lists every live allocation, busiest first.
+///
+/// # Errors
+/// The server cannot be asked.
+pub fn allocations(Allocations { server }: &Allocations) -> anyhow::Result<Exit> {
+    let (status, answer) = server.ask(&Method::GET, "/api/v1/allocations")?;
+    expect_success(status, &answer)?;
+    if server.json {
+        print(&format!("{answer:#}\n"))?;
+        return Ok(Exit::Done);
+    }
+    let mut rows = vec![
+        [
+            "id",
+            "user",
+            "over",
+            "client",
+            "relayed",
+            "to peer",
+            "to client",
+            "ends",
+        ]
+        .map(str::to_owned),
+    ];
+    for one in answer.as_array().into_iter().flatten() {
+        let text = |key: &str| one[key].as_str().unwrap_or_default().to_owned();
+        let rate = |way: &str| {
+            let bits = one["bits_per_second"][way].as_u64().unwrap_or_default();
+            format!("{:.1} kbit/s", bits as f64 / 1e3)
+        };
+        rows.push([
+            text("id"),
+            // A name is whatever its owner chose: nothing in it may speak to the terminal.
+            text("user").escape_debug().to_string(),
+            text("transport"),
+            text("client"),
+            text("relayed"),
+            rate("to_peer"),
+            rate("to_client"),
+            one["expires"].as_u64().map(utc).unwrap_or_default(),
+        ]);
+    }
+    print(&table(&rows))?;
+    Ok(Exit::Done)
+}
+
+/// Ends one allocation, or all of a user.
+///
+/// # Errors
+/// The server cannot be asked, or there is no such allocation.
+pub fn disconnect(Disconnect { id, user, server }: &Disconnect) -> anyhow::Result<Exit> {
+    let path = match (id, user) {
+        (Some(id), _) => format!("/api/v1/allocations/{}", percent_encoded(id)),
+        (None, Some(user)) => format!("/api/v1/users/{}/allocations", percent_encoded(user)),
+        (None, None) => bail!("name an allocation, or a user with --user"),
+    };
+    let (status, answer) = server.ask(&Method::DELETE, &path)?;
+    expect_success(status, &answer)?;
+    let ended = answer["ended"].as_u64().unwrap_or(1);
+    if server.json {
+        print(&format!("{}\n", serde_json::json!({ "ended": ended })))?;
+    } else {
+        let plural = if ended == 1 { "" } else { "s" };
+        print(&format!("ended {ended} allocation{plural}\n"))?;
+    }
+    Ok(Exit::Done)
+}
+
+impl Server {
+    /// Status and JSON of one request; `Null` where there is no body.
+    fn ask(&self, method: &Method, path: &str) -> anyhow::Result<(StatusCode, Value)> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot start a runtime")?;
+        runtime
+            .block_on(async { tokio::time::timeout(PATIENCE, self.request(method, path)).await })
+            .unwrap_or_else(|_| bail!("{} did not answer within {PATIENCE:?}", self.admin))
+    }
+
+    async fn request(&self, method: &Method, path: &str) -> anyhow::Result<(StatusCode, Value)> {
+        let Some(authority) = self.admin.authority() else {
+            bail!("--admin: write a URL such as http://127.0.0.1:9641");
+        };
+        if self.admin.scheme_str() != Some("http") {
+            bail!(
+                "--admin: only http:// is spoken here; ask on the server itself, or through ssh -L 9641:127.0.0.1:9641"
+            );
+        }
+        let host = authority
+            .host()
+            .trim_start_matches('[')
+            .trim_end_matches(']');
+        let port = authority.port_u16().unwrap_or(80);
+        let socket = TcpStream::connect((host, port)).await.with_context(|| {
+            format!(
+                "cannot reach the admin listener at {}: is the server running, and is this its http.admin?",
+                self.admin
+            )
+        })?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await?;
+        let driver = tokio::spawn(connection);
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, authority.as_str())
+            .header(header::CONNECTION, "close");
+        if let Some(token) = &self.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request
+            .body(Body::empty())
+            .context("the token or the path cannot be sent")?;
+        let response = sender
+            .send_request(request)
+            .await
+            .with_context(|| format!("{} gave no answer", self.admin))?;
+        let status = response.status();
+        let body = axum::body::to_bytes(Body::new(response.into_body()), MAX_ANSWER_BYTES)
+            .await
+            .context("the answer broke off")?;
+        driver.abort();
+        let json = match body.is_empty() {
+            true => Value::Null,
+            false => serde_json::from_slice(&body)
+                .with_context(|| format!("{} is no admin listener of turnix", self.admin))?,
+        };
+        Ok((status, json))
+    }
+}
+
+fn expect_success(status: StatusCode, answer: &Value) -> anyhow::Result<()> {
+    if status.is_success() {
+        return Ok(());
+    }
+    if status == StatusCode::UNAUTHORIZED {
+        bail!("{}; give --token, or set TURNIX_HTTP__TOKEN", said(answer));
+    }
+    bail!("{}", said(answer))
+}
+
+fn said(answer: &Value) -> &str {
+    answer["error"]
+        .as_str()
+        .unwrap_or("the server refused without a reason")
+}
+
+/// Every byte that is not plainly harmless in a path or query (RFC 3986 §2.3).
+fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded
+}
+
+/// Columns as wide as what is in them.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| {
+        (rows.iter())
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            let _ = write!(line, "{cell:width$}  ");
+        }
+        text += line.trim_end();
+        text.push('\n');
+    }
+    text
+}

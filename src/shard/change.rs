@@ -1,0 +1,168 @@
+//! What changes in running shards: every shard takes all of it between two turns.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::access::{Access, Limits};
+use crate::base::Family;
+use crate::net::UdpSocket;
+use crate::turn::{self, Newcomers};
+
+use super::mailbox::Message;
+use super::ports::RelayPool;
+use super::{ANSWER_TIMEOUT, BindError, RelayIp, Shards, lock, open_listener};
+
+/// What is in effect from now on. Whatever is not named stays.
+pub struct Change {
+    /// What decides access.
+    pub access: Arc<Access>,
+    /// The core's settings.
+    pub turn: turn::Settings,
+    /// Quotas. What lives already stays, even above them.
+    pub limits: Limits,
+    /// Where new relayed addresses come from, and their ports; `None` leaves them.
+    pub relays: Option<(Vec<RelayIp>, RangeInclusive<u16>)>,
+    /// Receive and send buffer of each listener, in bytes.
+    pub listener_buffer_bytes: usize,
+    /// Receive and send buffer of new relay sockets, in bytes.
+    pub relay_buffer_bytes: usize,
+    /// How long a shard asks for packets again and again before it sleeps.
+    pub busy_poll: Duration,
+    /// UDP listeners that are closed; their clients' allocations end.
+    pub close: Vec<ListenerSlot>,
+    /// UDP listeners that are new.
+    pub open: Vec<Unread>,
+}
+
+/// A UDP listener among all there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenerSlot(pub(super) usize);
+
+/// A UDP listener whose sockets are open, one for each shard, and read by nobody yet.
+pub struct Unread {
+    pub(super) address: SocketAddr,
+    pub(super) sockets: Vec<UdpSocket>,
+}
+
+impl Unread {
+    /// The address it got.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+/// One shard's share of a change.
+pub(super) struct ShardChange {
+    pub access: Arc<Access>,
+    pub turn: turn::Settings,
+    /// The pool that new relayed addresses come from, and their families.
+    pub relays: Option<(Arc<RelayPool>, Vec<Family>)>,
+    pub listener_buffer_bytes: usize,
+    pub relay_buffer_bytes: usize,
+    pub busy_poll: Duration,
+    pub close: Vec<ListenerSlot>,
+    pub open: Vec<(ListenerSlot, UdpSocket)>,
+}
+
+impl Shards {
+    /// Opens a UDP listener that [`change`](Self::change) may give to the shards.
+    ///
+    /// # Errors
+    /// The system refuses one of its sockets.
+    pub fn open_listener(
+        &self,
+        address: SocketAddr,
+        buffer_bytes: usize,
+    ) -> Result<Unread, BindError> {
+        let sockets = open_listener(address, self.count(), buffer_bytes, Vec::new())
+            .map_err(|source| BindError { address, source })?;
+        let address = sockets.first().map_or(address, UdpSocket::local_addr);
+        Ok(Unread { address, sockets })
+    }
+
+    /// Has every shard take `change`, and waits until all have, a while at most; the slots of the new listeners, in
+    /// their order, and whether all shards answered.
+    pub async fn change(&self, change: Change) -> (Vec<ListenerSlot>, bool) {
+        self.pool().set_limits(change.limits);
+        let relays = change
+            .relays
+            .map(|(ips, ports)| self.renew_pool(&ips, ports));
+        let mut slots = Vec::new();
+        let mut each_open: Vec<Vec<(ListenerSlot, UdpSocket)>> =
+            (0..self.count()).map(|_| Vec::new()).collect();
+        {
+            let mut listeners = lock(&self.listeners);
+            for slot in &change.close {
+                if let Some(listener) = listeners.get_mut(slot.0) {
+                    *listener = None;
+                }
+            }
+            for unread in change.open {
+                // Shards close before they open, and take changes in order: a slot that is free here is free there.
+                let free = listeners.iter().position(Option::is_none);
+                let slot = free.unwrap_or(listeners.len());
+                match listeners.get_mut(slot) {
+                    Some(listener) => *listener = Some(unread.address),
+                    None => listeners.push(Some(unread.address)),
+                }
+                let slot = ListenerSlot(slot);
+                slots.push(slot);
+                for (shard, socket) in each_open.iter_mut().zip(unread.sockets) {
+                    shard.push((slot, socket));
+                }
+            }
+        }
+        let mut answers = Vec::new();
+        for (handle, open) in self.handles.iter().zip(each_open) {
+            let (answer, answered) = oneshot::channel();
+            let change = ShardChange {
+                access: Arc::clone(&change.access),
+                turn: change.turn.clone(),
+                relays: relays.clone(),
+                listener_buffer_bytes: change.listener_buffer_bytes,
+                relay_buffer_bytes: change.relay_buffer_bytes,
+                busy_poll: change.busy_poll,
+                close: change.close.clone(),
+                open,
+            };
+            (handle.mailbox).send(Message::Change(Box::new(change), answer));
+            answers.push(answered);
+        }
+        let all = async {
+            for answered in answers {
+                if answered.await.is_err() {
+                    return false;
+                }
+            }
+            true
+        };
+        // A shard that is busy for longer takes it later, in the order of its mailbox.
+        let patience = ANSWER_TIMEOUT * 10;
+        let all = tokio::time::timeout(patience, all).await.unwrap_or(false);
+        (slots, all)
+    }
+
+    /// Decides in every shard what newcomers get.
+    pub fn set_newcomers(&self, newcomers: &Newcomers) {
+        for handle in self.handles.iter() {
+            (handle.mailbox).send(Message::Newcomers(newcomers.clone()));
+        }
+    }
+
+    /// A pool that takes over from the one there is, whose relayed addresses live on.
+    fn renew_pool(
+        &self,
+        ips: &[RelayIp],
+        ports: RangeInclusive<u16>,
+    ) -> (Arc<RelayPool>, Vec<Family>) {
+        let mut pools = lock(&self.pools);
+        let next = Arc::new(self.pool_in(&pools).succeed(ips, ports));
+        pools.retain(|pool| pool.in_use() > 0);
+        pools.push(Arc::clone(&next));
+        (next, super::families(ips))
+    }
+}

@@ -1,0 +1,80 @@
+//! What changes in a shard between two turns.
+
+use crate::base::{Clock, ListenerId};
+use crate::net::UdpSocket;
+use crate::shard::change::{ListenerSlot, ShardChange};
+use crate::turn::EndReason;
+
+use super::{Endpoint, GATHER, LISTENER, Listener, Shard, Trains};
+
+impl Shard {
+    /// Takes all of `change`; what it forbids has ended when this returns.
+    pub(in crate::shard) fn change(&mut self, change: ShardChange) {
+        let now = Clock.now();
+        for slot in change.close {
+            self.close_listener(slot);
+        }
+        for (slot, socket) in change.open {
+            self.open_listener(slot, socket);
+        }
+        let bytes = change.listener_buffer_bytes;
+        if std::mem::replace(&mut self.listener_buffer_bytes, bytes) != bytes {
+            for listener in self.listeners.iter().flatten() {
+                if let Err(error) = listener.socket.size_buffers(bytes, bytes) {
+                    tracing::warn!(%error, "the buffer of a listener stays as it is");
+                }
+            }
+        }
+        let families = (self.relays).change(change.relay_buffer_bytes, change.relays);
+        if let Some(families) = families {
+            self.server.set_families(families);
+        }
+        self.server.set_settings(change.turn);
+        self.server.set_access(now, change.access);
+        self.drain_outputs(now);
+    }
+
+    fn open_listener(&mut self, slot: ListenerSlot, socket: UdpSocket) {
+        if let Err(error) = self.poller.add(&socket, LISTENER | slot.0 as u64) {
+            tracing::error!(address = %socket.local_addr(), %error, "a new listener cannot be watched");
+            return;
+        }
+        if self.listeners.len() <= slot.0 {
+            self.listeners.resize_with(slot.0 + 1, || None);
+        }
+        self.listeners[slot.0] = Some(Listener::new(socket));
+    }
+
+    /// Ends the allocations of its clients, who could be neither heard nor answered any more, and closes it.
+    fn close_listener(&mut self, slot: ListenerSlot) {
+        let now = Clock.now();
+        for index in 0..self.endpoints.len() {
+            let of_it = matches!(
+                self.endpoints.get(index),
+                Some(Endpoint::Udp { socket, .. }) if *socket == slot.0
+            );
+            if of_it {
+                let listener = ListenerId(index as u16);
+                (self.server).end_listener(now, listener, EndReason::ListenerClosed);
+                // Nobody uses the number any more, so the next endpoint may have it.
+                self.endpoints[index] = Endpoint::Free;
+            }
+        }
+        self.drain_outputs(now);
+        if let Some(listener) = self.listeners.get_mut(slot.0).and_then(Option::take) {
+            self.drops_of_closed += u64::from(listener.socket.drops());
+            self.poller.remove(&listener.socket);
+        }
+    }
+}
+
+impl Listener {
+    pub(super) fn new(socket: UdpSocket) -> Self {
+        Self {
+            socket,
+            outgoing: Vec::with_capacity(GATHER),
+            trains: Trains::default(),
+            full: false,
+        }
+    }
+}

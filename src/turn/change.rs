@@ -1,0 +1,165 @@
+//! What an operator changes while the server runs, and what that ends.
+//!
+//! Everything that was permitted before is judged again, so that no route survives a policy that forbids it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ahash::RandomState;
+
+use crate::access::{Access, AddressRate, Denied};
+use crate::base::{Family, FiveTuple, ListenerId, Now};
+
+use super::allocation::AllocationId;
+use super::auth::Nonces;
+use super::reject::Reject;
+use super::server::Server;
+use super::{EndReason, Settings};
+
+/// What clients with right credentials get who ask for an allocation and have none. The default is: an allocation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Newcomers {
+    /// Servers they are sent to (300, RFC 8489 §10), in turn, each to one of its own family.
+    pub alternates: Vec<SocketAddr>,
+    /// Whether those who cannot be sent anywhere are refused (486) rather than served.
+    pub refuse: bool,
+}
+
+impl Server {
+    /// Replaces what decides access, and ends at once what it forbids: allocations of static users who are gone or whose
+    /// password is another, permissions and channels of peers that are refused.
+    ///
+    /// A time-limited credential outlives its secret: its allocation can be refreshed until the credential is over.
+    /// Drain `poll_output` afterwards.
+    pub fn set_access(&mut self, now: Now, access: Arc<Access>) {
+        let now = self.advance(now);
+        let before = std::mem::replace(&mut self.access, access);
+        for id in self.ids(|_| true) {
+            let Some(allocation) = self.allocations.get(id) else {
+                continue;
+            };
+            let revoked = allocation.credential_expires.is_none()
+                && !(self.access.credentials).confirm(&before.credentials, &allocation.username);
+            if revoked {
+                self.end(now, id, EndReason::Revoked);
+            } else {
+                self.judge_peers(now, id);
+            }
+        }
+    }
+
+    /// Replaces the settings. What was granted before stays granted until it is refreshed.
+    pub fn set_settings(&mut self, settings: Settings) {
+        let [a, b, c, d] = self.seed.hash;
+        let hasher = || RandomState::with_seeds(a, b, c, d);
+        let before = std::mem::replace(&mut self.settings, settings);
+        let settings = &self.settings;
+        if settings.nonce_lifetime != before.nonce_lifetime {
+            // The key stays: nonces that clients have are good for as long as they were made for.
+            self.nonces = Nonces::new(&self.seed.nonce_key, settings.nonce_lifetime);
+        }
+        // Buckets that nobody asked to change keep what they have seen.
+        if settings.unauthenticated_per_address != before.unauthenticated_per_address {
+            self.unauthenticated = AddressRate::new(settings.unauthenticated_per_address, hasher());
+        }
+        if settings.auth_failures_per_address != before.auth_failures_per_address {
+            self.auth_failures = AddressRate::new(settings.auth_failures_per_address, hasher());
+        }
+    }
+
+    /// Replaces the families that new relayed addresses exist in.
+    pub fn set_families(&mut self, families: Vec<Family>) {
+        self.seed.families = families;
+    }
+
+    /// Decides what newcomers get from now on; whoever has an allocation notices nothing.
+    pub fn set_newcomers(&mut self, newcomers: Newcomers) {
+        self.newcomers = newcomers;
+    }
+
+    /// Ends every allocation whose client uses `listener`.
+    pub fn end_listener(&mut self, now: Now, listener: ListenerId, reason: EndReason) {
+        let now = self.advance(now);
+        for id in self.ids(|five_tuple| five_tuple.listener() == listener) {
+            self.end(now, id, reason);
+        }
+    }
+
+    /// Whether a newcomer may allocate.
+    ///
+    /// # Errors
+    /// 300 with another server of its family, or 486 where there is none and this one takes nobody.
+    pub(super) fn admit_newcomer(&mut self, from: FiveTuple) -> Result<(), Reject> {
+        let family = Family::of(from.client().ip());
+        let of_family = || {
+            (self.newcomers.alternates.iter())
+                .filter(|alternate| Family::of(alternate.ip()) == family)
+        };
+        let count = of_family().count();
+        if count > 0 {
+            let turn = self.redirected % count;
+            if let Some(alternate) = of_family().nth(turn).copied() {
+                self.redirected = self.redirected.wrapping_add(1);
+                return Err(Reject::TryAlternate(alternate));
+            }
+        }
+        if self.newcomers.refuse {
+            return Err(Reject::Draining);
+        }
+        Ok(())
+    }
+
+    /// Ends what the policy in force forbids `id`, and gives the rest the roads that are open now.
+    fn judge_peers(&mut self, now: Now, id: AllocationId) {
+        let access = Arc::clone(&self.access);
+        let Some(allocation) = self.allocations.get_mut(id) else {
+            return;
+        };
+        let before = allocation.next_expiry();
+        let mut refused: Vec<(SocketAddr, Denied)> = Vec::new();
+        (allocation.permissions).retain_mut(|permission| {
+            match access.peers.permit_ip(permission.ip.ip()) {
+                Ok(ip) => {
+                    permission.ip = ip;
+                    true
+                }
+                Err(denied) => {
+                    refused.push((SocketAddr::new(permission.ip.ip(), 0), denied));
+                    false
+                }
+            }
+        });
+        let ended: Vec<_> = allocation
+            .channels
+            .extract_if(.., |binding| {
+                match access.peers.permit(binding.peer.address()) {
+                    Ok(peer) => {
+                        binding.peer = peer;
+                        false
+                    }
+                    Err(denied) => {
+                        refused.push((binding.peer.address(), denied));
+                        true
+                    }
+                }
+            })
+            .collect();
+        for binding in &ended {
+            self.routes.remove(allocation, binding);
+        }
+        self.routes.sync(allocation, now.mono);
+        let after = allocation.next_expiry();
+        self.timers.reschedule(id, before, Some(after));
+        for (peer, denied) in refused {
+            self.count_denied(id, peer, denied);
+        }
+    }
+
+    /// The allocations whose five-tuple is `wanted`, in the order of their slots.
+    fn ids(&self, wanted: impl Fn(FiveTuple) -> bool) -> Vec<AllocationId> {
+        (self.allocations.range(0, usize::MAX))
+            .filter(|allocation| wanted(allocation.five_tuple))
+            .map(|allocation| allocation.id)
+            .collect()
+    }
+}
