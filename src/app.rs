@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use crate::access::Access;
 use crate::config::{Config, Listener, Mapping, Problem, Problems, Sources};
 use crate::http::{self, Asked, Front, Operator};
-use crate::lifecycle::handover::{Approach, Place};
+use crate::lifecycle::handover::{Approach, Giver, Place};
 use crate::lifecycle::{Drain, Inherited};
 use crate::net;
 use crate::shard::{self, ListenerSlot, RelayIp, Shards};
@@ -80,6 +80,8 @@ pub struct Running {
     succeeded: bool,
     /// Another process has taken over from this one.
     left: bool,
+    /// The process that has, which wants to know when this one ends.
+    successor: Option<Giver>,
     /// The admin listener while another process may be taking over.
     paused_admin: Option<(SocketAddr, TcpListener)>,
 }
@@ -200,7 +202,7 @@ fn begin(
             let Some(legacy) = taken.legacy.take() else {
                 // It has ended, and gave nothing to serve with.
                 drop((tcp, admin));
-                taken.serving();
+                taken.serving(|| {});
                 return begin(config, Inherited::default(), None);
             };
             inherited.add_tcp(std::mem::take(&mut taken.doors));
@@ -302,6 +304,7 @@ fn begin(
         take_over: TakeOver::default(),
         succeeded: taken.is_some(),
         left: false,
+        successor: None,
         paused_admin: None,
     };
     if let (Some(socket), Some(address)) = (admin, admin_address) {
@@ -311,7 +314,8 @@ fn begin(
     }
     if let Some(taken) = taken {
         running.shards.thaw();
-        taken.serving();
+        let shards = running.shards.clone();
+        taken.serving(move || shards.come_home());
         tracing::info!(
             allocations = running.shards.live(),
             "taken over from the running server"

@@ -188,6 +188,7 @@ impl Running {
         };
         if released {
             self.left = true;
+            self.successor = Some(giver);
             self.paused_admin = None;
             let left = self.shards.leave().await;
             tracing::info!(

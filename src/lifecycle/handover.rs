@@ -603,13 +603,24 @@ impl Taken {
         Ok(())
     }
 
-    /// Says that this process serves: the predecessor lets go, and so does systemd.
-    pub fn serving(self) {
+    /// Says that this process serves: the predecessor lets go, and so does systemd. `gone` is called, on a thread of its
+    /// own, when the predecessor has ended.
+    pub fn serving(self, gone: impl FnOnce() + Send + 'static) {
         fault_point("new:serving");
         store::give_up(self.stored);
-        if let Some(channel) = &self.channel {
-            // One that is gone by now needs no word.
-            let _ = say(channel, Word::Serving, &[], &[]);
+        let Some(channel) = self.channel else {
+            return;
+        };
+        // One that is gone by now needs no word.
+        let _ = say(&channel, Word::Serving, &[], &[]);
+        let waits = std::thread::Builder::new().name("handover-end".to_owned());
+        let spawned = waits.spawn(move || {
+            let _ = channel.set_patience(None);
+            while channel.receive().is_ok() {}
+            gone();
+        });
+        if let Err(error) = spawned {
+            tracing::warn!(%error, "relay ports of the old process stay reserved");
         }
     }
 }

@@ -311,7 +311,7 @@ impl Shard {
         for slot in first..first + count {
             let received = self.batches[DATAGRAMS].received(slot);
             let from = FromPeer {
-                peer: received.from,
+                peer: self.relays.as_seen(received.from),
                 path: Path::Kernel,
             };
             for range in received.datagrams() {
@@ -418,6 +418,10 @@ impl Shard {
                     return;
                 }
                 Owner::Shard(shard) => shard,
+                Owner::Abroad(local) => {
+                    self.gather(allocation, payload, local);
+                    return;
+                }
             };
             let hairpin = Hairpin {
                 to,
@@ -432,6 +436,11 @@ impl Shard {
             self.server.count_drop(DropReason::NoRelay, 1);
             return;
         }
+        self.gather(allocation, payload, to);
+    }
+
+    /// Application data that leaves with the next batch.
+    fn gather(&mut self, allocation: AllocationId, payload: Payload, to: SocketAddr) {
         self.server.count_to_peer(Path::Kernel, payload.length);
         self.to_peers.push(ToPeer {
             relay_slot: allocation.slot,

@@ -80,6 +80,8 @@ pub(super) struct Rest {
     pub endpoints: Vec<Endpoint>,
     pub drops: u64,
     pub segmentation_fallbacks: u64,
+    /// Where the relay sockets are bound that stay.
+    pub stays: Vec<SocketAddr>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -133,6 +135,8 @@ pub(super) struct Sockets {
     pub relays: HashMap<AllocationId, (Place, UdpSocket)>,
     pub drops: u64,
     pub segmentation_fallbacks: u64,
+    /// Some relayed addresses belong to the other process still.
+    pub abroad: bool,
 }
 
 impl Legacy {
@@ -244,8 +248,16 @@ impl Legacy {
                 Some((*slot, listeners.iter().position(same)?))
             })
             .collect();
+        let stays: Vec<_> = (self.shards.iter())
+            .flat_map(|estate| &estate.rest)
+            .flat_map(|rest| rest.stays.iter().copied())
+            .collect();
+        for place in pool.claim(&stays).into_iter().flatten() {
+            pool.set_abroad(place);
+        }
+        let abroad = !stays.is_empty();
         (self.shards.into_iter())
-            .map(|estate| estate.start(&places, pool))
+            .map(|estate| estate.start(&places, pool, abroad))
             .collect()
     }
 
@@ -256,7 +268,12 @@ impl Legacy {
 }
 
 impl Estate {
-    fn start(self, places: &HashMap<usize, usize>, pool: &RelayPool) -> Option<Start> {
+    fn start(
+        self,
+        places: &HashMap<usize, usize>,
+        pool: &RelayPool,
+        abroad: bool,
+    ) -> Option<Start> {
         let (rest, snapshot) = self.rest.zip(self.snapshot)?;
         let locals: Vec<_> = (self.relays)
             .iter()
@@ -278,6 +295,7 @@ impl Estate {
                 .collect(),
             drops: rest.drops,
             segmentation_fallbacks: rest.segmentation_fallbacks,
+            abroad,
         };
         Some(Start { snapshot, sockets })
     }

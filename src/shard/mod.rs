@@ -520,6 +520,13 @@ impl Shards {
         left
     }
 
+    /// The process that was taken over from has ended: its relay ports are free.
+    pub fn come_home(&self) {
+        for pool in lock(&self.pools).iter() {
+            pool.come_home();
+        }
+    }
+
     /// Open connections of TCP and TLS clients.
     pub async fn connections(&self) -> u64 {
         self.snapshot().await.stream_connections.iter().sum()

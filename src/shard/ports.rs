@@ -44,6 +44,11 @@ struct FreePorts {
     random: StdRng,
 }
 
+/// Stands for a shard of another process.
+pub(super) const ABROAD: u8 = u8::MAX - 1;
+
+const _: () = assert!(super::MAX_SHARDS < ABROAD as u32);
+
 /// A relayed address from both sides of a 1:1 NAT.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RelayAddresses {
@@ -233,6 +238,32 @@ impl RelayPool {
         self.set_owner(place, None);
         lock(&pool.free).ports.push(place.port);
         self.in_use.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// `place` belongs to another process, until [`come_home`](Self::come_home).
+    pub fn set_abroad(&self, place: Place) {
+        self.set_owner(place, Some(ABROAD));
+    }
+
+    /// Makes free what belonged to another process, which has ended.
+    pub fn come_home(&self) {
+        for (address, pool) in self.addresses.iter().enumerate() {
+            for (port, owner) in pool.ports.clone().zip(pool.owners.iter()) {
+                if owner.load(Ordering::Acquire) == ABROAD + 1 {
+                    self.give_back(Place {
+                        address: address as u16,
+                        port,
+                    });
+                }
+            }
+        }
+    }
+
+    /// How clients and peers see the relayed address that another process has bound to `local`, if it has.
+    pub fn seen_abroad(&self, local: SocketAddr) -> Option<SocketAddr> {
+        let pool = (self.addresses.iter()).find(|pool| pool.ip.local == local.ip())?;
+        let owner = pool.owner(local.port())?.load(Ordering::Acquire);
+        (owner == ABROAD + 1).then(|| SocketAddr::new(pool.ip.external, local.port()))
     }
 
     /// Says which shard has `place` open.

@@ -12,7 +12,7 @@ use crate::base::{Family, RelayedAddress};
 use crate::net::{Batch, Poller, UdpOptions, UdpSocket};
 use crate::turn::{AllocationId, OpenError};
 
-use super::ports::{Place, RelayPool, Wanted};
+use super::ports::{ABROAD, Place, RelayPool, Wanted};
 use super::trains::Trains;
 
 /// How many ports are tried when other programs hold ports of the range.
@@ -69,6 +69,8 @@ pub(super) enum Owner {
     Here(AllocationId),
     /// An allocation of another one.
     Shard(u8),
+    /// An allocation of another process, whose socket is bound there.
+    Abroad(SocketAddr),
 }
 
 /// The table: slots as in the core's slab.
@@ -82,6 +84,8 @@ pub(super) struct Relays {
     slots: Vec<Option<Box<Relay>>>,
     /// By generation of the pool and place in it.
     by_place: HashMap<(u32, Place), AllocationId, RandomState>,
+    /// Some relayed addresses belong to another process.
+    pub abroad: bool,
     /// Datagrams the kernel dropped on sockets that are closed by now.
     drops_of_closed: u64,
     /// The last socket could not be opened, and the log says so.
@@ -97,6 +101,7 @@ impl Relays {
             older: Vec::new(),
             slots: Vec::new(),
             by_place: HashMap::with_hasher(hasher),
+            abroad: false,
             drops_of_closed: 0,
             failing: false,
         }
@@ -182,6 +187,29 @@ impl Relays {
         }));
     }
 
+    /// Closes a socket that another process has open as well.
+    pub fn hand_over(&mut self, id: AllocationId, poller: &Poller) {
+        if self.get(id).is_none() {
+            return;
+        }
+        if let Some(relay) = self.slots.get_mut(id.slot as usize).and_then(Option::take) {
+            // Closing alone would not do: the other descriptor keeps it in the set.
+            poller.remove(&relay.socket);
+            (self.by_place).remove(&(relay.pool.generation(), relay.place));
+            relay.pool.set_abroad(relay.place);
+            relay.pool.release(&relay.user, relay.client);
+            self.abroad = true;
+        }
+    }
+
+    /// Where a datagram came from, as peers are known: another process's relay socket by its relayed address.
+    pub fn as_seen(&self, from: SocketAddr) -> SocketAddr {
+        if !self.abroad {
+            return from;
+        }
+        self.pool.seen_abroad(from).unwrap_or(from)
+    }
+
     /// Closes the socket and gives back what opening it reserved. Nothing happens if it is not open.
     pub fn close(&mut self, id: AllocationId, poller: &Poller) {
         if self.get(id).is_none() {
@@ -260,6 +288,7 @@ impl Relays {
         match self.by_place.get(&(pool.generation(), place)) {
             Some(id) => Some(Owner::Here(*id)),
             None => match pool.owner(place)? {
+                ABROAD => Some(Owner::Abroad(pool.addresses(place).local)),
                 shard if shard == self.shard => None,
                 shard => Some(Owner::Shard(shard)),
             },

@@ -1,6 +1,7 @@
 //! Many UDP clients with an allocation each, whose packets peers send back: what is lost, and how long nothing comes.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use turnix::net::Poller;
 
 use super::process::{PATIENCE, now};
-use crate::common::wire::{Reply, Request, Signer, channel_data};
+use crate::common::wire::{Reply, Request, Signer, channel_data, padded_channel_data};
 use crate::common::world::{PASSWORD, USER};
 
 const CHANNEL: u16 = 0x4000;
@@ -76,6 +77,20 @@ impl Client {
         );
     }
 
+    /// Sends application data on the channel.
+    pub fn send(&self, data: &[u8]) {
+        self.socket.send(&channel_data(CHANNEL, data)).unwrap();
+    }
+
+    /// The next application data on the channel.
+    #[track_caller]
+    pub fn receive(&self) -> Vec<u8> {
+        let mut buffer = [0; 2048];
+        let length = self.socket.recv(&mut buffer).expect("application data");
+        assert_eq!(buffer[..2], CHANNEL.to_be_bytes());
+        buffer[4..length].to_vec()
+    }
+
     /// The code of a refresh with the nonce of the first request.
     #[track_caller]
     pub fn refresh(&self) -> u16 {
@@ -96,6 +111,76 @@ impl Client {
         let back = self.socket.recv(&mut buffer);
         self.socket.set_read_timeout(Some(PATIENCE)).unwrap();
         back.is_ok_and(|length| buffer[..length] == channel_data(CHANNEL, b"back"))
+    }
+}
+
+/// A client on TCP.
+pub struct StreamClient {
+    connection: TcpStream,
+    signer: Signer,
+    pub relayed: SocketAddr,
+}
+
+impl StreamClient {
+    #[track_caller]
+    pub fn allocate(server: SocketAddr) -> Self {
+        let connection = TcpStream::connect(server).unwrap();
+        connection.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut client = Self {
+            connection,
+            signer: Signer::new(USER, PASSWORD, ""),
+            relayed: server,
+        };
+        let challenge = client.ask(&Request::allocate());
+        client.signer = Signer::new(USER, PASSWORD, &challenge.nonce());
+        let reply = client.ask_signed(Request::allocate());
+        assert_eq!(reply.code(), 0);
+        client.relayed = reply.relayed();
+        client
+    }
+
+    #[track_caller]
+    pub fn bind(&mut self, peer: SocketAddr) {
+        let reply = self.ask_signed(Request::channel_bind(CHANNEL, peer));
+        assert_eq!(reply.code(), 0);
+    }
+
+    pub fn send(&mut self, data: &[u8]) {
+        let frame = padded_channel_data(CHANNEL, data);
+        self.connection.write_all(&frame).unwrap();
+    }
+
+    /// The next application data on the channel.
+    #[track_caller]
+    pub fn receive(&mut self) -> Vec<u8> {
+        let frame = self.frame();
+        assert_eq!(frame[..2], CHANNEL.to_be_bytes());
+        frame[4..].to_vec()
+    }
+
+    fn ask_signed(&mut self, request: Request) -> Reply {
+        let request = request.sign(&self.signer);
+        self.ask(&request)
+    }
+
+    fn ask(&mut self, request: &Request) -> Reply {
+        self.connection.write_all(&request.bytes()).unwrap();
+        Reply::parse(&self.frame())
+    }
+
+    /// The next frame, without its padding.
+    #[track_caller]
+    fn frame(&mut self) -> Vec<u8> {
+        let mut frame = vec![0; 4];
+        self.connection.read_exact(&mut frame).expect("a frame");
+        let length = usize::from(u16::from_be_bytes([frame[2], frame[3]]));
+        let message = length + if frame[0] >> 6 == 1 { 4 } else { 20 };
+        frame.resize(message.next_multiple_of(4), 0);
+        self.connection
+            .read_exact(&mut frame[4..])
+            .expect("the rest of a frame");
+        frame.truncate(message);
+        frame
     }
 }
 

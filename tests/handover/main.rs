@@ -6,4 +6,5 @@ mod common;
 mod faults;
 mod flows;
 mod process;
+mod restart;
 mod upgrades;

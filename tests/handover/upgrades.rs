@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use turnix::net::host;
 
-use super::flows::{Client, Traffic};
+use super::flows::{Client, StreamClient, Traffic};
 use super::process::{Site, until};
 use crate::common::wire::{Reply, Request};
 
@@ -177,6 +177,37 @@ fn connections_stay_and_newcomers_come_to_the_new_process() {
     drop(stays);
     assert_eq!(old.ended(), Some(0), "{}", old.log());
     ask(&mut TcpStream::connect(listener).unwrap()).unwrap();
+}
+
+#[test]
+fn one_who_stays_and_one_who_moves_go_on_talking() {
+    let site = Site::new();
+    let mut old = site.start(&[]);
+    let moves = Client::allocate(old.listener());
+    let mut stays = StreamClient::allocate(old.listener());
+    moves.bind(stays.relayed);
+    stays.bind(moves.relayed);
+    let talk = |stays: &mut StreamClient| {
+        moves.send(b"to the stream");
+        assert_eq!(stays.receive(), b"to the stream");
+        stays.send(b"from the stream");
+        assert_eq!(moves.receive(), b"from the stream");
+    };
+    talk(&mut stays);
+    let new = site.successor(&[]);
+    new.serves();
+    old.says("\"taken over\"");
+    for _ in 0..3 {
+        talk(&mut stays);
+    }
+    // A newcomer gets none of the ports that the old process has.
+    let newcomer = Client::allocate(new.listener());
+    assert_ne!(newcomer.relayed, stays.relayed);
+    drop(stays);
+    assert_eq!(old.ended(), Some(0), "{}", old.log());
+    moves.send(b"to nobody");
+    assert_eq!(moves.refresh(), 0);
+    assert_eq!(new.metric("turn_allocations"), 2.0);
 }
 
 #[test]

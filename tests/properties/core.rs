@@ -4,6 +4,7 @@ mod harness;
 mod hostile;
 mod model;
 mod operations;
+mod snapshot;
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;

@@ -48,6 +48,10 @@ impl Shard {
             endpoints: self.endpoints.clone(),
             drops: self.drops_of_closed + self.relays.drops_of_closed(),
             segmentation_fallbacks: self.segmentation_fallbacks,
+            stays: (self.server.tenants())
+                .filter(|tenant| !moves(tenant.five_tuple.transport()))
+                .filter_map(|tenant| Some(self.relays.get(tenant.id)?.socket.local_addr()))
+                .collect(),
         };
         sink.put(Record::Shard, &encode(&rest)?, &[])?;
         let snapshot = self.server.snapshot(now, moves).encode_behind(self.index);
@@ -85,6 +89,7 @@ impl Shard {
         self.endpoints = start.endpoints;
         self.segmentation_fallbacks = start.segmentation_fallbacks;
         self.relays.set_drops_of_closed(start.drops);
+        self.relays.abroad = start.abroad;
         let tenants: Vec<_> = self.server.tenants().collect();
         for tenant in tenants {
             let endpoint = self
@@ -124,7 +129,7 @@ impl Shard {
     /// Lets go of what another process has now: listeners, and UDP clients with their relays. How many connections stay.
     pub(in crate::shard) fn leave(&mut self) -> u64 {
         for id in self.server.leave(moves) {
-            self.relays.close(id, &self.poller);
+            self.relays.hand_over(id, &self.poller);
         }
         for listener in self.listeners.iter().flatten() {
             // Closing alone would not do: the other process has the same socket open.
