@@ -289,7 +289,9 @@ async fn everything_else_is_refused_in_json() {
     for (method, path, code) in [
         ("GET", "/", 404),
         ("GET", "/etc/passwd", 404),
-        ("POST", "/api/v1/reload", 404),
+        ("GET", "/api/v1/reload", 405),
+        // Nobody is there to carry it out.
+        ("POST", "/api/v1/reload", 503),
         ("POST", "/metrics", 405),
         ("GET", "/api/v1/allocations/0-0-0", 405),
         ("DELETE", "/api/v1/allocations/%FF", 400),

@@ -7,19 +7,18 @@ use std::sync::Arc;
 use axum::Router;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 
 use crate::http::{Front, Limits};
 use crate::shard::Shards;
 use crate::stream::{self, Admission, Certificates, Protocols};
 
-/// An open TCP port. Dropping it closes the port and whatever has not said yet what it is; clients that the shards have
-/// go on.
+/// An open TCP port.
 pub(super) struct Door {
     /// Kept, so that what waits to be accepted survives a change of who accepts.
     socket: TcpListener,
     protocols: Protocols,
-    task: AbortHandle,
+    task: JoinHandle<()>,
 }
 
 /// A TCP port on which nobody accepts yet.
@@ -93,7 +92,7 @@ impl Lobby {
         Door {
             socket: prepared.socket,
             protocols: prepared.protocols,
-            task: task.abort_handle(),
+            task,
         }
     }
 }
@@ -107,11 +106,13 @@ impl Door {
     pub fn socket(&self) -> io::Result<TcpListener> {
         self.socket.try_clone()
     }
-}
 
-impl Drop for Door {
-    fn drop(&mut self) {
+    /// Closes the port, unless it is shared, and whatever has not said yet what it is. Clients that the shards have go
+    /// on.
+    pub async fn close(self) {
         self.task.abort();
+        // What it held is closed once it has ended.
+        let _ = self.task.await;
     }
 }
 
@@ -120,7 +121,7 @@ pub(super) struct AdminDoor {
     pub address: SocketAddr,
     /// Shared with the task, so that it outlives it.
     socket: Option<TcpListener>,
-    task: AbortHandle,
+    task: JoinHandle<()>,
 }
 
 impl AdminDoor {
@@ -140,7 +141,7 @@ impl AdminDoor {
         Self {
             address,
             socket: kept,
-            task: task.abort_handle(),
+            task,
         }
     }
 
@@ -153,11 +154,10 @@ impl AdminDoor {
             )),
         }
     }
-}
 
-impl Drop for AdminDoor {
-    /// Closes the port; requests in progress are answered.
-    fn drop(&mut self) {
+    /// Closes the port, unless it is shared; requests in progress are answered.
+    pub async fn close(self) {
         self.task.abort();
+        let _ = self.task.await;
     }
 }

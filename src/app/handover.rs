@@ -284,7 +284,7 @@ impl Running {
         if let Some(door) = self.admin.take() {
             let socket = door.socket();
             let address = door.address;
-            drop(door);
+            door.close().await;
             self.paused_admin = socket.ok().map(|socket| (address, socket));
         }
     }

@@ -1,6 +1,5 @@
 //! A changed configuration for a running server: everything is prepared first, then applied, whole or not at all.
 
-use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
@@ -174,7 +173,18 @@ impl Running {
                         .socket()
                         .map_err(|error| problems.push(shared("listen", &error)))
                         .ok()?,
-                    None => open_tcp("listen", address, &mut Inherited::default(), problems)?,
+                    None => {
+                        match open_tcp("listen", address, &mut Inherited::default(), problems) {
+                            Some(socket) => socket,
+                            None => {
+                                if let Some(problem) = self.overlap("tcp", address) {
+                                    problems.pop();
+                                    problems.push(problem);
+                                }
+                                return None;
+                            }
+                        }
+                    }
                 };
                 address = socket.local_addr().unwrap_or(address);
                 match Prepared::new(socket, wanted.streams, certificates.cloned()) {
@@ -197,10 +207,8 @@ impl Running {
                         PlannedUdp::Open(unread)
                     }
                     Err(error) => {
-                        problems.push(
-                            self.in_our_own_way(&error)
-                                .unwrap_or_else(|| udp_problem(&error)),
-                        );
+                        let overlap = self.overlap("udp", address);
+                        problems.push(overlap.unwrap_or_else(|| udp_problem(&error)));
                         return None;
                     }
                 }
@@ -214,20 +222,26 @@ impl Running {
         })
     }
 
-    /// A port that cannot be opened because the running server itself has it, on another address.
-    fn in_our_own_way(&self, error: &shard::BindError) -> Option<Problem> {
-        let ours = (self.started.listeners.iter())
-            .find(|listener| listener.udp && listener.address.port() == error.address.port())?;
-        (error.source.kind() == ErrorKind::AddrInUse).then(|| {
-            Problem::host(
-                "listen",
-                format!(
-                    "udp {} overlaps {}, which this server has open until the reload is done",
-                    error.address, ours.address
-                ),
-                "remove that listener in one reload and add this one in the next, or restart",
-            )
-        })
+    /// Why `address` cannot be opened, if that is because the running server has it open on another one.
+    fn overlap(&self, transport: &str, address: SocketAddr) -> Option<Problem> {
+        let ours = (self.started.listeners.iter()).find(|listener| {
+            let open = if transport == "udp" {
+                listener.udp
+            } else {
+                listener.has_streams()
+            };
+            let (a, b) = (listener.address.ip(), address.ip());
+            open && listener.address.port() == address.port()
+                && (a == b || a.is_unspecified() || b.is_unspecified())
+        })?;
+        Some(Problem::host(
+            "listen",
+            format!(
+                "cannot bind {transport} {address}: it overlaps {}, which this server has open until the reload is done",
+                ours.address
+            ),
+            "remove that listener in one reload and add this one in the next, or restart",
+        ))
     }
 
     /// Puts `next` into effect with what is prepared for it. Nothing here can fail.
@@ -285,23 +299,33 @@ impl Running {
         }
         let mut slots = slots.into_iter();
         let mut old: Vec<Option<Door>> = (self.listeners.drain(..)).map(|open| open.door).collect();
-        for ((wanted, door), udp) in doors.into_iter().zip(udp) {
+        let kept: Vec<Option<Door>> = (doors.iter())
+            .map(|(_, door)| match door {
+                PlannedDoor::Keep(at) => old.get_mut(*at).and_then(Option::take),
+                PlannedDoor::None | PlannedDoor::Open(_) => None,
+            })
+            .collect();
+        // Before others accept on the same ports: what waits there waits for them.
+        for door in old.into_iter().flatten() {
+            door.close().await;
+        }
+        for (((wanted, door), kept), udp) in doors.into_iter().zip(kept).zip(udp) {
             let door = match door {
-                PlannedDoor::None => None,
-                PlannedDoor::Keep(at) => old.get_mut(at).and_then(Option::take),
                 PlannedDoor::Open(prepared) => Some(self.lobby.open(prepared)),
+                PlannedDoor::None | PlannedDoor::Keep(_) => kept,
             };
             let udp = udp.unwrap_or_else(|| slots.next());
             self.listeners.push(Open { wanted, udp, door });
         }
-        drop(old);
         self.relays = plan.relays;
         self.started.listeners = listeners;
         self.started.relays = mappings(&self.relays);
         self.started.admin = admin_address;
         self.config = next;
         // Everything it tells may have changed.
-        self.admin = None;
+        if let Some(door) = self.admin.take() {
+            door.close().await;
+        }
         if let Some((address, socket)) = plan.admin {
             self.admin = Some(AdminDoor::open(
                 address,

@@ -47,8 +47,18 @@ impl Running {
 
     async fn live(&mut self, sources: &Sources, set_log: &SetLog) -> anyhow::Result<()> {
         let mut signals = Signals::listen().context("cannot take signals")?;
-        if !self.shards.alive().await {
-            tracing::warn!("a shard does not answer yet");
+        loop {
+            tokio::select! {
+                alive = self.shards.alive() => match alive {
+                    true => break,
+                    false => tracing::warn!("a shard does not answer yet"),
+                },
+                signal = signals.next() => {
+                    if matches!(signal, Signal::Interrupt | Signal::Terminate) {
+                        return Ok(());
+                    }
+                }
+            }
         }
         let mut successors = self.receive_successors();
         if self.succeeded {
@@ -227,8 +237,7 @@ impl Running {
 
     /// Tells systemd every few seconds how it goes, until it is aborted.
     fn tell_status(&self) -> tokio::task::JoinHandle<()> {
-        let (shards, drain) = (self.shards.clone(), self.drain.clone());
-        let operator = self.operator.clone();
+        let (shards, operator) = (self.shards.clone(), self.operator.clone());
         tokio::spawn(async move {
             let bytes = async || {
                 let relayed = shards.snapshot().await.stats.relayed;
@@ -251,11 +260,11 @@ impl Running {
                 last = (now, sum);
                 let live = shards.live();
                 let line = match operator.drain_deadline_unix() {
-                    Some(deadline) if drain.is_on() => format!(
+                    Some(deadline) => format!(
                         "draining: {live} allocations left, ended in {} s at the latest; {mbit:.1} Mbit/s",
                         deadline.saturating_sub(now.unix_secs())
                     ),
-                    _ => format!("{live} allocations, {mbit:.1} Mbit/s"),
+                    None => format!("{live} allocations, {mbit:.1} Mbit/s"),
                 };
                 notify::status(&line);
             }

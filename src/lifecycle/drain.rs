@@ -6,16 +6,14 @@ use std::time::{Duration, Instant};
 
 use crate::base::Now;
 
-/// Whether the server is being emptied, and until when; clones are one.
-///
-/// Written by whoever runs the server, read by whoever tells of it.
-#[derive(Clone, Debug, Default)]
+/// Whether the server is being emptied, and until when.
+#[derive(Debug, Default)]
 pub struct Drain {
+    deadline: Option<Instant>,
+    /// The same for those who only tell of it.
     on: Arc<AtomicBool>,
     /// Milliseconds since the Unix epoch; 0 is none.
     deadline_unix_ms: Arc<AtomicU64>,
-    /// What counts.
-    deadline: Option<Instant>,
 }
 
 impl Drain {
@@ -31,8 +29,8 @@ impl Drain {
     }
 
     /// Whether it is on.
-    pub fn is_on(&self) -> bool {
-        self.on.load(Ordering::Relaxed)
+    pub const fn is_on(&self) -> bool {
+        self.deadline.is_some()
     }
 
     /// The flag itself, set while the server is being emptied.

@@ -4,4 +4,5 @@ mod access;
 #[path = "../common/mod.rs"]
 mod common;
 mod core;
+mod policies;
 mod wire;

@@ -804,7 +804,9 @@ impl Harness {
                         EndReason::ClientClosed => Why::ClientClosed,
                         EndReason::Administrative => Why::Administrative,
                         EndReason::RelayFailed => Why::RelayFailed,
-                        EndReason::Shutdown => panic!("nobody shuts down"),
+                        EndReason::Revoked | EndReason::ListenerClosed | EndReason::Shutdown => {
+                            panic!("nobody reloads or shuts down")
+                        }
                     },
                     traffic,
                     lived: ended.duration.as_millis() as Ms,
