@@ -191,6 +191,7 @@ fn begin(
         );
     }
 
+    let admission = Admission::new(config.connections_per_address);
     let taken = match approach {
         None => None,
         Some(approach) => {
@@ -199,12 +200,13 @@ fn begin(
                 return Err(Problems::new(problems).into());
             }
             let mut taken = approach.take().map_err(|failure| refused(&failure))?;
-            let Some(legacy) = taken.legacy.take() else {
+            let Some(mut legacy) = taken.legacy.take() else {
                 // It has ended, and gave nothing to serve with.
                 drop((tcp, admin));
                 taken.serving(|| {});
                 return begin(config, Inherited::default(), None);
             };
+            legacy.admit(&admission);
             inherited.add_tcp(std::mem::take(&mut taken.doors));
             for ((listener, place), socket) in listeners.iter().zip(&kept).zip(&mut tcp) {
                 if listener.has_streams() && place.is_some_and(|place| place.tcp) {
@@ -254,7 +256,7 @@ fn begin(
     let (operator, orders) = Operator::new(drain.deadline_unix_ms());
     let lobby = Lobby::new(
         shards.clone(),
-        Admission::new(config.connections_per_address),
+        admission,
         control.handle().clone(),
         Front::new(
             http::public::router(shards.clone(), drain.flag()),

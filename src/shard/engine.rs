@@ -145,6 +145,8 @@ pub(super) struct Shard {
     pub(super) streams: HashMap<FiveTuple, Rc<Client>, RandomState>,
     pub(super) stream_connections: [u64; Transport::ALL.len()],
     pub(super) stream_idle: Duration,
+    /// Nothing is read, because another process may be about to go on.
+    pub(super) frozen: bool,
     /// The deadline that the loop sleeps until; an earlier one has to wake it.
     armed: Option<Instant>,
     wake: Rc<Notify>,
@@ -189,6 +191,7 @@ impl Shard {
             streams: HashMap::with_hasher(keyed()),
             stream_connections: [0; Transport::ALL.len()],
             stream_idle: parts.stream_idle,
+            frozen: false,
             armed: None,
             wake,
         };

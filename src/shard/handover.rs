@@ -1,22 +1,25 @@
-//! What a shard leaves to the same shard of another process: its sockets, and the state of its UDP clients.
+//! What a shard leaves to the same shard of another process: its sockets, and the state of its clients on UDP and TCP.
 //!
 //! The sockets stay what they are, so a listener's group of sockets (SO_REUSEPORT) maps every client to the shard that
 //! has its allocation, and what arrives while nobody reads waits in the kernel. Records are small, so that they can be
 //! sent one by one; each may have descriptors beside it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::net::{MAX_DESCRIPTORS, UdpSocket};
+use crate::stream::{Admission, ClientStream};
 use crate::turn::{AllocationId, Snapshot};
 
 use super::engine::Endpoint;
 use super::ports::{Place, RelayPool};
+use super::queue::Queue;
 
 /// What a record is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,11 +33,19 @@ pub enum Record {
     Snapshot = 34,
     /// Some relay sockets.
     Relays = 35,
+    /// Some TCP clients.
+    Streams = 36,
 }
 
 impl Record {
     /// Every kind of record.
-    pub const ALL: [Self; 4] = [Self::Listeners, Self::Shard, Self::Snapshot, Self::Relays];
+    pub const ALL: [Self; 5] = [
+        Self::Listeners,
+        Self::Shard,
+        Self::Snapshot,
+        Self::Relays,
+        Self::Streams,
+    ];
 
     /// The kind with that number.
     pub fn from_number(number: u8) -> Option<Self> {
@@ -99,8 +110,24 @@ pub(super) struct RelayImage {
     pub took_trains: bool,
 }
 
-/// Relay sockets that one record carries.
-pub(super) const RELAYS_PER_RECORD: usize = MAX_DESCRIPTORS;
+#[derive(Serialize, Deserialize)]
+pub(super) struct StreamSockets {
+    pub shard: u8,
+    pub streams: Vec<StreamImage>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct StreamImage {
+    /// Both ends: descriptors may come in any order.
+    pub client: SocketAddr,
+    pub local: SocketAddr,
+    /// The start of a frame.
+    pub partial: Vec<u8>,
+    pub queue: Queue,
+}
+
+/// Sockets that one record carries.
+pub(super) const SOCKETS_PER_RECORD: usize = MAX_DESCRIPTORS;
 
 pub(super) fn encode(record: &impl Serialize) -> io::Result<Vec<u8>> {
     rmp_serde::to_vec_named(record).map_err(io::Error::other)
@@ -120,12 +147,14 @@ struct Estate {
     rest: Option<Rest>,
     snapshot: Option<Snapshot>,
     relays: Vec<(AllocationId, UdpSocket)>,
+    streams: Vec<(ClientStream, Queue)>,
 }
 
 /// What a shard begins with.
 pub(super) struct Start {
     snapshot: Snapshot,
     sockets: Sockets,
+    streams: Vec<(ClientStream, Queue)>,
 }
 
 /// What the allocations of the core need beside it.
@@ -137,6 +166,8 @@ pub(super) struct Sockets {
     pub segmentation_fallbacks: u64,
     /// Some relayed addresses belong to the other process still.
     pub abroad: bool,
+    /// Both ends of TCP clients, the local one first.
+    pub streams: HashSet<(SocketAddr, SocketAddr)>,
 }
 
 impl Legacy {
@@ -195,8 +226,36 @@ impl Legacy {
                     }
                 }
             }
+            Record::Streams => {
+                let record: StreamSockets = decode(body)?;
+                let mut streams: HashMap<_, _> = (descriptors.into_iter())
+                    // One that has closed meanwhile is no loss.
+                    .filter_map(|fd| ClientStream::from_tcp(TcpStream::from(fd)).ok())
+                    .map(|stream| ((stream.client, stream.local), stream))
+                    .collect();
+                let estate = self.of(record.shard)?;
+                for image in record.streams {
+                    if let Some(mut stream) = streams.remove(&(image.client, image.local)) {
+                        stream.received = image.partial;
+                        estate.streams.push((stream, image.queue));
+                    }
+                }
+            }
         }
         Ok(())
+    }
+
+    /// Counts the connections that have arrived; those that are too many are closed.
+    pub fn admit(&mut self, admission: &Arc<Admission>) {
+        for estate in &mut self.shards {
+            estate.streams = std::mem::take(&mut estate.streams)
+                .into_iter()
+                .filter_map(|(stream, queue)| {
+                    let place = admission.admit(stream.client.ip())?;
+                    Some((stream.counted(place), queue))
+                })
+                .collect();
+        }
     }
 
     /// Whether every shard's listeners have arrived: enough to serve with.
@@ -296,12 +355,24 @@ impl Estate {
             drops: rest.drops,
             segmentation_fallbacks: rest.segmentation_fallbacks,
             abroad,
+            streams: (self.streams.iter())
+                .map(|(stream, _)| (stream.local, stream.client))
+                .collect(),
         };
-        Some(Start { snapshot, sockets })
+        Some(Start {
+            snapshot,
+            sockets,
+            streams: self.streams,
+        })
     }
 }
 
 impl Start {
+    /// The connections, for tasks of their own.
+    pub fn take_streams(&mut self) -> Vec<(ClientStream, Queue)> {
+        std::mem::take(&mut self.streams)
+    }
+
     /// The core's part and the others'.
     pub fn split(self) -> (Snapshot, Sockets) {
         (self.snapshot, self.sockets)

@@ -477,7 +477,7 @@ impl Shards {
     }
 
     /// Stops reading, in every shard: what comes waits in the kernel, and nothing is on its way between shards any more.
-    /// Stream clients are served on. False if a shard does not answer.
+    /// TLS clients are served on. False if a shard does not answer.
     pub async fn freeze(&self) -> bool {
         let mut all = true;
         for handle in self.handles.iter() {

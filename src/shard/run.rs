@@ -11,6 +11,7 @@ use crate::base::Clock;
 use crate::net::host;
 
 use super::engine::{Parts, Shard};
+use super::handover::Start;
 use super::mailbox::{Inbox, Message};
 use super::streams;
 
@@ -47,13 +48,17 @@ pub(super) fn run(parts: Parts, pace: Pace, inbox: Inbox, begin: Option<Begin>) 
 }
 
 async fn work(
-    parts: Parts,
+    mut parts: Parts,
     busy_poll: Duration,
     mut inbox: Inbox,
     begin: Option<Begin>,
 ) -> std::io::Result<()> {
     let wake = Rc::new(Notify::new());
-    let mut frozen = begin.is_some();
+    let resumed = parts
+        .start
+        .as_mut()
+        .map(Start::take_streams)
+        .unwrap_or_default();
     let shard = match Shard::new(parts, Rc::clone(&wake)) {
         Ok(shard) => shard,
         Err(error) => {
@@ -70,13 +75,18 @@ async fn work(
     tokio::pin!(sleep);
     let mut patience = Patience::new(busy_poll);
     if let Some(begin) = begin {
+        shard.borrow_mut().frozen = true;
+        for (stream, queue) in resumed {
+            tokio::task::spawn_local(streams::serve_on(Rc::clone(&shard), stream, queue));
+        }
         let _ = begin.send(Ok(()));
     }
     loop {
+        let frozen = shard.borrow().frozen;
         if frozen {
-            // Stream clients go on: their tasks run while this one waits.
+            // TLS clients go on: their tasks run while this one waits.
             match inbox.control.recv().await {
-                Some(Message::Thaw) => frozen = false,
+                Some(Message::Thaw) => shard.borrow_mut().thaw(),
                 Some(Message::Export {
                     part,
                     mut sink,
@@ -118,7 +128,6 @@ async fn work(
                     shard.borrow_mut().end_all();
                     return Ok(());
                 }
-                frozen = matches!(message, Message::Freeze(_));
                 handle(&shard, &mut patience, message);
             }
             () = &mut sleep, if deadline.is_some() => shard.borrow_mut().handle_timeout(),
@@ -198,6 +207,7 @@ fn handle(shard: &Rc<RefCell<Shard>>, patience: &mut Patience, message: Message)
         }
         Message::Hold(time) => std::thread::sleep(time),
         Message::Freeze(answer) => {
+            shard.borrow_mut().frozen = true;
             let _ = answer.send(());
         }
         Message::Leave(answer) => {

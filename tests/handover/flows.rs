@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use turnix::net::Poller;
 
 use super::process::{PATIENCE, now};
@@ -114,18 +116,35 @@ impl Client {
     }
 }
 
-/// A client on TCP.
+pub trait Stream: Read + Write {}
+
+impl<T: Read + Write> Stream for T {}
+
+/// A client on TCP or TLS.
 pub struct StreamClient {
-    connection: TcpStream,
+    connection: Box<dyn Stream>,
     signer: Signer,
     pub relayed: SocketAddr,
 }
 
 impl StreamClient {
     #[track_caller]
-    pub fn allocate(server: SocketAddr) -> Self {
-        let connection = TcpStream::connect(server).unwrap();
-        connection.set_read_timeout(Some(PATIENCE)).unwrap();
+    pub fn tcp(server: SocketAddr) -> Self {
+        Self::allocate(server, Box::new(connect(server)))
+    }
+
+    #[track_caller]
+    pub fn tls(server: SocketAddr, config: &Arc<ClientConfig>) -> Self {
+        let name = ServerName::IpAddress(server.ip().into());
+        let connection = ClientConnection::new(Arc::clone(config), name).unwrap();
+        Self::allocate(
+            server,
+            Box::new(StreamOwned::new(connection, connect(server))),
+        )
+    }
+
+    #[track_caller]
+    fn allocate(server: SocketAddr, connection: Box<dyn Stream>) -> Self {
         let mut client = Self {
             connection,
             signer: Signer::new(USER, PASSWORD, ""),
@@ -146,8 +165,13 @@ impl StreamClient {
     }
 
     pub fn send(&mut self, data: &[u8]) {
-        let frame = padded_channel_data(CHANNEL, data);
-        self.connection.write_all(&frame).unwrap();
+        self.write(&padded_channel_data(CHANNEL, data));
+    }
+
+    /// Any bytes, such as half a frame.
+    pub fn write(&mut self, bytes: &[u8]) {
+        self.connection.write_all(bytes).unwrap();
+        self.connection.flush().unwrap();
     }
 
     /// The next application data on the channel.
@@ -159,12 +183,22 @@ impl StreamClient {
     }
 
     fn ask_signed(&mut self, request: Request) -> Reply {
-        let request = request.sign(&self.signer);
+        let request = self.signed(request);
         self.ask(&request)
     }
 
+    pub fn signed(&self, request: Request) -> Request {
+        request.sign(&self.signer)
+    }
+
     fn ask(&mut self, request: &Request) -> Reply {
-        self.connection.write_all(&request.bytes()).unwrap();
+        self.write(&request.bytes());
+        self.answer()
+    }
+
+    /// The next frame, which has to be an answer.
+    #[track_caller]
+    pub fn answer(&mut self) -> Reply {
         Reply::parse(&self.frame())
     }
 
@@ -182,6 +216,13 @@ impl StreamClient {
         frame.truncate(message);
         frame
     }
+}
+
+fn connect(server: SocketAddr) -> TcpStream {
+    let connection = TcpStream::connect(server).unwrap();
+    connection.set_read_timeout(Some(PATIENCE)).unwrap();
+    connection.set_nodelay(true).unwrap();
+    connection
 }
 
 /// What came of it.

@@ -5,11 +5,17 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 use tempfile::TempDir;
 use turnix::base::Clock;
+use turnix::stream::certificates;
 
 use crate::common::wire::REALM;
 use crate::common::world::{PASSWORD, USER};
@@ -35,6 +41,8 @@ pub fn until(what: &str, mut reached: impl FnMut() -> bool) {
 pub struct Site {
     directory: TempDir,
     address: Ipv4Addr,
+    /// Of the certificate.
+    pub tls: Arc<ClientConfig>,
     started: std::cell::Cell<usize>,
 }
 
@@ -42,9 +50,25 @@ impl Site {
     pub fn new() -> Self {
         // No other test relays from there.
         let [a, b, c]: [u8; 3] = rand::random();
+        let address = Ipv4Addr::new(127, 64 | (a & 63), b, c.clamp(1, 254));
+        let directory = tempfile::tempdir().unwrap();
+        let names = [address.to_string()];
+        let signed = certificates::self_signed(&names, Clock.now().unix_secs()).unwrap();
+        let pem = signed.certificate_pem.clone() + signed.key_pem.expose();
+        fs::write(directory.path().join("tls.pem"), pem).unwrap();
+        let mut roots = RootCertStore::empty();
+        let leaf = CertificateDer::from_pem_slice(signed.certificate_pem.as_bytes()).unwrap();
+        roots.add(leaf).unwrap();
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let tls = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
         Self {
-            directory: tempfile::tempdir().unwrap(),
-            address: Ipv4Addr::new(127, 64 | (a & 63), b, c.clamp(1, 254)),
+            directory,
+            address,
+            tls: Arc::new(tls),
             started: std::cell::Cell::new(0),
         }
     }
@@ -62,13 +86,15 @@ impl Site {
         let path = (self.directory.path()).join(format!("{}.toml", self.started.get()));
         let text = format!(
             "realm = \"{REALM}\"\n\
-             [[listen]]\naddress = \"{address}:0\"\nprotocols = [\"udp\", \"tcp\"]\n\
+             [[listen]]\naddress = \"{address}:0\"\nprotocols = [\"udp\", \"tcp\", \"tls\"]\n\
+             [tls]\ncertificate = \"{pem}\"\nkey = \"{pem}\"\n\
              [auth]\nusers = {{ {USER} = \"{PASSWORD}\" }}\n\
              [peers]\nallow = [\"loopback\"]\n\
              [http]\nadmin = \"127.0.0.1:0\"\n\
              [log]\nformat = \"json\"\n\
              [server]\nhandover = \"{socket}\"\n{more}\n",
             address = self.address,
+            pem = self.directory.path().join("tls.pem").display(),
             socket = self.socket().display(),
         );
         fs::write(&path, text).unwrap();

@@ -127,7 +127,7 @@ fn what_clients_and_operators_know_goes_on() {
 }
 
 #[test]
-fn connections_stay_and_newcomers_come_to_the_new_process() {
+fn connections_move_and_no_newcomer_is_turned_away() {
     let site = Site::new();
     let mut old = site.start(&[]);
     let ask = |connection: &mut TcpStream| {
@@ -143,8 +143,8 @@ fn connections_stay_and_newcomers_come_to_the_new_process() {
         std::io::Result::Ok(())
     };
     let listener = old.listener();
-    let mut stays = TcpStream::connect(listener).unwrap();
-    ask(&mut stays).unwrap();
+    let mut moves = TcpStream::connect(listener).unwrap();
+    ask(&mut moves).unwrap();
 
     // Newcomers all the time: none of them is turned away.
     let (stop, asked) = (
@@ -172,11 +172,67 @@ fn connections_stay_and_newcomers_come_to_the_new_process() {
     stop.store(true, Ordering::Relaxed);
     newcomers.join().unwrap();
 
-    ask(&mut stays).unwrap();
-    assert!(old.is_running());
-    drop(stays);
+    ask(&mut moves).unwrap();
     assert_eq!(old.ended(), Some(0), "{}", old.log());
-    ask(&mut TcpStream::connect(listener).unwrap()).unwrap();
+    ask(&mut moves).unwrap();
+}
+
+#[test]
+fn a_call_over_tcp_goes_on() {
+    let site = Site::new();
+    let mut server = site.start(&[]);
+    let peer = UdpSocket::bind((site.address(), 0)).unwrap();
+    let address = peer.local_addr().unwrap();
+    // Sends back what comes, until nothing has come for long.
+    peer.set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 2048];
+        while let Ok((length, from)) = peer.recv_from(&mut buffer) {
+            peer.send_to(&buffer[..length], from).unwrap();
+        }
+    });
+    let mut call = StreamClient::tcp(server.listener());
+    call.bind(address);
+    for _ in 0..2 {
+        // Half a request before, half of it afterwards.
+        let request = call.signed(Request::refresh(600)).bytes();
+        let (half, rest) = request.split_at(request.len() / 2);
+        call.send(b"before");
+        assert_eq!(call.receive(), b"before");
+        call.write(half);
+        let successor = site.successor(&[]);
+        while !successor.log().contains("turnix serves") {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        call.write(rest);
+        assert_eq!(call.answer().code(), 0);
+        assert_eq!(server.ended(), Some(0), "{}", server.log());
+        for number in 0..50_u64 {
+            call.send(&number.to_be_bytes());
+            assert_eq!(call.receive(), number.to_be_bytes());
+        }
+        server = successor;
+    }
+    // All the time.
+    let successor = site.successor(&[]);
+    let mut count = 0_u64;
+    while !successor.log().contains("turnix serves") || !count.is_multiple_of(100) {
+        call.send(&count.to_be_bytes());
+        assert_eq!(call.receive(), count.to_be_bytes());
+        count += 1;
+    }
+    assert_eq!(server.ended(), Some(0), "{}", server.log());
+    assert!(
+        !server.log().contains("allocation ended"),
+        "{}",
+        server.log()
+    );
+    assert_eq!(successor.metric("turn_allocations"), 1.0);
+    drop(call);
+    until("it ends with its connection", || {
+        successor.metric("turn_allocations") == 0.0
+    });
 }
 
 #[test]
@@ -184,7 +240,7 @@ fn one_who_stays_and_one_who_moves_go_on_talking() {
     let site = Site::new();
     let mut old = site.start(&[]);
     let moves = Client::allocate(old.listener());
-    let mut stays = StreamClient::allocate(old.listener());
+    let mut stays = StreamClient::tls(old.listener(), &site.tls);
     moves.bind(stays.relayed);
     stays.bind(moves.relayed);
     let talk = |stays: &mut StreamClient| {

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::base::{Clock, Now, Transport};
 use crate::shard::handover::{
-    ListenerImage, Listeners, Part, RELAYS_PER_RECORD, Record, RelayImage, RelaySockets, Rest,
-    Sink, Sockets, encode,
+    ListenerImage, Listeners, Part, Record, RelayImage, RelaySockets, Rest, SOCKETS_PER_RECORD,
+    Sink, Sockets, StreamImage, StreamSockets, encode,
 };
 use crate::turn::EndReason;
 
@@ -56,8 +56,8 @@ impl Shard {
         sink.put(Record::Shard, &encode(&rest)?, &[])?;
         let snapshot = self.server.snapshot(now, moves).encode_behind(self.index);
         sink.put(Record::Snapshot, &snapshot, &[])?;
-        let mut relays = Vec::with_capacity(RELAYS_PER_RECORD);
-        let mut sockets: Vec<BorrowedFd<'_>> = Vec::with_capacity(RELAYS_PER_RECORD);
+        let mut relays = Vec::with_capacity(SOCKETS_PER_RECORD);
+        let mut sockets: Vec<BorrowedFd<'_>> = Vec::with_capacity(SOCKETS_PER_RECORD);
         let mut tenants = (self.server.tenants())
             .filter(|tenant| moves(tenant.five_tuple.transport()))
             .filter_map(|tenant| Some((tenant.id, self.relays.get(tenant.id)?)))
@@ -70,7 +70,7 @@ impl Shard {
                 took_trains: relay.socket.took_trains(),
             });
             sockets.push(relay.socket.as_fd());
-            if relays.len() == RELAYS_PER_RECORD || tenants.peek().is_none() {
+            if relays.len() == SOCKETS_PER_RECORD || tenants.peek().is_none() {
                 let record = RelaySockets {
                     shard: self.index,
                     relays: std::mem::take(&mut relays),
@@ -79,7 +79,46 @@ impl Shard {
                 sockets.clear();
             }
         }
+        self.export_streams(sink)
+    }
+
+    fn export_streams(&self, sink: &mut dyn Sink) -> io::Result<()> {
+        let all: Vec<_> = (self.streams.iter())
+            .filter(|(five_tuple, _)| moves(five_tuple.transport()))
+            .collect();
+        for some in all.chunks(SOCKETS_PER_RECORD) {
+            let mut streams = Vec::with_capacity(some.len());
+            let mut sockets = Vec::with_capacity(some.len());
+            for (five_tuple, client) in some {
+                let endpoint = self.endpoints.get(usize::from(five_tuple.listener().0));
+                let Some(Endpoint::Stream(local)) = endpoint else {
+                    continue;
+                };
+                let (socket, partial, queue) = client.export()?;
+                sockets.push(socket);
+                streams.push(StreamImage {
+                    client: five_tuple.client(),
+                    local: *local,
+                    partial,
+                    queue,
+                });
+            }
+            let record = StreamSockets {
+                shard: self.index,
+                streams,
+            };
+            let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+            sink.put(Record::Streams, &encode(&record)?, &sockets)?;
+        }
         Ok(())
+    }
+
+    /// Reads again.
+    pub(in crate::shard) fn thaw(&mut self) {
+        self.frozen = false;
+        for client in self.streams.values() {
+            client.thaw();
+        }
     }
 
     /// Takes the sockets that belong to the allocations of the core. What has none any more, or a listener that this
@@ -97,7 +136,10 @@ impl Shard {
                 .get(usize::from(tenant.five_tuple.listener().0));
             let served = match endpoint {
                 Some(Endpoint::Udp { socket, .. }) => *socket < self.listeners.len(),
-                Some(Endpoint::Stream(_) | Endpoint::Free) | None => false,
+                Some(Endpoint::Stream(local)) => start
+                    .streams
+                    .contains(&(*local, tenant.five_tuple.client())),
+                Some(Endpoint::Free) | None => false,
             };
             let relay = start.relays.remove(&tenant.id);
             let settled = relay.map(|(place, socket)| {
@@ -136,14 +178,18 @@ impl Shard {
             self.poller.remove(&listener.socket);
         }
         self.listeners.clear();
-        self.stream_connections.iter().sum()
+        let before = self.streams.len();
+        self.streams.retain(|_, client| !client.leave());
+        let left: u64 = self.stream_connections.iter().sum();
+        left - (before - self.streams.len()) as u64
     }
 }
 
 /// Whether clients on `transport` can be served by another process from one moment to the next.
 const fn moves(transport: Transport) -> bool {
     match transport {
-        Transport::Udp => true,
-        Transport::Tcp | Transport::Tls => false,
+        Transport::Udp | Transport::Tcp => true,
+        // Its state is a library's.
+        Transport::Tls => false,
     }
 }
