@@ -25,9 +25,9 @@ pub struct Arguments {
     configuration: Configuration,
     /// Go on where the running server stops, without a packet lost; start anew if there is none.
     ///
-    /// Takes its sockets and its UDP clients over through the socket server.handover. Clients on TCP and TLS stay with
-    /// the old process, which ends when they are gone, after server.handover_grace at the latest. If anything is wrong
-    /// with the new configuration or version the old process serves on.
+    /// Takes its sockets and clients over through the socket server.handover. Clients on TLS stay with the old process,
+    /// which ends when they are gone, after server.handover_grace at the latest. If anything is wrong with the new
+    /// configuration or version the old process serves on.
     #[arg(long = "takeover")]
     take_over: bool,
 }

@@ -202,7 +202,7 @@ pub struct Server {
 pub struct Handover {
     /// Where it asks.
     pub socket: HandoverSocket,
-    /// How long connections that cannot change processes are served on.
+    /// How long TLS connections, which cannot change processes, are served on.
     pub grace: Duration,
 }
 
