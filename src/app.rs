@@ -208,13 +208,24 @@ fn begin(
             };
             legacy.admit(&admission);
             inherited.add_tcp(std::mem::take(&mut taken.doors));
+            let mut missing = Vec::new();
+            let mut given = |address: SocketAddr| {
+                let socket = inherited.take_tcp(address);
+                if socket.is_none() {
+                    missing.push(not_given(address));
+                }
+                socket
+            };
             for ((listener, place), socket) in listeners.iter().zip(&kept).zip(&mut tcp) {
                 if listener.has_streams() && place.is_some_and(|place| place.tcp) {
-                    *socket = inherited.take_tcp(listener.address);
+                    *socket = given(listener.address);
                 }
             }
             if let Some(place) = kept_admin {
-                admin = inherited.take_tcp(place.bound);
+                admin = given(place.bound);
+            }
+            if !missing.is_empty() {
+                return Err(Problems::new(missing).into());
             }
             Some((taken, legacy))
         }
@@ -378,6 +389,14 @@ impl Running {
         )
         .operated_by(self.operator.clone())
     }
+}
+
+fn not_given(address: SocketAddr) -> Problem {
+    Problem::host(
+        "take-over",
+        format!("the running server had tcp {address} and did not give it"),
+        "it may have been reloaded meanwhile: try again",
+    )
 }
 
 /// What UDP cannot be received on, of what the process before does not have open.

@@ -1,5 +1,6 @@
 //! Where one process stops and another goes on: what the running one gives, and how the next one begins.
 
+use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
@@ -181,7 +182,12 @@ impl Running {
                 false
             }
             Err(failure) => {
-                giver.refuse("it took too long, or asked for what there is not");
+                giver.refuse(&match &failure {
+                    Failure::Broken(error) if error.kind() == ErrorKind::WouldBlock => {
+                        "it took too long".to_owned()
+                    }
+                    failure => failure.to_string(),
+                });
                 tracing::error!(pid, program, %failure, "no take-over: serving on");
                 false
             }
@@ -211,7 +217,8 @@ impl Running {
             return false;
         };
         let listeners = self.listeners.len() * (self.shards.count() + 1) + 2;
-        let needed = self.shards.live() + listeners;
+        let connections = self.shards.connections().await as usize;
+        let needed = self.shards.live() + connections + listeners;
         if needed > room {
             tracing::warn!(
                 needed,

@@ -30,7 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::base::Clock;
 use crate::net::{Channel, Doorway, Parcel, Peer};
-use crate::shard::{Legacy, Record, Sink};
+use crate::shard::{Legacy, MAX_SHARDS, Record, Sink};
 use crate::turn::SNAPSHOT_FORMAT;
 
 use super::store::{self, Stored, StoredRecord};
@@ -460,6 +460,7 @@ impl Approach {
         if let Some(reason) = Versions::own().refuse(&hello.versions) {
             return Err(Failure::Refused(reason));
         }
+        check_shards(&hello.inventory)?;
         Ok(Some(Self {
             from: Source::Process(channel),
             inventory: hello.inventory,
@@ -473,7 +474,7 @@ impl Approach {
         let read = read.and_then(|(versions, inventory, records)| {
             match Versions::own().refuse(&versions) {
                 Some(reason) => Err(Failure::Refused(reason)),
-                None => Ok((inventory, records)),
+                None => check_shards(&inventory).map(|()| (inventory, records)),
             }
         });
         match read {
@@ -566,6 +567,16 @@ fn records(
             _ => return Err(Failure::Broken(io::ErrorKind::InvalidData.into())),
         }
     }
+}
+
+fn check_shards(inventory: &Inventory) -> Result<(), Failure> {
+    if (1..=MAX_SHARDS as usize).contains(&inventory.shards) {
+        return Ok(());
+    }
+    let shards = inventory.shards;
+    Err(Failure::Refused(format!(
+        "it claims to have {shards} shards"
+    )))
 }
 
 /// What was stored, without its order.

@@ -179,7 +179,12 @@ impl Shards {
         let mut problems = Vec::new();
         for &address in &settings.listeners {
             let opened = match legacy.take_listener(address) {
-                Some(given) => Ok(given),
+                Some(given) => {
+                    let bytes = settings.listener_buffer_bytes;
+                    (given.iter())
+                        .try_for_each(|socket| socket.size_buffers(bytes, bytes))
+                        .map(|()| given)
+                }
                 None => open_listener(
                     address,
                     sockets.len(),

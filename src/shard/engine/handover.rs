@@ -149,7 +149,11 @@ impl Shard {
             match settled {
                 Some(Ok(())) if served => {}
                 Some(Ok(())) => {
-                    (self.server).end_allocation(now, tenant.id, EndReason::ListenerClosed);
+                    let reason = match tenant.five_tuple.transport() {
+                        Transport::Udp => EndReason::ListenerClosed,
+                        Transport::Tcp | Transport::Tls => EndReason::ClientClosed,
+                    };
+                    self.server.end_allocation(now, tenant.id, reason);
                 }
                 Some(Err(_)) | None => self.server.handle_relay_failed(now, tenant.id),
             }
@@ -168,7 +172,7 @@ impl Shard {
         self.drain_outputs(now);
     }
 
-    /// Lets go of what another process has now: listeners, and UDP clients with their relays. How many connections stay.
+    /// Lets go of what another process has now: listeners, clients and their relays. How many connections stay.
     pub(in crate::shard) fn leave(&mut self) -> u64 {
         for id in self.server.leave(moves) {
             self.relays.hand_over(id, &self.poller);
