@@ -16,7 +16,7 @@ use crate::lifecycle::handover::{
 };
 use crate::lifecycle::store::{self, Store};
 use crate::lifecycle::{Signal, Signals};
-use crate::net::Doorway;
+use crate::net::{Channel, Doorway};
 
 use super::Running;
 use super::doors::AdminDoor;
@@ -37,6 +37,12 @@ pub struct TakeOver {
 }
 
 impl TakeOver {
+    /// Whether it is wanted, and there is somebody to take over from.
+    pub fn has_somebody(&self) -> bool {
+        let socket = self.socket.as_ref().filter(|_| self.wanted);
+        socket.is_some_and(|socket| Channel::connect(socket).is_ok())
+    }
+
     /// The process to take over from, if that is wanted and there is one.
     ///
     /// # Errors

@@ -45,7 +45,10 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         app::run(config, sources, set_log, take_over, |_| {})?;
         return Ok(Exit::Done);
     }
-    let quick = quick_start::prepare(sources)?;
+    let mut quick = quick_start::prepare(sources.clone())?;
+    if take_over(arguments, &quick.config, &quick.sources).has_somebody() {
+        quick = quick_start::go_on(sources)?;
+    }
     let set_log = logging::install(quick.config.log)?;
     let (config, sources) = (quick.config.clone(), quick.sources.clone());
     let take_over = take_over(arguments, &config, &sources);

@@ -85,6 +85,11 @@ pub fn configuration(sources: &Sources) -> Option<PathBuf> {
     Some(directory(sources).join(CONFIGURATION)).filter(|file| file.exists())
 }
 
+/// What [`save_configuration`] kept last.
+pub fn saved_configuration(state: &State) -> Option<String> {
+    fs::read_to_string(state.directory.join(CONFIGURATION)).ok()
+}
+
 /// Finds the state, makes what is missing.
 ///
 /// # Errors

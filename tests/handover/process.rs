@@ -103,11 +103,32 @@ impl Site {
 
     /// Starts a server, without waiting for it.
     pub fn spawn(&self, more: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Server {
+        let file = self.configuration(more);
+        let file = file.to_str().unwrap();
+        self.run(&[&["serve", "-c", file], arguments].concat(), environment)
+    }
+
+    /// Runs one without a configuration file, which keeps its choices.
+    pub fn quick_start(&self, arguments: &[&str]) -> Server {
+        let listen = format!(
+            "listen=[{{ address = \"{}:0\", protocols = [\"udp\", \"tcp\"] }}]",
+            self.address
+        );
+        let socket = format!("server.handover=\"{}\"", self.socket().display());
+        let set = [
+            &*listen,
+            &*socket,
+            "http.admin=\"127.0.0.1:0\"",
+            "log.format=\"json\"",
+        ];
+        let set: Vec<&str> = set.into_iter().flat_map(|one| ["--set", one]).collect();
+        self.run(&[&["serve"], &*set, arguments].concat(), &[])
+    }
+
+    fn run(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Server {
         self.started.set(self.started.get() + 1);
         let log = (self.directory.path()).join(format!("{}.log", self.started.get()));
         let child = Command::new(env!("CARGO_BIN_EXE_turnix"))
-            .args(["serve", "-c"])
-            .arg(self.configuration(more))
             .args(arguments)
             .env_clear()
             .env("XDG_STATE_HOME", self.directory.path())

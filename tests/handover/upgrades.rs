@@ -267,6 +267,18 @@ fn one_who_stays_and_one_who_moves_go_on_talking() {
 }
 
 #[test]
+fn a_quick_start_goes_on_with_what_the_last_one_chose() {
+    let site = Site::new();
+    let mut old = site.quick_start(&[]);
+    old.serves();
+    until("it can be taken over from", || site.socket().exists());
+    let new = site.quick_start(&["--takeover"]);
+    new.serves();
+    assert_eq!(old.ended(), Some(0), "{}", old.log());
+    assert_eq!(new.listener(), old.listener());
+}
+
+#[test]
 fn without_a_running_server_it_starts_anew() {
     let site = Site::new();
     let server = site.successor(&[]);
