@@ -3,25 +3,31 @@
 mod doors;
 mod handover;
 mod host;
+pub mod ice;
 mod reload;
 mod serve;
 mod sockets;
 mod watch;
 
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use crate::access::Access;
+use crate::base::Clock;
+use crate::base::trace::Traces;
+use crate::cluster::{self, Fleet};
 use crate::config::{Config, Listener, Mapping, Problem, Problems, Sources};
 use crate::http::{self, Asked, Front, Operator};
 use crate::lifecycle::handover::{Approach, Giver, Place};
 use crate::lifecycle::{Drain, Inherited};
 use crate::net;
+use crate::records::Records;
 use crate::shard::{self, ListenerSlot, RelayIp, Shards};
 use crate::stream::{self, Admission, Certificates};
 use crate::turn::Newcomers;
@@ -43,6 +49,12 @@ const CONTROL_THREADS: usize = 2;
 /// How much these threads stand back where they share a CPU with a shard, as nice(1) counts: a handshake takes longer
 /// than relaying a hundred packets, and can wait for them.
 const CONTROL_NICE: u8 = 10;
+
+/// How long the shards may take to end.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the receiver of access records has to take what is left at the end.
+const RECORDS_GRACE: Duration = Duration::from_secs(5);
 
 /// A server whose sockets are open, as it really listens and relays.
 #[derive(Clone, Debug)]
@@ -70,6 +82,10 @@ pub struct Running {
     lobby: Lobby,
     certificates: Option<Arc<Certificates>>,
     admin: Option<AdminDoor>,
+    /// The servers that the ICE configuration service speaks of, and who looks whether they answer.
+    fleet: Arc<Fleet>,
+    canary: tokio::task::JoinHandle<()>,
+    service: http::ice::Service<Shards>,
     drain: Drain,
     /// So much is in use that newcomers are better off elsewhere.
     overloaded: bool,
@@ -84,6 +100,8 @@ pub struct Running {
     successor: Option<Giver>,
     /// The admin listener while another process may be taking over.
     paused_admin: Option<(SocketAddr, TcpListener)>,
+    records: Option<Records>,
+    traces: Arc<Mutex<Traces>>,
 }
 
 /// One listener as it was asked for, and what is open for it.
@@ -180,6 +198,7 @@ fn begin(
         &mut inherited,
         &mut problems,
     );
+    let records = start_records(&config, &mut problems);
     if !problems.is_empty() {
         problems.extend(unavailable(&listeners, &kept));
         return Err(Problems::new(problems).into());
@@ -236,7 +255,8 @@ fn begin(
         let own = own_addresses(&config, listeners, &relays, admin_address);
         Arc::new(Access::new(&config.access, own))
     };
-    let settings = shard_settings(&config, &listeners, relays.clone());
+    let emitter = records.as_ref().map(Records::emitter);
+    let settings = shard_settings(&config, &listeners, relays.clone(), emitter);
     let access = decide(&listeners);
     let (made, mut taken) = match taken {
         Some((taken, legacy)) => (Shards::succeed(&settings, access, legacy), Some(taken)),
@@ -263,14 +283,20 @@ fn begin(
         .enable_all()
         .build()
         .context("cannot start the control runtime")?;
+    if let Some(every) = records.as_ref().and_then(Records::interim) {
+        control.spawn(shards.clone().record_live_forever(every));
+    }
     let drain = Drain::default();
     let (operator, orders) = Operator::new(drain.deadline_unix_ms());
+    let fleet = ice::fleet(&config);
+    let offer = ice::offer(&config, &listeners, mappings(&relays), Arc::clone(&fleet));
+    let service = http::ice::Service::new(shards.clone(), offer);
     let lobby = Lobby::new(
         shards.clone(),
         admission,
         control.handle().clone(),
         Front::new(
-            http::public::router(shards.clone(), drain.flag()),
+            http::public::router(shards.clone(), drain.flag(), service.clone()),
             http::Limits::PUBLIC,
         ),
     );
@@ -295,6 +321,10 @@ fn begin(
             door: prepared.map(|prepared| lobby.open(prepared)),
         });
     }
+    let canary = control.spawn(cluster::canary::watch(
+        Arc::clone(&fleet),
+        ice::mint(&config),
+    ));
     let mut running = Running {
         started: Started {
             listeners,
@@ -310,6 +340,9 @@ fn begin(
         lobby,
         certificates,
         admin: None,
+        fleet,
+        canary,
+        service,
         drain,
         overloaded: false,
         operator,
@@ -319,6 +352,8 @@ fn begin(
         left: false,
         successor: None,
         paused_admin: None,
+        records,
+        traces: Arc::default(),
     };
     if let (Some(socket), Some(address)) = (admin, admin_address) {
         let router = http::admin::router(running.admin_state());
@@ -344,13 +379,29 @@ impl Running {
         &self.shards
     }
 
-    /// Ends every allocation, then every thread.
+    /// The access records, if anybody wants them.
+    pub const fn records(&self) -> Option<&Records> {
+        self.records.as_ref()
+    }
+
+    /// Ends every allocation, then every thread; what access records are left is written.
     pub fn stop(self) {
         self.shards.stop();
+        let deadline = Clock.now().mono + STOP_PATIENCE;
         for thread in self.threads {
+            while !thread.is_finished() && Clock.now().mono < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if !thread.is_finished() {
+                tracing::error!("a shard does not end: it is left to the end of the process");
+                continue;
+            }
             if thread.join().is_err() {
                 tracing::error!("a shard had panicked");
             }
+        }
+        if let Some(records) = self.records {
+            records.close(RECORDS_GRACE);
         }
         self.control.shutdown_background();
         tracing::info!("stopped");
@@ -372,14 +423,14 @@ impl Running {
     /// What the admin listener answers from, as the configuration in effect has it.
     fn admin_state(&self) -> http::admin::AdminState<Shards> {
         let config = &self.config;
-        http::admin::AdminState::new(
+        let state = http::admin::AdminState::new(
             self.shards.clone(),
             self.drain.flag(),
             self.certificates.clone(),
             Arc::clone(&self.lobby.admission),
             http::admin::Settings {
-                node: config.node.clone(),
-                region: config.region.clone(),
+                node: config.cluster.node.clone(),
+                region: config.cluster.region.clone(),
                 version: env!("CARGO_PKG_VERSION"),
                 per_allocation: config.per_allocation,
                 hosts: (config.admin.iter())
@@ -388,6 +439,31 @@ impl Running {
             },
         )
         .operated_by(self.operator.clone())
+        .with_traces(Arc::clone(&self.traces));
+        match &self.records {
+            Some(records) => state.with_records(records.counts()),
+            None => state,
+        }
+    }
+}
+
+/// Opens the file and starts the threads of access records, if anybody wants them.
+fn start_records(config: &Config, problems: &mut Vec<Problem>) -> Option<Records> {
+    let settings = Some(&config.records).filter(|settings| settings.is_wanted())?;
+    match Records::start(settings) {
+        Ok(records) => Some(records),
+        Err(error) => {
+            let file = (settings.file.as_ref()).map_or_else(
+                || "the webhook".to_owned(),
+                |file| file.display().to_string(),
+            );
+            problems.push(Problem::host(
+                "records",
+                format!("cannot keep access records in {file}: {error}"),
+                "let the user that the server runs as write there, or leave records.file empty",
+            ));
+            None
+        }
     }
 }
 

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use turnix::access::Limits;
 use turnix::base::{Clock, PiiMode};
-use turnix::config::{Config, External, LogFormat, LogLevel, Mapping, Sources, declared, values};
+use turnix::config::{Config, External, Mapping, Sources, declared, values};
+use turnix::logging::{Format, Level};
 use turnix::stream::certificates;
 use turnix::turn::{self, ChannelRange};
 
@@ -83,9 +85,21 @@ fn flatten(
     }
 }
 
+/// The file with the tables that it shows in comments, from `# [[name]]` to the next empty line.
+fn with_optional_tables(text: &str) -> String {
+    let mut shown = false;
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        shown = (shown && !line.is_empty()) || line.starts_with("# [[");
+        let bare = if shown { line.strip_prefix("# ") } else { None };
+        lines.push(bare.unwrap_or(line));
+    }
+    lines.join("\n")
+}
+
 #[test]
 fn the_file_names_every_key_at_its_default() {
-    let text = include_str!("../conf/turnix.toml");
+    let text = with_optional_tables(include_str!("../conf/turnix.toml"));
     let file: toml::Value = toml::Value::Table(text.parse().unwrap());
     let declared = declared();
     let known: Vec<&str> = declared.iter().map(|key| key.name).collect();
@@ -157,11 +171,39 @@ fn defaults() {
     assert_eq!(server.busy_poll, Duration::ZERO);
     assert_eq!(server.listener_buffer_bytes, 4 << 20);
     assert_eq!(server.relay_buffer_bytes, 256 << 10);
-    assert!(!config.node.is_empty());
-    assert_eq!(config.region, "");
-    assert_eq!(config.access.limits, Default::default());
+    assert!(!config.cluster.node.is_empty());
+    assert_eq!(config.cluster.region, "");
+    let limits = Limits {
+        share_per_user: 90,
+        ..Limits::default()
+    };
+    assert_eq!(config.access.limits, limits);
     assert_eq!(config.connections_per_address, 1024);
     assert!(config.tls.is_none());
+}
+
+#[test]
+fn a_lone_user_is_not_limited_to_a_share_unless_told_to() {
+    let share = |assignments: &[&str]| set(assignments).map(|c| c.access.limits.share_per_user);
+    let lone = "auth.users={ alice = \"wonder\" }";
+    let two = "auth.users={ alice = \"wonder\", bob = \"builder\" }";
+    let told = "limits.share_per_user=50";
+    for (assignments, expected) in [
+        (&[lone][..], 0),
+        (&[lone, told], 50),
+        (&[lone, AUTH], 90),
+        (&[two], 90),
+        (&[AUTH], 90),
+        (&[AUTH, "limits.share_per_user=0"], 0),
+        (&[two, "limits.share_per_user=auto"], 90),
+    ] {
+        assert_eq!(share(assignments), Ok(expected), "{assignments:?}");
+    }
+    for wrong in ["101", "-1", "0.5", "most", "\"90%\""] {
+        let problem = share(&[AUTH, &format!("limits.share_per_user={wrong}")]).unwrap_err();
+        let way_out = "expected a percentage from 1 to 100, 0 for no limit, or \"auto\"";
+        assert!(problem.contains(way_out), "{problem}");
+    }
 }
 
 #[test]
@@ -189,6 +231,7 @@ allocations = 100
 allocations_per_user = 10
 connections_per_address = 20
 allocations_per_address = 5
+share_per_user = 75
 allocation_lifetime = "30m"
 permissions_per_allocation = 8
 channels_per_allocation = 4
@@ -250,13 +293,17 @@ ip_privacy = "truncate"
     assert_eq!(config.turn.max_lifetime, Duration::from_secs(1800));
     assert_eq!(config.turn.channels, ChannelRange::Rfc5766);
     assert_eq!(config.access.limits.allocations_per_address, 5);
+    assert_eq!(config.access.limits.share_per_user, 75);
     assert_eq!(config.turn.unauthenticated_per_address, 7);
     assert_eq!(config.turn.auth_failures_per_address, 0);
     assert_eq!(config.connections_per_address, 20);
-    assert_eq!(config.log.format, LogFormat::Json);
-    assert_eq!(config.log.level, LogLevel::Debug);
+    assert_eq!(config.log.format, Format::Json);
+    assert_eq!(config.log.level, Level::Debug);
     assert_eq!(config.log.ip_privacy, PiiMode::Truncate);
-    assert_eq!((config.node.as_str(), config.region.as_str()), ("a", "eu"));
+    assert_eq!(
+        (config.cluster.node.as_str(), config.cluster.region.as_str()),
+        ("a", "eu")
+    );
     let server = config.server;
     assert_eq!((server.shards, server.pin_shards), (2, true));
     assert_eq!(server.busy_poll, Duration::from_micros(50));
@@ -311,7 +358,7 @@ bandwidth = "8Mbit"
 admin = "0.0.0.0:9641"
 
 [log]
-format = "journald"
+format = "syslog"
 "#,
     )
     .unwrap_err();
@@ -329,7 +376,7 @@ turnix.toml:17: limit: unknown key; did you mean [limits]?
 turnix.toml:21: limits.allocations: found -1; expected a number of allocations, 0 for no limit
 turnix.toml:22: limits.bandwidth: found "8Mbit", and this version enforces no bandwidth; write "0" and limit it in the kernel (tc), or the number of allocations
 turnix.toml:25: http.admin: 0.0.0.0:9641 can be reached from outside, and this version has no TLS or token there; use "127.0.0.1:9641" and reach it through a reverse proxy that asks who it is, or by ssh -L 9641:127.0.0.1:9641
-turnix.toml:28: log.format: found "journald", which this version does not write; use "json" or "text": systemd puts standard error into the journal"#
+turnix.toml:28: log.format: found "syslog"; expected "auto", "text", "json" or "journald""#
     );
 }
 
@@ -421,7 +468,7 @@ fn set_over_environment_over_file_over_default() {
     sources.base = Some("realm = \"base\"\n[cluster]\nregion = \"base\"".into());
     let config = Config::load(&sources).unwrap();
     assert_eq!(
-        (config.access.realm.as_str(), config.region.as_str()),
+        (config.access.realm.as_str(), config.cluster.region.as_str()),
         ("last", "base")
     );
 }
@@ -712,8 +759,6 @@ fn what_is_not_enforced_is_not_accepted() {
         "limits.bandwidth_per_user=500kbit",
         "limits.bandwidth_per_allocation=1Gbit",
         "relay.external_address=stun:stun.example.org",
-        "log.format=journald",
-        "api.keys=[{ id = \"web\" }]",
         "listen=[{ trusted_proxies = [\"10.0.0.0/8\"] }]",
         "listen=[{ protocols = [\"dtls\"] }]",
         "http.admin=[::]:9641",
@@ -731,6 +776,77 @@ fn what_is_not_enforced_is_not_accepted() {
         problems.contains("did you mean relay.external_address?"),
         "{problems}"
     );
+}
+
+#[test]
+fn records_go_where_nobody_else_reads_them() {
+    const SECRET: &str = "records.webhook_secret=sixteen-letters!";
+    let hook = |url: &str| format!("records.webhook={url}");
+    for (assignments, says) in [
+        (
+            vec![hook("https://example.org")],
+            "records.webhook_secret: empty",
+        ),
+        (vec![SECRET.to_owned()], "records.webhook: empty"),
+        (
+            vec![
+                hook("https://example.org"),
+                "records.webhook_secret=short".to_owned(),
+            ],
+            "expected a text of 16 characters or more",
+        ),
+        (
+            vec![hook("http://example.org"), SECRET.to_owned()],
+            "records.webhook: found http: to another host",
+        ),
+        (
+            vec![hook("https://a:b@example.org"), SECRET.to_owned()],
+            "records.webhook: found a user or password",
+        ),
+        (
+            vec![hook("ftp://example.org"), SECRET.to_owned()],
+            "expected a URL",
+        ),
+        (
+            vec![
+                hook("https://127.0.0.1/"),
+                SECRET.to_owned(),
+                "records.webhook_ca=/nonexistent/roots.pem".to_owned(),
+            ],
+            "records.webhook_ca: /nonexistent/roots.pem cannot be read",
+        ),
+        (
+            vec!["records.file=/nonexistent/records".to_owned()],
+            "records.file: there is no directory /nonexistent",
+        ),
+        (
+            vec!["records.file=/".to_owned()],
+            "records.file: / is a directory",
+        ),
+        (
+            vec!["records.interim=1ms".to_owned()],
+            "records.interim: found \"1ms\"",
+        ),
+    ] {
+        let all: Vec<&str> = std::iter::once(AUTH)
+            .chain(assignments.iter().map(String::as_str))
+            .collect();
+        let problems = set(&all).unwrap_err();
+        assert!(problems.contains(says), "{says}: {problems}");
+        assert!(!problems.contains("sixteen-letters"), "{problems}");
+    }
+    for url in [
+        "http://localhost:8080/x",
+        "http://[::1]:8080/",
+        "http://127.0.0.1/",
+    ] {
+        let config = set(&[AUTH, SECRET, &hook(url), "records.interim=0"]).unwrap();
+        assert!(config.records.is_wanted());
+        assert!(config.records.interim.is_zero());
+        let shown = format!("{config:?}");
+        assert!(!shown.contains("sixteen-letters"), "{shown}");
+    }
+    assert!(!set(&[AUTH]).unwrap().records.is_wanted());
 }
 
 #[test]
@@ -759,4 +875,185 @@ fn units() {
     assert_eq!(values::size("64KiB"), Ok(65_536));
     assert_eq!(values::size("1MB"), Ok(1_000_000));
     assert!(values::size("64").is_err());
+}
+
+#[test]
+fn api_keys_are_read_and_refused_one_by_one() {
+    const SECRET: &str = "sixteen letters!";
+    let keys = |keys: &str| set(&[AUTH, &format!("api.keys=[{keys}]")]);
+    assert!(keys("").unwrap().api_keys.is_empty());
+    let hash = "sha256:2bd806c97f0e00af1a1fc3328fa763a9269723c8db8fac4f93af71db186d6e90";
+    let two = format!(
+        r#"{{ id = "a", secret = "{SECRET}", origins = ["https://App.Example.org"] }}, {{ id = "b", secret = "{hash}", ttl = "10m", user_prefix = "b-" }}"#
+    );
+    let config = keys(&two).unwrap();
+    let [a, b] = &config.api_keys[..] else {
+        panic!("{:?}", config.api_keys);
+    };
+    assert_eq!(
+        (a.id.as_str(), a.ttl),
+        ("a", Duration::from_secs(24 * 3600))
+    );
+    assert_eq!(a.origins, ["https://app.example.org"]);
+    assert_eq!((b.secret_hash[0], b.secret_hash[31]), (0x2b, 0x90));
+    assert_eq!(
+        (b.ttl, b.user_prefix.as_str()),
+        (Duration::from_secs(600), "b-")
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("key");
+    std::fs::write(&path, format!("{SECRET}\n")).unwrap();
+    let from_file = format!(r#"{{ id = "c", secret_file = "{}" }}"#, path.display());
+    assert_eq!(
+        keys(&from_file).unwrap().api_keys[0].secret_hash,
+        a.secret_hash
+    );
+    for (wrong, complaint) in [
+        (
+            r#"{ secret = "sixteen letters!" }"#,
+            "api.keys.id: found \"\"",
+        ),
+        (r#"{ id = "a" }"#, "api.keys.secret: missing"),
+        (
+            r#"{ id = "a", secret = "short" }"#,
+            "api.keys.secret: found a text",
+        ),
+        (
+            r#"{ id = "a", secret = "sha256:12" }"#,
+            "api.keys.secret: found a text",
+        ),
+        (
+            r#"{ id = "a", secret = "sixteen letters!", ttl = "49h" }"#,
+            "api.keys.ttl",
+        ),
+        (
+            r#"{ id = "a", secret = "sixteen letters!", origins = ["*"] }"#,
+            "api.keys.origins",
+        ),
+        (
+            r#"{ id = "a", secret = "sixteen letters!", origins = ["https://a/b"] }"#,
+            "origins",
+        ),
+        (
+            r#"{ id = "a", secret = "sixteen letters!", scope = 1 }"#,
+            "api.keys.scope: unknown key",
+        ),
+        (
+            r#"{ id = "a", secret = "sixteen letters!" }, { id = "a", secret = "sixteen letters!" }"#,
+            "occurs twice",
+        ),
+    ] {
+        let problems = keys(wrong).unwrap_err();
+        assert!(problems.contains(complaint), "{wrong}: {problems}");
+        assert!(
+            !problems.contains("sixteen") && !problems.contains("short"),
+            "{problems}"
+        );
+    }
+    let users_only = ["auth.users={ a = \"b\" }", &format!("api.keys=[{two}]")].map(str::to_owned);
+    let users_only: Vec<&str> = users_only.iter().map(String::as_str).collect();
+    let problems = set(&users_only).unwrap_err();
+    assert!(
+        problems.contains("no secret to make credentials with"),
+        "{problems}"
+    );
+}
+
+#[test]
+fn nodes_are_read_and_refused_one_by_one() {
+    let nodes = |nodes: &str| set(&[AUTH, &format!("cluster.nodes=[{nodes}]")]);
+    let config = nodes(
+        r#"{ name = "fra", region = "eu", location = "50.1, 8.7", urls = ["turn:a:3478", "turns:a:443?transport=tcp"] }, { name = "iad", weight = 0, urls = ["turn:b"] }"#,
+    )
+    .unwrap();
+    let [fra, iad] = &config.cluster.nodes[..] else {
+        panic!("{:?}", config.cluster.nodes);
+    };
+    assert_eq!(fra.location.map(|place| place.latitude), Some(50.1));
+    assert_eq!((fra.weight, iad.weight, iad.location), (100, 0, None));
+    assert_eq!(fra.urls, ["turn:a:3478", "turns:a:443?transport=tcp"]);
+    for (wrong, complaint) in [
+        (r#"{ urls = ["turn:a"] }"#, "cluster.nodes.name: found \"\""),
+        (r#"{ name = "a" }"#, "cluster.nodes.urls: found a list"),
+        (
+            r#"{ name = "a", urls = ["http://a"] }"#,
+            "cluster.nodes.urls: found \"http://a\"",
+        ),
+        (
+            r#"{ name = "a", urls = ["turn:a"], location = "north" }"#,
+            "cluster.nodes.location",
+        ),
+        (
+            r#"{ name = "a", urls = ["turn:a"] }, { name = "a", urls = ["turn:b"] }"#,
+            "occurs twice",
+        ),
+    ] {
+        let problems = nodes(wrong).unwrap_err();
+        assert!(problems.contains(complaint), "{wrong}: {problems}");
+    }
+    let problems = set(&[AUTH, "cluster.geoip=/nowhere/at.all"]).unwrap_err();
+    assert!(
+        problems.contains("/nowhere/at.all cannot be used"),
+        "{problems}"
+    );
+}
+
+#[test]
+fn draining_is_configured() {
+    let config = set(&[AUTH]).unwrap();
+    assert_eq!(config.drain.deadline, Duration::from_secs(3600));
+    assert_eq!(config.drain.grace, Duration::from_secs(5));
+    let config = set(&[
+        AUTH,
+        "drain.deadline=10m",
+        "drain.grace=0",
+        "drain.alternates=198.51.100.8:3478,[2001:db8::8]:3478",
+        "drain.overload=80",
+    ])
+    .unwrap();
+    assert_eq!(config.drain.deadline, Duration::from_secs(600));
+    assert_eq!(config.drain.grace, Duration::ZERO);
+    assert_eq!(config.drain.alternates.len(), 2);
+    assert_eq!(config.drain.overload_percent, 80);
+    for (assignment, key) in [
+        ("drain.overload=80", "drain.alternates"),
+        ("drain.overload=101", "drain.overload"),
+        ("drain.alternates=turn.example.org:3478", "drain.alternates"),
+        ("drain.alternates=198.51.100.8:0", "drain.alternates"),
+        ("drain.grace=2h", "drain.grace"),
+    ] {
+        let told = set(&[AUTH, assignment]).unwrap_err();
+        assert!(told.contains(key), "{assignment}: {told}");
+    }
+}
+
+#[test]
+fn changes_are_told_key_by_key_and_without_secrets() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("secret");
+    let secret_file = format!("auth.secret_files=[\"{}\"]", file.display());
+    std::fs::write(&file, "recognizable-one").unwrap();
+    let before = set(&[&secret_file, "limits.allocations=5"]).unwrap();
+    assert_eq!(before.keys.changes(&before.keys), []);
+    std::fs::write(&file, "recognizable-two").unwrap();
+    let after = set(&[
+        &secret_file,
+        "limits.allocations=6",
+        "auth.users={ alice = \"recognizable-three\" }",
+        "listen=[{ address = \"[::]:3478\" }, { address = \"[::]:443\", protocols = [\"udp\"] }]",
+    ])
+    .unwrap();
+    let changes = before.keys.changes(&after.keys);
+    let told: Vec<String> = changes.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            r#"listen.protocols: ["udp", "tcp", "http"], ["udp", "tcp", "http"] -> ["udp", "tcp", "http"], ["udp"]"#,
+            "auth.users: changed",
+            "auth.secret_files: changed",
+            "limits.allocations: 5 -> 6",
+        ]
+    );
+    let debugged = format!("{:?}", after.keys);
+    assert!(!debugged.contains("recognizable"), "{debugged}");
 }

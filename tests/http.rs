@@ -14,7 +14,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use turnix::base::{Clock, Family, Transport};
+use turnix::cluster::Fleet;
 use turnix::http::admin::{self, AdminState};
+use turnix::http::ice::{Offer, Service};
 use turnix::http::{Front, Limits, ShardControl, public};
 use turnix::metrics::{NamedAllocation, ShardSnapshot};
 use turnix::stream::{
@@ -64,8 +66,11 @@ impl Fake {
                         },
                     ],
                     bits_per_second: [800, 1600],
+                    peak_bits_per_second: [8000, 16000],
                     permissions: 2,
                     channels: 1,
+                    permissions_made: 3,
+                    channels_made: 2,
                 },
             });
         }
@@ -418,7 +423,14 @@ fn public_port() -> Public {
     let listener = Listener::new(socket, settings, Some(Certificates::new(certificate))).unwrap();
     let address = listener.local_addr().unwrap();
     let draining = Arc::new(AtomicBool::new(false));
-    let router = public::router(Fake::default(), Arc::clone(&draining));
+    let offer = Offer {
+        keys: Vec::new(),
+        secret: None,
+        own_urls: Vec::new(),
+        fleet: Arc::new(Fleet::new("", Vec::new(), None)),
+    };
+    let service = Service::new(Fake::default(), offer);
+    let router = public::router(Fake::default(), Arc::clone(&draining), service);
     let front = Front::new(router, Limits::PUBLIC);
     let running = tokio::spawn(listener.run(drop, move |stream| {
         let front = front.clone();

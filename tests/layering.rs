@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules and their ranks; a module imports from strictly lower ranks only.
-const RANKS: [(&str, u8); 18] = [
+const RANKS: [(&str, u8); 20] = [
     ("base", 0),
+    ("logging", 1),
     ("wire", 1),
     ("net", 1),
     ("access", 2),
@@ -14,6 +15,7 @@ const RANKS: [(&str, u8); 18] = [
     ("turn", 3),
     ("quality", 4),
     ("metrics", 4),
+    ("records", 4),
     ("shard", 5),
     ("cluster", 5),
     ("http", 6),
@@ -25,7 +27,8 @@ const RANKS: [(&str, u8); 18] = [
     ("lib", 12),
 ];
 
-const TOKIO: [&str; 7] = [
+const TOKIO: [&str; 8] = [
+    "records",
     "shard",
     "stream",
     "cluster",

@@ -16,6 +16,7 @@ fn context() -> Context {
         capacity_ratio: 0.25,
         certificate_expiry_unix: Some(1_900_000_000),
         streams_refused: [7, 0, 0, 0, 1],
+        records: vec![("file", "ok", 5), ("file", "dropped", 2)],
         version: "9.9.9",
     }
 }
@@ -73,8 +74,11 @@ fn allocation(user: &str) -> NamedAllocation {
                 },
             ],
             bits_per_second: [100, 200],
+            peak_bits_per_second: [8000, 16000],
             permissions: 1,
             channels: 1,
+            permissions_made: 3,
+            channels_made: 2,
         },
     }
 }
@@ -117,6 +121,8 @@ fn totals_carry_the_contract_names_and_labels() {
         r#"turn_stream_refused_total{reason="protocol"} 1"#,
         "turn_certificate_expiry_timestamp_seconds 1900000000",
         "turn_segmentation_fallbacks_total 0",
+        r#"turn_records_total{sink="file",result="ok"} 5"#,
+        r#"turn_records_total{sink="file",result="dropped"} 2"#,
         "turn_capacity_ratio 0.25",
         r#"turn_build_info{version="9.9.9"} 1"#,
     ] {

@@ -378,7 +378,7 @@ impl fmt::Display for Nat64 {
 }
 
 /// What belongs to this server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnAddresses {
     /// Relayed addresses as clients see them (external where there is 1:1 NAT).
     pub relays: Vec<IpAddr>,
@@ -450,13 +450,15 @@ impl PermittedPeer {
     }
 }
 
-/// Decides which peers may be reached.
-#[derive(Debug)]
+/// Decides which peers may be reached; equal ones decide alike.
+#[derive(Debug, PartialEq, Eq)]
 pub struct PeerPolicy {
     deny: Box<[Rule]>,
     allow: Box<[Rule]>,
     nat64: Box<[Nat64]>,
     own: OwnAddresses,
+    /// Relayed addresses of earlier configurations that may live.
+    earlier: Box<[(IpAddr, RangeInclusive<u16>)]>,
     /// Some rule has ports.
     by_port: bool,
 }
@@ -479,8 +481,19 @@ impl PeerPolicy {
             allow: settings.allow.as_slice().into(),
             nat64: settings.nat64.as_slice().into(),
             own,
+            earlier: Box::default(),
             by_port: (settings.deny.iter().chain(&settings.allow))
                 .any(|rule| rule.ports != Ports::ALL),
+        }
+    }
+
+    /// Also reaches relayed addresses of earlier configurations, in memory: those that live are peers of each other.
+    #[must_use]
+    pub fn with_earlier_relays(self, earlier: Vec<(IpAddr, RangeInclusive<u16>)>) -> Self {
+        let canonical = |(ip, ports): (IpAddr, _)| (ip.to_canonical(), ports);
+        Self {
+            earlier: earlier.into_iter().map(canonical).collect(),
+            ..self
         }
     }
 
@@ -566,12 +579,14 @@ impl PeerPolicy {
     /// an IP: where a range begins, and right after it ends.
     fn turning_points(&self, decide: &[Ports]) -> impl Iterator<Item = u16> {
         let services = self.own.service_ports.iter().map(|&port| (port, port));
-        let relays = (*self.own.relay_ports.start(), *self.own.relay_ports.end());
+        let ranges = std::iter::once(&self.own.relay_ports);
+        let relays = (ranges.chain(self.earlier.iter().map(|(_, ports)| ports)))
+            .map(|ports| (*ports.start(), *ports.end()));
         let rules = decide.iter().map(|ports| (ports.first, ports.last));
         std::iter::once((1, u16::MAX))
             .chain(rules)
             .chain(services)
-            .chain([relays])
+            .chain(relays)
             .flat_map(|(first, last)| [Some(first), last.checked_add(1)])
             .flatten()
             .filter(|&port| port != 0)
@@ -592,14 +607,19 @@ impl PeerPolicy {
             default,
             Some(DeniedRule::Loopback | DeniedRule::Unspecified)
         );
-        let own_relay = self.own.relays.contains(&ip);
+        let current = self.own.relays.contains(&ip);
+        let own_relay = current || self.earlier.iter().any(|(earlier, _)| *earlier == ip);
         if own_relay || local || self.own.host.contains(&ip) {
             if port.is_some_and(|port| self.own.service_ports.contains(&port)) {
                 return Err(DeniedRule::OwnAddress);
             }
             let roads = Roads {
                 own_relay: own_relay
-                    && port.is_none_or(|port| self.own.relay_ports.contains(&port)),
+                    && port.is_none_or(|port| {
+                        (current && self.own.relay_ports.contains(&port))
+                            || (self.earlier.iter())
+                                .any(|(earlier, ports)| *earlier == ip && ports.contains(&port))
+                    }),
                 kernel: allowed && self.check_embedded(ip, port).is_ok(),
             };
             return match default {

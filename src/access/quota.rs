@@ -5,6 +5,7 @@ use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::base::Family;
 use crate::base::addr::subscriber;
 
 /// How many allocations may live at once; 0 is no limit.
@@ -16,6 +17,17 @@ pub struct Limits {
     pub allocations_per_user: u32,
     /// Per client IPv4 address or IPv6 /64.
     pub allocations_per_address: u32,
+    /// Per user id, of the relay ports of a family that others leave: percent. 100 is no limit, too.
+    pub share_per_user: u8,
+}
+
+/// What a relayed address has to be like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// IPv4 or IPv6.
+    pub family: Family,
+    /// EVEN-PORT asks for an even one (RFC 8656 §18.9).
+    pub even_port: bool,
 }
 
 /// Which limit was reached.
@@ -28,11 +40,13 @@ pub enum QuotaExceeded {
     User,
     /// `allocations_per_address`
     Address,
+    /// `share_per_user`
+    Share,
 }
 
 impl QuotaExceeded {
     /// Every limit, in the order of their discriminants.
-    pub const ALL: [Self; 3] = [Self::Total, Self::User, Self::Address];
+    pub const ALL: [Self; 4] = [Self::Total, Self::User, Self::Address, Self::Share];
 
     /// The label of metrics and logs.
     pub const fn label(self) -> &'static str {
@@ -40,7 +54,26 @@ impl QuotaExceeded {
             Self::Total => "total",
             Self::User => "user",
             Self::Address => "address",
+            Self::Share => "share",
         }
+    }
+}
+
+/// Live allocations by family, and by whether an even port was asked for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Live([[u32; 2]; Family::ALL.len()]);
+
+impl Live {
+    fn total(self) -> u32 {
+        self.0.as_flattened().iter().sum()
+    }
+
+    fn of_family(self, family: Family) -> u32 {
+        self.0[family as usize].iter().sum()
+    }
+
+    fn of(&mut self, wanted: Wanted) -> &mut u32 {
+        &mut self.0[wanted.family as usize][usize::from(wanted.even_port)]
     }
 }
 
@@ -50,17 +83,20 @@ impl QuotaExceeded {
 #[derive(Debug, Default)]
 pub struct Quota {
     limits: Limits,
-    live: u32,
+    /// Relay ports, by family.
+    ports: [u32; Family::ALL.len()],
+    live: Live,
     // Strangers choose these keys: std's hasher is seeded from the kernel.
-    by_user: HashMap<Arc<str>, u32>,
+    by_user: HashMap<Arc<str>, Live>,
     by_address: HashMap<IpAddr, u32>,
 }
 
 impl Quota {
-    /// Starts with nothing counted.
-    pub fn new(limits: Limits) -> Self {
+    /// Starts with nothing counted. `ports` is how many relay ports there are of each of [`Family::ALL`].
+    pub fn new(limits: Limits, ports: [u32; Family::ALL.len()]) -> Self {
         Self {
             limits,
+            ports,
             ..Self::default()
         }
     }
@@ -75,14 +111,19 @@ impl Quota {
         self.limits
     }
 
+    /// Replaces how many relay ports there are of each of [`Family::ALL`].
+    pub const fn set_ports(&mut self, ports: [u32; Family::ALL.len()]) {
+        self.ports = ports;
+    }
+
     /// Live allocations in total.
-    pub const fn live(&self) -> u32 {
-        self.live
+    pub fn live(&self) -> u32 {
+        self.live.total()
     }
 
     /// Live allocations of `user`.
     pub fn live_of_user(&self, user: &str) -> u32 {
-        self.by_user.get(user).copied().unwrap_or(0)
+        self.held(user).total()
     }
 
     /// Live allocations from the IPv4 address or IPv6 /64 of `client`.
@@ -91,13 +132,18 @@ impl Quota {
         self.by_address.get(&address).copied().unwrap_or(0)
     }
 
-    /// Counts one allocation of `user` from `client`.
+    /// Counts one allocation of `user` from `client`, which takes a relay port that is `wanted`.
     ///
     /// # Errors
     /// The limit that is reached, the widest first; nothing is counted then.
-    pub fn reserve(&mut self, user: &Arc<str>, client: IpAddr) -> Result<(), QuotaExceeded> {
+    pub fn reserve(
+        &mut self,
+        user: &Arc<str>,
+        client: IpAddr,
+        wanted: Wanted,
+    ) -> Result<(), QuotaExceeded> {
         let limits = self.limits;
-        if reached(limits.allocations, self.live) {
+        if reached(limits.allocations, self.live()) {
             return Err(QuotaExceeded::Total);
         }
         if reached(limits.allocations_per_user, self.live_of_user(user)) {
@@ -106,25 +152,67 @@ impl Quota {
         if reached(limits.allocations_per_address, self.live_from(client)) {
             return Err(QuotaExceeded::Address);
         }
-        self.adopt(user, client);
+        if self.is_over_share(user, wanted) {
+            return Err(QuotaExceeded::Share);
+        }
+        self.adopt(user, client, wanted);
         Ok(())
     }
 
     /// Counts one that lives already, whatever the limits.
-    pub fn adopt(&mut self, user: &Arc<str>, client: IpAddr) {
-        self.live = self.live.saturating_add(1);
-        *self.by_user.entry(Arc::clone(user)).or_default() += 1;
+    pub fn adopt(&mut self, user: &Arc<str>, client: IpAddr, wanted: Wanted) {
+        *self.live.of(wanted) += 1;
+        *self.by_user.entry(Arc::clone(user)).or_default().of(wanted) += 1;
         *self.by_address.entry(subscriber(client)).or_default() += 1;
     }
 
-    /// Gives back what `reserve` counted; does nothing if `user` and `client` have nothing to give back.
-    pub fn release(&mut self, user: &Arc<str>, client: IpAddr) {
+    /// Gives back what `reserve` counted; does nothing if `user` and `client` have nothing like it to give back.
+    pub fn release(&mut self, user: &Arc<str>, client: IpAddr, wanted: Wanted) {
         let address = subscriber(client);
-        if self.by_user.contains_key(user) && self.by_address.contains_key(&address) {
-            self.live -= 1;
-            decrement(&mut self.by_user, user);
-            decrement(&mut self.by_address, &address);
+        let Some(held) = self.by_user.get_mut(user) else {
+            return;
+        };
+        if *held.of(wanted) == 0 || !self.by_address.contains_key(&address) {
+            return;
         }
+        *held.of(wanted) -= 1;
+        if held.total() == 0 {
+            self.by_user.remove(user);
+        }
+        *self.live.of(wanted) -= 1;
+        decrement(&mut self.by_address, &address);
+    }
+
+    fn held(&self, user: &str) -> Live {
+        self.by_user.get(user).copied().unwrap_or_default()
+    }
+
+    /// Whether one more would be more than the share that `user` may have of the ports that others leave. Whoever has
+    /// none may have one.
+    ///
+    /// However many users take all they may, each leaves some of what the others left, so no user uses up the ports.
+    /// EVEN-PORT has a share of its own, of the half that is even. Counted is what is reserved, so shards cannot overrun
+    /// it together.
+    fn is_over_share(&self, user: &str, wanted: Wanted) -> bool {
+        let percent = u64::from(self.limits.share_per_user);
+        if !(1..100).contains(&percent) {
+            return false;
+        }
+        let over = |ports: u32, live: u32, held: u32| {
+            // Where nothing is free it is not the share that is in the way.
+            let free = ports.saturating_sub(live);
+            let (held, free) = (u64::from(held), u64::from(free));
+            free > 0 && held > 0 && (held + 1) * 100 > (held + free) * percent
+        };
+        let (mut live, mut held) = (self.live, self.held(user));
+        let ports = self.ports[wanted.family as usize];
+        let of_family = over(
+            ports,
+            live.of_family(wanted.family),
+            held.of_family(wanted.family),
+        );
+        let mut of_even = || over(ports / 2, *live.of(wanted), *held.of(wanted));
+        of_family || (wanted.even_port && of_even())
     }
 }
 
@@ -148,15 +236,20 @@ mod tests {
 
     #[test]
     fn entries_go_when_they_reach_zero() {
-        let mut quota = Quota::new(Limits::default());
+        let mut quota = Quota::new(Limits::default(), [10, 10]);
         let user = Arc::from("alice");
         let client = IpAddr::from([192, 0, 2, 1]);
-        quota.reserve(&user, client).unwrap();
-        quota.reserve(&user, client).unwrap();
-        quota.release(&user, client);
+        let [any, even] = [false, true].map(|even_port| Wanted {
+            family: Family::V4,
+            even_port,
+        });
+        quota.reserve(&user, client, any).unwrap();
+        quota.reserve(&user, client, even).unwrap();
+        quota.release(&user, client, any);
+        quota.release(&user, client, any);
         assert_eq!((quota.by_user.len(), quota.by_address.len()), (1, 1));
-        quota.release(&user, client);
-        quota.release(&user, client);
+        quota.release(&user, client, even);
+        quota.release(&user, client, even);
         assert_eq!((quota.by_user.len(), quota.by_address.len()), (0, 0));
         assert_eq!(quota.live(), 0);
     }

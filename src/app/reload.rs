@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::access::Access;
+use crate::cluster;
 use crate::config::{Change, Config, Listener, Problem, Problems, Sources};
 use crate::http;
 use crate::lifecycle::Inherited;
@@ -16,10 +17,16 @@ use crate::stream::certificates::{self, Certificate};
 use super::doors::{AdminDoor, Door, Prepared};
 use super::serve::SetLog;
 use super::sockets::{open_tcp, own_addresses, relay_ips, udp_problem};
-use super::{Open, Running, load_certificate, log_started, mappings};
+use super::{Open, Running, host_shortages, ice, load_certificate, log_started, mappings};
 
-/// Keys that a running server cannot change: its threads, what they run on, and the form of what is being written.
-const NEEDS_RESTART: [&str; 3] = ["server.shards", "server.pin_shards", "log.format"];
+/// Keys, or sections of them, that a running server cannot change: its threads, what they run on, and the form and place
+/// of what is being written.
+const NEEDS_RESTART: [&str; 4] = [
+    "server.shards",
+    "server.pin_shards",
+    "log.format",
+    "records.",
+];
 
 /// What a reload did.
 #[derive(Clone, Debug, Serialize)]
@@ -76,7 +83,11 @@ impl Running {
         let mut next = Config::load(sources)?;
         let mut changed = self.config.keys.changes(&next.keys);
         let restart: Vec<Change> = changed
-            .extract_if(.., |change| NEEDS_RESTART.contains(&&*change.key))
+            .extract_if(.., |change| {
+                NEEDS_RESTART
+                    .iter()
+                    .any(|name| change.key.starts_with(name))
+            })
             .collect();
         for change in &restart {
             next.keys.keep(&self.config.keys, &change.key);
@@ -84,9 +95,20 @@ impl Running {
         next.server.shards = self.config.server.shards;
         next.server.pin_shards = self.config.server.pin_shards;
         next.log.format = self.config.log.format;
+        next.records = self.config.records.clone();
 
         let plan = self.plan(&next)?;
-        let notes = self.apply(next, plan, set_log).await;
+        let before = host_shortages(&self.config);
+        let shortages = host_shortages(&next).into_iter();
+        let new = shortages.filter(|shortage| !before.contains(shortage));
+        let mut notes: Vec<String> = new.map(|shortage| shortage.to_string()).collect();
+        notes.extend(self.apply(next, plan, set_log).await);
+        let elsewhere = |change: &Change| {
+            ["cluster.", "auth."]
+                .iter()
+                .any(|section| change.key.starts_with(section))
+        };
+        self.renew_service(changed.iter().any(elsewhere));
         Ok(Reloaded {
             changed,
             restart,
@@ -266,6 +288,9 @@ impl Running {
         let own = own_addresses(&next, &listeners, &plan.relays, admin_address);
         let relays_differ =
             plan.relays != self.relays || next.relay.ports != self.config.relay.ports;
+        let mut access = Access::new(&next.access, own);
+        let earlier = self.shards.earlier_relays(relays_differ);
+        access.peers = access.peers.with_earlier_relays(earlier);
         let mut open = Vec::new();
         let mut udp = Vec::new();
         let mut doors = Vec::new();
@@ -283,7 +308,7 @@ impl Running {
         let (slots, all) = self
             .shards
             .change(shard::Change {
-                access: Arc::new(Access::new(&next.access, own)),
+                access: Arc::new(access),
                 turn: next.turn.clone(),
                 limits: next.access.limits,
                 relays: relays_differ.then(|| (plan.relays.clone(), next.relay.ports.clone())),
@@ -337,6 +362,23 @@ impl Running {
         self.update_newcomers();
         log_started(&self.started, self.shards.count());
         notes
+    }
+
+    /// Has the ICE configuration service tell what is in effect; of other servers as well, or by other credentials.
+    fn renew_service(&mut self, other_fleet: bool) {
+        if other_fleet {
+            self.fleet = ice::fleet(&self.config);
+            self.canary.abort();
+            let mint = ice::mint(&self.config);
+            let watch = cluster::canary::watch(Arc::clone(&self.fleet), mint);
+            self.canary = self.control.spawn(watch);
+        }
+        self.service.replace(ice::offer(
+            &self.config,
+            &self.started.listeners,
+            mappings(&self.relays),
+            Arc::clone(&self.fleet),
+        ));
     }
 
     /// Serves the certificate that the files hold now; whether it is another one.

@@ -7,16 +7,17 @@ use serde_json::json;
 use tokio::time::MissedTickBehavior;
 
 use crate::base::Clock;
-use crate::config::{Log, Sources, values};
+use crate::config::Sources;
 use crate::http::{Order, Outcome};
 use crate::lifecycle::{Signal, Signals, notify};
+use crate::logging;
 use crate::turn::Direction;
 
 use super::Running;
 use super::watch::Watch;
 
 /// Changes what is logged, and how, in the running process.
-pub type SetLog = Box<dyn Fn(&Log) + Send>;
+pub type SetLog = Box<dyn Fn(&logging::Settings) + Send>;
 
 /// How often a drain is looked at.
 const TICK: Duration = Duration::from_millis(250);
@@ -103,7 +104,7 @@ impl Running {
                 Some(asked) = self.orders.recv() => {
                     let outcome = match asked.order {
                         Order::Reload => self.reload_and_tell(sources, set_log).await,
-                        Order::Drain { deadline } => self.ordered_drain(deadline.as_deref()),
+                        Order::Drain { deadline } => self.ordered_drain(deadline),
                     };
                     let _ = asked.answer.send(outcome);
                 }
@@ -151,20 +152,15 @@ impl Running {
             deadline_secs = remaining.as_secs_f64(),
             "draining: no new allocations"
         );
+        let live = self.shards.live();
+        let left = remaining.as_secs();
+        notify::status(&format!(
+            "draining: {live} allocations left, ended in {left} s at the latest"
+        ));
     }
 
-    fn ordered_drain(&mut self, deadline: Option<&str>) -> Outcome {
-        let patience = match deadline.map(values::duration) {
-            None => self.config.drain.deadline,
-            Some(Ok(patience)) => patience,
-            Some(Err(wanted)) => {
-                return Outcome {
-                    done: false,
-                    body: json!({ "error": format!("deadline: write {wanted}") }),
-                };
-            }
-        };
-        self.begin_drain(patience);
+    fn ordered_drain(&mut self, deadline: Option<Duration>) -> Outcome {
+        self.begin_drain(deadline.unwrap_or(self.config.drain.deadline));
         Outcome {
             done: true,
             body: json!({

@@ -7,6 +7,7 @@ use crate::base::addr::is_private;
 use crate::config::{Config, External, Listener, Problem};
 use crate::lifecycle::Inherited;
 use crate::net::{self, UdpSocket};
+use crate::records::Emitter;
 use crate::shard::{self, RelayIp};
 
 /// Connections the kernel holds until they are accepted.
@@ -143,6 +144,7 @@ pub(super) fn shard_settings(
     config: &Config,
     listeners: &[Listener],
     relays: Vec<RelayIp>,
+    records: Option<Emitter>,
 ) -> shard::Settings {
     shard::Settings {
         shards: shard_count(config),
@@ -162,6 +164,7 @@ pub(super) fn shard_settings(
         },
         busy_poll: config.server.busy_poll,
         stream_idle: shard::STREAM_IDLE,
+        records,
         turn: config.turn.clone(),
     }
 }

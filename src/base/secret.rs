@@ -34,7 +34,7 @@ impl<T: Zeroize> Drop for Secret<T> {
     }
 }
 
-/// How much of an address logs may show.
+/// How much of the address of a client or peer logs, records and the admin API show. The server's own are no secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(u8)]
 pub enum PiiMode {
@@ -75,7 +75,7 @@ impl fmt::Display for Pii<IpAddr> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match PiiMode::current() {
             PiiMode::Full => write!(f, "{}", self.0),
-            PiiMode::Truncate => match self.0 {
+            PiiMode::Truncate => match self.0.to_canonical() {
                 IpAddr::V4(ip) => {
                     let [a, b, c, _] = ip.octets();
                     write!(f, "{}", Ipv4Addr::new(a, b, c, 0))
@@ -111,9 +111,11 @@ where
     }
 }
 
+/// Keyed by the process: no table of all addresses reverses it, and it says nothing after a restart.
 fn hash(ip: IpAddr) -> u64 {
     use std::hash::BuildHasher;
     use std::sync::OnceLock;
     static KEY: OnceLock<std::hash::RandomState> = OnceLock::new();
-    KEY.get_or_init(std::hash::RandomState::new).hash_one(ip)
+    KEY.get_or_init(std::hash::RandomState::new)
+        .hash_one(ip.to_canonical())
 }

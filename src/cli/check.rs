@@ -1,7 +1,9 @@
 //! `turnix check`: everything that is wrong with the configuration and the host, at once.
 
+use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::path::Path;
 
 use super::credentials::utc;
 use super::{Configuration, Exit, holder, print, quick_start, state};
@@ -52,6 +54,9 @@ pub fn run(configuration: &Configuration) -> anyhow::Result<Exit> {
         if let Some(tls) = &config.tls {
             certificate(tls, &mut report);
         }
+        if let Some(file) = &config.records.file {
+            records_file(file, &mut report);
+        }
         report.warnings.extend(app::host_shortages(&config));
     }
     machine(&mut report);
@@ -61,6 +66,24 @@ pub fn run(configuration: &Configuration) -> anyhow::Result<Exit> {
     } else {
         Exit::Unusable
     })
+}
+
+/// Opens the file for writing as the server would, and leaves none behind.
+fn records_file(path: &Path, report: &mut Report) {
+    let existed = path.exists();
+    let opened = OpenOptions::new().append(true).create(true).open(path);
+    match opened {
+        Ok(_) if !existed => {
+            // Whoever removed it meanwhile has done the same.
+            let _ = fs::remove_file(path);
+        }
+        Ok(_) => {}
+        Err(error) => report.errors.push(Problem::host(
+            "records.file",
+            format!("{} cannot be written: {error}", path.display()),
+            "let the user that the server runs as write there, or leave it empty",
+        )),
+    }
 }
 
 fn load(configuration: &Configuration, report: &mut Report) -> Option<Config> {

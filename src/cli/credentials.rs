@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
-use super::ice::{self, Host};
 use super::{Configuration, Exit, print, state};
 use crate::access::rest;
+use crate::app::ice::{self, Host};
 use crate::base::{Clock, Secret};
 use crate::config::{Config, External, Listener, Problem, Problems, Sources, values};
 

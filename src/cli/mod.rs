@@ -6,12 +6,9 @@ mod bench;
 mod check;
 mod credentials;
 mod holder;
-mod ice;
-mod logging;
 mod quick_start;
 mod serve;
 mod state;
-mod uri;
 
 use std::io::{self, Write};
 use std::path::PathBuf;

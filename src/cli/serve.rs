@@ -8,12 +8,13 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Args;
 
 use super::credentials::{Credential, mint};
-use super::ice::{self, Host};
 use super::quick_start::{self, QuickStart};
-use super::{Banner, Configuration, Exit, banner, logging, print, state};
+use super::{Banner, Configuration, Exit, banner, print, state};
+use crate::app::ice::{self, Host};
 use crate::app::{self, Started, TakeOver};
 use crate::base::{Clock, Secret};
-use crate::config::{Config, HandoverSocket, Sources};
+use crate::config::{Config, HandoverSocket, Problem, Problems, Sources};
+use crate::logging;
 
 /// How long a credential in the banner is good for where only secrets are configured.
 const BANNER_TTL: Duration = Duration::from_secs(24 * 3600);
@@ -40,19 +41,20 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     let sources = arguments.configuration.sources();
     if sources.file.is_some() {
         let config = Config::load(&sources)?;
-        let set_log = logging::install(config.log)?;
+        let log = start_log(config.log)?;
         let take_over = take_over(arguments, &config, &sources);
-        app::run(config, sources, set_log, take_over, |_| {})?;
-        return Ok(Exit::Done);
+        let ended = app::run(config, sources, changing(&log), take_over, |_| {});
+        log.report();
+        return ended.map(|()| Exit::Done);
     }
     let mut quick = quick_start::prepare(sources.clone())?;
     if take_over(arguments, &quick.config, &quick.sources).has_somebody() {
         quick = quick_start::go_on(sources)?;
     }
-    let set_log = logging::install(quick.config.log)?;
+    let log = start_log(quick.config.log)?;
     let (config, sources) = (quick.config.clone(), quick.sources.clone());
     let take_over = take_over(arguments, &config, &sources);
-    app::run(config, sources, set_log, take_over, move |started| {
+    let ended = app::run(config, sources, changing(&log), take_over, move |started| {
         if let Err(error) = quick.save() {
             tracing::warn!("`turnix credentials` will not know this server: {error:#}");
         }
@@ -60,8 +62,30 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         if let Err(error) = print(&banner(&describe(quick, started))) {
             tracing::warn!("the start could not be described on standard output: {error}");
         }
-    })?;
-    Ok(Exit::Done)
+    });
+    log.report();
+    ended.map(|()| Exit::Done)
+}
+
+/// What reloads change of the log.
+fn changing(log: &logging::Control) -> app::SetLog {
+    let log = log.clone();
+    Box::new(move |settings| {
+        // That the format differs is told by the reload.
+        log.change(*settings);
+    })
+}
+
+fn start_log(settings: logging::Settings) -> anyhow::Result<logging::Control> {
+    logging::install(settings).map_err(|error| match error {
+        logging::InstallError::NoJournal(_) => Problems::from(Problem::host(
+            "log.format",
+            error.to_string(),
+            "start turnix under systemd, or write \"auto\"",
+        ))
+        .into(),
+        logging::InstallError::Twice => error.into(),
+    })
 }
 
 fn take_over(arguments: &Arguments, config: &Config, sources: &Sources) -> TakeOver {

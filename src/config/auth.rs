@@ -18,6 +18,13 @@ pub(super) struct Auth {
     pub nonce_lifetime: Duration,
 }
 
+impl Auth {
+    /// Whether clients can come as more than one user.
+    pub fn knows_several(&self) -> bool {
+        self.users.len() > 1 || !self.secrets.is_empty()
+    }
+}
+
 pub(super) fn read_auth(r: &mut Reader<'_>, sources: &Sources) -> Option<Auth> {
     let users = r.key(
         "auth.users",
@@ -31,11 +38,7 @@ pub(super) fn read_auth(r: &mut Reader<'_>, sources: &Sources) -> Option<Auth> {
         "a list of texts, none of them empty",
         values::list(|item| values::secret(item).map(Secret::new)),
     );
-    let credentials = sources
-        .environment
-        .iter()
-        .find(|(name, _)| name == "CREDENTIALS_DIRECTORY")
-        .map(|(_, directory)| PathBuf::from(directory));
+    let credentials = credentials_directory(sources);
     let from_files = r.key(
         "auth.secret_files",
         "[]",
@@ -104,7 +107,15 @@ fn users(node: &Node) -> Converted<Vec<(String, Secret<String>)>> {
     }
 }
 
-fn secret_file(node: &Node, credentials: Option<&Path>) -> Converted<Secret<String>> {
+/// Where systemd puts what LoadCredential= names.
+pub(super) fn credentials_directory(sources: &Sources) -> Option<PathBuf> {
+    (sources.environment.iter())
+        .find(|(name, _)| name == "CREDENTIALS_DIRECTORY")
+        .map(|(_, directory)| PathBuf::from(directory))
+}
+
+/// The secret in a file, or in the systemd credential that `cred:name` names.
+pub(super) fn secret_file(node: &Node, credentials: Option<&Path>) -> Converted<Secret<String>> {
     let name = values::text(node)?;
     let path = match (name.strip_prefix("cred:"), credentials) {
         (None, _) => PathBuf::from(&name),

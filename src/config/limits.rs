@@ -18,13 +18,27 @@ pub(super) struct LimitKeys {
     pub auth_failures: u32,
 }
 
-pub(super) fn read_limits(r: &mut Reader<'_>) -> Option<LimitKeys> {
+/// What one user may have of the relay ports that others leave, where there are others.
+const SHARE_PER_USER: u8 = 90;
+
+/// Reads the table; `several_users` is whether more than one user can come.
+pub(super) fn read_limits(r: &mut Reader<'_>, several_users: bool) -> Option<LimitKeys> {
     const COUNT: &str = "a number of allocations, 0 for no limit";
     const RATE: &str = "a number of answers per second up to 1000000, 0 for no limit";
     let all = values::number(0..=u32::MAX);
     let allocations = r.key("limits.allocations", "0", COUNT, &all);
     let per_user = r.key("limits.allocations_per_user", "0", COUNT, &all);
     let per_address = r.key("limits.allocations_per_address", "0", COUNT, &all);
+    let share = r.key(
+        "limits.share_per_user",
+        r#""auto""#,
+        r#"a percentage from 1 to 100, 0 for no limit, or "auto""#,
+        |node: &Node| match values::text(node).as_deref() {
+            Ok("auto") if several_users => Ok(SHARE_PER_USER),
+            Ok("auto") => Ok(0),
+            _ => values::number(0..=100)(node).map(|percent| percent as u8),
+        },
+    );
     let connections = r.key(
         "limits.connections_per_address",
         "1024",
@@ -73,6 +87,7 @@ pub(super) fn read_limits(r: &mut Reader<'_>) -> Option<LimitKeys> {
             allocations: allocations?,
             allocations_per_user: per_user?,
             allocations_per_address: per_address?,
+            share_per_user: share?,
         },
         connections_per_address: connections?,
         max_lifetime: max_lifetime?,

@@ -4,19 +4,22 @@ use std::fs;
 use std::net::SocketAddr;
 
 use super::Config;
-use super::auth::read_auth;
+use super::auth::{Auth, read_auth};
 use super::changes::Keys;
+use super::cluster::{read_cluster, read_keys};
 use super::drain::read_drain;
 use super::limits::read_limits;
 use super::listen::{read_listeners, read_relay};
 use super::log::read_log;
 use super::problem::{Origin, Problem, Problems, Sources};
 use super::reader::{Declared, Reader};
+use super::records::read_records;
 use super::server::{read_handover, read_server};
 use super::source::{Node, Table, Value, merge};
 use super::tls::{check_tls, read_tls};
 use super::values::{self, Converted, Fault};
 use crate::access::{self, peers};
+use crate::records;
 use crate::turn::{self, ChannelRange};
 
 impl Config {
@@ -89,7 +92,8 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
     let listeners = read_listeners(r, has_certificate);
     let relay = read_relay(r);
     let auth = read_auth(r, sources);
-    let limits = read_limits(r);
+    let several_users = auth.as_ref().is_none_or(Auth::knows_several);
+    let limits = read_limits(r, several_users);
     let peers = read_peers(r);
     let channels = r.key(
         "protocol.channels",
@@ -106,16 +110,9 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
         r#"a loopback address and port such as "127.0.0.1:9641", or "" to turn it off"#,
         admin,
     );
-    r.key(
-        "api.keys",
-        "[]",
-        "an empty list",
-        must_be_empty_list(
-            "this version has no ICE configuration service; remove it and use `turnix credentials`",
-        ),
-    );
-    let node = r.key("cluster.node", r#""""#, "a name", values::text);
-    let region = r.key("cluster.region", r#""""#, "a name", values::text);
+    let has_secrets = auth.as_ref().is_none_or(|auth| !auth.secrets.is_empty());
+    let api_keys = read_keys(r, sources, has_secrets);
+    let cluster = read_cluster(r);
     let per_allocation = r.key(
         "metrics.per_allocation",
         "1000",
@@ -126,10 +123,12 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
     let server = read_server(r);
     let handover = read_handover(r);
     let log = read_log(r);
+    let records = read_records(r);
     check_tls(r, tls.as_ref(), listeners.as_deref());
 
     let auth = auth?;
     let limits = limits?;
+    let cluster = cluster?;
     Some(Config {
         access: access::Settings {
             realm: realm?,
@@ -161,8 +160,13 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
         server: server?,
         handover: handover?,
         log: log?,
-        node: node.map(|name| if name.is_empty() { host_name() } else { name })?,
-        region: region?,
+        records: records::Settings {
+            node: cluster.node.clone(),
+            region: cluster.region.clone(),
+            ..records?
+        },
+        api_keys: api_keys?,
+        cluster,
         keys: Keys::default(),
     })
 }

@@ -1,40 +1,39 @@
 //! The keys of `[log]`.
 
 use super::reader::Reader;
-use super::source::Node;
-use super::values::{self, Fault};
-use super::{Log, LogFormat, LogLevel};
+use super::values;
 use crate::base::PiiMode;
+use crate::logging::{Format, Level, Settings};
 
-pub(super) fn read_log(r: &mut Reader<'_>) -> Option<Log> {
+pub(super) fn read_log(r: &mut Reader<'_>) -> Option<Settings> {
     let format = r.key(
         "log.format",
         r#""auto""#,
-        r#""auto", "text" or "json""#,
-        |node: &Node| match values::text(node)?.as_str() {
-            "journald" => Err(Fault::with(
-                node,
-                "found \"journald\", which this version does not write",
-                "use \"json\" or \"text\": systemd puts standard error into the journal",
-            )),
-            _ => values::one_of(&[
-                ("auto", LogFormat::Auto),
-                ("text", LogFormat::Text),
-                ("json", LogFormat::Json),
-            ])(node),
-        },
+        r#""auto", "text", "json" or "journald""#,
+        values::one_of(&[
+            ("auto", Format::Auto),
+            ("text", Format::Text),
+            ("json", Format::Json),
+            ("journald", Format::Journald),
+        ]),
     );
     let level = r.key(
         "log.level",
         r#""info""#,
         r#""error", "warn", "info", "debug" or "trace""#,
         values::one_of(&[
-            ("error", LogLevel::Error),
-            ("warn", LogLevel::Warn),
-            ("info", LogLevel::Info),
-            ("debug", LogLevel::Debug),
-            ("trace", LogLevel::Trace),
+            ("error", Level::Error),
+            ("warn", Level::Warn),
+            ("info", Level::Info),
+            ("debug", Level::Debug),
+            ("trace", Level::Trace),
         ]),
+    );
+    let events_per_second = r.key(
+        "log.events_per_second",
+        "100",
+        "a number from 0 (no limit) to 1000000",
+        values::number(0..=1_000_000),
     );
     let ip_privacy = r.key(
         "log.ip_privacy",
@@ -47,9 +46,10 @@ pub(super) fn read_log(r: &mut Reader<'_>) -> Option<Log> {
             ("off", PiiMode::Off),
         ]),
     );
-    Some(Log {
+    Some(Settings {
         format: format?,
         level: level?,
+        events_per_second: events_per_second?,
         ip_privacy: ip_privacy?,
     })
 }

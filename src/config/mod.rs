@@ -9,6 +9,7 @@
 
 mod auth;
 mod changes;
+mod cluster;
 mod drain;
 mod limits;
 mod listen;
@@ -16,6 +17,7 @@ mod load;
 mod log;
 mod problem;
 mod reader;
+mod records;
 mod server;
 mod source;
 mod tls;
@@ -27,12 +29,14 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::base::Family;
 use crate::base::addr::is_link_local;
-use crate::base::{Family, PiiMode};
+use crate::http::ice::ApiKey;
 use crate::net::host;
-use crate::{access, stream, turn};
+use crate::{access, logging, stream, turn};
 
 pub use changes::{Change, Keys};
+pub use cluster::Cluster;
 pub use load::{declared, host_name};
 pub use problem::{Origin, Problem, Problems, Sources};
 pub use reader::Declared;
@@ -63,11 +67,13 @@ pub struct Config {
     /// How another process takes over.
     pub handover: Handover,
     /// How to log.
-    pub log: Log,
-    /// Name of this server among others.
-    pub node: String,
-    /// Region of this server; may be empty.
-    pub region: String,
+    pub log: logging::Settings,
+    /// Where access records go.
+    pub records: crate::records::Settings,
+    /// Who may ask the ICE configuration service.
+    pub api_keys: Vec<ApiKey>,
+    /// The servers of the service.
+    pub cluster: Cluster,
     /// Every key and what it was given, to tell what a reload changes.
     pub keys: Keys,
 }
@@ -215,41 +221,4 @@ pub enum HandoverSocket {
     Off,
     /// There.
     At(PathBuf),
-}
-
-/// How to log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Log {
-    /// The form of a record.
-    pub format: LogFormat,
-    /// The least important level that is written.
-    pub level: LogLevel,
-    /// How much of client and peer addresses is shown.
-    pub ip_privacy: PiiMode,
-}
-
-/// The form of a log record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Text on a terminal, JSON otherwise.
-    Auto,
-    /// Text.
-    Text,
-    /// One JSON object per line.
-    Json,
-}
-
-/// How important a log record is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogLevel {
-    /// The server or a part of it does not work.
-    Error,
-    /// It works, and somebody should look.
-    Warn,
-    /// Starts, stops, ended allocations.
-    Info,
-    /// Requests.
-    Debug,
-    /// Packets.
-    Trace,
 }

@@ -85,7 +85,8 @@ impl<'a> Reader<'a> {
 
     /// Declares the list of tables `name` and reads each; the tables in `defaults` if nobody wrote the key.
     ///
-    /// A text in place of a table sets the key `short`; outside files, several may be separated by commas.
+    /// Without `defaults` the list may be empty. A text in place of a table sets the key `short`; outside files, several
+    /// may be separated by commas.
     pub fn tables<T>(
         &mut self,
         name: &'static str,
@@ -99,7 +100,9 @@ impl<'a> Reader<'a> {
         let items = match self.find(name) {
             None => defaults.iter().map(|table| default_node(table)).collect(),
             Some(node) => match (&node.value, &node.raw) {
-                (Value::List(items), _) if !items.is_empty() => items.clone(),
+                (Value::List(items), _) if !items.is_empty() || defaults.is_empty() => {
+                    items.clone()
+                }
                 (Value::Table(_), _) if node.raw.is_some() => vec![node.clone()],
                 (Value::Text(_), Some(raw)) if !raw.trim().is_empty() => {
                     super::values::split_commas(raw, &node.origin)
@@ -116,7 +119,7 @@ impl<'a> Reader<'a> {
                 }
             },
         };
-        let failed = items.is_empty();
+        let failed = items.is_empty() && !defaults.is_empty();
         let mut values = Vec::new();
         let mut complete = !failed;
         let empty = Table::new();
@@ -268,8 +271,9 @@ impl<'a> Reader<'a> {
         for declared in &self.declared {
             offer(distance(name, declared.name), declared.name.to_owned());
             if let Some((section, key)) = declared.name.rsplit_once('.') {
-                // The right key in the wrong section is as near as a slip of the finger.
-                offer(distance(leaf, key) + 1, declared.name.to_owned());
+                // The right key in the wrong section is as near as a slip of the finger; in one of many tables, as two.
+                let far = 1 + usize::from(self.lists.contains(&section));
+                offer(distance(leaf, key) + far, declared.name.to_owned());
                 if is_section {
                     offer(distance(name, section), format!("[{section}]"));
                 }

@@ -7,43 +7,7 @@ use std::time::Duration;
 use super::problem::Origin;
 use super::source::{Node, Value};
 
-/// A duration such as `90s`, `10m`, `24h`, `7d`, `500ms`, `50us`, several in a row (`1h30m`), or `0`.
-///
-/// # Errors
-/// What would do, if `text` is none of these.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    const WANTED: &str = "a duration such as \"90s\", \"10m\" or \"24h\"";
-    if text.trim() == "0" {
-        return Ok(Duration::ZERO);
-    }
-    let mut total = Duration::ZERO;
-    let mut rest = text.trim();
-    if rest.is_empty() {
-        return Err(WANTED.into());
-    }
-    while !rest.is_empty() {
-        let (number, after) = split_number(rest);
-        let unit_end = after
-            .find(|c: char| c.is_ascii_digit())
-            .unwrap_or(after.len());
-        let (unit, next) = after.split_at(unit_end);
-        let number: u64 = number.parse().map_err(|_| WANTED)?;
-        let part = match unit.trim() {
-            "us" => Some(Duration::from_micros(number)),
-            "ms" => Some(Duration::from_millis(number)),
-            "s" => Some(Duration::from_secs(number)),
-            "m" => number.checked_mul(60).map(Duration::from_secs),
-            "h" => number.checked_mul(3600).map(Duration::from_secs),
-            "d" => number.checked_mul(86_400).map(Duration::from_secs),
-            _ => None,
-        };
-        total = part
-            .and_then(|part| total.checked_add(part))
-            .ok_or(WANTED)?;
-        rest = next;
-    }
-    Ok(total)
-}
+pub use crate::base::time::duration;
 
 /// A rate in bits per second such as `500kbit`, `8Mbit`, `1Gbit`, or `0`.
 ///

@@ -1,8 +1,8 @@
 //! The admin listener: metrics, health, and the API that shows and ends allocations.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Query, Request, State};
@@ -14,21 +14,27 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::base::Pii;
+use crate::base::time::duration;
+use crate::base::trace::Traces;
 use crate::metrics::{Context, NamedAllocation, Reading, encode};
+use crate::records::Counts;
 use crate::stream::{Admission, Certificates};
 use crate::turn::Direction;
 
-use super::{Health, Operator, Order, ShardControl, Status, refusal};
+use super::{Health, Operator, Order, ShardControl, Status, refusal, trace};
 
 /// What the admin listener answers from.
 #[derive(Clone)]
 pub struct AdminState<S> {
-    shards: S,
+    pub(super) shards: S,
     health: Health<S>,
     certificates: Option<Arc<Certificates>>,
     admission: Arc<Admission>,
     operator: Option<Operator>,
     settings: Arc<Settings>,
+    records: Option<Arc<Counts>>,
+    pub(super) traces: Arc<Mutex<Traces>>,
 }
 
 /// What the admin listener says about this server, and to whom.
@@ -62,6 +68,8 @@ impl<S: ShardControl> AdminState<S> {
             admission,
             operator: None,
             settings: Arc::new(settings),
+            records: None,
+            traces: Arc::default(),
         }
     }
 
@@ -72,6 +80,19 @@ impl<S: ShardControl> AdminState<S> {
             operator: Some(operator),
             ..self
         }
+    }
+
+    /// Knows of these traces, and begins and ends them, as another state before it did.
+    #[must_use]
+    pub fn with_traces(mut self, traces: Arc<Mutex<Traces>>) -> Self {
+        self.traces = traces;
+        self
+    }
+
+    /// Counts access records in the metrics.
+    pub fn with_records(mut self, counts: Arc<Counts>) -> Self {
+        self.records = Some(counts);
+        self
     }
 }
 
@@ -88,6 +109,7 @@ pub fn router<S: ShardControl>(state: AdminState<S>) -> Router {
         .route("/api/v1/users/{user}/allocations", delete(end_user))
         .route("/api/v1/reload", post(reload))
         .route("/api/v1/drain", post(drain))
+        .route("/api/v1/trace", get(trace::list).post(trace::change))
         .fallback(async || refusal(StatusCode::NOT_FOUND, "there is nothing at this path"))
         .method_not_allowed_fallback(async || {
             refusal(
@@ -165,6 +187,7 @@ async fn metrics<S: ShardControl>(State(state): State<AdminState<S>>) -> Respons
         capacity_ratio: state.shards.capacity_ratio(),
         certificate_expiry_unix: state.certificates.as_ref().map(|all| all.not_after_unix()),
         streams_refused: state.admission.refused(),
+        records: (state.records.as_ref()).map_or_else(Vec::new, |counts| counts.read()),
         version: state.settings.version,
     };
     let text = encode(Reading {
@@ -260,7 +283,7 @@ impl<'a> From<&'a NamedAllocation> for AllocationJson<'a> {
             id: name,
             user: &view.user,
             transport: view.transport.label(),
-            client: view.client.to_string(),
+            client: Pii(view.client).to_string(),
             relayed: view.relayed.to_string(),
             created: view.created_unix.as_secs(),
             expires: view.expires_unix.as_secs(),
@@ -325,7 +348,13 @@ async fn drain<S: ShardControl>(
     headers: HeaderMap,
     Query(DrainQuery { deadline }): Query<DrainQuery>,
 ) -> Response {
-    order(&state, &headers, Order::Drain { deadline }).await
+    match deadline.as_deref().map(duration).transpose() {
+        Ok(deadline) => order(&state, &headers, Order::Drain { deadline }).await,
+        Err(wanted) => refusal(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            &format!("deadline: write {wanted}"),
+        ),
+    }
 }
 
 async fn order<S>(state: &AdminState<S>, headers: &HeaderMap, order: Order) -> Response {

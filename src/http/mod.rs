@@ -3,10 +3,13 @@
 //! Owns routes and pages. Asks shards through `ShardControl`, and never keeps state about a client between requests.
 
 pub mod admin;
+mod dialects;
+pub mod ice;
 mod operator;
 mod pages;
 pub mod public;
 mod serve;
+mod trace;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +22,7 @@ use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::base::trace::Traces;
 use crate::metrics::{NamedAllocation, ShardSnapshot};
 use crate::shard::Shards;
 
@@ -39,6 +43,8 @@ pub trait ShardControl: Clone + Send + Sync + 'static {
     fn alive(&self) -> impl Future<Output = bool> + Send;
     /// See `Shards::capacity_ratio`.
     fn capacity_ratio(&self) -> f64;
+    /// See `Shards::set_traces`.
+    fn set_traces(&self, _traces: &Arc<Traces>) {}
 }
 
 impl ShardControl for Shards {
@@ -64,6 +70,10 @@ impl ShardControl for Shards {
 
     fn capacity_ratio(&self) -> f64 {
         Self::capacity_ratio(self)
+    }
+
+    fn set_traces(&self, traces: &Arc<Traces>) {
+        Self::set_traces(self, traces);
     }
 }
 

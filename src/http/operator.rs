@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -21,8 +22,8 @@ pub enum Order {
     Reload,
     /// Take no new allocations, and stop once the last one has ended.
     Drain {
-        /// After which time the rest is ended, as a configuration file writes durations; `None`: as configured.
-        deadline: Option<String>,
+        /// After which time the rest is ended; `None`: as configured.
+        deadline: Option<Duration>,
     },
 }
 

@@ -1,4 +1,5 @@
-//! What anyone may ask on a listener that speaks `http`: a health check without detail, and the test page.
+//! What anyone may ask on a listener that speaks `http`: a health check without detail, the test page, and with an API key
+//! the ICE configuration service.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -10,10 +11,15 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::json;
 
-use super::{Health, ShardControl, pages, refusal};
+use super::ice::{self, Service};
+use super::{Health, ShardControl, dialects, pages, refusal};
 
 /// The routes of public listeners; `draining` is set while the server is being emptied.
-pub fn router<S: ShardControl>(shards: S, draining: Arc<AtomicBool>) -> Router {
+pub fn router<S: ShardControl>(
+    shards: S,
+    draining: Arc<AtomicBool>,
+    service: Service<S>,
+) -> Router {
     Router::new()
         .route("/health", get(health))
         .route("/test", get(async || pages::test()))
@@ -22,6 +28,8 @@ pub fn router<S: ShardControl>(shards: S, draining: Arc<AtomicBool>) -> Router {
             refusal(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
         })
         .with_state(Health::new(shards, draining))
+        .merge(dialects::routes(service.clone()))
+        .merge(ice::routes(service))
 }
 
 async fn health<S: ShardControl>(State(health): State<Health<S>>) -> Response {

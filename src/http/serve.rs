@@ -1,12 +1,13 @@
 //! Serves HTTP connections within bounds that a stranger cannot stretch.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::extract::{DefaultBodyLimit, Extension, Request};
 use axum::http::{HeaderValue, StatusCode, Version, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
@@ -66,6 +67,10 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Between two attempts to accept while the system is out of a resource.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Who a request comes from: the other end of its connection, an extension of every request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer(pub SocketAddr);
+
 /// A router and the bounds under which connections may use it; cheap to clone, clones share the bounds.
 #[derive(Clone)]
 pub struct Front {
@@ -104,7 +109,8 @@ impl Front {
             .max_concurrent_streams(MAX_STREAMS)
             .keep_alive_interval(self.limits.header_timeout)
             .keep_alive_timeout(self.limits.header_timeout);
-        let service = TowerToHyperService::new(self.router.clone());
+        let router = self.router.clone().layer(Extension(Peer(stream.client)));
+        let service = TowerToHyperService::new(router);
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
             ended = connection.as_mut() => Ok(ended),

@@ -27,6 +27,8 @@ pub struct Context {
     pub certificate_expiry_unix: Option<u64>,
     /// Connections closed before anybody got them.
     pub streams_refused: Refused,
+    /// Access records: sink, result, count; none where nobody wants them.
+    pub records: Vec<(&'static str, &'static str, u64)>,
     /// The version of turnix.
     pub version: &'static str,
 }
@@ -274,6 +276,15 @@ fn server(families: &mut Vec<MetricFamily>, totals: &ShardSnapshot, context: &Co
         MetricType::GAUGE,
         (context.certificate_expiry_unix.into_iter())
             .map(|expiry| gauge(&[], expiry as f64))
+            .collect(),
+    );
+    push(
+        families,
+        "turn_records_total",
+        "Access records by sink and what became of them there.",
+        MetricType::COUNTER,
+        (context.records.iter())
+            .map(|(sink, result, count)| counter(&[("sink", sink), ("result", result)], *count))
             .collect(),
     );
     push(

@@ -1,6 +1,6 @@
 //! What changes in running shards: every shard takes all of it between two turns.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::access::{Access, Limits};
-use crate::base::Family;
+use crate::base::{Clock, Family};
 use crate::net::UdpSocket;
 use crate::turn::{self, Newcomers};
 
@@ -153,6 +153,20 @@ impl Shards {
         }
     }
 
+    /// Relayed addresses of earlier configurations that may live, as clients and peers see them; with `all`, those of the
+    /// pool in use, too.
+    pub fn earlier_relays(&self, all: bool) -> Vec<(IpAddr, RangeInclusive<u16>)> {
+        let pools = lock(&self.pools);
+        let (last, older) = match pools.split_last() {
+            Some((last, older)) => (all.then_some(last), older),
+            None => (None, &pools[..]),
+        };
+        (older.iter().filter(|pool| !pool.is_idle()))
+            .chain(last)
+            .flat_map(|pool| pool.ranges())
+            .collect()
+    }
+
     /// A pool that takes over from the one there is, whose relayed addresses live on.
     fn renew_pool(
         &self,
@@ -160,8 +174,9 @@ impl Shards {
         ports: RangeInclusive<u16>,
     ) -> (Arc<RelayPool>, Vec<Family>) {
         let mut pools = lock(&self.pools);
-        let next = Arc::new(self.pool_in(&pools).succeed(ips, ports));
-        pools.retain(|pool| pool.in_use() > 0);
+        let next = RelayPool::succeed(&pools, ips, ports, Clock.now().mono);
+        let next = Arc::new(next.unwrap_or_else(|| unreachable!("there is always one pool")));
+        pools.retain(|pool| !pool.is_idle());
         pools.push(Arc::clone(&next));
         (next, super::families(ips))
     }

@@ -15,10 +15,11 @@ use ahash::RandomState;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use crate::access::{Access, PermittedPeer};
+use crate::access::{Access, PermittedPeer, Wanted};
 use crate::base::{Clock, FiveTuple, ListenerId, Now, Pii, Transport};
 use crate::metrics::ShardSnapshot;
 use crate::net::{Batch, HEADROOM, Outgoing, Poller, RecvFault, TAILROOM, UdpSocket};
+use crate::records::{Due, Emitter};
 use crate::turn::{
     AllocationId, Direction, DropReason, EndReason, Ended, Forward, FromPeer, Output, Path, Seed,
     Server, Settings,
@@ -27,7 +28,7 @@ use crate::wire;
 
 use super::hairpin::{self, Hairpin, Parcel, Parcels};
 use super::handover::Start;
-use super::ports::{RelayPool, Wanted};
+use super::ports::RelayPool;
 use super::relays::{Owner, Relays};
 use super::streams::{Client, ToStream};
 use super::trains::Trains;
@@ -42,6 +43,7 @@ pub(super) struct Parts {
     pub pool: Arc<RelayPool>,
     pub parcels: Parcels,
     pub stream_idle: Duration,
+    pub records: Option<Emitter>,
     pub turn: Settings,
     pub seed: Seed,
     pub access: Arc<Access>,
@@ -147,6 +149,7 @@ pub(super) struct Shard {
     pub(super) stream_idle: Duration,
     /// Nothing is read, because another process may be about to go on.
     pub(super) frozen: bool,
+    records: Option<Emitter>,
     /// The deadline that the loop sleeps until; an earlier one has to wake it.
     armed: Option<Instant>,
     wake: Rc<Notify>,
@@ -192,6 +195,7 @@ impl Shard {
             stream_connections: [0; Transport::ALL.len()],
             stream_idle: parts.stream_idle,
             frozen: false,
+            records: parts.records,
             armed: None,
             wake,
         };
@@ -436,7 +440,7 @@ impl Shard {
             return;
         }
         if !peer.may_use_kernel() {
-            self.server.count_drop(DropReason::NoRelay, 1);
+            (self.server).count_undelivered(now, allocation, to, DropReason::NoRelay);
             return;
         }
         self.gather(allocation, payload, to);
@@ -521,15 +525,21 @@ impl Shard {
                     client,
                 } => {
                     let wanted = Wanted { family, even_port };
-                    let opened = self.relays.open(id, wanted, user, client, &self.poller);
+                    let relays = &mut self.relays;
+                    let opened = relays.open(now.mono, id, wanted, user, client, &self.poller);
                     self.server.handle_relay_opened(now, id, opened);
                 }
                 Output::CloseRelay { id } => {
                     // Data that was accepted before goes out before, and not through the slot's next owner.
                     self.flush_to_peers();
-                    self.relays.close(id, &self.poller);
+                    self.relays.close(now.mono, id, &self.poller);
                 }
-                Output::Ended(ended) => log_ended(self.index, &ended),
+                Output::Ended(ended) => {
+                    log_ended(self.index, &ended);
+                    if let Some(records) = &self.records {
+                        records.ended(self.index, *ended);
+                    }
+                }
             }
         }
         let earlier = match (self.server.poll_timeout(), self.armed) {
@@ -598,6 +608,21 @@ impl Shard {
             (self.server).end_allocation(now, view.id, EndReason::Shutdown);
         }
         self.drain_outputs(now);
+    }
+
+    /// Lets live allocations in some slots leave a record if they are due; whether there are slots beyond.
+    pub(super) fn record_live(&self, now: Now, due: Due, from: usize, count: usize) -> bool {
+        let Some(records) = &self.records else {
+            return false;
+        };
+        let (views, more) = self.server.views(now, from, count);
+        for view in views {
+            if let Some(sequence) = due.sequence(view.created) {
+                let age = now.mono.saturating_duration_since(view.created);
+                records.lives(self.index, view, age, sequence);
+            }
+        }
+        more
     }
 
     pub(super) fn snapshot(&self) -> ShardSnapshot {

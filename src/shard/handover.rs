@@ -108,7 +108,13 @@ pub(super) struct RelayImage {
     /// Where the socket is bound: descriptors may come in any order.
     pub local: SocketAddr,
     pub took_trains: bool,
+    /// Asked for with EVEN-PORT, for quotas.
+    #[serde(default)]
+    pub even_port: bool,
 }
+
+/// A relay socket and whether it was asked for with EVEN-PORT.
+pub(super) type RelaySocket = (UdpSocket, bool);
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct StreamSockets {
@@ -146,7 +152,7 @@ struct Estate {
     listeners: Vec<(usize, UdpSocket)>,
     rest: Option<Rest>,
     snapshot: Option<Snapshot>,
-    relays: Vec<(AllocationId, UdpSocket)>,
+    relays: Vec<(AllocationId, RelaySocket)>,
     streams: Vec<(ClientStream, Queue)>,
 }
 
@@ -161,7 +167,7 @@ pub(super) struct Start {
 pub(super) struct Sockets {
     /// With the listeners' places in this process; those that are not there have none.
     pub endpoints: Vec<Endpoint>,
-    pub relays: HashMap<AllocationId, (Place, UdpSocket)>,
+    pub relays: HashMap<AllocationId, (Place, RelaySocket)>,
     pub drops: u64,
     pub segmentation_fallbacks: u64,
     /// Some relayed addresses belong to the other process still.
@@ -220,9 +226,8 @@ impl Legacy {
                         generation: image.generation,
                     };
                     if let Some(socket) = sockets.remove(&image.local) {
-                        estate
-                            .relays
-                            .push((id, settled(socket, image.took_trains)?));
+                        let socket = settled(socket, image.took_trains)?;
+                        estate.relays.push((id, (socket, image.even_port)));
                     }
                 }
             }
@@ -336,7 +341,7 @@ impl Estate {
         let (rest, snapshot) = self.rest.zip(self.snapshot)?;
         let locals: Vec<_> = (self.relays)
             .iter()
-            .map(|(_, socket)| socket.local_addr())
+            .map(|(_, (socket, _))| socket.local_addr())
             .collect();
         let claimed = pool.claim(&locals);
         let sockets = Sockets {

@@ -7,7 +7,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::access::Access;
+use crate::base::trace::Traces;
 use crate::metrics::ShardSnapshot;
+use crate::records::Due;
 use crate::stream::ClientStream;
 use crate::turn::{AllocationId, AllocationView, EndReason, Newcomers};
 
@@ -42,6 +44,15 @@ pub(super) enum Message {
     Change(Box<ShardChange>, oneshot::Sender<()>),
     /// Give this to clients that ask for an allocation and have none.
     Newcomers(Newcomers),
+    /// Log the doings of these in detail from now on.
+    Traces(Arc<Traces>),
+    /// Let those in the slots `from..from + count` that are due leave a record; answers whether there are slots beyond.
+    RecordLive {
+        due: Due,
+        from: usize,
+        count: usize,
+        answer: oneshot::Sender<bool>,
+    },
     /// Say that you live.
     Ping(oneshot::Sender<()>),
     /// Do nothing else for so long: for tests.

@@ -11,6 +11,7 @@
 
 mod change;
 mod engine;
+mod free_ports;
 mod hairpin;
 mod handover;
 mod mailbox;
@@ -32,9 +33,11 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::access::{Access, Limits};
-use crate::base::Family;
+use crate::base::trace::Traces;
+use crate::base::{Clock, Family};
 use crate::metrics::{NamedAllocation, ShardSnapshot};
 use crate::net::{UdpOptions, UdpSocket};
+use crate::records::{Due, Emitter};
 use crate::stream::ClientStream;
 use crate::turn::{self, AllocationId, AllocationView, EndReason};
 
@@ -45,6 +48,7 @@ use ports::{RelayPool, lock};
 
 pub use change::{Change, ListenerSlot, Unread};
 
+pub use free_ports::{Available, FreePorts, QUARANTINE};
 pub use handover::{Legacy, Record, Sink};
 
 /// A local address that relay sockets are bound to, and how clients and peers see it.
@@ -79,6 +83,8 @@ pub struct Settings {
     pub busy_poll: Duration,
     /// How long a stream client without an allocation may go without a whole message; see [`STREAM_IDLE`].
     pub stream_idle: Duration,
+    /// Where access records go, if anybody wants them.
+    pub records: Option<Emitter>,
     /// The core's settings.
     pub turn: turn::Settings,
 }
@@ -146,6 +152,13 @@ pub const STREAM_IDLE: Duration = Duration::from_secs(60);
 
 /// How many slots one mailbox message walks: a page takes well under a millisecond.
 const PAGE_SLOTS: usize = 1024;
+
+/// Looks for allocations that are due, in the time from one record of theirs to the next.
+const LOOKS: u32 = 10;
+
+/// Bounds of the time between two looks.
+const SHORTEST_LOOK: Duration = Duration::from_millis(100);
+const LONGEST_LOOK: Duration = Duration::from_secs(60);
 
 /// How long a shard may take to answer before it counts as stuck.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -253,6 +266,7 @@ impl Shards {
             &settings.relays,
             settings.ports.clone(),
             settings.limits,
+            Clock.now().mono,
         ));
         let mut seed = turn::Seed {
             nonce_key: rand::random(),
@@ -287,6 +301,7 @@ impl Shards {
                 pool: Arc::clone(&pool),
                 parcels: Parcels::new(index as u8, mailboxes.clone(), empties),
                 stream_idle: settings.stream_idle,
+                records: settings.records.clone(),
                 turn: settings.turn.clone(),
                 seed: seed.clone(),
                 access: Arc::clone(&access),
@@ -444,12 +459,17 @@ impl Shards {
         }
     }
 
-    /// Share of the most limiting resource in use (relay ports, or `limits.allocations`), 0.0 to 1.0.
+    /// Share of the most limiting resource in use (relay ports of a family, or `limits.allocations`), 0.0 to 1.0.
     pub fn capacity_ratio(&self) -> f64 {
         let pools = lock(&self.pools);
-        let in_use: usize = pools.iter().map(|pool| pool.in_use()).sum();
         let pool = self.pool_in(&pools);
-        let ports = in_use as f64 / pool.total().max(1) as f64;
+        // Ports that rest are free.
+        let ports = (pool.total().into_iter().enumerate())
+            .map(|(family, total)| {
+                let in_use: usize = pools.iter().map(|pool| pool.in_use()[family]).sum();
+                in_use as f64 / f64::from(total.max(1))
+            })
+            .fold(0.0, f64::max);
         let allocations = match pool.limit() {
             0 => 0.0,
             limit => pool.live() as f64 / f64::from(limit),
@@ -527,14 +547,58 @@ impl Shards {
 
     /// The process that was taken over from has ended: its relay ports are free.
     pub fn come_home(&self) {
+        let now = Clock.now().mono;
         for pool in lock(&self.pools).iter() {
-            pool.come_home();
+            pool.come_home(now);
         }
     }
 
     /// Open connections of TCP and TLS clients.
     pub async fn connections(&self) -> u64 {
         self.snapshot().await.stream_connections.iter().sum()
+    }
+
+    /// Replaces whose doings are logged in detail, in every shard.
+    pub fn set_traces(&self, traces: &Arc<Traces>) {
+        for handle in self.handles.iter() {
+            handle.mailbox.send(Message::Traces(Arc::clone(traces)));
+        }
+    }
+
+    /// Lets the allocations that are due leave a record of how far they are.
+    pub async fn record_live(&self, due: Due) {
+        for handle in self.handles.iter() {
+            let mut from = 0;
+            loop {
+                let page = |answer| Message::RecordLive {
+                    due,
+                    from,
+                    count: PAGE_SLOTS,
+                    answer,
+                };
+                if handle.ask(page).await != Some(true) {
+                    break;
+                }
+                from += PAGE_SLOTS;
+            }
+        }
+    }
+
+    /// Lets each allocation leave a record when it has lived for `every` once more; never returns.
+    pub async fn record_live_forever(self, every: Duration) {
+        let pause = (every / LOOKS).clamp(SHORTEST_LOOK, LONGEST_LOOK);
+        let mut after = Clock.now().mono;
+        loop {
+            tokio::time::sleep(pause).await;
+            let until = Clock.now().mono;
+            let due = Due {
+                after,
+                until,
+                every,
+            };
+            self.record_live(due).await;
+            after = until;
+        }
     }
 
     /// Ends every allocation and the threads.

@@ -5,21 +5,20 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use rand::RngExt;
-use rand::rngs::StdRng;
-use rand::seq::SliceRandom;
-
-use crate::access::{Limits, Quota, QuotaExceeded};
+use crate::access::{Limits, Quota, QuotaExceeded, Wanted};
 use crate::base::Family;
 
 use super::RelayIp;
+use super::free_ports::FreePorts;
 
 /// Every relayed address the server can have.
 pub(super) struct RelayPool {
     addresses: Vec<AddressPool>,
-    in_use: AtomicUsize,
-    total: usize,
+    /// Ports in use and ports there are, of each of [`Family::ALL`].
+    in_use: [AtomicUsize; Family::ALL.len()],
+    total: [u32; Family::ALL.len()],
     counts: Arc<Counts>,
     generation: u32,
 }
@@ -39,11 +38,6 @@ struct AddressPool {
     owners: Box<[AtomicU8]>,
 }
 
-struct FreePorts {
-    ports: Vec<u16>,
-    random: StdRng,
-}
-
 /// Stands for a shard of another process.
 pub(super) const ABROAD: u8 = u8::MAX - 1;
 
@@ -56,13 +50,6 @@ pub(super) struct RelayAddresses {
     pub external: SocketAddr,
 }
 
-/// What a relayed address has to be like.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Wanted {
-    pub family: Family,
-    pub even_port: bool,
-}
-
 /// One relayed address, small: which relay IP, and which of its ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Place {
@@ -71,23 +58,45 @@ pub(super) struct Place {
 }
 
 impl RelayPool {
-    pub fn new(ips: &[RelayIp], ports: RangeInclusive<u16>, limits: Limits) -> Self {
+    pub fn new(ips: &[RelayIp], ports: RangeInclusive<u16>, limits: Limits, now: Instant) -> Self {
         let counts = Counts {
-            quota: Mutex::new(Quota::new(limits)),
+            quota: Mutex::new(Quota::new(limits, [0; Family::ALL.len()])),
             live: AtomicUsize::new(0),
         };
-        Self::with_counts(ips, ports, Arc::new(counts), 0)
+        Self::with_counts(ips, ports, Arc::new(counts), 0, |ports, _| {
+            FreePorts::new(ports, now)
+        })
     }
 
-    /// The pool that new relayed addresses come from after this one; those of this one live on. A port that both have is
-    /// found out when it is bound.
-    pub fn succeed(&self, ips: &[RelayIp], ports: RangeInclusive<u16>) -> Self {
-        Self::with_counts(
+    /// The pool that new relayed addresses come from after `earlier` ones, the last of which was in use; theirs live on.
+    ///
+    /// A port that both have is found out when it is bound. What somebody has there, or had a moment ago, rests here.
+    pub fn succeed(
+        earlier: &[Arc<Self>],
+        ips: &[RelayIp],
+        ports: RangeInclusive<u16>,
+        now: Instant,
+    ) -> Option<Self> {
+        let last = earlier.last()?;
+        let mut had = HashSet::new();
+        for pool in earlier.iter().flat_map(|pool| &pool.addresses) {
+            let local = pool.ip.local;
+            had.extend(lock(&pool.free).resting().map(|port| (local, port)));
+            let owned = (pool.ports.clone().zip(&pool.owners))
+                .filter(|(_, owner)| owner.load(Ordering::Acquire) != 0);
+            had.extend(owned.map(|(port, _)| (local, port)));
+        }
+        let generation = last.generation.wrapping_add(1);
+        let counts = Arc::clone(&last.counts);
+        Some(Self::with_counts(
             ips,
             ports,
-            Arc::clone(&self.counts),
-            self.generation.wrapping_add(1),
-        )
+            counts,
+            generation,
+            |ports, local| {
+                FreePorts::resting_where(ports, now, |port| had.contains(&(local, port)))
+            },
+        ))
     }
 
     fn with_counts(
@@ -95,6 +104,7 @@ impl RelayPool {
         ports: RangeInclusive<u16>,
         counts: Arc<Counts>,
         generation: u32,
+        free: impl Fn(RangeInclusive<u16>, IpAddr) -> FreePorts,
     ) -> Self {
         let count = ports.clone().count();
         let addresses: Vec<_> = ips
@@ -102,14 +112,19 @@ impl RelayPool {
             .map(|ip| AddressPool {
                 ip: *ip,
                 ports: ports.clone(),
-                free: Mutex::new(FreePorts::new(ports.clone())),
+                free: Mutex::new(free(ports.clone(), ip.local)),
                 owners: (0..count).map(|_| AtomicU8::new(0)).collect(),
             })
             .collect();
+        let total = Family::ALL.map(|family| {
+            let ips = ips.iter().filter(|ip| Family::of(ip.local) == family);
+            (ips.count() * count) as u32
+        });
+        lock(&counts.quota).set_ports(total);
         Self {
-            total: addresses.len() * count,
             addresses,
-            in_use: AtomicUsize::new(0),
+            in_use: Default::default(),
+            total,
             counts,
             generation,
         }
@@ -130,26 +145,52 @@ impl RelayPool {
         lock(&self.counts.quota).limits().allocations
     }
 
-    /// How many of its ports are taken.
-    pub fn in_use(&self) -> usize {
-        self.in_use.load(Ordering::Relaxed)
+    /// How many of its ports are taken, of each of [`Family::ALL`].
+    pub fn in_use(&self) -> [usize; Family::ALL.len()] {
+        std::array::from_fn(|family| self.in_use[family].load(Ordering::Relaxed))
     }
 
-    /// How many ports it has.
-    pub const fn total(&self) -> usize {
+    /// Whether no port of it is taken.
+    pub fn is_idle(&self) -> bool {
+        self.in_use() == [0; Family::ALL.len()]
+    }
+
+    /// How many ports it has, of each of [`Family::ALL`].
+    pub const fn total(&self) -> [u32; Family::ALL.len()] {
         self.total
     }
 
+    /// Every range of relayed addresses, as clients and peers see them.
+    pub fn ranges(&self) -> impl Iterator<Item = (IpAddr, RangeInclusive<u16>)> {
+        (self.addresses.iter()).map(|pool| (pool.ip.external, pool.ports.clone()))
+    }
+
+    /// Lets the port of `local` rest, which an earlier pool has given back, before it is chosen here.
+    pub fn rest(&self, now: Instant, local: SocketAddr) {
+        for pool in self
+            .addresses
+            .iter()
+            .filter(|pool| pool.ip.local == local.ip())
+        {
+            lock(&pool.free).rest(now, local.port());
+        }
+    }
+
     /// Counts one more allocation of `user` from `client`.
-    pub fn reserve(&self, user: &Arc<str>, client: IpAddr) -> Result<(), QuotaExceeded> {
-        lock(&self.counts.quota).reserve(user, client)?;
+    pub fn reserve(
+        &self,
+        user: &Arc<str>,
+        client: IpAddr,
+        wanted: Wanted,
+    ) -> Result<(), QuotaExceeded> {
+        lock(&self.counts.quota).reserve(user, client, wanted)?;
         self.counts.live.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
     /// Gives back what `reserve` counted.
-    pub fn release(&self, user: &Arc<str>, client: IpAddr) {
-        lock(&self.counts.quota).release(user, client);
+    pub fn release(&self, user: &Arc<str>, client: IpAddr, wanted: Wanted) {
+        lock(&self.counts.quota).release(user, client, wanted);
         self.counts.live.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -159,8 +200,8 @@ impl RelayPool {
     }
 
     /// Counts an allocation that lives already, whatever the limits.
-    pub fn adopt(&self, user: &Arc<str>, client: IpAddr) {
-        lock(&self.counts.quota).adopt(user, client);
+    pub fn adopt(&self, user: &Arc<str>, client: IpAddr, wanted: Wanted) {
+        lock(&self.counts.quota).adopt(user, client, wanted);
         self.counts.live.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -176,7 +217,8 @@ impl RelayPool {
                 .map(SocketAddr::port)
                 .collect();
             let claimed = lock(&pool.free).claim(&wanted);
-            self.in_use.fetch_add(claimed.len(), Ordering::Relaxed);
+            let family = Family::of(pool.ip.local);
+            self.in_use[family as usize].fetch_add(claimed.len(), Ordering::Relaxed);
             for (local, place) in locals.iter().zip(&mut places) {
                 if ours(local) && claimed.contains(&local.port()) {
                     *place = Some(Place {
@@ -189,17 +231,25 @@ impl RelayPool {
         places
     }
 
-    /// A port that nobody has, chosen at random from all free ones that will do; `None` if there is none.
-    pub fn take(&self, wanted: Wanted) -> Option<Place> {
-        let (address, pool) = (self.addresses.iter().enumerate())
-            .filter(|(_, pool)| Family::of(pool.ip.local) == wanted.family)
-            .max_by_key(|(_, pool)| lock(&pool.free).ports.len())?;
-        let port = lock(&pool.free).take(wanted.even_port)?;
-        self.in_use.fetch_add(1, Ordering::Relaxed);
-        Some(Place {
-            address: address as u16,
-            port,
-        })
+    /// A port that nobody has, chosen at random from all that will do; `None` if there is none.
+    pub fn take(&self, now: Instant, wanted: Wanted) -> Option<Place> {
+        let of_family = || {
+            (self.addresses.iter().enumerate())
+                .filter(|(_, pool)| Family::of(pool.ip.local) == wanted.family)
+        };
+        let take = |(address, pool): (usize, &AddressPool)| {
+            let port = lock(&pool.free).take(now, wanted.even_port)?;
+            Some(Place {
+                address: address as u16,
+                port,
+            })
+        };
+        let most = of_family()
+            .max_by_key(|(_, pool)| lock(&pool.free).available(now, wanted.even_port))?;
+        // Another shard may have been faster.
+        let place = take(most).or_else(|| of_family().find_map(take))?;
+        self.in_use[wanted.family as usize].fetch_add(1, Ordering::Relaxed);
+        Some(place)
     }
 
     /// Where the socket of `place` is bound, and how clients and peers see it.
@@ -230,14 +280,24 @@ impl RelayPool {
             .any(|owner| owner.load(Ordering::Acquire) != 0)
     }
 
-    /// Makes `place` free for the next one.
-    pub fn give_back(&self, place: Place) {
+    /// Makes `place` free for the next one, which gets it once it has rested.
+    pub fn give_back(&self, now: Instant, place: Place) {
+        self.free(place, |free| free.release(now, place.port));
+    }
+
+    /// Makes `place` free that nobody came to have: it needs no rest.
+    pub fn put_back(&self, place: Place) {
+        self.free(place, |free| free.put_back(place.port));
+    }
+
+    fn free(&self, place: Place, give: impl FnOnce(&mut FreePorts)) {
         let Some(pool) = self.addresses.get(usize::from(place.address)) else {
             return;
         };
         self.set_owner(place, None);
-        lock(&pool.free).ports.push(place.port);
-        self.in_use.fetch_sub(1, Ordering::Relaxed);
+        give(&mut lock(&pool.free));
+        let family = Family::of(pool.ip.local);
+        self.in_use[family as usize].fetch_sub(1, Ordering::Relaxed);
     }
 
     /// `place` belongs to another process, until [`come_home`](Self::come_home).
@@ -246,14 +306,15 @@ impl RelayPool {
     }
 
     /// Makes free what belonged to another process, which has ended.
-    pub fn come_home(&self) {
+    pub fn come_home(&self, now: Instant) {
         for (address, pool) in self.addresses.iter().enumerate() {
             for (port, owner) in pool.ports.clone().zip(pool.owners.iter()) {
                 if owner.load(Ordering::Acquire) == ABROAD + 1 {
-                    self.give_back(Place {
+                    let place = Place {
                         address: address as u16,
                         port,
-                    });
+                    };
+                    self.give_back(now, place);
                 }
             }
         }
@@ -282,37 +343,6 @@ impl RelayPool {
         self.addresses
             .get(usize::from(place.address))?
             .owner(place.port)
-    }
-}
-
-impl FreePorts {
-    fn new(range: RangeInclusive<u16>) -> Self {
-        let mut random: StdRng = rand::make_rng();
-        let mut ports: Vec<u16> = range.collect();
-        ports.shuffle(&mut random);
-        Self { ports, random }
-    }
-
-    /// Takes those of `wanted` that are free.
-    fn claim(&mut self, wanted: &HashSet<u16>) -> HashSet<u16> {
-        self.ports
-            .extract_if(.., |port| wanted.contains(port))
-            .collect()
-    }
-
-    fn take(&mut self, even: bool) -> Option<u16> {
-        if self.ports.is_empty() {
-            return None;
-        }
-        let start = self.random.random_range(0..self.ports.len());
-        // The list is in no order, so the first that will do from a random place on is a random one; half of them do.
-        let (before, after) = self.ports.split_at(start);
-        let fits = |port: &u16| !even || port.is_multiple_of(2);
-        let index = match after.iter().position(fits) {
-            Some(index) => start + index,
-            None => before.iter().position(fits)?,
-        };
-        Some(self.ports.swap_remove(index))
     }
 }
 

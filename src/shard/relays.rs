@@ -5,14 +5,16 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ahash::RandomState;
 
+use crate::access::{QuotaExceeded, Wanted};
 use crate::base::{Family, RelayedAddress};
 use crate::net::{Batch, Poller, UdpOptions, UdpSocket};
 use crate::turn::{AllocationId, OpenError};
 
-use super::ports::{ABROAD, Place, RelayPool, Wanted};
+use super::ports::{ABROAD, Place, RelayPool};
 use super::trains::Trains;
 
 /// How many ports are tried when other programs hold ports of the range.
@@ -21,6 +23,9 @@ const ATTEMPTS: usize = 256;
 /// A busy shard looks at all of a hundred sockets within so many turns.
 const GATHERING_TURNS: u32 = 2;
 
+/// How often the log says that a user gets no more relay ports: clients try again and again.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
 /// One relay socket and what opening it reserved.
 pub(super) struct Relay {
     id: AllocationId,
@@ -28,6 +33,7 @@ pub(super) struct Relay {
     /// Where `place` is from.
     pool: Arc<RelayPool>,
     place: Place,
+    wanted: Wanted,
     user: Arc<str>,
     client: IpAddr,
     trains: Trains,
@@ -45,6 +51,11 @@ impl Relay {
     pub fn expects_more(&self, turn: u32) -> bool {
         let soon = if self.gathers { GATHERING_TURNS } else { 1 };
         self.several || turn.wrapping_sub(self.last_turn) <= soon
+    }
+
+    /// Whether it was asked for with EVEN-PORT.
+    pub const fn is_even(&self) -> bool {
+        self.wanted.even_port
     }
 
     /// Takes note of what a call in `turn` received into `slots`.
@@ -90,6 +101,8 @@ pub(super) struct Relays {
     drops_of_closed: u64,
     /// The last socket could not be opened, and the log says so.
     failing: bool,
+    /// When the log last said that a user gets no more ports.
+    share_told: Option<Instant>,
 }
 
 impl Relays {
@@ -104,6 +117,7 @@ impl Relays {
             abroad: false,
             drops_of_closed: 0,
             failing: false,
+            share_told: None,
         }
     }
 
@@ -113,20 +127,24 @@ impl Relays {
     /// A quota is used up, or no port can be had.
     pub fn open(
         &mut self,
+        now: Instant,
         id: AllocationId,
         wanted: Wanted,
         user: Arc<str>,
         client: IpAddr,
         poller: &Poller,
     ) -> Result<RelayedAddress, OpenError> {
-        self.pool
-            .reserve(&user, client)
-            .map_err(|_| OpenError::Quota)?;
-        let Some((place, socket)) = self.bind(wanted, id, poller) else {
-            self.pool.release(&user, client);
+        if let Err(exceeded) = self.pool.reserve(&user, client, wanted) {
+            if exceeded == QuotaExceeded::Share {
+                self.tell_of_share(now, &user);
+            }
+            return Err(OpenError::Quota);
+        }
+        let Some((place, socket)) = self.bind(now, wanted, id, poller) else {
+            self.pool.release(&user, client, wanted);
             return Err(OpenError::Capacity);
         };
-        self.put(id, place, socket, user, client);
+        self.put(id, place, socket, user, client, wanted);
         Ok(RelayedAddress(self.pool.addresses(place).external))
     }
 
@@ -141,21 +159,26 @@ impl Relays {
         socket: UdpSocket,
         user: Arc<str>,
         client: IpAddr,
+        even_port: bool,
         poller: &Poller,
     ) -> io::Result<()> {
         if let Err(error) = poller.add(&socket, id.to_bits()) {
-            self.refuse(place, socket);
+            self.pool.put_back(place);
             return Err(error);
         }
-        self.pool.adopt(&user, client);
-        self.put(id, place, socket, user, client);
+        let wanted = Wanted {
+            family: Family::of(socket.local_addr().ip()),
+            even_port,
+        };
+        self.pool.adopt(&user, client, wanted);
+        self.put(id, place, socket, user, client, wanted);
         Ok(())
     }
 
     /// Closes a socket that nobody has come for.
-    pub fn refuse(&self, place: Place, socket: UdpSocket) {
+    pub fn refuse(&self, now: Instant, place: Place, socket: UdpSocket) {
         drop(socket);
-        self.pool.give_back(place);
+        self.pool.give_back(now, place);
     }
 
     fn put(
@@ -165,6 +188,7 @@ impl Relays {
         socket: UdpSocket,
         user: Arc<str>,
         client: IpAddr,
+        wanted: Wanted,
     ) {
         self.pool.set_owner(place, Some(self.shard));
         let generation = self.pool.generation();
@@ -178,6 +202,7 @@ impl Relays {
             socket,
             pool: Arc::clone(&self.pool),
             place,
+            wanted,
             user,
             client,
             trains: Trains::default(),
@@ -197,7 +222,7 @@ impl Relays {
             poller.remove(&relay.socket);
             (self.by_place).remove(&(relay.pool.generation(), relay.place));
             relay.pool.set_abroad(relay.place);
-            relay.pool.release(&relay.user, relay.client);
+            (relay.pool).release(&relay.user, relay.client, relay.wanted);
             self.abroad = true;
         }
     }
@@ -211,7 +236,7 @@ impl Relays {
     }
 
     /// Closes the socket and gives back what opening it reserved. Nothing happens if it is not open.
-    pub fn close(&mut self, id: AllocationId, poller: &Poller) {
+    pub fn close(&mut self, now: Instant, id: AllocationId, poller: &Poller) {
         if self.get(id).is_none() {
             return;
         }
@@ -226,15 +251,17 @@ impl Relays {
             socket,
             pool,
             place,
+            wanted,
             user,
             client,
             ..
         } = *relay;
         drop(socket);
-        pool.give_back(place);
-        pool.release(&user, client);
-        if !self.older.is_empty() {
-            self.older.retain(|pool| pool.in_use() > 0);
+        pool.give_back(now, place);
+        pool.release(&user, client, wanted);
+        if pool.generation() != self.pool.generation() {
+            self.pool.rest(now, pool.addresses(place).local);
+            self.older.retain(|pool| !pool.is_idle());
         }
     }
 
@@ -247,7 +274,7 @@ impl Relays {
         self.buffer_bytes = buffer_bytes;
         let (pool, families) = relays?;
         self.older.push(std::mem::replace(&mut self.pool, pool));
-        self.older.retain(|pool| pool.in_use() > 0);
+        self.older.retain(|pool| !pool.is_idle());
         Some(families)
     }
 
@@ -319,8 +346,22 @@ impl Relays {
         self.drops_of_closed = drops;
     }
 
+    /// Says that `user` gets no more ports: behind one name there may be many people, who notice.
+    fn tell_of_share(&mut self, now: Instant, user: &str) {
+        let told = self.share_told;
+        if told.is_none_or(|told| now.saturating_duration_since(told) >= TELL_EVERY) {
+            self.share_told = Some(now);
+            tracing::warn!(
+                user = %user.escape_debug(),
+                "a user has the share of the relay ports that limits.share_per_user allows, and gets no more; if many \
+                 people share the name, raise it or widen relay.ports"
+            );
+        }
+    }
+
     fn bind(
         &mut self,
+        now: Instant,
         wanted: Wanted,
         id: AllocationId,
         poller: &Poller,
@@ -334,7 +375,7 @@ impl Relays {
         // Ports that other programs hold go back only afterwards, or chance could offer the same one again.
         let mut held_by_others = Vec::new();
         let bound = loop {
-            let Some(place) = self.pool.take(wanted) else {
+            let Some(place) = self.pool.take(now, wanted) else {
                 break None;
             };
             let local = self.pool.addresses(place).local;
@@ -346,8 +387,12 @@ impl Relays {
                     break Some((place, socket));
                 }
                 Err(error) => {
-                    held_by_others.push(place);
                     let in_use = error.kind() == io::ErrorKind::AddrInUse;
+                    if in_use {
+                        held_by_others.push(place);
+                    } else {
+                        self.pool.put_back(place);
+                    }
                     if !in_use || held_by_others.len() >= ATTEMPTS {
                         // Clients try again and again: one line until it works again.
                         if !self.failing {
@@ -365,7 +410,8 @@ impl Relays {
             }
         };
         for place in held_by_others {
-            self.pool.give_back(place);
+            // Somebody had it, and may have it for long: others come first.
+            self.pool.give_back(now, place);
         }
         bound
     }

@@ -202,6 +202,15 @@ fn handle(shard: &Rc<RefCell<Shard>>, patience: &mut Patience, message: Message)
             let _ = done.send(());
         }
         Message::Newcomers(newcomers) => shard.borrow_mut().server.set_newcomers(newcomers),
+        Message::Traces(traces) => shard.borrow_mut().server.set_traces(traces),
+        Message::RecordLive {
+            due,
+            from,
+            count,
+            answer,
+        } => {
+            let _ = answer.send(shard.borrow().record_live(now, due, from, count));
+        }
         Message::Ping(answer) => {
             let _ = answer.send(());
         }

@@ -57,10 +57,16 @@ pub struct AllocationView {
     pub traffic: [Traffic; Direction::ALL.len()],
     /// Bits/s over the last ten seconds, by `Direction`.
     pub bits_per_second: [u64; Direction::ALL.len()],
+    /// Bits in the busiest second so far, by `Direction`.
+    pub peak_bits_per_second: [u64; Direction::ALL.len()],
     /// Live permissions.
     pub permissions: usize,
     /// Live channel bindings.
     pub channels: usize,
+    /// Permissions that were created so far, refreshes not counted.
+    pub permissions_made: u32,
+    /// Channels that were bound so far, refreshes not counted.
+    pub channels_made: u32,
 }
 
 /// How long a permission lives after it was created or refreshed (RFC 8656 §9).
@@ -115,6 +121,8 @@ pub(super) struct Allocation {
     pub expires: Instant,
     pub permissions: Vec<Permission>,
     pub channels: Vec<ChannelBinding>,
+    pub permissions_made: u32,
+    pub channels_made: u32,
     pub traffic: [Traffic; Direction::ALL.len()],
     pub rates: [RateWindow; Direction::ALL.len()],
     /// Whether a refused peer was logged already: one line per allocation is enough to find the rule.
@@ -143,7 +151,10 @@ impl Allocation {
         let expires = now + PERMISSION_LIFETIME;
         match (self.permissions.iter_mut()).find(|permission| permission.ip.ip() == ip.ip()) {
             Some(permission) => *permission = Permission { ip, expires },
-            None => push_exact(&mut self.permissions, Permission { ip, expires }),
+            None => {
+                self.permissions_made = self.permissions_made.saturating_add(1);
+                push_exact(&mut self.permissions, Permission { ip, expires });
+            }
         }
     }
 
@@ -151,7 +162,10 @@ impl Allocation {
     pub fn bind(&mut self, binding: ChannelBinding) {
         match (self.channels.iter_mut()).find(|bound| bound.number == binding.number) {
             Some(bound) => *bound = binding,
-            None => push_exact(&mut self.channels, binding),
+            None => {
+                self.channels_made = self.channels_made.saturating_add(1);
+                push_exact(&mut self.channels, binding);
+            }
         }
     }
 
@@ -197,8 +211,14 @@ impl Allocation {
                 self.rates[0].bits_per_second(second),
                 self.rates[1].bits_per_second(second),
             ],
+            peak_bits_per_second: [
+                self.rates[0].peak_bits_per_second(),
+                self.rates[1].peak_bits_per_second(),
+            ],
             permissions: self.permissions.len(),
             channels: self.channels.len(),
+            permissions_made: self.permissions_made,
+            channels_made: self.channels_made,
         })
     }
 

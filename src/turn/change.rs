@@ -34,6 +34,7 @@ impl Server {
     pub fn set_access(&mut self, now: Now, access: Arc<Access>) {
         let now = self.advance(now);
         let before = std::mem::replace(&mut self.access, access);
+        let same_policy = before.peers == self.access.peers;
         for id in self.ids(|_| true) {
             let Some(allocation) = self.allocations.get(id) else {
                 continue;
@@ -42,7 +43,7 @@ impl Server {
                 && !(self.access.credentials).confirm(&before.credentials, &allocation.username);
             if revoked {
                 self.end(now, id, EndReason::Revoked);
-            } else {
+            } else if !same_policy {
                 self.judge_peers(now, id);
             }
         }

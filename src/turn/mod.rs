@@ -23,6 +23,7 @@ mod server;
 mod snapshot;
 pub mod stats;
 mod timers;
+mod trace;
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;

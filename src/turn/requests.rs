@@ -134,6 +134,8 @@ impl Server {
             expires: now.mono + Duration::from_secs(granted_secs.into()),
             permissions: Vec::new(),
             channels: Vec::new(),
+            permissions_made: 0,
+            channels_made: 0,
             traffic: [Traffic::default(); Direction::ALL.len()],
             rates: [RateWindow::default(), RateWindow::default()],
             denial_logged: false,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use ahash::RandomState;
 
 use crate::access::{Access, AddressRate};
+use crate::base::trace::Traces;
 use crate::base::{FiveTuple, Now, RelayedAddress};
 use crate::wire::{self, Class, DecodeError, Key, Kind, Message, Method, Response};
 
@@ -17,6 +18,7 @@ use super::reject::Reject;
 use super::routes::Routes;
 use super::stats::{BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS, Direction, DropReason, Path, Stats};
 use super::timers::Timers;
+use super::trace::Tracer;
 use super::{EndReason, Ended, Forward, FromPeer, OpenError, Output, Seed, Settings};
 
 /// A TURN server: one shard's share of the allocations.
@@ -38,6 +40,7 @@ pub struct Server {
     pub(super) newcomers: Newcomers,
     /// Newcomers that were sent to other servers.
     pub(super) redirected: usize,
+    pub(super) tracer: Tracer,
     pub(super) timers: Timers,
     pub(super) outputs: VecDeque<Output>,
     pub(super) started: Instant,
@@ -63,6 +66,7 @@ impl Server {
             indications: 0,
             newcomers: Newcomers::default(),
             redirected: 0,
+            tracer: Tracer::default(),
             timers: Timers::default(),
             outputs: VecDeque::new(),
             started: now.mono,
@@ -81,6 +85,11 @@ impl Server {
             Kind::Stun => self.handle_message(now, from, datagram),
             Kind::Other => Forward::Drop(DropReason::NotStun),
         };
+        if let Forward::Drop(reason) = forward
+            && self.tracer.is_on()
+        {
+            self.trace_drop(now, from, reason);
+        }
         self.counted(forward)
     }
 
@@ -94,6 +103,11 @@ impl Server {
     ) -> Forward {
         let now = self.advance(now);
         let forward = self.relay_to_client(now, to, from, datagram);
+        if let Forward::Drop(reason) = forward
+            && self.tracer.is_on()
+        {
+            self.trace_peer_drop(now, to, from.peer, reason);
+        }
         self.counted(forward)
     }
 
@@ -126,8 +140,10 @@ impl Server {
                 self.stats
                     .answered(Method::Allocate, five_tuple.transport(), Ok(()));
                 self.answer(five_tuple, answer.finish(Some(&key), fingerprint));
+                self.trace_opened(now, id);
             }
             Err(error) => {
+                self.trace_unopened(now, id, error);
                 self.forget(id);
                 let reject = match error {
                     OpenError::Quota => Reject::Quota,
@@ -178,6 +194,11 @@ impl Server {
     /// When `handle_timeout` has something to do next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.timers.next()
+    }
+
+    /// Replaces whose doings are logged in detail.
+    pub fn set_traces(&mut self, traces: Arc<Traces>) {
+        self.tracer.set(traces);
     }
 
     /// What was counted so far.
@@ -266,6 +287,9 @@ impl Server {
             if unverified && !self.may_answer(now, from, Some(*reject)) {
                 return Forward::Drop(DropReason::RateLimited);
             }
+        }
+        if self.tracer.is_on() {
+            self.trace_request(now, from, message, result.as_ref().err().copied());
         }
         let outcome = match &result {
             Ok(None) => return Forward::Consumed,
@@ -419,6 +443,9 @@ impl Server {
         let Some(view) = view else {
             return true;
         };
+        if self.tracer.is_on() {
+            self.trace_ended(now, &view, reason);
+        }
         let duration = now.mono.saturating_duration_since(view.created);
         let transport = view.transport as usize;
         let family = RelayedAddress(view.relayed).family() as usize;

@@ -28,6 +28,7 @@ use super::routes::Routes;
 use super::server::Server;
 use super::stats::{Direction, DropReason, Histogram, Path, RateWindow, Stats, Traffic};
 use super::timers::Timers;
+use super::trace::Tracer;
 use super::{Seed, Settings};
 
 /// The format that is written, and the only one that is read.
@@ -115,6 +116,10 @@ struct AllocationImage {
     channels: Vec<(u16, SocketAddr, Nanos)>,
     traffic: [Traffic; Direction::ALL.len()],
     rates: [RateWindow; Direction::ALL.len()],
+    #[serde(default)]
+    permissions_made: u32,
+    #[serde(default)]
+    channels_made: u32,
     denial_logged: bool,
 }
 
@@ -234,6 +239,7 @@ impl Server {
             auth_failures,
             newcomers: _,
             redirected,
+            tracer: _,
             timers: _,
             outputs,
             started,
@@ -358,6 +364,7 @@ impl Server {
             indications,
             timers,
             newcomers: Newcomers::default(),
+            tracer: Tracer::default(),
             redirected: redirected as usize,
             outputs: std::collections::VecDeque::new(),
             started: moment(started, taken),
@@ -440,6 +447,8 @@ impl AllocationImage {
             channels,
             traffic,
             rates,
+            permissions_made,
+            channels_made,
             denial_logged,
         } = allocation;
         Self {
@@ -474,6 +483,8 @@ impl AllocationImage {
                 .collect(),
             traffic: *traffic,
             rates: rates.clone(),
+            permissions_made: *permissions_made,
+            channels_made: *channels_made,
             denial_logged: *denial_logged,
         }
     }
@@ -529,6 +540,8 @@ impl AllocationImage {
             channels,
             traffic: self.traffic,
             rates: self.rates.clone(),
+            permissions_made: self.permissions_made,
+            channels_made: self.channels_made,
             denial_logged: self.denial_logged,
         })
     }

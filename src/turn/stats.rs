@@ -307,6 +307,8 @@ pub(super) struct RateWindow {
     /// The second, counted from the server's start, that `buckets[second % 11]` is filling.
     second: u32,
     buckets: [u32; BUCKETS],
+    /// Bytes in the busiest second before it.
+    peak: u32,
 }
 
 const BUCKETS: usize = RATE_WINDOW_SECS as usize + 1;
@@ -330,10 +332,16 @@ impl RateWindow {
         bytes * 8 / RATE_WINDOW_SECS
     }
 
+    /// Bits in the busiest second so far, the one that is going on included.
+    pub(super) fn peak_bits_per_second(&self) -> u64 {
+        u64::from(self.peak.max(self.buckets[bucket_of(self.second)])) * 8
+    }
+
     fn turn_to(&mut self, second: u32) {
         if second <= self.second {
             return;
         }
+        self.peak = self.peak.max(self.buckets[bucket_of(self.second)]);
         let steps = (second - self.second).min(BUCKETS as u32);
         for step in 0..steps {
             self.buckets[bucket_of(second - step)] = 0;

@@ -13,6 +13,7 @@ mod client;
 mod server;
 
 mod handover;
+mod hostile;
 mod peers;
 mod revocation;
 mod strangers;

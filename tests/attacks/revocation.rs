@@ -247,3 +247,26 @@ fn lower_limits_end_nothing_and_hold_for_what_comes() {
     let refreshed = world.ask(udp(CLIENT), &Request::refresh(3600).sign(&alice));
     assert_eq!((refreshed.code(), refreshed.lifetime()), (0, 700));
 }
+
+#[test]
+fn relayed_addresses_of_an_earlier_configuration_are_reached_in_memory_only() {
+    let earlier = "192.0.2.200".parse().unwrap();
+    let mut access = Access::new(&access_settings(), own_addresses());
+    access.peers = access
+        .peers
+        .with_earlier_relays(vec![(earlier, 20_000..=20_009)]);
+    let permit = |peer: &str| access.peers.permit(addr(peer));
+    let inside = permit("192.0.2.200:20005").unwrap();
+    assert!(inside.may_be_own_relay() && !inside.may_use_kernel());
+    for outside in ["192.0.2.200:19999", "192.0.2.200:20010", "192.0.2.200:9641"] {
+        assert_eq!(
+            permit(outside).unwrap_err().rule,
+            DeniedRule::OwnAddress,
+            "{outside}"
+        );
+    }
+    // The ports of the earlier address are not those of the current one.
+    let current = super::common::world::RELAY_V4;
+    assert!(permit(&format!("{current}:20005")).is_err());
+    assert!(permit(&format!("{current}:50000")).is_ok());
+}

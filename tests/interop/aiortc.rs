@@ -1,6 +1,6 @@
 //! aiortc: two of its peer connections talk over a data channel, through the relay alone.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -22,12 +22,19 @@ fn call_over_tcp() {
 }
 
 fn check_call(test: &str, transport: &str) {
-    let Some(python) = python(test) else { return };
+    let Some(python) = python(test, "aiortc") else {
+        return;
+    };
     let _turn = one_at_a_time();
     let server = Server::start(Options::default());
     let uri = format!("turn:127.0.0.1:{}?transport={transport}", server.port);
+    check_call_with(&server, &python, &uri, USER, PASSWORD);
+}
+
+/// Two peer connections call each other through `uri` with this credential.
+pub fn check_call_with(server: &Server, python: &Path, uri: &str, username: &str, password: &str) {
     let mut command = Command::new(python);
-    command.args([SCRIPT, &uri, USER, PASSWORD]);
+    command.args([SCRIPT, uri, username, password]);
     let (status, output) = run(&mut command, server.dir(), Duration::from_secs(60));
     assert!(
         status.is_some_and(|status| status.success()),
@@ -54,16 +61,18 @@ fn check_call(test: &str, transport: &str) {
     server.wait_until_idle();
 }
 
-/// `INTEROP_PYTHON`, or a python3 that has aiortc.
-fn python(test: &str) -> Option<PathBuf> {
+/// `INTEROP_PYTHON`, or a python3 that has `module`.
+pub fn python(test: &str, module: &str) -> Option<PathBuf> {
     let python = match std::env::var_os("INTEROP_PYTHON") {
         Some(path) => PathBuf::from(path),
         None => find_tool(test, "python3")?,
     };
-    let found = Command::new(&python).args(["-c", "import aiortc"]).output();
+    let found = Command::new(&python)
+        .args(["-c", &format!("import {module}")])
+        .output();
     if found.is_ok_and(|output| output.status.success()) {
         return Some(python);
     }
-    skip(test, "aiortc");
+    skip(test, module);
     None
 }

@@ -1,5 +1,5 @@
-//! Other implementations' clients against the built server: coturn's load generator, a real browser, aiortc and the
-//! `turn` crate. Everything runs on loopback and ends by itself.
+//! Other implementations' clients against the built server: coturn's load generator, a real browser, aiortc, the
+//! `turn` crate, Twilio's library. Everything runs on loopback and ends by itself.
 //!
 //! A test whose tool is missing prints `SKIPPED` and passes, unless `INTEROP_REQUIRE_TOOLS=1`.
 //! `INTEROP_SERVER=coturn` runs the same clients against coturn's `turnserver`, which tells a fault of the
@@ -12,4 +12,5 @@ mod promtool;
 mod server;
 mod tools;
 mod turn_crate;
+mod twilio;
 mod uclient;

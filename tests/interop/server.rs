@@ -15,6 +15,8 @@ pub const REALM: &str = "turn.example.org";
 pub const USER: &str = "alice";
 pub const PASSWORD: &str = "wonderland";
 pub const SECRET: &str = "looking-glass";
+pub const API_ID: &str = "AC0123456789abcdef0123456789abcdef";
+pub const API_SECRET: &str = "through-the-looking-glass";
 
 const LOOPBACK: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -248,6 +250,10 @@ key = "{path}/key.pem"
 
 [http]
 admin = "127.0.0.1:{admin}"
+
+[[api.keys]]
+id = "{API_ID}"
+secret = "{API_SECRET}"
 
 [log]
 level = "{level}"

@@ -6,7 +6,7 @@ use serde_json::Value;
 use turnix::access::rest;
 use turnix::base::{Clock, Secret};
 
-use super::client::Ended;
+use super::client::{Client, Ended};
 use super::common::wire::{Request, Signer};
 use super::process::{CONFIG, Process, http_with};
 use super::server::{PATIENCE, peer, receive, until};
@@ -218,11 +218,17 @@ fn a_listener_changes_what_it_speaks_without_closing() {
 
 #[test]
 fn relay_ports_and_addresses_change_for_newcomers_only() {
-    let process = Process::start(CONFIG);
+    // Peers are each other's relayed addresses, which are reached in memory and otherwise refused here.
+    let config = CONFIG.replace("allow = [\"loopback\"]", "");
+    let process = Process::start(&config);
     let mut old = process.client();
     let old_at = old.allocate();
+    let mut older = process.client();
+    let older_at = older.allocate();
+    old.bind(CHANNEL + 1, older_at);
+    older.bind(CHANNEL + 1, old_at);
     assert!(old_at.port() >= 49_152);
-    let narrow = CONFIG.replace("[auth]", "ports = \"20000-20001\"\n[auth]");
+    let narrow = config.replace("[auth]", "ports = \"20000-20001\"\n[auth]");
     process.reload(&narrow);
     let mut new = process.client();
     let new_at = new.allocate();
@@ -237,6 +243,12 @@ fn relay_ports_and_addresses_change_for_newcomers_only() {
     assert_eq!(new.expect_channel(CHANNEL), b"from old to new");
     new.send_channel(CHANNEL, b"from new to old");
     assert_eq!(old.expect_channel(CHANNEL), b"from new to old");
+    let among_old = |old: &mut Client, older: &mut Client| {
+        old.send_channel(CHANNEL + 1, b"among old ones");
+        assert_eq!(older.expect_channel(CHANNEL + 1), b"among old ones");
+        older.bind(CHANNEL + 1, old_at);
+    };
+    among_old(&mut old, &mut older);
     // Behind 1:1 NAT from now on.
     let mapped = narrow.replace("[auth]", "external_address = \"203.0.113.7\"\n[auth]");
     process.reload(&mapped);
@@ -244,9 +256,11 @@ fn relay_ports_and_addresses_change_for_newcomers_only() {
     let mut outside = process.client();
     assert_eq!(outside.allocate().ip().to_string(), "203.0.113.7");
     assert_eq!(new.ask_signed(Request::refresh(600)).code(), 0);
-    process.reload(CONFIG);
+    among_old(&mut old, &mut older);
+    process.reload(&config);
+    among_old(&mut old, &mut older);
     assert!(process.client().allocate().port() >= 49_152);
-    process.until_live(4);
+    process.until_live(5);
 }
 
 #[test]
@@ -363,4 +377,42 @@ fn the_log_level_changes_while_it_runs() {
     until("refusals are logged", || {
         process.log().contains("request refused")
     });
+}
+
+#[test]
+fn the_ice_configuration_service_tells_what_is_in_effect() {
+    let process = Process::start(&(key("first")));
+    let config = |secret: &str| {
+        let header = format!("Authorization: Bearer {secret}\r\n");
+        http_with(
+            (process.ip, 3478).into(),
+            "GET",
+            "/api/webrtc/config",
+            &header,
+        )
+    };
+    let first = "the first key of this test";
+    let second = "the second key of this test";
+    let (status, before) = config(first);
+    assert_eq!(status, 200, "{before}");
+    let more = "[[listen]]\naddress = \"{ip}:3479\"\nprotocols = [\"udp\"]\n";
+    process.reload(&(key("second").replace("north", "south") + more));
+    assert_eq!(config(first).0, 401);
+    let (status, after) = config(second);
+    assert_eq!(status, 200, "{after}");
+    assert!(after.to_string().contains(":3479"), "{after}");
+    assert!(!before.to_string().contains(":3479"), "{before}");
+    // What it mints is what the server takes.
+    let server = &after["iceServers"][0];
+    let text = |name: &str| server[name].as_str().unwrap();
+    let mut client = process.client_on(3479);
+    client.login(text("username"), text("credential"));
+    client.allocate();
+}
+
+fn key(which: &str) -> String {
+    CONFIG.to_owned()
+        + &format!(
+            "[[api.keys]]\nid = \"web\"\nsecret = \"the {which} key of this test\"\nttl = \"1h\"\n"
+        )
 }

@@ -8,10 +8,13 @@ mod server;
 
 mod admin;
 mod calls;
+mod cycles;
 mod datagrams;
+mod dialects;
 mod hairpin;
 mod limits;
 mod load;
+mod service;
 mod start;
 mod streams;
 mod turn_crate;

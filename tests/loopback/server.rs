@@ -147,6 +147,11 @@ impl Server {
         self.runtime.block_on(self.running().shards().snapshot())
     }
 
+    /// Share of the scarcest resource in use, as `turn_capacity_ratio` has it.
+    pub fn capacity_ratio(&self) -> f64 {
+        self.running().shards().capacity_ratio()
+    }
+
     pub fn allocations(&self) -> Vec<NamedAllocation> {
         (self.runtime).block_on(self.running().shards().allocations(usize::MAX))
     }

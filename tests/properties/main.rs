@@ -5,4 +5,5 @@ mod access;
 mod common;
 mod core;
 mod policies;
+mod relay_ports;
 mod wire;

@@ -501,7 +501,8 @@ pub fn advice(step: Step, why: Failure) -> String {
             "relayed address and peer have to be of one family; name a peer of the other with --peer-address"
         }
         (Failure::Refused(486), _) => {
-            "a quota is used up: raise it (limits.allocations_per_user, limits.allocations_per_address), or lower --allocations"
+            "a quota is used up: raise it (limits.allocations_per_user, limits.allocations_per_address, \
+             limits.share_per_user), or lower --allocations"
         }
         (Failure::Refused(508), _) => {
             "the server has no relay port left: widen its range (relay.ports), or lower --allocations"

@@ -20,10 +20,10 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
 use super::credentials::mint;
-use super::uri::TurnUri;
 use super::{Exit, print};
 use crate::base::{Clock, Family, Secret, Transport};
 use crate::client::{Client, Settings};
+use crate::cluster::TurnUri;
 use crate::net::{UdpOptions, host};
 use crate::wire::{Method, Request, TransactionId};
 

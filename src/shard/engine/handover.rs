@@ -68,6 +68,7 @@ impl Shard {
                 generation: id.generation,
                 local: relay.socket.local_addr(),
                 took_trains: relay.socket.took_trains(),
+                even_port: relay.is_even(),
             });
             sockets.push(relay.socket.as_fd());
             if relays.len() == SOCKETS_PER_RECORD || tenants.peek().is_none() {
@@ -142,9 +143,9 @@ impl Shard {
                 Some(Endpoint::Free) | None => false,
             };
             let relay = start.relays.remove(&tenant.id);
-            let settled = relay.map(|(place, socket)| {
-                let client = tenant.five_tuple.client().ip();
-                (self.relays).adopt(tenant.id, place, socket, tenant.user, client, &self.poller)
+            let settled = relay.map(|(place, (socket, even))| {
+                let (client, user) = (tenant.five_tuple.client().ip(), tenant.user);
+                (self.relays).adopt(tenant.id, place, socket, user, client, even, &self.poller)
             });
             match settled {
                 Some(Ok(())) if served => {}
@@ -166,8 +167,8 @@ impl Shard {
                 "allocations end that the configuration does not allow"
             );
         }
-        for (place, socket) in start.relays.into_values() {
-            self.relays.refuse(place, socket);
+        for (place, (socket, _)) in start.relays.into_values() {
+            self.relays.refuse(now.mono, place, socket);
         }
         self.drain_outputs(now);
     }

@@ -111,6 +111,7 @@ impl Impatient {
             cpus: Vec::new(),
             busy_poll: Duration::ZERO,
             stream_idle: idle,
+            records: None,
             turn: turn::Settings::default(),
         };
         let access = Arc::new(Access::new(&access_settings(), own_addresses()));

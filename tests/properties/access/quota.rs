@@ -4,12 +4,24 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use turnix::access::{Limits, Quota, QuotaExceeded};
+use turnix::access::{Limits, Quota, QuotaExceeded, Wanted};
+use turnix::base::Family;
+
+const ANY: Wanted = Wanted {
+    family: Family::V4,
+    even_port: false,
+};
 
 #[derive(Clone, Debug)]
 enum Operation {
-    Reserve { user: usize, client: usize },
-    Release { index: usize },
+    Reserve {
+        user: usize,
+        client: usize,
+        wanted: Wanted,
+    },
+    Release {
+        index: usize,
+    },
     SetLimits(Limits),
 }
 
@@ -27,17 +39,36 @@ const CLIENTS: [(&str, usize); 7] = [
 ];
 
 fn limits() -> impl Strategy<Value = Limits> {
-    (0_u32..12, 0_u32..6, 0_u32..6).prop_map(|(total, user, address)| Limits {
+    let share = prop::sample::select(vec![0, 1, 30, 50, 75, 90, 99, 100]);
+    (0_u32..12, 0_u32..6, 0_u32..6, share).prop_map(|(total, user, address, share)| Limits {
         allocations: total,
         allocations_per_user: user,
         allocations_per_address: address,
+        share_per_user: share,
     })
+}
+
+fn wanted() -> impl Strategy<Value = Wanted> {
+    (any::<bool>(), any::<bool>()).prop_map(|(v4, even_port)| Wanted {
+        family: if v4 { Family::V4 } else { Family::V6 },
+        even_port,
+    })
+}
+
+/// Whether another port would be more than `percent` of those of `ports` that are not others'.
+fn over(percent: u8, ports: usize, live: usize, held: usize) -> bool {
+    let limited = percent != 0 && percent != 100;
+    let others = live - held;
+    limited
+        && held > 0
+        && live < ports
+        && (held + 1) * 100 > (ports - others) * usize::from(percent)
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
-        6 => (0..USERS.len(), 0..CLIENTS.len())
-            .prop_map(|(user, client)| Operation::Reserve { user, client }),
+        6 => (0..USERS.len(), 0..CLIENTS.len(), wanted())
+            .prop_map(|(user, client, wanted)| Operation::Reserve { user, client, wanted }),
         4 => any::<usize>().prop_map(|index| Operation::Release { index }),
         1 => limits().prop_map(Operation::SetLimits),
     ]
@@ -47,20 +78,34 @@ proptest! {
     #[test]
     fn quota_counts_what_lives(
         mut limits in limits(),
+        ports in [0_u32..14, 0_u32..14],
         operations in prop::collection::vec(operation(), 0..200),
     ) {
-        let mut quota = Quota::new(limits);
-        let mut living: Vec<(usize, usize)> = Vec::new();
+        let mut quota = Quota::new(limits, ports);
+        let mut living: Vec<(usize, usize, Wanted)> = Vec::new();
         let users = USERS.map(Arc::<str>::from);
         let ip = |client: usize| CLIENTS[client].0.parse::<IpAddr>().unwrap();
         for operation in operations {
             match operation {
-                Operation::Reserve { user, client } => {
-                    let of_user = living.iter().filter(|(u, _)| *u == user).count();
+                Operation::Reserve { user, client, wanted } => {
+                    let of_user = living.iter().filter(|(u, ..)| *u == user).count();
                     let from = living
                         .iter()
-                        .filter(|(_, c)| CLIENTS[*c].1 == CLIENTS[client].1)
+                        .filter(|(_, c, _)| CLIENTS[*c].1 == CLIENTS[client].1)
                         .count();
+                    let family = |w: &Wanted| w.family == wanted.family;
+                    let alike = |w: &Wanted| *w == wanted;
+                    let count = |fits: &dyn Fn(&Wanted) -> bool| {
+                        let all = living.iter().filter(|(.., w)| fits(w));
+                        let his = living.iter().filter(|(u, _, w)| *u == user && fits(w));
+                        (all.count(), his.count())
+                    };
+                    let ports = ports[wanted.family as usize] as usize;
+                    let (live, held) = count(&family);
+                    let (live_even, held_even) = count(&alike);
+                    let share = limits.share_per_user;
+                    let over_share = over(share, ports, live, held)
+                        || (wanted.even_port && over(share, ports / 2, live_even, held_even));
                     let full = |limit: u32, live: usize| limit != 0 && live >= limit as usize;
                     let expected = if full(limits.allocations, living.len()) {
                         Err(QuotaExceeded::Total)
@@ -68,17 +113,19 @@ proptest! {
                         Err(QuotaExceeded::User)
                     } else if full(limits.allocations_per_address, from) {
                         Err(QuotaExceeded::Address)
+                    } else if over_share {
+                        Err(QuotaExceeded::Share)
                     } else {
-                        living.push((user, client));
+                        living.push((user, client, wanted));
                         Ok(())
                     };
-                    prop_assert_eq!(quota.reserve(&users[user], ip(client)), expected);
+                    prop_assert_eq!(quota.reserve(&users[user], ip(client), wanted), expected);
                 }
                 Operation::Release { index } if !living.is_empty() => {
-                    let (user, client) = living.swap_remove(index % living.len());
-                    quota.release(&users[user], ip(client));
+                    let (user, client, wanted) = living.swap_remove(index % living.len());
+                    quota.release(&users[user], ip(client), wanted);
                 }
-                Operation::Release { .. } => quota.release(&users[0], ip(0)),
+                Operation::Release { .. } => quota.release(&users[0], ip(0), ANY),
                 Operation::SetLimits(new) => {
                     limits = new;
                     quota.set_limits(new);
@@ -86,13 +133,67 @@ proptest! {
             }
             prop_assert_eq!(quota.live() as usize, living.len());
             for (index, user) in users.iter().enumerate() {
-                let live = living.iter().filter(|(u, _)| *u == index).count();
+                let live = living.iter().filter(|(u, ..)| *u == index).count();
                 prop_assert_eq!(quota.live_of_user(user) as usize, live);
             }
             for (text, group) in CLIENTS {
-                let live = living.iter().filter(|(_, c)| CLIENTS[*c].1 == group).count();
+                let live = living.iter().filter(|(_, c, _)| CLIENTS[*c].1 == group).count();
                 prop_assert_eq!(quota.live_from(text.parse().unwrap()) as usize, live);
             }
         }
+    }
+}
+
+/// Takes what `user` can have of `wanted`; how many that are.
+fn greedy(quota: &mut Quota, user: &str, wanted: Wanted) -> u32 {
+    let user = Arc::from(user);
+    let mut taken = 0;
+    loop {
+        match quota.reserve(&user, IpAddr::from([192, 0, 2, 1]), wanted) {
+            Ok(()) => taken += 1,
+            Err(exceeded) => {
+                assert_eq!(exceeded, QuotaExceeded::Share);
+                return taken;
+            }
+        }
+        assert!(taken < 100_000, "no limit");
+    }
+}
+
+#[test]
+fn no_user_takes_all_relay_ports_and_each_leaves_some_to_the_next() {
+    let limits = Limits {
+        share_per_user: 90,
+        ..Limits::default()
+    };
+    let even = Wanted {
+        even_port: true,
+        ..ANY
+    };
+    let mut quota = Quota::new(limits, [10_000, 10_000]);
+    assert_eq!(greedy(&mut quota, "mallory", ANY), 9000);
+    assert_eq!(greedy(&mut quota, "mallory", even), 0);
+    assert_eq!(greedy(&mut quota, "trudy", ANY), 900);
+    assert_eq!(greedy(&mut quota, "eve", ANY), 90);
+    for newcomer in ["alice", "bob", "carol"] {
+        let reserved = quota.reserve(&newcomer.into(), IpAddr::from([192, 0, 2, 2]), ANY);
+        assert_eq!(reserved, Ok(()), "{newcomer}");
+    }
+    // The other family is another pool.
+    let v6 = Wanted {
+        family: Family::V6,
+        ..ANY
+    };
+    assert_eq!(greedy(&mut quota, "mallory", v6), 9000);
+
+    // Even ports first, then whatever there is: even ones are left, too.
+    let mut quota = Quota::new(limits, [10_000, 0]);
+    assert_eq!(greedy(&mut quota, "mallory", even), 4500);
+    assert_eq!(greedy(&mut quota, "mallory", ANY), 4500);
+    // Who shares a name can be let off, and a lone user has nobody to leave anything to.
+    quota.set_limits(Limits::default());
+    for _ in 0..1000 {
+        let reserved = quota.reserve(&"mallory".into(), IpAddr::from([192, 0, 2, 1]), ANY);
+        assert_eq!(reserved, Ok(()));
     }
 }

@@ -1,15 +1,26 @@
 //! What a WebRTC client is told: URLs in the order to try them, and one credential.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use x509_parser::extensions::GeneralName;
 use x509_parser::pem::parse_x509_pem;
 
-use crate::base::Family;
+use crate::access::rest;
 use crate::base::addr::is_link_local;
-use crate::config::{External, Listener, Mapping, Tls};
+use crate::base::{Clock, Family, Secret};
+use crate::cluster::{self, Fleet, canary};
+use crate::config::{Config, External, Listener, Mapping, Tls};
+use crate::http::ice::Offer;
 use crate::net::host;
+
+/// The user id of canaries, in the metrics and logs of the nodes that they look at.
+const CANARY: &str = "canary";
+
+/// How long the credential of one look of a canary is good for: clocks of nodes may differ.
+const CANARY_TTL: Duration = Duration::from_secs(600);
 
 /// How clients name this server.
 #[derive(Clone, Debug)]
@@ -105,4 +116,49 @@ pub fn certificate_name(tls: &Tls) -> Option<String> {
             }
             _ => None,
         })
+}
+
+/// The servers of the service, as configured.
+pub(super) fn fleet(config: &Config) -> Arc<Fleet> {
+    let places = config.cluster.geoip.as_deref().and_then(|path| {
+        (cluster::places(path))
+            .inspect_err(|error| tracing::warn!(%error, "clients go by region and weight alone"))
+            .ok()
+    });
+    let nodes = config.cluster.nodes.clone();
+    Arc::new(Fleet::new(&config.cluster.node, nodes, places))
+}
+
+/// What the ICE configuration service offers: `listeners` and `relays` as they are bound.
+pub(super) fn offer(
+    config: &Config,
+    listeners: &[Listener],
+    relays: Vec<Mapping>,
+    fleet: Arc<Fleet>,
+) -> Offer {
+    let host = Host {
+        name: config.tls.as_ref().and_then(certificate_name),
+        external: config.relay.external.clone(),
+        relays,
+    };
+    Offer {
+        keys: config.api_keys.clone(),
+        secret: config.access.secrets.first().cloned(),
+        own_urls: urls(listeners, &host),
+        fleet,
+    }
+}
+
+/// Credentials for canaries: time-limited ones, else the first static user's.
+pub(super) fn mint(config: &Config) -> canary::Mint {
+    let secret = config.access.secrets.first().cloned();
+    let user = config.access.users.first().cloned();
+    Arc::new(move || match &secret {
+        Some(secret) => {
+            let expires_unix = Clock.now().unix_secs() + CANARY_TTL.as_secs();
+            let (username, password) = rest::mint(secret, Some(CANARY), expires_unix);
+            Some((username, Secret::new(password)))
+        }
+        None => user.clone(),
+    })
 }

@@ -1,9 +1,8 @@
 //! `turn:` and `turns:` URIs (RFC 7065).
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
-
-use anyhow::{Context, bail};
 
 use crate::base::Transport;
 
@@ -19,31 +18,45 @@ pub struct TurnUri {
 }
 
 impl TurnUri {
-    /// The first address the host resolves to.
+    /// The first address the host resolves to; it may take as long as the resolver does.
     ///
     /// # Errors
     /// The name does not resolve.
-    pub fn resolve(&self) -> anyhow::Result<SocketAddr> {
-        let what = || format!("cannot resolve {:?}", self.host);
+    pub fn resolve(&self) -> Result<SocketAddr, UriError> {
+        let failed =
+            |why: &dyn fmt::Display| UriError(format!("cannot resolve {:?}: {why}", self.host));
         let mut found = (self.host.as_str(), self.port)
             .to_socket_addrs()
-            .with_context(what)?;
-        found.next().with_context(what)
+            .map_err(|error| failed(&error))?;
+        found.next().ok_or_else(|| failed(&"it has no address"))
     }
 }
 
-impl FromStr for TurnUri {
-    type Err = anyhow::Error;
+/// Why a text is no URI of a TURN server, or one that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UriError(String);
 
-    fn from_str(uri: &str) -> anyhow::Result<Self> {
+impl fmt::Display for UriError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for UriError {}
+
+impl FromStr for TurnUri {
+    type Err = UriError;
+
+    fn from_str(uri: &str) -> Result<Self, UriError> {
         const FORM: &str = "expected turn:host[:port][?transport=udp|tcp] or turns:host[:port]";
+        let wrong = |text: String| Err(UriError(text));
         let Some((scheme, rest)) = uri.split_once(':') else {
-            bail!("{FORM}");
+            return wrong(FORM.into());
         };
         let secure = match scheme.to_ascii_lowercase().as_str() {
             "turn" => false,
             "turns" => true,
-            _ => bail!("{FORM}"),
+            _ => return wrong(FORM.into()),
         };
         let (authority, query) = match rest.split_once('?') {
             Some((authority, query)) => (authority, Some(query)),
@@ -54,11 +67,12 @@ impl FromStr for TurnUri {
             (Some("transport=tcp"), false) => Transport::Tcp,
             (None | Some("transport=tcp"), true) => Transport::Tls,
             (Some("transport=udp"), true) => {
-                bail!(
+                return wrong(
                     "turns: over UDP is DTLS, which this client does not speak; use transport=tcp"
-                )
+                        .into(),
+                );
             }
-            (Some(query), _) => bail!("{query:?} is no transport; {FORM}"),
+            (Some(query), _) => return wrong(format!("{query:?} is no transport; {FORM}")),
         };
         // A bare IPv6 address has colons of its own, which is why URIs put it in brackets.
         let (host, port) = match authority
@@ -72,16 +86,19 @@ impl FromStr for TurnUri {
             },
         };
         let port = match (port.strip_prefix(':'), secure) {
-            (Some(port), _) => port.parse().with_context(|| format!("port {port:?}"))?,
+            (Some(port), _) => match port.parse() {
+                Ok(port) => port,
+                Err(_) => return wrong(format!("{port:?} is no port; {FORM}")),
+            },
             (None, false) if port.is_empty() => 3478,
             (None, true) if port.is_empty() => 5349,
-            _ => bail!("{FORM}"),
+            _ => return wrong(FORM.into()),
         };
         if host.is_empty() || host.contains(['/', '@']) {
-            bail!("{FORM}");
+            return wrong(FORM.into());
         }
         if authority.starts_with('[') && host.parse::<IpAddr>().is_err() {
-            bail!("{host:?} is no IPv6 address");
+            return wrong(format!("{host:?} is no IPv6 address"));
         }
         Ok(Self {
             host: host.to_owned(),
