@@ -33,7 +33,7 @@ use crate::stream::{self, Admission, Certificates};
 use crate::turn::Newcomers;
 
 use doors::{AdminDoor, Door, Lobby, Prepared};
-use handover::{check_shards, place_of, refused};
+use handover::{Reception, check_shards, place_of, refused};
 use sockets::{
     inherited_udp, open_tcp, own_addresses, relay_ips, shard_count, shard_settings, udp_problem,
 };
@@ -94,6 +94,8 @@ pub struct Running {
     take_over: TakeOver,
     /// This process has taken over from another one.
     succeeded: bool,
+    /// Where others ask to take over from this one, until `serve` answers.
+    reception: Option<Reception>,
     /// Another process has taken over from this one.
     left: bool,
     /// The process that has, which wants to know when this one ends.
@@ -129,8 +131,7 @@ pub fn run(
         None => inherited.take_stored().and_then(Approach::to_stored),
         approach => approach,
     };
-    let mut running = begin(config, inherited, approach)?;
-    running.take_over = take_over;
+    let running = begin(config, inherited, approach, take_over)?;
     started(&running.started);
     running.serve(&sources, &set_log)
 }
@@ -148,7 +149,7 @@ pub fn start(config: Config) -> anyhow::Result<Running> {
 /// # Errors
 /// All problems of the host at once, as [`Problems`].
 pub fn start_on(config: Config, inherited: Inherited) -> anyhow::Result<Running> {
-    begin(config, inherited, None)
+    begin(config, inherited, None, TakeOver::default())
 }
 
 /// The same, in the place of a process that serves.
@@ -156,6 +157,7 @@ fn begin(
     config: Config,
     mut inherited: Inherited,
     approach: Option<Approach>,
+    take_over: TakeOver,
 ) -> anyhow::Result<Running> {
     for shortage in host_shortages(&config) {
         tracing::warn!("{shortage}");
@@ -223,7 +225,7 @@ fn begin(
                 // It has ended, and gave nothing to serve with.
                 drop((tcp, admin));
                 taken.serving(|| {});
-                return begin(config, Inherited::default(), None);
+                return begin(config, Inherited::default(), None, take_over);
             };
             legacy.admit(&admission);
             inherited.add_tcp(std::mem::take(&mut taken.doors));
@@ -347,8 +349,9 @@ fn begin(
         overloaded: false,
         operator,
         orders,
-        take_over: TakeOver::default(),
+        take_over,
         succeeded: taken.is_some(),
+        reception: None,
         left: false,
         successor: None,
         paused_admin: None,
@@ -361,6 +364,8 @@ fn begin(
         running.admin = Some(AdminDoor::open(address, socket, router, control));
     }
     if let Some(taken) = taken {
+        // Before the other one takes its socket away: whoever asks next asks this process.
+        running.reception = Some(running.receive_successors());
         running.shards.thaw();
         let shards = running.shards.clone();
         taken.serving(move || shards.come_home());

@@ -104,7 +104,7 @@ pub(super) fn check_shards(config: &Config, inventory: &Inventory, problems: &mu
 /// The listening end of take-overs, while a server runs.
 pub(super) struct Reception {
     /// Its file goes with it.
-    _doorway: Option<Doorway>,
+    doorway: Option<Doorway>,
     pub knocks: mpsc::Receiver<Knock>,
 }
 
@@ -126,9 +126,14 @@ impl Running {
                 }
             }
         });
-        Reception {
-            _doorway: doorway,
-            knocks,
+        Reception { doorway, knocks }
+    }
+
+    /// Listens again where a process has put its own socket in the place that ended before it served.
+    pub(super) fn renew(&self, reception: &mut Reception) {
+        let lost = |doorway: &Doorway| !doorway.is_in_place();
+        if reception.doorway.as_ref().is_some_and(lost) {
+            *reception = self.receive_successors();
         }
     }
 

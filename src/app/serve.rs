@@ -61,7 +61,10 @@ impl Running {
                 }
             }
         }
-        let mut successors = self.receive_successors();
+        let mut successors = match self.reception.take() {
+            Some(reception) => reception,
+            None => self.receive_successors(),
+        };
         if self.succeeded {
             notify::main_process();
         } else {
@@ -114,6 +117,7 @@ impl Running {
                         self.linger(&mut signals).await;
                         break;
                     }
+                    self.renew(&mut successors);
                 }
                 _ = tick.tick() => {
                     let now = Clock.now();

@@ -261,6 +261,11 @@ impl Doorway {
         }
     }
 
+    /// Whether its path still leads here.
+    pub fn is_in_place(&self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|metadata| metadata.ino() == self.inode)
+    }
+
     /// Where connections are accepted.
     ///
     /// # Errors
@@ -296,7 +301,7 @@ impl Reception {
 
 impl Drop for Doorway {
     fn drop(&mut self) {
-        if fs::metadata(&self.path).is_ok_and(|metadata| metadata.ino() == self.inode) {
+        if self.is_in_place() {
             let _ = fs::remove_file(&self.path);
         }
     }
