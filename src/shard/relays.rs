@@ -12,8 +12,9 @@ use ahash::RandomState;
 use crate::access::{QuotaExceeded, Wanted};
 use crate::base::{Family, RelayedAddress};
 use crate::net::{Batch, Poller, UdpOptions, UdpSocket};
-use crate::turn::{AllocationId, OpenError};
+use crate::turn::{AllocationId, OpenError, Tenant};
 
+use super::handover::RelaySocket;
 use super::ports::{ABROAD, Place, RelayPool};
 use super::trains::Trains;
 
@@ -154,14 +155,13 @@ impl Relays {
     /// The kernel watches no more sockets.
     pub fn adopt(
         &mut self,
-        id: AllocationId,
+        tenant: Tenant,
         place: Place,
-        socket: UdpSocket,
-        user: Arc<str>,
-        client: IpAddr,
-        even_port: bool,
+        (socket, even_port): RelaySocket,
         poller: &Poller,
     ) -> io::Result<()> {
+        let id = tenant.id;
+        let (user, client) = (tenant.user, tenant.five_tuple.client().ip());
         if let Err(error) = poller.add(&socket, id.to_bits()) {
             self.pool.put_back(place);
             return Err(error);

@@ -8,7 +8,7 @@ use crate::shard::handover::{
     ListenerImage, Listeners, Part, Record, RelayImage, RelaySockets, Rest, SOCKETS_PER_RECORD,
     Sink, Sockets, StreamImage, StreamSockets, encode,
 };
-use crate::turn::EndReason;
+use crate::turn::{EndReason, Tenant};
 
 use super::{Endpoint, Shard};
 
@@ -132,31 +132,28 @@ impl Shard {
         self.relays.abroad = start.abroad;
         let tenants: Vec<_> = self.server.tenants().collect();
         for tenant in tenants {
-            let endpoint = self
-                .endpoints
-                .get(usize::from(tenant.five_tuple.listener().0));
+            let Tenant { id, five_tuple, .. } = tenant;
+            let endpoint = self.endpoints.get(usize::from(five_tuple.listener().0));
             let served = match endpoint {
                 Some(Endpoint::Udp { socket, .. }) => *socket < self.listeners.len(),
-                Some(Endpoint::Stream(local)) => start
-                    .streams
-                    .contains(&(*local, tenant.five_tuple.client())),
+                Some(Endpoint::Stream(local)) => {
+                    start.streams.contains(&(*local, five_tuple.client()))
+                }
                 Some(Endpoint::Free) | None => false,
             };
-            let relay = start.relays.remove(&tenant.id);
-            let settled = relay.map(|(place, (socket, even))| {
-                let (client, user) = (tenant.five_tuple.client().ip(), tenant.user);
-                (self.relays).adopt(tenant.id, place, socket, user, client, even, &self.poller)
-            });
+            let relay = start.relays.remove(&id);
+            let settled =
+                relay.map(|(place, relay)| self.relays.adopt(tenant, place, relay, &self.poller));
             match settled {
                 Some(Ok(())) if served => {}
                 Some(Ok(())) => {
-                    let reason = match tenant.five_tuple.transport() {
+                    let reason = match five_tuple.transport() {
                         Transport::Udp => EndReason::ListenerClosed,
                         Transport::Tcp | Transport::Tls => EndReason::ClientClosed,
                     };
-                    self.server.end_allocation(now, tenant.id, reason);
+                    self.server.end_allocation(now, id, reason);
                 }
-                Some(Err(_)) | None => self.server.handle_relay_failed(now, tenant.id),
+                Some(Err(_)) | None => self.server.handle_relay_failed(now, id),
             }
         }
         if !start.relays.is_empty() {
