@@ -141,7 +141,10 @@ impl Running {
     pub(super) async fn answer(&mut self, knock: Knock) -> bool {
         match knock {
             Knock::Inventory(answer) => {
-                let _ = answer.send(self.inventory());
+                let mut inventory = self.inventory();
+                let connections = self.shards.connections().await as usize;
+                inventory.descriptors = self.shards.live() + connections;
+                let _ = answer.send(inventory);
                 false
             }
             Knock::Ready(candidate) => self.hand_over(candidate).await,
@@ -153,6 +156,7 @@ impl Running {
         let admin = self.config.admin.zip(self.started.admin);
         Inventory {
             shards: self.shards.count(),
+            descriptors: 0,
             listeners: opened
                 .map(|(open, bound)| Place {
                     wanted: open.wanted.address,

@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::base::Clock;
-use crate::net::{Channel, Doorway, Parcel, Peer};
+use crate::net::{Channel, Doorway, Parcel, Peer, expect_descriptors};
 use crate::shard::{Legacy, MAX_SHARDS, Record, Sink};
 use crate::turn::SNAPSHOT_FORMAT;
 
@@ -46,6 +46,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a successor may take to read its configuration and open what is new.
 const PREPARATION: Duration = Duration::from_secs(60);
+
+/// What a process opens besides, and what comes while it prepares itself.
+const SPARE_DESCRIPTORS: usize = 256;
 
 /// How often a successor that has the word and does not serve is complained about.
 const COMPLAINT: Duration = Duration::from_secs(5);
@@ -126,6 +129,9 @@ impl Versions {
 pub struct Inventory {
     /// How many shards it has.
     pub shards: usize,
+    /// About how many descriptors it has.
+    #[serde(default)]
+    pub descriptors: usize,
     /// Its listeners.
     pub listeners: Vec<Place>,
     /// Its admin listener.
@@ -496,6 +502,7 @@ impl Approach {
     /// # Errors
     /// The predecessor refuses, or what it gives is of no use: it serves on.
     pub fn take(self) -> Result<Taken, Failure> {
+        expect_descriptors(self.inventory.descriptors + SPARE_DESCRIPTORS);
         let mut legacy = Legacy::new(self.inventory.shards);
         let mut doors = Vec::new();
         let channel = match self.from {

@@ -179,6 +179,16 @@ impl Channel {
     }
 }
 
+/// Makes room for descriptors up to number `most`. The kernel would make it step by step while they come, and halts a
+/// process with several threads for each step (`expand_files` waits for a grace period of RCU).
+pub fn expect_descriptors(most: usize) {
+    let most = RawFd::try_from(most).unwrap_or(RawFd::MAX);
+    // One that lies beyond the limit of open files would be refused, and so will be those that come.
+    if let Ok(any) = fs::File::open("/dev/null") {
+        drop(rustix::io::fcntl_dupfd_cloexec(any, most));
+    }
+}
+
 /// Takes a descriptor that whoever started this process gave it, as `listenfd` has found it.
 ///
 /// # Errors

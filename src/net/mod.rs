@@ -21,7 +21,8 @@ mod sys;
 
 pub use batch::{Batch, HEADROOM, MAX_DATAGRAM, Received, TAILROOM};
 pub use descriptors::{
-    Channel, Doorway, MAX_DESCRIPTORS, Parcel, Peer, given, seal, sealable_memory, wait_readable,
+    Channel, Doorway, MAX_DESCRIPTORS, Parcel, Peer, expect_descriptors, given, seal,
+    sealable_memory, wait_readable,
 };
 pub use outbox::{Front, Outgoing, SendReport};
 pub use poll::Poller;
