@@ -15,11 +15,14 @@ use stun::xoraddr::XorMappedAddress;
 use turn::proto::chandata::ChannelData;
 use turnix::access::rest;
 use turnix::base::{FiveTuple, ListenerId, Secret, Transport};
-use turnix::turn::{AllocationId, Forward, FromPeer, Path};
+use turnix::turn::police::{Budget, Rate};
+use turnix::turn::{AllocationId, Bandwidth, Forward, FromPeer, Path, Server, Settings};
 use turnix::wire::{Key, Kind, Message, Method, Response, channel_data, classify, indication};
 
 use crate::common::wire::{REALM, Request, Signer, channel_data as encode_channel_data};
-use crate::common::world::{EPOCH, PASSWORD, SECRET, USER, World, addr, udp};
+use crate::common::world::{
+    EPOCH, PASSWORD, SECRET, USER, World, access_settings, addr, seed, udp,
+};
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -122,12 +125,24 @@ fn baseline(c: &mut Criterion) {
 /// `count` clients, each with a channel to a peer of its own, in random order.
 struct Population {
     world: World,
+    /// How far time has gone on, for those who need it to.
+    nanos: u64,
     all: Vec<(FiveTuple, AllocationId, SocketAddr)>,
 }
 
 impl Population {
     fn new(count: u32) -> Self {
-        let mut world = World::new();
+        Self::under(Bandwidth::default(), count)
+    }
+
+    fn under(bandwidth: Bandwidth, count: u32) -> Self {
+        let settings = Settings {
+            bandwidth,
+            // All of them come from one network.
+            unauthenticated_per_address: 0,
+            ..Settings::default()
+        };
+        let mut world = World::with(settings, &access_settings(), seed());
         let mut all = Vec::new();
         for index in 0..count {
             let host = std::net::Ipv4Addr::from_bits(0xC000_0200 + index / 50);
@@ -150,7 +165,11 @@ impl Population {
                 .wrapping_add(1);
             all.swap(at, (state >> 33) as usize % (at + 1));
         }
-        Self { world, all }
+        Self {
+            world,
+            nanos: 0,
+            all,
+        }
     }
 
     fn from_clients(&mut self, b: &mut Bencher<'_>, message: impl Fn(SocketAddr) -> Vec<u8>) {
@@ -161,6 +180,36 @@ impl Population {
         b.iter(|| {
             let ((from, ..), bytes) = order.next().expect("a cycle");
             let forward = server.handle_input(now, *from, black_box(bytes));
+            assert!(matches!(forward, Forward::ToPeer { .. }));
+            forward
+        });
+    }
+
+    /// With time that goes on, a microsecond a datagram, and purses that settle.
+    fn from_clients_policed(&mut self, b: &mut Bencher<'_>, rate: Rate) {
+        let data = encode_channel_data(CHANNEL, &PAYLOAD);
+        // Time goes on from one call to the next, too.
+        let (start, mut at) = (self.world.start, self.nanos);
+        let nanos = &mut self.nanos;
+        let server = &mut self.world.server;
+        let mut budgets = [Budget::full(rate, at); 2];
+        let mut settle = |server: &mut Server, now, at| {
+            while let Some(due) = server.poll_purse() {
+                let budget = &mut budgets[due.purse.0 as usize];
+                server.fund(now, due.purse, budget.settle(rate, at, 1, due.spent));
+            }
+        };
+        settle(server, start + Duration::from_nanos(at), at);
+        let mut order = self.all.iter().cycle();
+        b.iter(|| {
+            let (from, ..) = order.next().expect("a cycle");
+            at += 1000;
+            *nanos = at;
+            let now = start + Duration::from_nanos(at);
+            let forward = server.handle_input(now, *from, black_box(&data));
+            if server.purses_are_due() {
+                settle(server, now, at);
+            }
             assert!(matches!(forward, Forward::ToPeer { .. }));
             forward
         });
@@ -199,6 +248,35 @@ fn route(c: &mut Criterion) {
         group.bench_function(id("peer_with_permission"), |b| {
             population.from_peers(b, 5001)
         });
+    }
+    group.finish();
+}
+
+/// The same datagrams under no limit, under one of each allocation, and under all three.
+fn police(c: &mut Criterion) {
+    const BITS: u64 = 100_000_000_000;
+    let mut group = c.benchmark_group("police");
+    let rate = Rate::of(BITS).expect("a limit");
+    let own = Bandwidth {
+        per_allocation: BITS,
+        ..Bandwidth::default()
+    };
+    let all = Bandwidth {
+        per_user: BITS,
+        total: BITS,
+        ..own
+    };
+    for count in [1, 1_000] {
+        for (name, bandwidth) in [
+            ("none", Bandwidth::default()),
+            ("allocation", own),
+            ("all", all),
+        ] {
+            let mut population = Population::under(bandwidth, count);
+            group.bench_function(BenchmarkId::new(name, count), |b| {
+                population.from_clients_policed(b, rate);
+            });
+        }
     }
     group.finish();
 }
@@ -262,6 +340,6 @@ fn short() -> Criterion {
 criterion_group! {
     name = micro;
     config = short();
-    targets = wire, baseline, route, auth
+    targets = wire, baseline, route, police, auth
 }
 criterion_main!(micro);

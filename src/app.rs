@@ -32,7 +32,7 @@ use crate::shard::{self, ListenerSlot, RelayIp, Shards};
 use crate::stream::{self, Admission, Certificates};
 use crate::turn::Newcomers;
 
-use doors::{AdminDoor, Door, Lobby, Prepared};
+use doors::{AdminDoor, Door, Lobby, Prepared, PreparedAdmin};
 use handover::{Reception, check_shards, place_of, refused};
 use sockets::{
     inherited_udp, open_tcp, own_addresses, relay_ips, shard_count, shard_settings, udp_problem,
@@ -161,6 +161,9 @@ fn begin(
 ) -> anyhow::Result<Running> {
     for shortage in host_shortages(&config) {
         tracing::warn!("{shortage}");
+    }
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
     }
     let mut problems = Vec::new();
     let certificates = load_certificate(&config, &mut problems).map(Certificates::new);
@@ -359,9 +362,10 @@ fn begin(
         traces: Arc::default(),
     };
     if let (Some(socket), Some(address)) = (admin, admin_address) {
-        let router = http::admin::router(running.admin_state());
-        let control = running.control.handle();
-        running.admin = Some(AdminDoor::open(address, socket, router, control));
+        let certificates = running.certificates.clone();
+        let tls = certificates.filter(|_| running.config.http.tls);
+        let prepared = PreparedAdmin::new(address, socket, tls)?;
+        running.open_admin(prepared);
     }
     if let Some(taken) = taken {
         // Before the other one takes its socket away: whoever asks next asks this process.
@@ -425,6 +429,12 @@ impl Running {
         });
     }
 
+    /// Answers orders and questions from now on.
+    fn open_admin(&mut self, prepared: PreparedAdmin) {
+        let front = Front::new(http::admin::router(self.admin_state()), http::Limits::ADMIN);
+        self.admin = Some(self.lobby.open_admin(prepared, front));
+    }
+
     /// What the admin listener answers from, as the configuration in effect has it.
     fn admin_state(&self) -> http::admin::AdminState<Shards> {
         let config = &self.config;
@@ -438,9 +448,8 @@ impl Running {
                 region: config.cluster.region.clone(),
                 version: env!("CARGO_PKG_VERSION"),
                 per_allocation: config.per_allocation,
-                hosts: (config.admin.iter())
-                    .map(|admin| admin.ip().to_string())
-                    .collect(),
+                hosts: config.http.hosts.clone(),
+                token: config.http.token.clone(),
             },
         )
         .operated_by(self.operator.clone())

@@ -7,10 +7,11 @@ use std::hint::black_box;
 use std::net::Ipv4Addr;
 
 use turnix::base::{FiveTuple, ListenerId, Transport};
-use turnix::turn::{AllocationId, DropReason, Forward, FromPeer, Path};
+use turnix::turn::police::{Budget, Rate};
+use turnix::turn::{AllocationId, Bandwidth, DropReason, Forward, FromPeer, Path, Settings};
 
 use crate::common::wire::{Request, Signer, channel_data, padded_channel_data};
-use crate::common::world::{World, addr, secs, tcp, udp};
+use crate::common::world::{World, access_settings, addr, secs, seed, tcp, udp};
 
 #[path = "common/mod.rs"]
 mod common;
@@ -66,7 +67,15 @@ const UNBOUND: &str = "8.8.8.8:6000";
 const STRANGER: &str = "9.9.9.9:5000";
 
 fn relaying() -> (World, [AllocationId; 2]) {
-    let mut world = World::new();
+    relaying_under(Bandwidth::default())
+}
+
+fn relaying_under(bandwidth: Bandwidth) -> (World, [AllocationId; 2]) {
+    let settings = Settings {
+        bandwidth,
+        ..Settings::default()
+    };
+    let mut world = World::with(settings, &access_settings(), seed());
     let ids = [udp(CLIENT), tcp(CLIENT)].map(|client| {
         let (alice, id, _) = world.allocate(client);
         let bind = Request::channel_bind(0x4001, addr(BOUND)).sign(&alice);
@@ -143,6 +152,48 @@ fn peer_to_client_allocates_nothing() {
         }
         now = now + secs(1);
     }
+}
+
+/// Below the limits and above them, purses that settle included.
+#[test]
+fn policing_allocates_nothing() {
+    const MBIT: u64 = 1_000_000;
+    let (mut world, ids) = relaying_under(Bandwidth {
+        per_allocation: 2 * MBIT,
+        per_user: 3 * MBIT,
+        total: 4 * MBIT,
+    });
+    let rates = [4 * MBIT, 3 * MBIT].map(|bits| Rate::of(bits).unwrap());
+    let mut budgets = rates.map(|rate| Budget::full(rate, 0));
+    let data = [7; 1200];
+    let input = channel_data(0x4001, &data);
+    let from = FromPeer {
+        peer: addr(BOUND),
+        path: Path::Kernel,
+    };
+    let (mut now, mut settled, mut dropped) = (world.now, 0, 0);
+    for _ in 0..20_000 {
+        now = now + std::time::Duration::from_millis(2);
+        let at = now.mono.duration_since(world.start.mono).as_nanos() as u64;
+        let server = &mut world.server;
+        let count = allocations(|| {
+            let forwards = [
+                server.handle_input(now, udp(CLIENT), &input),
+                server.handle_input(now, tcp(CLIENT), &input),
+                server.handle_peer_input(now, ids[0], from, &data),
+            ];
+            let drops = forwards.iter().filter(|it| matches!(it, Forward::Drop(_)));
+            dropped += drops.count();
+            while let Some(due) = server.poll_purse() {
+                settled += 1;
+                let which = due.purse.0 as usize;
+                let grants = budgets[which].settle(rates[which], at, 1, due.spent);
+                server.fund(now, due.purse, grants);
+            }
+        });
+        assert_eq!(count, 0);
+    }
+    assert!(dropped > 1000 && settled > 1000, "{dropped}, {settled}");
 }
 
 #[test]

@@ -140,6 +140,7 @@ fn admin_within(shards: Fake, limits: Limits) -> Admin {
         version: "9.9.9",
         per_allocation: 1,
         hosts: vec!["admin.example".to_owned()],
+        token: None,
     };
     let state = AdminState::new(
         shards.clone(),
@@ -355,6 +356,7 @@ async fn slow_huge_and_numerous_clients_are_cut_off() {
         Fake::default(),
         Limits {
             connections: 2,
+            per_address: 0,
             header_timeout: Duration::from_millis(200),
             lifetime: Duration::from_secs(2),
         },

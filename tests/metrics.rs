@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use turnix::base::{Clock, Family, Transport};
 use turnix::metrics::{Context, NamedAllocation, Reading, ShardSnapshot, encode};
+use turnix::turn::police::Limit;
 use turnix::turn::stats::{BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS};
 use turnix::turn::{AllocationId, AllocationView, Direction, DropReason, Path, Traffic};
 use turnix::wire::{ErrorCode, Method};
@@ -17,6 +18,7 @@ fn context() -> Context {
         certificate_expiry_unix: Some(1_900_000_000),
         streams_refused: [7, 0, 0, 0, 1],
         records: vec![("file", "ok", 5), ("file", "dropped", 2)],
+        admin_refused: [("missing", 3), ("wrong", 2), ("limited", 0)],
         version: "9.9.9",
     }
 }
@@ -38,6 +40,11 @@ fn busy() -> ShardSnapshot {
         packets: 1,
     };
     stats.drop(DropReason::NoPermission);
+    stats.policed[Limit::User as usize][Direction::ToClient as usize] = Traffic {
+        bytes: 1200,
+        packets: 1,
+    };
+    (stats.new_peers_refused, stats.scan_suspects) = (4, 2);
     for seconds in [0.5, 5.0, 20.0, 1e6] {
         stats.duration.observe(&DURATION_BOUNDS_SECS, seconds);
     }
@@ -115,6 +122,11 @@ fn totals_carry_the_contract_names_and_labels() {
         r#"turn_relayed_bytes_total{direction="to_peer",path="hairpin"} 1200"#,
         r#"turn_relayed_packets_total{direction="to_client",path="kernel"} 0"#,
         r#"turn_dropped_packets_total{reason="no_permission"} 1"#,
+        r#"turn_policed_bytes_total{limit="user",direction="to_client"} 1200"#,
+        r#"turn_policed_packets_total{limit="user",direction="to_client"} 1"#,
+        r#"turn_policed_packets_total{limit="total",direction="to_peer"} 0"#,
+        "turn_new_peers_refused_total 4",
+        "turn_scan_suspects_total 2",
         r#"turn_auth_failures_total{reason="expired"} 0"#,
         r#"turn_stream_connections{transport="tls"} 3"#,
         r#"turn_stream_refused_total{reason="address"} 7"#,
@@ -168,12 +180,23 @@ fn histogram_buckets_are_cumulative() {
 
 #[test]
 fn allocations_have_series_of_their_own_whatever_the_user_is_called() {
-    let text = page(busy(), &[allocation("a\"b\\c\nd{}=,é")], context());
-    let labels =
-        r#"{allocation="0-1-7",user="a\"b\\c\nd{}=,é",transport="tcp",direction="to_client"}"#;
+    let text = page(
+        busy(),
+        &[allocation("a\"b\\c\nd{}=,é\r\x1b[2J\u{2028}")],
+        context(),
+    );
+    // Line breaks and escape sequences are spelled out, each with a backslash that the format doubles.
+    let labels = r#"{allocation="0-1-7",user="a\"b\\c\\nd{}=,é\\r\\u{1b}[2J\\u{2028}",transport="tcp",direction="to_client"}"#;
     has(&text, &format!("turn_allocation_bytes_total{labels} 20"));
     has(&text, &format!("turn_allocation_packets_total{labels} 2"));
     has(&text, &format!("turn_allocation_bandwidth{labels} 200"));
+    assert!(
+        text.lines().count()
+            == text
+                .split(|c: char| c.is_control() || c == '\u{2028}')
+                .count()
+                - 1
+    );
 }
 
 #[test]

@@ -82,11 +82,8 @@ fn echo(client: &mut Client, frame: &[u8], peer: &UdpSocket, rounds: u32) {
     }
 }
 
-#[test]
-fn relaying_allocates_nothing() {
-    EXEMPT.set(true);
-    let server = Server::with(&["127.0.0.1:0"], &["server.shards=1"]);
-    let data = [7; 201];
+/// Clients of every kind, one after the other.
+fn one_by_one(server: &Server, data: &[u8]) {
     let at = |peer: &UdpSocket| peer.local_addr().unwrap();
 
     let mut cases: Vec<(&str, Client, Vec<u8>, UdpSocket)> = Vec::new();
@@ -97,14 +94,14 @@ fn relaying_allocates_nothing() {
         ("indications over TCP", Transport::Tcp, true),
     ] {
         let peer = peer(Ipv4Addr::LOCALHOST);
-        let mut client = Client::new(&server, transport, Family::V4);
+        let mut client = Client::new(server, transport, Family::V4);
         client.allocate();
         let frame = if indications {
             client.permit(at(&peer));
-            Request::send(at(&peer), &data).bytes()
+            Request::send(at(&peer), data).bytes()
         } else {
             client.bind(CHANNEL, at(&peer));
-            client.channel_frame(CHANNEL, &data)
+            client.channel_frame(CHANNEL, data)
         };
         cases.push((name, client, frame, peer));
     }
@@ -118,10 +115,22 @@ fn relaying_allocates_nothing() {
             "{name}: {allocations} in 2 x 16000 datagrams"
         );
     }
+}
+
+#[test]
+fn relaying_allocates_nothing() {
+    EXEMPT.set(true);
+    let data = [7; 201];
+    one_by_one(&Server::with(&["127.0.0.1:0"], &["server.shards=1"]), &data);
+    // Limits that this does not reach, and whose purses settle all the time.
+    let limits = ["_per_allocation=300Mbit", "_per_user=300Mbit", "=300Mbit"];
+    let limits = limits.map(|limit| format!("limits.bandwidth{limit}"));
+    let mut set = vec!["server.shards=1"];
+    set.extend(limits.iter().map(String::as_str));
+    one_by_one(&Server::with(&["127.0.0.1:0"], &set), &data);
 
     // Two clients of one server, in one shard and in two.
-    drop(cases);
-    let mut server = server;
+    let mut server = Server::with(&["127.0.0.1:0"], &["server.shards=1"]);
     for across in [false, true] {
         if across {
             server = Server::with(&["127.0.0.1:0"], &["server.shards=2"]);

@@ -57,6 +57,15 @@ impl AddressRate {
 
     /// Takes a token of `source` at `at`, the time since any fixed moment; false if there is none, and none is taken.
     pub fn admit(&mut self, at: Duration, source: IpAddr) -> bool {
+        self.tokens(at, source, true)
+    }
+
+    /// Whether there is a token of `source` at `at`; takes none.
+    pub fn would_admit(&mut self, at: Duration, source: IpAddr) -> bool {
+        self.tokens(at, source, false)
+    }
+
+    fn tokens(&mut self, at: Duration, source: IpAddr, take: bool) -> bool {
         let now = at.as_nanos() as u64;
         let source = source.to_canonical();
         let address = bits(source);
@@ -74,7 +83,9 @@ impl AddressRate {
         else {
             return false;
         };
-        (*narrow, *wide) = (narrow_next, wide_next);
+        if take {
+            (*narrow, *wide) = (narrow_next, wide_next);
+        }
         true
     }
 

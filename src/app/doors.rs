@@ -4,12 +4,11 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use axum::Router;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::http::{Front, Limits};
+use crate::http::Front;
 use crate::shard::Shards;
 use crate::stream::{self, Admission, Certificates, Protocols};
 
@@ -120,39 +119,83 @@ impl Door {
 pub(super) struct AdminDoor {
     pub address: SocketAddr,
     /// Shared with the task, so that it outlives it.
-    socket: Option<TcpListener>,
+    socket: TcpListener,
     task: JoinHandle<()>,
 }
 
-impl AdminDoor {
-    /// Answers on `socket`, which is bound to `address`, from now on.
-    pub fn open(
+/// The admin listener before anybody answers on it.
+pub(super) struct PreparedAdmin {
+    address: SocketAddr,
+    socket: TcpListener,
+    way: Way,
+}
+
+enum Way {
+    Plain(TcpListener),
+    Tls(Box<stream::Listener>),
+}
+
+impl PreparedAdmin {
+    /// For `socket`, which is bound to `address`; HTTPS by `certificates`, if there are any, HTTP otherwise.
+    ///
+    /// # Errors
+    /// Descriptors ran out.
+    pub fn new(
         address: SocketAddr,
         socket: TcpListener,
-        router: Router,
-        control: &Handle,
-    ) -> Self {
-        let front = Front::new(router, Limits::ADMIN);
-        let kept = socket.try_clone().ok();
-        let task = control.spawn(async move {
-            let error = front.listen(socket).await;
-            tracing::error!(%error, "the admin listener cannot go on");
-        });
-        Self {
+        certificates: Option<Arc<Certificates>>,
+    ) -> io::Result<Self> {
+        let shared = socket.try_clone()?;
+        let way = match certificates {
+            None => Way::Plain(shared),
+            Some(certificates) => {
+                Way::Tls(Box::new(stream::Listener::https(shared, certificates)?))
+            }
+        };
+        Ok(Self {
             address,
-            socket: kept,
+            socket,
+            way,
+        })
+    }
+
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Lobby {
+    /// Answers by `front` from now on.
+    pub fn open_admin(&self, prepared: PreparedAdmin, front: Front) -> AdminDoor {
+        let told = |error| tracing::error!(%error, "the admin listener cannot go on");
+        let task = match prepared.way {
+            Way::Plain(socket) => self.control.spawn(async move {
+                let error: io::Error = front.listen(socket).await;
+                told(error);
+            }),
+            Way::Tls(listener) => {
+                let listener = listener.within(Arc::clone(&self.admission));
+                self.control.spawn(async move {
+                    let serve_http = move |stream| {
+                        let front = front.clone();
+                        tokio::spawn(async move { front.serve(stream).await });
+                    };
+                    told(listener.run(drop, serve_http).await);
+                })
+            }
+        };
+        AdminDoor {
+            address: prepared.address,
+            socket: prepared.socket,
             task,
         }
     }
+}
 
+impl AdminDoor {
     /// The port itself, for one that answers otherwise.
     pub fn socket(&self) -> io::Result<TcpListener> {
-        match &self.socket {
-            Some(socket) => socket.try_clone(),
-            None => Err(io::Error::other(
-                "descriptors had run out when it was opened",
-            )),
-        }
+        self.socket.try_clone()
     }
 
     /// Closes the port, unless it is shared; requests in progress are answered.

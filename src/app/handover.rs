@@ -10,7 +10,6 @@ use tokio::sync::mpsc;
 
 use crate::base::Clock;
 use crate::config::{Config, Listener, Problem, Problems};
-use crate::http;
 use crate::lifecycle::handover::{
     self, Approach, Candidate, Failure, Giver, Inventory, Knock, Place,
 };
@@ -19,7 +18,7 @@ use crate::lifecycle::{Signal, Signals};
 use crate::net::{Channel, Doorway};
 
 use super::Running;
-use super::doors::AdminDoor;
+use super::doors::PreparedAdmin;
 
 /// How often connections that stayed are counted.
 const TICK: Duration = Duration::from_millis(250);
@@ -314,9 +313,12 @@ impl Running {
     fn resume(&mut self) {
         self.lobby.accept(true);
         if let Some((address, socket)) = self.paused_admin.take() {
-            let router = http::admin::router(self.admin_state());
-            let control = self.control.handle();
-            self.admin = Some(AdminDoor::open(address, socket, router, control));
+            let certificates = self.certificates.clone();
+            let tls = certificates.filter(|_| self.config.http.tls);
+            match PreparedAdmin::new(address, socket, tls) {
+                Ok(prepared) => self.open_admin(prepared),
+                Err(error) => tracing::error!(%error, "the admin listener cannot go on"),
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! A changed configuration for a running server: everything is prepared first, then applied, whole or not at all.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -8,13 +8,12 @@ use serde::Serialize;
 use crate::access::Access;
 use crate::cluster;
 use crate::config::{Change, Config, Listener, Problem, Problems, Sources};
-use crate::http;
 use crate::lifecycle::Inherited;
 use crate::shard::{self, ListenerSlot, RelayIp, Unread};
 use crate::stream::Certificates;
 use crate::stream::certificates::{self, Certificate};
 
-use super::doors::{AdminDoor, Door, Prepared};
+use super::doors::{Door, Prepared, PreparedAdmin};
 use super::serve::SetLog;
 use super::sockets::{open_tcp, own_addresses, relay_ips, udp_problem};
 use super::{Open, Running, host_shortages, ice, load_certificate, log_started, mappings};
@@ -67,7 +66,7 @@ struct Plan {
     certificates: Option<Arc<Certificates>>,
     listeners: Vec<Planned>,
     close: Vec<ListenerSlot>,
-    admin: Option<(SocketAddr, TcpListener)>,
+    admin: Option<PreparedAdmin>,
 }
 
 impl Running {
@@ -94,6 +93,7 @@ impl Running {
         }
         next.server.shards = self.config.server.shards;
         next.server.pin_shards = self.config.server.pin_shards;
+        next.server.core_dumps = self.config.server.core_dumps;
         next.log.format = self.config.log.format;
         next.records = self.config.records.clone();
 
@@ -102,6 +102,8 @@ impl Running {
         let shortages = host_shortages(&next).into_iter();
         let new = shortages.filter(|shortage| !before.contains(shortage));
         let mut notes: Vec<String> = new.map(|shortage| shortage.to_string()).collect();
+        let warnings = (next.warnings.iter()).filter(|one| !self.config.warnings.contains(one));
+        notes.extend(warnings.map(ToString::to_string));
         notes.extend(self.apply(next, plan, set_log).await);
         let elsewhere = |change: &Change| {
             ["cluster.", "auth."]
@@ -160,6 +162,12 @@ impl Running {
             )
             .map(|socket| (socket.local_addr().unwrap_or(address), socket)),
         };
+        let tls = certificates.clone().filter(|_| next.http.tls);
+        let admin = admin.and_then(|(address, socket)| {
+            PreparedAdmin::new(address, socket, tls)
+                .map_err(|error| problems.push(shared("http.admin", &error)))
+                .ok()
+        });
         if problems.is_empty() {
             Ok(Plan {
                 relays,
@@ -284,7 +292,7 @@ impl Running {
                 ..planned.wanted
             })
             .collect();
-        let admin_address = plan.admin.as_ref().map(|(address, _)| *address);
+        let admin_address = plan.admin.as_ref().map(PreparedAdmin::address);
         let own = own_addresses(&next, &listeners, &plan.relays, admin_address);
         let relays_differ =
             plan.relays != self.relays || next.relay.ports != self.config.relay.ports;
@@ -351,13 +359,8 @@ impl Running {
         if let Some(door) = self.admin.take() {
             door.close().await;
         }
-        if let Some((address, socket)) = plan.admin {
-            self.admin = Some(AdminDoor::open(
-                address,
-                socket,
-                http::admin::router(self.admin_state()),
-                self.control.handle(),
-            ));
+        if let Some(prepared) = plan.admin {
+            self.open_admin(prepared);
         }
         self.update_newcomers();
         log_started(&self.started, self.shards.count());

@@ -1,19 +1,26 @@
 //! The admin API from a shell: `turnix reload`, `drain`, `allocations`, `disconnect`.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode, Uri, header};
 use clap::Args;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use rustls::crypto::aws_lc_rs;
+use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
-use tokio::net::TcpStream;
 
 use super::credentials::utc;
 use super::{Exit, print};
+use crate::base::printable::{self, Printable};
+use crate::records::webhook;
 
 /// How long the server may take to answer: a reload opens sockets and reads files.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -30,6 +37,9 @@ pub struct Server {
     /// What the admin listener asks for (http.token), where it does.
     #[arg(long, env = "TURNIX_HTTP__TOKEN", hide_env_values = true)]
     token: Option<String>,
+    /// Certificates, in PEM, that vouch for a https:// server [default: those that this host trusts].
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// Print the server's answer as JSON.
     #[arg(long)]
     json: bool,
@@ -79,7 +89,7 @@ pub struct Disconnect {
 pub fn reload(Reload { server }: &Reload) -> anyhow::Result<Exit> {
     let (status, answer) = server.ask(&Method::POST, "/api/v1/reload")?;
     if server.json {
-        print(&format!("{answer:#}\n"))?;
+        print_json(&answer)?;
     }
     if status == StatusCode::UNPROCESSABLE_ENTITY {
         if !server.json {
@@ -128,7 +138,7 @@ pub fn drain(Drain { deadline, server }: &Drain) -> anyhow::Result<Exit> {
     let (status, answer) = server.ask(&Method::POST, &format!("/api/v1/drain{query}"))?;
     expect_success(status, &answer)?;
     if server.json {
-        print(&format!("{answer:#}\n"))?;
+        print_json(&answer)?;
         return Ok(Exit::Done);
     }
     let left = answer["allocations"].as_u64().unwrap_or_default();
@@ -151,7 +161,7 @@ pub fn allocations(Allocations { server }: &Allocations) -> anyhow::Result<Exit>
     let (status, answer) = server.ask(&Method::GET, "/api/v1/allocations")?;
     expect_success(status, &answer)?;
     if server.json {
-        print(&format!("{answer:#}\n"))?;
+        print_json(&answer)?;
         return Ok(Exit::Done);
     }
     let mut rows = vec![
@@ -176,7 +186,7 @@ pub fn allocations(Allocations { server }: &Allocations) -> anyhow::Result<Exit>
         rows.push([
             text("id"),
             // A name is whatever its owner chose: nothing in it may speak to the terminal.
-            text("user").escape_debug().to_string(),
+            Printable(text("user")).to_string(),
             text("transport"),
             text("client"),
             text("relayed"),
@@ -224,47 +234,30 @@ impl Server {
     }
 
     async fn request(&self, method: &Method, path: &str) -> anyhow::Result<(StatusCode, Value)> {
-        let Some(authority) = self.admin.authority() else {
+        let (Some(scheme), Some(authority)) = (self.admin.scheme_str(), self.admin.authority())
+        else {
             bail!("--admin: write a URL such as http://127.0.0.1:9641");
         };
-        if self.admin.scheme_str() != Some("http") {
-            bail!(
-                "--admin: only http:// is spoken here; ask on the server itself, or through ssh -L 9641:127.0.0.1:9641"
-            );
-        }
-        let host = authority
-            .host()
-            .trim_start_matches('[')
-            .trim_end_matches(']');
-        let port = authority.port_u16().unwrap_or(80);
-        let socket = TcpStream::connect((host, port)).await.with_context(|| {
-            format!(
-                "cannot reach the admin listener at {}: is the server running, and is this its http.admin?",
-                self.admin
-            )
-        })?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await?;
-        let driver = tokio::spawn(connection);
+        let client = self.client(scheme == "https")?;
         let mut request = Request::builder()
             .method(method)
-            .uri(path)
-            .header(header::HOST, authority.as_str())
-            .header(header::CONNECTION, "close");
+            .uri(format!("{scheme}://{authority}{path}"));
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
         let request = request
             .body(Body::empty())
             .context("the token or the path cannot be sent")?;
-        let response = sender
-            .send_request(request)
-            .await
-            .with_context(|| format!("{} gave no answer", self.admin))?;
+        let response = client.request(request).await.with_context(|| {
+            format!(
+                "cannot reach the admin listener at {}: is the server running, and is this its http.admin?",
+                self.admin
+            )
+        })?;
         let status = response.status();
         let body = axum::body::to_bytes(Body::new(response.into_body()), MAX_ANSWER_BYTES)
             .await
             .context("the answer broke off")?;
-        driver.abort();
         let json = match body.is_empty() {
             true => Value::Null,
             false => serde_json::from_slice(&body)
@@ -272,6 +265,29 @@ impl Server {
         };
         Ok((status, json))
     }
+
+    fn client(&self, tls: bool) -> anyhow::Result<Client<HttpsConnector<HttpConnector>, Body>> {
+        let roots = match tls {
+            true => webhook::roots(self.ca.as_deref()).map_err(anyhow::Error::msg)?,
+            false => RootCertStore::empty(),
+        };
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(config)
+            .https_or_http()
+            .enable_http1()
+            .build();
+        Ok(Client::builder(TokioExecutor::new()).build(connector))
+    }
+}
+
+/// The answer as JSON; names in it are somebody's text, and may stand on a terminal.
+fn print_json(answer: &Value) -> anyhow::Result<()> {
+    print(&printable::json(&format!("{answer:#}\n")))
 }
 
 fn expect_success(status: StatusCode, answer: &Value) -> anyhow::Result<()> {

@@ -1,12 +1,11 @@
 //! What a quick start tells the person who ran it.
 
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::base::Secret;
+use crate::base::{Secret, printable};
 use crate::config::{Listener, Mapping};
 
 /// A server that has just started, and how to use it.
@@ -20,8 +19,8 @@ pub struct Banner {
     pub relays: Vec<Mapping>,
     /// Ports of relayed addresses.
     pub ports: RangeInclusive<u16>,
-    /// Metrics and admin API.
-    pub admin: Option<SocketAddr>,
+    /// URL of the metrics.
+    pub admin: Option<String>,
     /// The `iceServers` array.
     pub ice_servers: Secret<String>,
     /// In the order to try them.
@@ -39,7 +38,8 @@ pub struct Banner {
 impl Banner {
     /// `ice_servers` in the form to paste.
     pub fn paste(ice_servers: &Value) -> Secret<String> {
-        Secret::new(format!("{ice_servers:#}"))
+        let text = Secret::new(format!("{ice_servers:#}"));
+        Secret::new(printable::json(text.expose()).into_owned())
     }
 }
 
@@ -69,8 +69,8 @@ pub fn banner(about: &Banner) -> String {
         };
         text += &format!("  {label:<14}{seen}, UDP ports {first}-{last}\n");
     }
-    if let Some(admin) = about.admin {
-        text += &format!("  {:<14}http://{admin}/metrics\n", "metrics");
+    if let Some(url) = &about.admin {
+        text += &format!("  {:<14}{url}\n", "metrics");
     }
     text += &format!("  {:<14}{}\n", "state", about.state.display());
     for note in &about.notes {

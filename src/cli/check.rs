@@ -58,6 +58,7 @@ pub fn run(configuration: &Configuration) -> anyhow::Result<Exit> {
             records_file(file, &mut report);
         }
         report.warnings.extend(app::host_shortages(&config));
+        report.warnings.extend(config.warnings);
     }
     machine(&mut report);
     print(&render(&report))?;

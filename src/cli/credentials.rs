@@ -1,6 +1,7 @@
 //! `turnix credentials`: time-limited credentials (TURN REST API), or a static user's entry.
 
 use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -9,8 +10,8 @@ use clap::{Args, ValueEnum};
 use super::{Configuration, Exit, print, state};
 use crate::access::rest;
 use crate::app::ice::{self, Host};
-use crate::base::{Clock, Secret};
-use crate::config::{Config, External, Listener, Problem, Problems, Sources, values};
+use crate::base::{Clock, Printable, Secret, printable};
+use crate::config::{Config, External, Listener, Problem, Problems, Sources, read_secret, values};
 
 /// Arguments of `turnix credentials`.
 #[derive(Args)]
@@ -18,8 +19,14 @@ pub struct Arguments {
     #[command(flatten)]
     configuration: Configuration,
     /// Use this secret instead of a configuration; the URLs then name port 3478.
-    #[arg(long, value_name = "SECRET", conflicts_with_all = ["file", "set"])]
+    ///
+    /// The command line is shown to everybody on this host (ps), and shells keep it: --secret-file or TURNIX_AUTH__SECRETS
+    /// in the environment tell nobody.
+    #[arg(long, value_name = "SECRET", conflicts_with_all = ["file", "set", "secret_file"])]
     secret: Option<String>,
+    /// As --secret, from the one line of this file.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["file", "set"])]
+    secret_file: Option<PathBuf>,
     /// Who the credential is for: the user id that quotas and metrics count.
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
@@ -84,10 +91,19 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     if user.is_some_and(|name| name.is_empty() || name.len() > 480) {
         bail!("--user takes 1 to 480 bytes");
     }
-    let (credential, listeners, mut host) = match &arguments.secret {
-        Some(secret) if secret.is_empty() => bail!("--secret is empty; give the server's secret"),
+    let given = match (&arguments.secret, &arguments.secret_file) {
+        (Some(secret), _) if secret.is_empty() => {
+            bail!("--secret is empty; give the server's secret")
+        }
+        (Some(secret), _) => Some(Secret::new(secret.clone())),
+        (None, Some(file)) => match read_secret(file) {
+            Ok(secret) => Some(secret),
+            Err((found, remedy)) => bail!("--secret-file: {found}; {remedy}"),
+        },
+        (None, None) => None,
+    };
+    let (credential, listeners, mut host) = match given {
         Some(secret) => {
-            let secret = Secret::new(secret.clone());
             let host = Host {
                 name: None,
                 external: External::Auto,
@@ -134,7 +150,7 @@ fn load(configuration: &Configuration) -> anyhow::Result<Config> {
                 return Err(Problems::from(Problem::host(
                     "configuration",
                     "there is none, and no quick start has left any",
-                    "name a file with -c, a secret with --secret, or start `turnix` once",
+                    "name a file with -c, a secret with --secret-file, or start `turnix` once",
                 ))
                 .into());
             }
@@ -194,7 +210,7 @@ fn of(config: &Config, user: Option<&str>, expires_unix: u64) -> anyhow::Result<
 fn as_ice(urls: &[String], credential: &Credential) -> anyhow::Result<String> {
     let servers = ice::ice_servers(urls, &credential.username, credential.password.expose());
     let text = serde_json::to_string_pretty(&servers).context("JSON could not be written")?;
-    Ok(text + "\n")
+    Ok(printable::json(&text).into_owned() + "\n")
 }
 
 fn as_env(urls: &[String], credential: &Credential) -> String {
@@ -232,7 +248,7 @@ fn as_table(urls: &[String], credential: &Credential, now_unix: u64) -> String {
     };
     let mut text = format!(
         "username    {}\ncredential  {}\nexpires     {expires}\n",
-        credential.username,
+        Printable(&credential.username),
         credential.password.expose(),
     );
     for (index, url) in urls.iter().enumerate() {

@@ -4,6 +4,8 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
+use crate::base::Printable;
+
 /// A running program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
@@ -22,7 +24,8 @@ impl Holder {
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (pid {})", self.name, self.pid)
+        // A program chooses its name.
+        write!(f, "{} (pid {})", Printable(&self.name), self.pid)
     }
 }
 

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::base::Printable;
 use crate::config::{Problems, Sources};
 
 pub use banner::{Banner, banner};
@@ -143,7 +144,7 @@ pub fn report(error: &anyhow::Error) -> Exit {
         Some(problems) => problems
             .iter()
             .try_for_each(|problem| writeln!(stderr, "error: {problem}")),
-        None => writeln!(stderr, "error: {error:#}"),
+        None => writeln!(stderr, "error: {}", Printable(format_args!("{error:#}"))),
     };
     match error.downcast_ref::<Problems>() {
         Some(_) => Exit::Unusable,

@@ -15,6 +15,7 @@ use crate::app::{self, Started, TakeOver};
 use crate::base::{Clock, Secret};
 use crate::config::{Config, HandoverSocket, Problem, Problems, Sources};
 use crate::logging;
+use crate::net::host;
 
 /// How long a credential in the banner is good for where only secrets are configured.
 const BANNER_TTL: Duration = Duration::from_secs(24 * 3600);
@@ -42,6 +43,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     if sources.file.is_some() {
         let config = Config::load(&sources)?;
         let log = start_log(config.log)?;
+        keep_memory_private(&config);
         let take_over = take_over(arguments, &config, &sources);
         let ended = app::run(config, sources, changing(&log), take_over, |_| {});
         log.report();
@@ -52,6 +54,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         quick = quick_start::go_on(sources)?;
     }
     let log = start_log(quick.config.log)?;
+    keep_memory_private(&quick.config);
     let (config, sources) = (quick.config.clone(), quick.sources.clone());
     let take_over = take_over(arguments, &config, &sources);
     let ended = app::run(config, sources, changing(&log), take_over, move |started| {
@@ -99,6 +102,15 @@ fn take_over(arguments: &Arguments, config: &Config, sources: &Sources) -> TakeO
     }
 }
 
+/// A crash leaves nothing of the secrets on a disk.
+fn keep_memory_private(config: &Config) {
+    if config.server.core_dumps {
+        tracing::warn!("server.core_dumps is on: a crash leaves a file that holds every secret");
+    } else if let Err(error) = host::forbid_core_dumps() {
+        tracing::warn!(%error, "core dumps cannot be turned off: a crash may leave a file that holds every secret");
+    }
+}
+
 fn describe(quick: QuickStart, started: &Started) -> Banner {
     let config = quick.config;
     let credential = credential(&config);
@@ -121,7 +133,10 @@ fn describe(quick: QuickStart, started: &Started) -> Banner {
         listeners: started.listeners.clone(),
         relays: started.relays.clone(),
         ports: config.relay.ports,
-        admin: config.admin,
+        admin: config.admin.map(|admin| {
+            let scheme = if config.http.tls { "https" } else { "http" };
+            format!("{scheme}://{admin}/metrics")
+        }),
         ice_servers: Banner::paste(&servers),
         urls,
         test_page,

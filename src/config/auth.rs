@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::exposure;
 use super::problem::Sources;
 use super::reader::Reader;
 use super::source::{Node, Value};
@@ -38,12 +39,11 @@ pub(super) fn read_auth(r: &mut Reader<'_>, sources: &Sources) -> Option<Auth> {
         "a list of texts, none of them empty",
         values::list(|item| values::secret(item).map(Secret::new)),
     );
-    let credentials = credentials_directory(sources);
     let from_files = r.key(
         "auth.secret_files",
         "[]",
         r#"a list of paths, or "cred:name" for systemd credentials"#,
-        values::list(|item| secret_file(item, credentials.as_deref())),
+        values::list(|item| secret_file(item, sources)),
     );
     let strict_expiry = r.key(
         "auth.strict_expiry",
@@ -58,8 +58,14 @@ pub(super) fn read_auth(r: &mut Reader<'_>, sources: &Sources) -> Option<Auth> {
         values::duration_within(10, 86_400),
     );
     let (users, mut secrets, from_files) = (users?, secrets?, from_files?);
-    r.keys.note_secrets("auth.secret_files", &from_files);
-    secrets.extend(from_files);
+    (r.keys).note_secrets(
+        "auth.secret_files",
+        from_files.iter().map(|file| &file.secret),
+    );
+    for file in from_files {
+        exposure::warn_of_file(r, "auth.secret_files", &file.path);
+        secrets.push(file.secret);
+    }
     if users.is_empty() && secrets.is_empty() {
         r.problem(
             "auth",
@@ -107,15 +113,17 @@ fn users(node: &Node) -> Converted<Vec<(String, Secret<String>)>> {
     }
 }
 
-/// Where systemd puts what LoadCredential= names.
-pub(super) fn credentials_directory(sources: &Sources) -> Option<PathBuf> {
-    (sources.environment.iter())
-        .find(|(name, _)| name == "CREDENTIALS_DIRECTORY")
-        .map(|(_, directory)| PathBuf::from(directory))
+/// A secret and where it was kept.
+pub(super) struct SecretFile {
+    pub path: PathBuf,
+    pub secret: Secret<String>,
 }
 
-/// The secret in a file, or in the systemd credential that `cred:name` names.
-pub(super) fn secret_file(node: &Node, credentials: Option<&Path>) -> Converted<Secret<String>> {
+/// Reads the file that `node` names by its path or as `cred:name`.
+pub(super) fn secret_file(node: &Node, sources: &Sources) -> Converted<SecretFile> {
+    let credentials = (sources.environment.iter())
+        .find(|(name, _)| name == "CREDENTIALS_DIRECTORY")
+        .map(|(_, directory)| Path::new(directory));
     let name = values::text(node)?;
     let path = match (name.strip_prefix("cred:"), credentials) {
         (None, _) => PathBuf::from(&name),
@@ -134,21 +142,29 @@ pub(super) fn secret_file(node: &Node, credentials: Option<&Path>) -> Converted<
             ));
         }
     };
-    let text = fs::read_to_string(&path).map_err(|error| {
-        Fault::with(
-            node,
+    match read_secret(&path) {
+        Ok(secret) => Ok(SecretFile { path, secret }),
+        Err((found, remedy)) => Err(Fault::with(node, found, remedy)),
+    }
+}
+
+/// The one line of the file at `path`.
+///
+/// # Errors
+/// What is wrong with the file, and the way out; nothing of what it holds.
+pub fn read_secret(path: &Path) -> Result<Secret<String>, (String, &'static str)> {
+    let text = fs::read_to_string(path).map(Secret::new).map_err(|error| {
+        (
             format!("{} cannot be read: {error}", path.display()),
             "name a file that this user may read",
         )
     })?;
-    match text.trim_end_matches(['\r', '\n']) {
-        "" => Err(Fault::with(
-            node,
+    match text.expose().trim_end_matches(['\r', '\n']) {
+        "" => Err((
             format!("{} is empty", path.display()),
             "write one secret into it",
         )),
-        several if several.contains('\n') => Err(Fault::with(
-            node,
+        several if several.contains('\n') => Err((
             format!("{} has more than one line", path.display()),
             "write one secret per file",
         )),

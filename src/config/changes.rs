@@ -61,7 +61,11 @@ impl Keys {
     }
 
     /// Notes what lies behind `name`, such as the content of files.
-    pub(super) fn note_secrets(&mut self, name: &'static str, secrets: &[Secret<String>]) {
+    pub(super) fn note_secrets<'a>(
+        &mut self,
+        name: &'static str,
+        secrets: impl Iterator<Item = &'a Secret<String>>,
+    ) {
         let mut digest = Sha256::new();
         for secret in secrets {
             digest.update(Sha256::digest(secret.expose()));

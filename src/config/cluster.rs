@@ -6,6 +6,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::auth::secret_file;
+use super::exposure;
 use super::load::host_name;
 use super::problem::{Origin, Problem, Sources};
 use super::reader::Reader;
@@ -13,6 +14,9 @@ use super::source::Node;
 use super::values::{self, Converted, Fault};
 use crate::cluster::{self, TurnUri};
 use crate::http::ice::ApiKey;
+
+/// What a hash in place of a secret begins with.
+const HASHED: &str = "sha256:";
 
 /// What `[cluster]` says.
 #[derive(Clone, Debug)]
@@ -127,14 +131,13 @@ pub(super) fn read_keys(
     sources: &Sources,
     has_secrets: bool,
 ) -> Option<Vec<ApiKey>> {
-    let credentials = super::auth::credentials_directory(sources);
     let keys = r.tables(
         "api.keys",
         "api.keys.",
         "id",
         "tables with an id and a secret each",
         &[],
-        |entry| read_api_key(entry, credentials.as_deref()),
+        |entry| read_api_key(entry, sources),
     );
     let keys = unique(r, keys?, "api.keys.id", |key| &key.id);
     if !keys.is_empty() && !has_secrets {
@@ -147,7 +150,7 @@ pub(super) fn read_keys(
     Some(keys)
 }
 
-fn read_api_key(r: &mut Reader<'_>, credentials: Option<&Path>) -> Option<ApiKey> {
+fn read_api_key(r: &mut Reader<'_>, sources: &Sources) -> Option<ApiKey> {
     let id = r.key("api.keys.id", r#""""#, "a name", named);
     let secret = r.key(
         "api.keys.secret",
@@ -155,9 +158,10 @@ fn read_api_key(r: &mut Reader<'_>, credentials: Option<&Path>) -> Option<ApiKey
         "a text of 16 characters or more, or \"sha256:\" and its hash in hexadecimal",
         |node: &Node| match values::text(node)?.as_str() {
             "" => Ok(None),
-            text => secret_hash(text)
-                .map(Some)
-                .ok_or_else(|| Fault::masked(node)),
+            text => match secret_hash(text) {
+                Some(hash) => Ok(Some((hash, !text.starts_with(HASHED)))),
+                None => Err(Fault::masked(node)),
+            },
         },
     );
     let from_file = r.key(
@@ -168,14 +172,15 @@ fn read_api_key(r: &mut Reader<'_>, credentials: Option<&Path>) -> Option<ApiKey
             if values::text(node)?.is_empty() {
                 return Ok(None);
             }
-            let secret = secret_file(node, credentials)?;
-            secret_hash(secret.expose()).map(Some).ok_or_else(|| {
-                Fault::with(
+            let file = secret_file(node, sources)?;
+            match secret_hash(file.secret.expose()) {
+                Some(hash) => Ok(Some((hash, file.path))),
+                None => Err(Fault::with(
                     node,
                     "the secret in it is too short",
                     "write 16 characters or more",
-                )
-            })
+                )),
+            }
         },
     );
     let ttl = r.key(
@@ -200,7 +205,16 @@ fn read_api_key(r: &mut Reader<'_>, credentials: Option<&Path>) -> Option<ApiKey
         },
     );
     let secret_hash = match (secret?, from_file?) {
-        (Some(hash), None) | (None, Some(hash)) => hash,
+        (Some((hash, in_clear)), None) => {
+            if in_clear {
+                exposure::warn_of_value(r, "api.keys.secret", sources);
+            }
+            hash
+        }
+        (None, Some((hash, path))) => {
+            exposure::warn_of_file(r, "api.keys.secret_file", &path);
+            hash
+        }
         (None, None) => {
             r.problem(
                 "api.keys.secret",
@@ -229,7 +243,7 @@ fn read_api_key(r: &mut Reader<'_>, credentials: Option<&Path>) -> Option<ApiKey
 
 /// SHA-256 of a secret that is worth one, or the hash that is written in its place.
 fn secret_hash(text: &str) -> Option<[u8; 32]> {
-    let Some(hex) = text.strip_prefix("sha256:") else {
+    let Some(hex) = text.strip_prefix(HASHED) else {
         return (text.chars().count() >= 16).then(|| Sha256::digest(text).into());
     };
     let mut hash = [0; 32];

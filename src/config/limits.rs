@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::reader::Reader;
 use super::source::Node;
-use super::values::{self, Converted, Fault};
+use super::values::{self, Fault};
 use crate::access::Limits;
+use crate::turn::Bandwidth;
 
 /// What `[limits]` says, before it goes to the modules that hold to it.
 pub(super) struct LimitKeys {
@@ -16,6 +17,8 @@ pub(super) struct LimitKeys {
     pub channels: usize,
     pub unauthenticated: u32,
     pub auth_failures: u32,
+    pub bandwidth: Bandwidth,
+    pub new_peers: u32,
 }
 
 /// What one user may have of the relay ports that others leave, where there are others.
@@ -45,13 +48,9 @@ pub(super) fn read_limits(r: &mut Reader<'_>, several_users: bool) -> Option<Lim
         "a number of connections, 0 for no limit",
         &all,
     );
-    for name in [
-        "limits.bandwidth_per_allocation",
-        "limits.bandwidth_per_user",
-        "limits.bandwidth",
-    ] {
-        r.key(name, r#""0""#, r#""0""#, no_bandwidth);
-    }
+    let per_allocation = read_bandwidth(r, "limits.bandwidth_per_allocation");
+    let of_user = read_bandwidth(r, "limits.bandwidth_per_user");
+    let total = read_bandwidth(r, "limits.bandwidth");
     let max_lifetime = r.key(
         "limits.allocation_lifetime",
         r#""1h""#,
@@ -82,6 +81,12 @@ pub(super) fn read_limits(r: &mut Reader<'_>, several_users: bool) -> Option<Lim
     let rate = values::number(0..=1_000_000);
     let unauthenticated = r.key("limits.unauthenticated_per_address", "100", RATE, &rate);
     let auth_failures = r.key("limits.auth_failures_per_address", "10", RATE, &rate);
+    let new_peers = r.key(
+        "limits.new_peers_per_second",
+        "50",
+        "a number of peers per second up to 1000000, 0 for no limit",
+        &rate,
+    );
     Some(LimitKeys {
         quotas: Limits {
             allocations: allocations?,
@@ -95,19 +100,27 @@ pub(super) fn read_limits(r: &mut Reader<'_>, several_users: bool) -> Option<Lim
         channels: channels? as usize,
         unauthenticated: unauthenticated?,
         auth_failures: auth_failures?,
+        bandwidth: Bandwidth {
+            per_allocation: per_allocation?,
+            per_user: of_user?,
+            total: total?,
+        },
+        new_peers: new_peers?,
     })
 }
 
-fn no_bandwidth(node: &Node) -> Converted<()> {
-    match values::parsed(values::rate)(node)? {
-        0 => Ok(()),
-        _ => Err(Fault::with(
-            node,
-            format!(
-                "found {}, and this version enforces no bandwidth",
-                node.shown()
-            ),
-            "write \"0\" and limit it in the kernel (tc), or the number of allocations",
-        )),
-    }
+/// Bits per second that no call gets by with.
+const LEAST_BANDWIDTH: u64 = 32_000;
+
+/// More than any network carries, and far from where counting ends.
+const MOST_BANDWIDTH: u64 = 1_000_000_000_000;
+
+fn read_bandwidth(r: &mut Reader<'_>, name: &'static str) -> Option<u64> {
+    let takes = r#"a rate from "32kbit" to "1000Gbit" such as "8Mbit", or "0" for no limit"#;
+    r.key(name, r#""0""#, takes, |node: &Node| {
+        match values::parsed(values::rate)(node)? {
+            rate @ (0 | LEAST_BANDWIDTH..=MOST_BANDWIDTH) => Ok(rate),
+            _ => Err(Fault::of(node)),
+        }
+    })
 }

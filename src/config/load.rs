@@ -1,13 +1,14 @@
 //! Every key, read in the order of `conf/turnix.toml`; tables of many keys have files of their own beside this one.
 
 use std::fs;
-use std::net::SocketAddr;
 
 use super::Config;
 use super::auth::{Auth, read_auth};
 use super::changes::Keys;
 use super::cluster::{read_cluster, read_keys};
 use super::drain::read_drain;
+use super::exposure;
+use super::http::{check_http, read_http};
 use super::limits::read_limits;
 use super::listen::{read_listeners, read_relay};
 use super::log::read_log;
@@ -38,6 +39,7 @@ impl Config {
         let config = read(&mut reader, sources);
         reader.reject_unknown();
         let keys = std::mem::take(&mut reader.keys);
+        let warnings = reader.warnings;
         let mut found = reader.problems;
         if !whole {
             // A key that seems to be missing may stand on a line that could not be read.
@@ -45,7 +47,11 @@ impl Config {
         }
         problems.extend(found);
         match config {
-            Some(config) if problems.is_empty() => Ok(Self { keys, ..config }),
+            Some(config) if problems.is_empty() => Ok(Self {
+                keys,
+                warnings,
+                ..config
+            }),
             _ => {
                 if problems.is_empty() {
                     debug_assert!(false, "a key was refused without saying why");
@@ -104,12 +110,7 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
             ("rfc5766", ChannelRange::Rfc5766),
         ]),
     );
-    let admin = r.key(
-        "http.admin",
-        r#""127.0.0.1:9641""#,
-        r#"a loopback address and port such as "127.0.0.1:9641", or "" to turn it off"#,
-        admin,
-    );
+    let http = read_http(r, sources);
     let has_secrets = auth.as_ref().is_none_or(|auth| !auth.secrets.is_empty());
     let api_keys = read_keys(r, sources, has_secrets);
     let cluster = read_cluster(r);
@@ -124,10 +125,14 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
     let handover = read_handover(r);
     let log = read_log(r);
     let records = read_records(r);
-    check_tls(r, tls.as_ref(), listeners.as_deref());
+    let elsewhere = http.as_ref().is_none_or(|keys| keys.http.tls);
+    check_tls(r, tls.as_ref(), listeners.as_deref(), elsewhere);
+    check_http(r, tls.as_ref(), http.as_ref());
+    exposure::warn(r, sources);
 
     let auth = auth?;
     let limits = limits?;
+    let http = http?;
     let cluster = cluster?;
     Some(Config {
         access: access::Settings {
@@ -151,10 +156,13 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
             channels_per_allocation: limits.channels,
             unauthenticated_per_address: limits.unauthenticated,
             auth_failures_per_address: limits.auth_failures,
+            bandwidth: limits.bandwidth,
+            new_peers_per_second: limits.new_peers,
         },
         connections_per_address: limits.connections_per_address,
         tls: tls?,
-        admin: admin?,
+        admin: http.admin,
+        http: http.http,
         per_allocation: per_allocation? as usize,
         drain: drain?,
         server: server?,
@@ -168,6 +176,7 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
         api_keys: api_keys?,
         cluster,
         keys: Keys::default(),
+        warnings: Vec::new(),
     })
 }
 
@@ -207,26 +216,6 @@ fn read_peers(r: &mut Reader<'_>) -> Option<peers::Settings> {
         allow: allow?,
         nat64: nat64?,
     })
-}
-
-fn admin(node: &Node) -> Converted<Option<SocketAddr>> {
-    let text = values::text(node)?;
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let address: SocketAddr = text.parse().map_err(|_| Fault::of(node))?;
-    if address.ip().to_canonical().is_loopback() {
-        Ok(Some(address))
-    } else {
-        Err(Fault::with(
-            node,
-            format!(
-                "{address} can be reached from outside, and this version has no TLS or token there"
-            ),
-            "use \"127.0.0.1:9641\" and reach it through a reverse proxy that asks who it is, \
-             or by ssh -L 9641:127.0.0.1:9641",
-        ))
-    }
 }
 
 /// A key whose only meaning in this version is its default.

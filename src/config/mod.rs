@@ -11,6 +11,8 @@ mod auth;
 mod changes;
 mod cluster;
 mod drain;
+mod exposure;
+mod http;
 mod limits;
 mod listen;
 mod load;
@@ -31,10 +33,12 @@ use std::time::Duration;
 
 use crate::base::Family;
 use crate::base::addr::is_link_local;
+use crate::http::Token;
 use crate::http::ice::ApiKey;
 use crate::net::host;
 use crate::{access, logging, stream, turn};
 
+pub use auth::read_secret;
 pub use changes::{Change, Keys};
 pub use cluster::Cluster;
 pub use load::{declared, host_name};
@@ -56,8 +60,10 @@ pub struct Config {
     pub connections_per_address: u32,
     /// The certificate; always there if a listener speaks TLS.
     pub tls: Option<Tls>,
-    /// The loopback address of metrics and admin API; `None` turns it off.
+    /// The address of metrics and admin API; `None` turns it off. Beyond loopback only with TLS and a token.
     pub admin: Option<SocketAddr>,
+    /// Who may use the admin listener.
+    pub http: Http,
     /// How many of the busiest allocations get series of their own.
     pub per_allocation: usize,
     /// How it is emptied and stopped.
@@ -76,6 +82,8 @@ pub struct Config {
     pub cluster: Cluster,
     /// Every key and what it was given, to tell what a reload changes.
     pub keys: Keys,
+    /// What works and should be put right: secrets that others can see.
+    pub warnings: Vec<Problem>,
 }
 
 impl Config {
@@ -188,6 +196,17 @@ pub struct Drain {
     pub overload_percent: u32,
 }
 
+/// Who may use the admin listener.
+#[derive(Clone, Debug)]
+pub struct Http {
+    /// Whether it speaks HTTPS, with the certificate of `tls`.
+    pub tls: bool,
+    /// What has to be shown; `None`: nothing.
+    pub token: Option<Token>,
+    /// Names and addresses it may be asked by besides its own.
+    pub hosts: Vec<String>,
+}
+
 /// How the server runs on the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Server {
@@ -197,6 +216,8 @@ pub struct Server {
     pub pin_shards: bool,
     /// How long a shard asks for packets again and again before it sleeps.
     pub busy_poll: Duration,
+    /// Whether a crash may leave a core dump, which holds every secret.
+    pub core_dumps: bool,
     /// Receive and send buffer of a listener, in bytes.
     pub listener_buffer_bytes: usize,
     /// Receive and send buffer of a relay socket, in bytes.

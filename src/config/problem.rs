@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::base::Printable;
+
 /// Where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
@@ -76,11 +78,12 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.origin)?;
+        // Keys, values and paths are somebody's text.
+        write!(f, "{}: ", Printable(&self.origin))?;
         if !self.key.is_empty() {
-            write!(f, "{}: ", self.key)?;
+            write!(f, "{}: ", Printable(&self.key))?;
         }
-        write!(f, "{}; {}", self.found, self.remedy)
+        write!(f, "{}; {}", Printable(&self.found), Printable(&self.remedy))
     }
 }
 

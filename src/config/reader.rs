@@ -28,6 +28,8 @@ pub(super) struct Reader<'a> {
     /// What the keys that could be read were given.
     pub keys: Keys,
     pub problems: Vec<Problem>,
+    /// What works and should be put right all the same.
+    pub warnings: Vec<Problem>,
 }
 
 impl<'a> Reader<'a> {
@@ -40,6 +42,7 @@ impl<'a> Reader<'a> {
             declared: Vec::new(),
             keys: Keys::default(),
             problems: Vec::new(),
+            warnings: Vec::new(),
         }
     }
 
@@ -177,6 +180,7 @@ impl<'a> Reader<'a> {
             declared: Vec::new(),
             keys: Keys::default(),
             problems: Vec::new(),
+            warnings: Vec::new(),
         };
         let value = each(&mut inner);
         inner.reject_unknown();
@@ -184,6 +188,9 @@ impl<'a> Reader<'a> {
             self.declare(declared);
         }
         self.keys.extend(inner.keys);
+        for warning in inner.warnings {
+            self.warn(warning);
+        }
         (value, inner.problems)
     }
 
@@ -212,6 +219,13 @@ impl<'a> Reader<'a> {
             found: found.into(),
             remedy: remedy.into(),
         });
+    }
+
+    /// Records what works and should be put right all the same, once.
+    pub fn warn(&mut self, warning: Problem) {
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
     }
 
     /// Records every key that was not declared, with the nearest one that was.

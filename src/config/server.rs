@@ -67,12 +67,19 @@ pub(super) fn read_server(r: &mut Reader<'_>) -> Option<Server> {
             _ => Err(Fault::of(node)),
         },
     );
+    let core_dumps = r.key(
+        "server.core_dumps",
+        "false",
+        "true or false",
+        values::boolean,
+    );
     let listener_buffer = r.key("server.listener_buffer", r#""4MiB""#, SIZE, &size);
     let relay_buffer = r.key("server.relay_buffer", r#""256KiB""#, SIZE, &size);
     Some(Server {
         shards: shards? as usize,
         pin_shards: pin_shards?,
         busy_poll: busy_poll?,
+        core_dumps: core_dumps?,
         listener_buffer_bytes: listener_buffer?,
         relay_buffer_bytes: relay_buffer?,
     })

@@ -81,12 +81,24 @@ impl Sources {
             name.strip_prefix("TURNIX_")
                 .is_some_and(|suffix| !is_service_link(suffix, text) && names(&dotted(suffix)))
         });
-        in_environment
-            || self
-                .set
-                .iter()
-                .filter_map(|assignment| assignment.split_once('='))
-                .any(|(name, _)| names(name.trim()))
+        in_environment || self.sets(names)
+    }
+
+    /// Whether a `--set` says `key`, a part of it, or the section that it is in.
+    pub(super) fn set_on_command_line(&self, key: &str) -> bool {
+        let within = |inner: &str, outer: &str| {
+            inner
+                .strip_prefix(outer)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        self.sets(|name| within(name, key) || within(key, name))
+    }
+
+    fn sets(&self, names: impl Fn(&str) -> bool) -> bool {
+        self.set
+            .iter()
+            .filter_map(|assignment| assignment.split_once('='))
+            .any(|(name, _)| names(name.trim()))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::exposure;
 use super::problem::Origin;
 use super::reader::Reader;
 use super::values;
@@ -47,6 +48,7 @@ pub(super) fn read_tls(r: &mut Reader<'_>) -> Option<Option<Tls>> {
                 );
                 return None;
             }
+            exposure::warn_of_file(r, "tls.key", &key);
             Some(Some(Tls { certificate, key }))
         }
         Err(error) => {
@@ -69,6 +71,7 @@ pub(super) fn check_tls(
     r: &mut Reader<'_>,
     tls: Option<&Option<Tls>>,
     listeners: Option<&[(Origin, Listener)]>,
+    elsewhere: bool,
 ) {
     let (Some(tls), Some(listeners)) = (tls, listeners) else {
         return;
@@ -82,11 +85,11 @@ pub(super) fn check_tls(
         );
     }
     let chosen = r.origin("tls.certificate") == Origin::QuickStart;
-    if !speaks && tls.is_some() && !chosen {
+    if !speaks && !elsewhere && tls.is_some() && !chosen {
         r.problem(
             "tls.certificate",
             "given, and no [[listen]] names \"tls\"",
-            "add \"tls\" to listen.protocols, or remove the certificate",
+            "add \"tls\" to listen.protocols, set http.tls = true, or remove the certificate",
         );
     }
 }

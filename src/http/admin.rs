@@ -6,13 +6,12 @@ use std::sync::{Arc, Mutex};
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Query, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, Version, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
-use axum::{Json, Router};
+use axum::{Extension, Router};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use crate::base::Pii;
 use crate::base::time::duration;
@@ -22,7 +21,9 @@ use crate::records::Counts;
 use crate::stream::{Admission, Certificates};
 use crate::turn::Direction;
 
-use super::{Health, Operator, Order, ShardControl, Status, refusal, trace};
+use super::door::{Door, Refusal};
+use super::serve::{Local, Peer};
+use super::{Health, Operator, Order, ShardControl, Status, Token, json, refusal, trace};
 
 /// What the admin listener answers from.
 #[derive(Clone)]
@@ -33,6 +34,7 @@ pub struct AdminState<S> {
     admission: Arc<Admission>,
     operator: Option<Operator>,
     settings: Arc<Settings>,
+    door: Arc<Door>,
     records: Option<Arc<Counts>>,
     pub(super) traces: Arc<Mutex<Traces>>,
 }
@@ -48,8 +50,11 @@ pub struct Settings {
     pub version: &'static str,
     /// How many of the busiest allocations get series of their own in `/metrics`.
     pub per_allocation: usize,
-    /// Hosts under which the listener may be asked besides loopback ones: names, or IP addresses without brackets.
+    /// Hosts under which the listener may be asked besides loopback's and its own address: names, or IP addresses without
+    /// brackets.
     pub hosts: Vec<String>,
+    /// What has to be shown for everything but a bare health check; `None`: nothing.
+    pub token: Option<Token>,
 }
 
 impl<S: ShardControl> AdminState<S> {
@@ -67,6 +72,7 @@ impl<S: ShardControl> AdminState<S> {
             certificates,
             admission,
             operator: None,
+            door: Arc::new(Door::new(settings.token.clone())),
             settings: Arc::new(settings),
             records: None,
             traces: Arc::default(),
@@ -98,7 +104,7 @@ impl<S: ShardControl> AdminState<S> {
 
 /// The routes of the admin listener.
 pub fn router<S: ShardControl>(state: AdminState<S>) -> Router {
-    let settings = Arc::clone(&state.settings);
+    let guarding = (Arc::clone(&state.settings), Arc::clone(&state.door));
     Router::new()
         .route("/metrics", get(metrics))
         .route("/live", get(live))
@@ -117,20 +123,62 @@ pub fn router<S: ShardControl>(state: AdminState<S>) -> Router {
                 "this path does not take this method",
             )
         })
-        .layer(middleware::from_fn_with_state(settings, guard))
+        .layer(middleware::from_fn_with_state(guarding, guard))
         .with_state(state)
 }
 
-/// Refuses requests that a web page may have provoked by pointing its own name at this address (DNS rebinding).
+/// What a caller gets to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Caller {
+    /// Everything.
+    Known,
+    /// Whether the server is well, as balancers and kubelets ask, which carry no token.
+    Anyone,
+}
+
+/// What balancers ask.
+const HEALTH_PATHS: [&str; 3] = ["/live", "/ready", "/health"];
+
+/// Refuses requests that a web page from elsewhere may have provoked, and those that lack the token.
 ///
-/// Such a request carries the page's own host. Loopback's names and those that the operator knows cannot be a page's.
-async fn guard(State(settings): State<Arc<Settings>>, request: Request, next: Next) -> Response {
-    if !asked_by_known_host(request.uri(), request.headers(), &settings.hosts) {
+/// A page that points its own name at this address (DNS rebinding) asks under that name. Loopback's names, the address
+/// that was connected to and those that the operator knows cannot be such a page's.
+async fn guard(
+    State((settings, door)): State<(Arc<Settings>, Arc<Door>)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let (local, peer) = (
+        request.extensions().get::<Local>(),
+        request.extensions().get::<Peer>(),
+    );
+    let known = Known {
+        local: local.map(|Local(local)| local.ip()),
+        hosts: &settings.hosts,
+    };
+    if !known.asked(request.uri(), request.headers()) {
         return refusal(
             StatusCode::FORBIDDEN,
-            "ask the admin listener as localhost or 127.0.0.1: this host is not its own",
+            "this host is not the admin listener's own: ask as localhost or by its address, or add the host to http.hosts",
         );
     }
+    if !known.asks(request.headers()) {
+        return refusal(
+            StatusCode::FORBIDDEN,
+            "no page from elsewhere may ask the admin listener",
+        );
+    }
+    // Only tests ask without a connection.
+    let client = peer.map_or(IpAddr::from([0, 0, 0, 0]), |Peer(client)| client.ip());
+    let caller = match door.admit(client, request.headers()) {
+        Ok(()) => Caller::Known,
+        Err(Refusal::Missing) if HEALTH_PATHS.contains(&request.uri().path()) => Caller::Anyone,
+        Err(reason) => {
+            door.refuse(reason);
+            return turned_away(reason, request.version());
+        }
+    };
+    request.extensions_mut().insert(caller);
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -141,20 +189,85 @@ async fn guard(State(settings): State<Arc<Settings>>, request: Request, next: Ne
     response
 }
 
-fn asked_by_known_host(uri: &Uri, headers: &HeaderMap, hosts: &[String]) -> bool {
-    let known = |authority: &str| {
+/// Asks for the token, or for patience; the connection ends, so that strangers hold none open by it.
+fn turned_away(reason: Refusal, version: Version) -> Response {
+    let mut response = match reason {
+        Refusal::Missing | Refusal::Wrong => refusal(
+            StatusCode::UNAUTHORIZED,
+            "show http.token of the configuration: \"Authorization: Bearer TOKEN\"",
+        ),
+        Refusal::Limited => refusal(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too many wrong tokens from this address: try again in ten seconds",
+        ),
+    };
+    let headers = response.headers_mut();
+    match reason {
+        Refusal::Missing => {
+            let challenge = HeaderValue::from_static("Bearer realm=\"turnix\"");
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        Refusal::Wrong => {
+            let challenge =
+                HeaderValue::from_static("Bearer realm=\"turnix\", error=\"invalid_token\"");
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        Refusal::Limited => {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
+        }
+    }
+    if version < Version::HTTP_2 {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// The hosts under which the admin listener may be asked.
+struct Known<'a> {
+    /// The address that was connected to.
+    local: Option<IpAddr>,
+    hosts: &'a [String],
+}
+
+impl Known<'_> {
+    /// Whether everything that says whom `request` was meant for names a known host. Browsers always say it; all places
+    /// count, so that one cannot hide the other.
+    fn asked(&self, uri: &Uri, headers: &HeaderMap) -> bool {
+        uri.authority().is_none_or(|named| self.has(named.as_str()))
+            && (headers.get_all(header::HOST).iter())
+                .all(|named| named.to_str().is_ok_and(|named| self.has(named)))
+    }
+
+    /// Whether no page from elsewhere asks: it may do so under our own host as long as it does not read the answer, and
+    /// its browser tells where it is from (RFC 6454 §7).
+    fn asks(&self, headers: &HeaderMap) -> bool {
+        (headers.get_all(header::ORIGIN).iter()).all(|origin| {
+            let origin = origin.to_str().ok();
+            let authority = origin.and_then(|origin| origin.split_once("://"));
+            authority.is_some_and(|(_, authority)| self.has(authority))
+        })
+    }
+
+    fn has(&self, authority: &str) -> bool {
         let host = without_port(authority);
         let literal = host
             .strip_prefix('[')
             .and_then(|host| host.strip_suffix(']'))
             .unwrap_or(host);
-        (literal.parse::<IpAddr>()).is_ok_and(|ip| ip.to_canonical().is_loopback())
-            || host.eq_ignore_ascii_case("localhost")
-            || hosts.iter().any(|name| literal.eq_ignore_ascii_case(name))
-    };
-    // Browsers always say whom they ask; both places count, so that one cannot hide the other.
-    uri.authority().is_none_or(|named| known(named.as_str()))
-        && (headers.get_all(header::HOST).iter()).all(|named| named.to_str().is_ok_and(known))
+        match literal.parse::<IpAddr>() {
+            Ok(ip) => {
+                let ip = ip.to_canonical();
+                let same = |other: IpAddr| other.to_canonical() == ip;
+                let mut hosts = self.hosts.iter().filter_map(|host| host.parse().ok());
+                ip.is_loopback() || self.local.is_some_and(same) || hosts.any(same)
+            }
+            Err(_) => {
+                let mut hosts = self.hosts.iter();
+                host.eq_ignore_ascii_case("localhost")
+                    || hosts.any(|name| host.eq_ignore_ascii_case(name))
+            }
+        }
+    }
 }
 
 /// Whether a web page of another origin sends this: a browser sends a plain POST without asking the server first.
@@ -188,6 +301,7 @@ async fn metrics<S: ShardControl>(State(state): State<AdminState<S>>) -> Respons
         certificate_expiry_unix: state.certificates.as_ref().map(|all| all.not_after_unix()),
         streams_refused: state.admission.refused(),
         records: (state.records.as_ref()).map_or_else(Vec::new, |counts| counts.read()),
+        admin_refused: state.door.refused(),
         version: state.settings.version,
     };
     let text = encode(Reading {
@@ -200,26 +314,36 @@ async fn metrics<S: ShardControl>(State(state): State<AdminState<S>>) -> Respons
 }
 
 /// Whether a restart would help: draining is no reason for one.
-async fn live<S: ShardControl>(State(state): State<AdminState<S>>) -> Response {
+async fn live<S: ShardControl>(
+    State(state): State<AdminState<S>>,
+    Extension(caller): Extension<Caller>,
+) -> Response {
     let status = state.health.status().await;
     let code = match status {
         Status::Ok | Status::Draining => StatusCode::OK,
         Status::Degraded => StatusCode::SERVICE_UNAVAILABLE,
     };
-    health_answer(&state, status, code).await
+    health_answer(&state, caller, status, code).await
 }
 
 /// Whether new clients are welcome.
-async fn ready<S: ShardControl>(State(state): State<AdminState<S>>) -> Response {
+async fn ready<S: ShardControl>(
+    State(state): State<AdminState<S>>,
+    Extension(caller): Extension<Caller>,
+) -> Response {
     let status = state.health.status().await;
-    health_answer(&state, status, status.code()).await
+    health_answer(&state, caller, status, status.code()).await
 }
 
 async fn health_answer<S: ShardControl>(
     state: &AdminState<S>,
+    caller: Caller,
     status: Status,
     code: StatusCode,
 ) -> Response {
+    if caller == Caller::Anyone {
+        return json(code, &serde_json::json!({ "status": status.label() }));
+    }
     let allocations = match status {
         // A shard that does not answer would keep this answer waiting.
         Status::Degraded => None,
@@ -228,7 +352,7 @@ async fn health_answer<S: ShardControl>(
             Some(live.as_flattened().iter().sum::<u64>())
         }
     };
-    let mut body = json!({
+    let mut body = serde_json::json!({
         "status": status.label(),
         "node": state.settings.node,
         "region": state.settings.region,
@@ -236,9 +360,9 @@ async fn health_answer<S: ShardControl>(
         "allocations": allocations,
     });
     if let Some(unix) = (state.operator.as_ref()).and_then(Operator::drain_deadline_unix) {
-        body["deadline"] = json!(unix);
+        body["deadline"] = unix.into();
     }
-    (code, Json(body)).into_response()
+    json(code, &body)
 }
 
 /// One live allocation as the API shows it.
@@ -300,7 +424,7 @@ impl<'a> From<&'a NamedAllocation> for AllocationJson<'a> {
 async fn allocations<S: ShardControl>(State(state): State<AdminState<S>>) -> Response {
     let live = state.shards.allocations(usize::MAX).await;
     let shown: Vec<_> = live.iter().map(AllocationJson::from).collect();
-    Json(shown).into_response()
+    json(StatusCode::OK, &shown)
 }
 
 async fn end_allocation<S: ShardControl>(
@@ -328,7 +452,7 @@ async fn end_user<S: ShardControl>(
         return unreadable();
     };
     let ended = state.shards.end_user(&user).await;
-    Json(json!({ "ended": ended })).into_response()
+    json(StatusCode::OK, &serde_json::json!({ "ended": ended }))
 }
 
 async fn reload<S: ShardControl>(

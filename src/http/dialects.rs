@@ -12,12 +12,12 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Extension, Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{get, post, put};
-use axum::{Json, Router};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac};
@@ -156,7 +156,7 @@ fn wrong_key<S: ShardControl>(
 }
 
 fn answer(code: StatusCode, body: Value) -> Response {
-    let mut response = (code, Json(body)).into_response();
+    let mut response = super::json(code, &body);
     (response.headers_mut()).insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

@@ -10,11 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use ahash::RandomState;
+use axum::Router;
 use axum::extract::{Extension, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -174,7 +174,7 @@ async fn config<S: ShardControl>(
         &asked,
         &headers,
         async |offer, key| match configuration(offer, key, &asked, client.ip()) {
-            Ok(body) => Json(body).into_response(),
+            Ok(body) => super::json(StatusCode::OK, &body),
             Err((code, why)) => refusal(code, why),
         },
     )
@@ -190,7 +190,7 @@ async fn totals<S: ShardControl>(
 ) -> Response {
     let shards = service.shards.clone();
     answered(&service, client.ip(), &asked, &headers, async |_, _| {
-        Json(statistics(&shards).await).into_response()
+        super::json(StatusCode::OK, &statistics(&shards).await)
     })
     .await
 }

@@ -4,6 +4,7 @@
 
 pub mod admin;
 mod dialects;
+mod door;
 pub mod ice;
 mod operator;
 mod pages;
@@ -15,17 +16,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::Json;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::base::printable;
 use crate::base::trace::Traces;
 use crate::metrics::{NamedAllocation, ShardSnapshot};
 use crate::shard::Shards;
 
+pub use door::{MIN_TOKEN_CHARS, Token};
 pub use operator::{Asked, Operator, Order, Outcome};
 pub use serve::{Front, Limits};
 
@@ -154,5 +156,19 @@ impl<S: ShardControl> Health<S> {
 
 /// A refusal as JSON: `{"error": …}`.
 fn refusal(code: StatusCode, message: &str) -> Response {
-    (code, Json(json!({ "error": message }))).into_response()
+    json(code, &serde_json::json!({ "error": message }))
+}
+
+/// An answer in JSON. Names in it are somebody's text, and people read it on terminals.
+fn json(code: StatusCode, body: &impl Serialize) -> Response {
+    match serde_json::to_string(body) {
+        Ok(text) => {
+            let kind = [(header::CONTENT_TYPE, "application/json")];
+            (code, kind, printable::json(&text).into_owned()).into_response()
+        }
+        Err(error) => {
+            debug_assert!(false, "an answer does not encode: {error}");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
 }

@@ -4,15 +4,14 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::get;
-use axum::{Json, Router};
-use serde_json::json;
 
 use super::ice::{self, Service};
-use super::{Health, ShardControl, dialects, pages, refusal};
+use super::{Health, ShardControl, dialects, json, pages, refusal};
 
 /// The routes of public listeners; `draining` is set while the server is being emptied.
 pub fn router<S: ShardControl>(
@@ -34,5 +33,8 @@ pub fn router<S: ShardControl>(
 
 async fn health<S: ShardControl>(State(health): State<Health<S>>) -> Response {
     let status = health.status().await;
-    (status.code(), Json(json!({ "status": status.label() }))).into_response()
+    json(
+        status.code(),
+        &serde_json::json!({ "status": status.label() }),
+    )
 }

@@ -18,7 +18,8 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use crate::stream::HttpStream;
+use crate::base::Pii;
+use crate::stream::{Admission, HttpStream};
 
 use super::refusal;
 
@@ -27,6 +28,8 @@ use super::refusal;
 pub struct Limits {
     /// Open connections; beyond it a new one is closed at once.
     pub connections: usize,
+    /// Open connections of one IPv4 address or IPv6 /64, so that none takes all; 0 is no limit.
+    pub per_address: u32,
     /// How long a client may take to send a request's header.
     pub header_timeout: Duration,
     /// After this time a connection takes no further request and closes.
@@ -37,6 +40,7 @@ impl Limits {
     /// For the admin listener, where monitoring keeps connections open.
     pub const ADMIN: Self = Self {
         connections: 256,
+        per_address: 64,
         header_timeout: Duration::from_secs(10),
         lifetime: Duration::from_secs(600),
     };
@@ -44,6 +48,7 @@ impl Limits {
     /// For strangers, who fetch a page and leave.
     pub const PUBLIC: Self = Self {
         connections: 1024,
+        per_address: 0,
         header_timeout: Duration::from_secs(10),
         lifetime: Duration::from_secs(60),
     };
@@ -67,17 +72,22 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Between two attempts to accept while the system is out of a resource.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Who a request comes from: the other end of its connection, an extension of every request.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Peer(pub SocketAddr);
-
 /// A router and the bounds under which connections may use it; cheap to clone, clones share the bounds.
 #[derive(Clone)]
 pub struct Front {
     router: Router,
     limits: Limits,
     connections: Arc<Semaphore>,
+    admission: Arc<Admission>,
 }
+
+/// Who a request comes from: the other end of its connection, an extension of every request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer(pub SocketAddr);
+
+/// The address that a request came to: our end of its connection, an extension of every request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Local(pub SocketAddr);
 
 impl Front {
     /// Serves `router` within `limits`.
@@ -87,6 +97,7 @@ impl Front {
                 .layer(middleware::from_fn(sound)),
             limits,
             connections: Arc::new(Semaphore::new(limits.connections)),
+            admission: Admission::new(limits.per_address),
         }
     }
 
@@ -94,6 +105,10 @@ impl Front {
     pub async fn serve(&self, stream: HttpStream) {
         let Ok(_permit) = self.connections.try_acquire() else {
             tracing::debug!("too many HTTP connections: a new one is closed");
+            return;
+        };
+        let Some(_place) = self.admission.admit(stream.client.ip()) else {
+            tracing::debug!(client = %Pii(stream.client), "too many HTTP connections of an address: a new one is closed");
             return;
         };
         let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -109,7 +124,9 @@ impl Front {
             .max_concurrent_streams(MAX_STREAMS)
             .keep_alive_interval(self.limits.header_timeout)
             .keep_alive_timeout(self.limits.header_timeout);
-        let router = self.router.clone().layer(Extension(Peer(stream.client)));
+        let router = (self.router.clone())
+            .layer(Extension(Peer(stream.client)))
+            .layer(Extension(Local(stream.local)));
         let service = TowerToHyperService::new(router);
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {

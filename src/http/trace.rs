@@ -10,7 +10,6 @@ use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use crate::base::trace::{MOST, Subject, Trace, Traces};
 use crate::base::{Clock, Pii};
@@ -59,7 +58,7 @@ pub(super) async fn list<S: ShardControl>(State(state): State<AdminState<S>>) ->
     let shown: Vec<_> = (lock(&state).live(now))
         .map(|trace| Shown::new(&trace.subject, trace.until.saturating_duration_since(now)))
         .collect();
-    Json(shown).into_response()
+    super::json(StatusCode::OK, &shown)
 }
 
 /// Takes JSON by its content type only, which no page of another origin may send unasked.
@@ -106,20 +105,17 @@ pub(super) async fn change<S: ShardControl>(
         (true, true) => StatusCode::NO_CONTENT.into_response(),
         (true, false) => {
             tracing::info!(
-                user = shown
-                    .user
-                    .as_deref()
-                    .map(|user| tracing::field::display(user.escape_debug())),
+                user = shown.user.as_deref(),
                 address = shown.address,
                 minutes = asked.minutes,
                 "a trace begins: see target turnix::trace"
             );
-            (StatusCode::CREATED, Json(shown)).into_response()
+            super::json(StatusCode::CREATED, &shown)
         }
         (false, true) => refusal(StatusCode::NOT_FOUND, "nobody traces that"),
         (false, false) => {
             let why = format!("{MOST} traces run already: end one with \"minutes\": 0");
-            (StatusCode::CONFLICT, Json(json!({ "error": why }))).into_response()
+            refusal(StatusCode::CONFLICT, &why)
         }
     }
 }

@@ -18,6 +18,8 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
+use crate::base::Printable;
+
 /// Where systemd-journald listens.
 pub const SOCKET: &str = "/run/systemd/journal/socket";
 
@@ -151,13 +153,7 @@ impl Visit for Record {
             self.message = value;
             return;
         }
-        let _ = write!(self.details, " {}=", field.name());
-        for c in value.chars() {
-            let _ = match c.is_control() {
-                true => write!(self.details, "{}", c.escape_debug()),
-                false => self.details.write_char(c),
-            };
-        }
+        let _ = write!(self.details, " {}={}", field.name(), Printable(&value));
         self.field(field.name(), &value);
     }
 }

@@ -19,6 +19,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt as lines, reload};
 
+use crate::base::printable::{Form, Lines};
 use crate::base::{PiiMode, trace};
 
 use journal::Journal;
@@ -194,9 +195,13 @@ fn cut(text: &str, bytes: usize) -> &str {
 
 /// The layer that writes; with an error where the journal was wanted and JSON has to do.
 fn output(format: Format, terminal: bool) -> Result<(Output, Option<io::Error>), InstallError> {
-    let json = || lines::layer().with_writer(io::stderr).json().boxed();
+    let json = || {
+        let layer = lines::layer().with_writer(|| Lines::new(io::stderr(), Form::Json));
+        layer.json().boxed()
+    };
     let text = || {
-        let layer = lines::layer().with_writer(io::stderr);
+        let form = if terminal { Form::Colour } else { Form::Text };
+        let layer = lines::layer().with_writer(move || Lines::new(io::stderr(), form));
         layer.with_ansi(terminal).with_target(false).boxed()
     };
     let journal = || Journal::connect(journal::SOCKET.as_ref()).map(Journal::boxed);

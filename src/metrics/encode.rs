@@ -8,8 +8,9 @@ use prometheus::proto::{
 use prometheus::{Registry, TextEncoder};
 
 use crate::access::{AuthFailure, DeniedRule};
-use crate::base::{Family, Transport};
+use crate::base::{Family, Printable, Transport};
 use crate::stream::{Refusal, Refused};
+use crate::turn::police::Limit;
 use crate::turn::stats::{
     BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS, Histogram, OUTCOMES, Outcome, outcome_index,
 };
@@ -29,6 +30,8 @@ pub struct Context {
     pub streams_refused: Refused,
     /// Access records: sink, result, count; none where nobody wants them.
     pub records: Vec<(&'static str, &'static str, u64)>,
+    /// Requests that the admin listener turned away for want of its token, by reason.
+    pub admin_refused: [(&'static str, u64); 3],
     /// The version of turnix.
     pub version: &'static str,
 }
@@ -204,6 +207,7 @@ fn refusals(families: &mut Vec<MetricFamily>, stats: &Stats) {
             .map(|(reason, count)| counter(&[("reason", reason.label())], count))
             .collect(),
     );
+    policed(families, stats);
     push(
         families,
         "turn_auth_failures_total",
@@ -221,6 +225,47 @@ fn refusals(families: &mut Vec<MetricFamily>, stats: &Stats) {
         (DeniedRule::ALL.into_iter().zip(stats.peer_denied))
             .map(|(rule, count)| counter(&[("rule", rule.label())], count))
             .collect(),
+    );
+}
+
+fn policed(families: &mut Vec<MetricFamily>, stats: &Stats) {
+    let mut bytes = Vec::new();
+    let mut packets = Vec::new();
+    for limit in Limit::ALL {
+        for direction in Direction::ALL {
+            let labels = [("limit", limit.label()), ("direction", direction.label())];
+            let traffic = stats.policed[limit as usize][direction as usize];
+            bytes.push(counter(&labels, traffic.bytes));
+            packets.push(counter(&labels, traffic.packets));
+        }
+    }
+    push(
+        families,
+        "turn_policed_bytes_total",
+        "Application data dropped for want of bandwidth, by the limit of limits.bandwidth… that it was over.",
+        MetricType::COUNTER,
+        bytes,
+    );
+    push(
+        families,
+        "turn_policed_packets_total",
+        "Datagrams dropped for want of bandwidth; they are among turn_dropped_packets_total as well.",
+        MetricType::COUNTER,
+        packets,
+    );
+    push(
+        families,
+        "turn_new_peers_refused_total",
+        "Peers that allocations were not let address so soon (limits.new_peers_per_second).",
+        MetricType::COUNTER,
+        vec![counter(&[], stats.new_peers_refused)],
+    );
+    push(
+        families,
+        "turn_scan_suspects_total",
+        "Allocations that addressed hundreds of peers who never answered.",
+        MetricType::COUNTER,
+        vec![counter(&[], stats.scan_suspects)],
     );
 }
 
@@ -271,6 +316,15 @@ fn server(families: &mut Vec<MetricFamily>, totals: &ShardSnapshot, context: &Co
     );
     push(
         families,
+        "turn_admin_auth_failures_total",
+        "Requests to the admin listener without its token, by reason.",
+        MetricType::COUNTER,
+        (context.admin_refused.into_iter())
+            .map(|(reason, count)| counter(&[("reason", reason)], count))
+            .collect(),
+    );
+    push(
+        families,
         "turn_certificate_expiry_timestamp_seconds",
         "When the served certificate expires, in seconds since the Unix epoch.",
         MetricType::GAUGE,
@@ -315,10 +369,11 @@ fn per_allocation(families: &mut Vec<MetricFamily>, live: &[NamedAllocation]) {
     let mut packets = Vec::new();
     let mut bandwidth = Vec::new();
     for NamedAllocation { name, view, .. } in live {
+        let user = Printable(&view.user).to_string();
         for direction in Direction::ALL {
             let labels = [
                 ("allocation", name.as_str()),
-                ("user", &*view.user),
+                ("user", user.as_str()),
                 ("transport", view.transport.label()),
                 ("direction", direction.label()),
             ];

@@ -26,11 +26,12 @@ use crate::turn::{
 };
 use crate::wire;
 
+use super::budgets::{Budgets, Purses};
 use super::hairpin::{self, Hairpin, Parcel, Parcels};
 use super::handover::Start;
 use super::ports::RelayPool;
 use super::relays::{Owner, Relays};
-use super::streams::{Client, ToStream};
+use super::streams::{Client, STREAM_CREDIT, ToStream};
 use super::trains::Trains;
 use departures::count_posted;
 
@@ -41,6 +42,7 @@ pub(super) struct Parts {
     pub listener_buffer_bytes: usize,
     pub relay_buffer_bytes: usize,
     pub pool: Arc<RelayPool>,
+    pub budgets: Arc<Budgets>,
     pub parcels: Parcels,
     pub stream_idle: Duration,
     pub records: Option<Emitter>,
@@ -134,6 +136,7 @@ pub(super) struct Shard {
     endpoints: Vec<Endpoint>,
     pub(super) poller: Poller,
     relays: Relays,
+    purses: Purses,
     to_peers: Vec<ToPeer>,
     run: Vec<Outgoing>,
     /// Frames for stream clients, waiting for the batch to be complete.
@@ -150,9 +153,11 @@ pub(super) struct Shard {
     /// Nothing is read, because another process may be about to go on.
     pub(super) frozen: bool,
     records: Option<Emitter>,
+    /// Frames that stream clients may still have handled before it is the sockets' turn.
+    pub(super) stream_credit: usize,
     /// The deadline that the loop sleeps until; an earlier one has to wake it.
     armed: Option<Instant>,
-    wake: Rc<Notify>,
+    pub(super) wake: Rc<Notify>,
 }
 
 impl Shard {
@@ -184,6 +189,7 @@ impl Shard {
             endpoints: Vec::new(),
             poller,
             relays: Relays::new(parts.index, parts.relay_buffer_bytes, parts.pool, keyed()),
+            purses: Purses::new(parts.budgets),
             to_peers: Vec::with_capacity(GATHER),
             run: Vec::with_capacity(GATHER),
             to_streams: Vec::with_capacity(GATHER),
@@ -196,11 +202,12 @@ impl Shard {
             stream_idle: parts.stream_idle,
             frozen: false,
             records: parts.records,
+            stream_credit: STREAM_CREDIT,
             armed: None,
             wake,
         };
         if let Some(estate) = estate {
-            shard.settle(estate);
+            shard.move_in(estate);
         }
         Ok(shard)
     }
@@ -381,7 +388,9 @@ impl Shard {
     /// What a client sent.
     fn client_input(&mut self, now: Now, from: FiveTuple, message: Payload) {
         let bytes = message.bytes(&self.batches[self.current]);
-        match self.server.handle_input(now, from, bytes) {
+        let forward = self.server.handle_input(now, from, bytes);
+        self.settle(now);
+        match forward {
             Forward::ToPeer {
                 allocation,
                 peer,
@@ -466,7 +475,9 @@ impl Shard {
     /// What a peer sent to the relayed address of `id`.
     fn peer_input(&mut self, now: Now, id: AllocationId, from: FromPeer, payload: Payload) {
         let bytes = payload.bytes(&self.batches[self.current]);
-        let (five_tuple, header) = match self.server.handle_peer_input(now, id, from, bytes) {
+        let forward = self.server.handle_peer_input(now, id, from, bytes);
+        self.settle(now);
+        let (five_tuple, header) = match forward {
             Forward::ToClient { five_tuple, header } => (five_tuple, header),
             Forward::ToPeer { .. } => {
                 debug_assert!(false, "peers do not talk to peers");
@@ -542,12 +553,20 @@ impl Shard {
                 }
             }
         }
+        self.settle(now);
         let earlier = match (self.server.poll_timeout(), self.armed) {
             (Some(next), Some(armed)) => next < armed,
             (next, _) => next.is_some(),
         };
         if earlier {
             self.wake.notify_one();
+        }
+    }
+
+    /// Funds the purses that are due, which are none after most packets.
+    pub(super) fn settle(&mut self, now: Now) {
+        if self.server.purses_are_due() {
+            self.purses.settle(now, &mut self.server);
         }
     }
 
@@ -679,7 +698,7 @@ fn log_ended(shard: u8, ended: &Ended) {
     debug_assert_eq!(Direction::ALL, [Direction::ToPeer, Direction::ToClient]);
     tracing::info!(
         allocation = format_args!("{shard}-{}-{}", view.id.slot, view.id.generation),
-        user = %view.user.escape_debug(),
+        user = &*view.user,
         client = %Pii(view.client),
         transport = view.transport.label(),
         relayed = %view.relayed,

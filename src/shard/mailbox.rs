@@ -11,7 +11,7 @@ use crate::base::trace::Traces;
 use crate::metrics::ShardSnapshot;
 use crate::records::Due;
 use crate::stream::ClientStream;
-use crate::turn::{AllocationId, AllocationView, EndReason, Newcomers};
+use crate::turn::{AllocationId, AllocationView, Bandwidth, EndReason, Newcomers};
 
 use super::change::ShardChange;
 use super::hairpin::Parcel;
@@ -52,6 +52,11 @@ pub(super) enum Message {
         from: usize,
         count: usize,
         answer: oneshot::Sender<bool>,
+    },
+    /// Hold to these limits from now on.
+    Limits {
+        bandwidth: Bandwidth,
+        new_peers_per_second: u32,
     },
     /// Say that you live.
     Ping(oneshot::Sender<()>),

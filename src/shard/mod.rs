@@ -7,8 +7,10 @@
 //!  admin, metrics ── mailbox ─► snapshots, ends
 //! ```
 //!
-//! What spans shards, relay ports and quotas, is settled where a relay is opened (`ports.rs`). Nothing is shared per packet.
+//! What spans shards, relay ports and quotas, is settled where a relay is opened (`ports.rs`); shared bandwidth once for
+//! many packets (`budgets.rs`). Nothing is shared per packet.
 
+mod budgets;
 mod change;
 mod engine;
 mod free_ports;
@@ -39,8 +41,9 @@ use crate::metrics::{NamedAllocation, ShardSnapshot};
 use crate::net::{UdpOptions, UdpSocket};
 use crate::records::{Due, Emitter};
 use crate::stream::ClientStream;
-use crate::turn::{self, AllocationId, AllocationView, EndReason};
+use crate::turn::{self, AllocationId, AllocationView, Bandwidth, EndReason};
 
+use budgets::Budgets;
 use hairpin::Parcels;
 use handover::Part;
 use mailbox::{Mailbox, Message};
@@ -139,6 +142,7 @@ pub struct Shards {
     handles: Arc<[ShardHandle]>,
     /// Where relayed addresses come from: the pool in use is the last one, those before it have addresses that live.
     pools: Arc<Mutex<Vec<Arc<RelayPool>>>>,
+    budgets: Arc<Budgets>,
     next: Arc<AtomicUsize>,
     /// Addresses the UDP listeners got, in their slots.
     listeners: Arc<Mutex<Vec<Option<SocketAddr>>>>,
@@ -268,6 +272,7 @@ impl Shards {
             settings.limits,
             Clock.now().mono,
         ));
+        let budgets = Arc::new(Budgets::new(Clock.now(), settings.turn.bandwidth, count));
         let mut seed = turn::Seed {
             nonce_key: rand::random(),
             hash: [0; 4],
@@ -299,6 +304,7 @@ impl Shards {
                 listener_buffer_bytes: settings.listener_buffer_bytes,
                 relay_buffer_bytes: settings.relay_buffer_bytes,
                 pool: Arc::clone(&pool),
+                budgets: Arc::clone(&budgets),
                 parcels: Parcels::new(index as u8, mailboxes.clone(), empties),
                 stream_idle: settings.stream_idle,
                 records: settings.records.clone(),
@@ -328,6 +334,7 @@ impl Shards {
             Self {
                 handles,
                 pools: Arc::new(Mutex::new(vec![pool])),
+                budgets,
                 next: Arc::default(),
                 listeners: Arc::new(Mutex::new(addresses.into_iter().map(Some).collect())),
             },
@@ -598,6 +605,18 @@ impl Shards {
             };
             self.record_live(due).await;
             after = until;
+        }
+    }
+
+    /// Replaces the limits of bandwidth, and the new peers that an allocation may address each second.
+    pub fn set_limits(&self, bandwidth: Bandwidth, new_peers_per_second: u32) {
+        self.budgets.set(bandwidth);
+        for handle in self.handles.iter() {
+            let limits = Message::Limits {
+                bandwidth,
+                new_peers_per_second,
+            };
+            handle.mailbox.send(limits);
         }
     }
 

@@ -13,7 +13,7 @@ use crate::net::host;
 use super::engine::{Parts, Shard};
 use super::handover::Start;
 use super::mailbox::{Inbox, Message};
-use super::streams;
+use super::streams::{self, STREAM_CREDIT};
 
 /// How a shard's thread shares the CPU.
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +84,7 @@ async fn work(
     loop {
         let frozen = shard.borrow().frozen;
         if frozen {
+            shard.borrow_mut().stream_credit = STREAM_CREDIT;
             // TLS clients go on: their tasks run while this one waits.
             match inbox.control.recv().await {
                 Some(Message::Thaw) => shard.borrow_mut().thaw(),
@@ -133,7 +134,8 @@ async fn work(
             () = &mut sleep, if deadline.is_some() => shard.borrow_mut().handle_timeout(),
             () = wake.notified() => {}
         }
-        // Stream tasks run between turns, however busy the sockets are.
+        // Stream tasks run between turns, however busy the sockets are, and no longer than what a turn takes.
+        shard.borrow_mut().stream_credit = STREAM_CREDIT;
         tokio::task::yield_now().await;
     }
 }
@@ -210,6 +212,15 @@ fn handle(shard: &Rc<RefCell<Shard>>, patience: &mut Patience, message: Message)
             answer,
         } => {
             let _ = answer.send(shard.borrow().record_live(now, due, from, count));
+        }
+        Message::Limits {
+            bandwidth,
+            new_peers_per_second,
+        } => {
+            let mut shard = shard.borrow_mut();
+            shard.server.set_bandwidth(now, bandwidth);
+            shard.server.set_new_peers_per_second(new_peers_per_second);
+            shard.settle(now);
         }
         Message::Ping(answer) => {
             let _ = answer.send(());

@@ -34,6 +34,14 @@ const FRAME_WITHOUT_ALLOCATION: usize = 4096;
 /// Slots full of frames that one connection may send before the others have their turn.
 const FILLS_PER_TURN: usize = 2;
 
+/// Frames of all stream clients together between two turns of the sockets: as many as one socket's datagrams in a turn.
+/// What dozens of clients have sent ahead would else come before the next packet of anybody's call.
+pub(super) const STREAM_CREDIT: usize = 64;
+
+/// How much is read at once from a client without an allocation behind what is kept, in bytes: whole requests, and few
+/// enough that nobody else waits for long.
+const READ_WITHOUT_ALLOCATION: usize = 1024;
+
 /// Pieces that one write gathers: more frames than a turn usually brings for one client.
 const PIECES_PER_WRITE: usize = 64;
 
@@ -334,13 +342,21 @@ struct Connection {
 impl Connection {
     /// Writes what waits, reads what came, and ends with the connection.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.drained = false;
         match self.client.place.get() {
             Place::Gone => return Poll::Ready(Ok(())),
             Place::Exported => return self.wait(cx),
             Place::Here if self.is_frozen() => return self.wait(cx),
             Place::Here => {}
         }
+        {
+            let shard = self.shard.borrow();
+            if shard.stream_credit == 0 {
+                shard.wake.notify_one();
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+        self.drained = false;
         for _ in 0..FILLS_PER_TURN {
             if let Poll::Ready(Err(error)) = self.poll_write(cx) {
                 return Poll::Ready(Err(error));
@@ -397,8 +413,13 @@ impl Connection {
         let mut shard = self.shard.borrow_mut();
         let mut partial = self.client.partial.borrow_mut();
         let kept = partial.len();
+        let most = if shard.server.has_allocation(self.five_tuple) {
+            MAX_DATAGRAM
+        } else {
+            MAX_DATAGRAM.min(kept + READ_WITHOUT_ALLOCATION)
+        };
         let slot = shard.batches[STREAM].buffer_mut(0);
-        let room = &mut slot[HEADROOM..HEADROOM + MAX_DATAGRAM];
+        let room = &mut slot[HEADROOM..HEADROOM + most];
         let mut filled = kept;
         if !std::mem::take(&mut self.unparsed) {
             let fill = fill(cx, &mut self.client.io.borrow_mut(), room, &mut filled);
@@ -422,6 +443,7 @@ impl Connection {
                     shard.stream_input(now, self.five_tuple, at, total);
                     at += total;
                     self.active = true;
+                    shard.stream_credit = shard.stream_credit.saturating_sub(1);
                 }
                 Frame::Needs(bytes) if bytes <= FRAME_WITHOUT_ALLOCATION => break Ok(true),
                 Frame::Needs(bytes)

@@ -20,7 +20,7 @@ use super::admission::{Admission, Admitted, Refusal};
 use super::certificates::{Certificates, server_config};
 use super::io::{ClientIo, ClientStream, Ends, HttpStream, Rehomable};
 use super::sniff::{DECISIVE_BYTES, Verdict, sniff};
-use super::{ALPN_TURN, Protocols};
+use super::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TURN, Protocols};
 
 /// How a stream listener behaves.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +64,8 @@ const HANDSHAKE_BYTES: usize = 28 * 1024;
 pub struct Listener {
     socket: std::net::TcpListener,
     settings: Settings,
+    /// What may follow a TLS handshake.
+    inside: Protocols,
     acceptor: Option<TlsAcceptor>,
     admission: Arc<Admission>,
     accepts: Option<watch::Receiver<bool>>,
@@ -98,8 +100,39 @@ impl Listener {
         };
         Ok(Self {
             socket,
+            inside: settings.protocols.inside_tls(),
             settings,
             acceptor,
+            admission: Admission::new(0),
+            accepts: None,
+        })
+    }
+
+    /// Prepares `socket` for HTTPS and nothing else.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn https(
+        socket: std::net::TcpListener,
+        certificates: Arc<Certificates>,
+    ) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let alpn = vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()];
+        let config = server_config(certificates, alpn).map_err(io::Error::other)?;
+        Ok(Self {
+            socket,
+            settings: Settings {
+                protocols: Protocols {
+                    tls: true,
+                    ..Protocols::default()
+                },
+                ..Settings::default()
+            },
+            inside: Protocols {
+                http: true,
+                ..Protocols::default()
+            },
+            acceptor: Some(TlsAcceptor::from(config)),
             admission: Admission::new(0),
             accepts: None,
         })
@@ -144,6 +177,7 @@ impl Listener {
         };
         let reception = Arc::new(Reception {
             settings: self.settings,
+            inside: self.inside,
             acceptor: self.acceptor,
             admission: self.admission,
             on_turn,
@@ -256,6 +290,7 @@ impl Throttle {
 /// What every connection of one listener needs to find its way.
 struct Reception<T, H> {
     settings: Settings,
+    inside: Protocols,
     acceptor: Option<TlsAcceptor>,
     admission: Arc<Admission>,
     on_turn: T,
@@ -369,19 +404,12 @@ impl<T, H> Reception<T, H> {
         match stream.get_ref().1.alpn_protocol() {
             Some(name) if name == ALPN_TURN => Ok(Arrival::Turn(ClientIo::tls(stream), Vec::new())),
             Some(_) => Ok(Arrival::Http(ClientIo::tls(stream), Vec::new())),
-            None => {
-                let speaks = self.settings.protocols.inside_tls();
-                match read_until_decided(&mut stream, speaks).await {
-                    Ok((Verdict::Turn, received)) => {
-                        Ok(Arrival::Turn(ClientIo::tls(stream), received))
-                    }
-                    Ok((Verdict::Http, received)) => {
-                        Ok(Arrival::Http(ClientIo::tls(stream), received))
-                    }
-                    Ok(_) => Err(UNKNOWN_PROTOCOL),
-                    Err(_) => Err(GONE),
-                }
-            }
+            None => match read_until_decided(&mut stream, self.inside).await {
+                Ok((Verdict::Turn, received)) => Ok(Arrival::Turn(ClientIo::tls(stream), received)),
+                Ok((Verdict::Http, received)) => Ok(Arrival::Http(ClientIo::tls(stream), received)),
+                Ok(_) => Err(UNKNOWN_PROTOCOL),
+                Err(_) => Err(GONE),
+            },
         }
     }
 }

@@ -8,6 +8,8 @@ use crate::access::{Key, PermittedIp, PermittedPeer};
 use crate::base::{Family, FiveTuple, Now, RelayedAddress, Transport};
 use crate::wire::{ChannelNumber, TransactionId};
 
+use super::contacts::Contacts;
+use super::police::Police;
 use super::stats::{Direction, RateWindow, Traffic};
 
 /// Names an allocation within its server: a slot and how often the slot was filled, so that a stale id misses.
@@ -127,6 +129,10 @@ pub(super) struct Allocation {
     pub rates: [RateWindow; Direction::ALL.len()],
     /// Whether a refused peer was logged already: one line per allocation is enough to find the rule.
     pub denial_logged: bool,
+    /// Where bandwidth is limited, once it is live.
+    pub police: Option<Box<Police>>,
+    /// Where new peers are limited, from the first permission on.
+    pub contacts: Option<Box<Contacts>>,
 }
 
 impl Allocation {
@@ -364,6 +370,11 @@ impl Allocations {
         let empty =
             |slot: &u32| (slots.get(*slot as usize)).is_some_and(|s| s.allocation.is_none());
         self.free.extend(known.into_iter().filter(empty));
+    }
+
+    /// Every allocation, in slot order.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Allocation> {
+        (self.slots.iter_mut()).filter_map(|slot| slot.allocation.as_deref_mut())
     }
 
     /// How many slots there are, filled or not.

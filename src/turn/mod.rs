@@ -15,6 +15,10 @@
 mod allocation;
 mod auth;
 mod change;
+mod contacts;
+mod limits;
+pub mod police;
+mod purses;
 mod reject;
 mod relay;
 mod requests;
@@ -37,6 +41,8 @@ use crate::wire::Header;
 pub use allocation::{AllocationId, AllocationView, CHANNEL_LIFETIME, PERMISSION_LIFETIME};
 pub use auth::NONCE_LENGTH;
 pub use change::Newcomers;
+pub use police::Bandwidth;
+pub use purses::{PurseId, Settlement};
 pub use reject::Reject;
 pub use server::Server;
 pub use snapshot::{SNAPSHOT_FORMAT, Snapshot, SnapshotError, Tenant};
@@ -190,6 +196,11 @@ pub struct Settings {
     pub unauthenticated_per_address: u32,
     /// The same for requests with wrong credentials.
     pub auth_failures_per_address: u32,
+    /// What may be relayed.
+    pub bandwidth: Bandwidth,
+    /// Peers that one allocation may address each second for the first time in a while, and several times as many at
+    /// once; 0 is no limit.
+    pub new_peers_per_second: u32,
 }
 
 impl Default for Settings {
@@ -202,6 +213,8 @@ impl Default for Settings {
             channels_per_allocation: 64,
             unauthenticated_per_address: 100,
             auth_failures_per_address: 10,
+            bandwidth: Bandwidth::default(),
+            new_peers_per_second: 50,
         }
     }
 }

@@ -38,6 +38,8 @@ pub enum Reject {
     Draining,
     /// 508: no port is free, or the allocation holds as much as it may.
     Capacity,
+    /// 508: the allocation addresses new peers too fast.
+    NewPeers,
     /// 500: our own fault.
     ServerError,
 }
@@ -58,7 +60,7 @@ impl Reject {
             Self::UnsupportedTransport => ErrorCode::UnsupportedTransport,
             Self::PeerFamily => ErrorCode::PeerAddressFamilyMismatch,
             Self::Quota | Self::Draining => ErrorCode::AllocationQuotaReached,
-            Self::Capacity => ErrorCode::InsufficientCapacity,
+            Self::Capacity | Self::NewPeers => ErrorCode::InsufficientCapacity,
             Self::ServerError => ErrorCode::ServerError,
         }
     }

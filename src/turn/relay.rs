@@ -4,6 +4,7 @@ use crate::base::{FiveTuple, Now};
 use crate::wire::{Header, channel_data, indication};
 
 use super::allocation::AllocationId;
+use super::limits::nanos;
 use super::server::Server;
 use super::stats::{Direction, DropReason};
 use super::{Forward, FromPeer};
@@ -22,7 +23,9 @@ impl Server {
         let Some(&route) = self.routes.to_peer(from, channel, now.mono) else {
             return Forward::Drop(DropReason::NoChannel);
         };
-        self.count_from_client(now, route.allocation, payload.len());
+        if let Err(reason) = self.admit_from_client(now, route.allocation, payload.len()) {
+            return Forward::Drop(reason);
+        }
         Forward::ToPeer {
             allocation: route.allocation,
             peer: route.peer,
@@ -57,7 +60,17 @@ impl Server {
         if permission.is_none() {
             return Forward::Drop(DropReason::NoPermission);
         }
-        self.count_from_client(now, id, send.data.len());
+        if let Some(contacts) = &allocation.contacts
+            && !contacts.knows(self.hasher.hash_one(send.peer))
+        {
+            if !self.admits_new_peers(now, id, 1) {
+                return Forward::Drop(DropReason::NewPeers);
+            }
+            self.remember_peer(id, send.peer, false);
+        }
+        if let Err(reason) = self.admit_from_client(now, id, send.data.len()) {
+            return Forward::Drop(reason);
+        }
         Forward::ToPeer {
             allocation: id,
             peer,
@@ -74,7 +87,7 @@ impl Server {
         datagram: &[u8],
     ) -> Forward {
         let length = datagram.len();
-        let second = self.second(now);
+        let elapsed = now.mono.saturating_duration_since(self.started);
         let Some(allocation) = self.allocations.get_mut(to) else {
             return Forward::Drop(DropReason::NoAllocation);
         };
@@ -95,6 +108,9 @@ impl Server {
                     self.stats.peer_denied[denied.rule as usize] += 1;
                     return Forward::Drop(DropReason::PeerDenied);
                 }
+                if let Some(contacts) = &mut allocation.contacts {
+                    contacts.answers(self.hasher.hash_one(from.peer));
+                }
                 self.indications = self.indications.wrapping_add(1);
                 let mut transaction = [0; 12];
                 let scrambled = self.indications ^ self.seed.hash[0];
@@ -107,15 +123,47 @@ impl Server {
         let Some(header) = header else {
             return Forward::Drop(DropReason::TooLarge);
         };
-        allocation.count(Direction::ToClient, second, length);
+        if let Some(police) = &mut allocation.police {
+            let admitted = police.admit(
+                &self.rates,
+                &mut self.purses,
+                nanos(elapsed),
+                Direction::ToClient,
+                length,
+            );
+            if let Err(limit) = admitted {
+                let reason = self.stats.policed(limit, Direction::ToClient, length);
+                return Forward::Drop(reason);
+            }
+        }
+        allocation.count(Direction::ToClient, elapsed.as_secs() as u32, length);
         self.stats.relayed[Direction::ToClient as usize][from.path as usize].add(length);
         Forward::ToClient { five_tuple, header }
     }
 
-    fn count_from_client(&mut self, now: Now, id: AllocationId, bytes: usize) {
-        let second = self.second(now);
-        if let Some(allocation) = self.allocations.get_mut(id) {
-            allocation.count(Direction::ToPeer, second, bytes);
+    /// Counts what goes to a peer, unless the bandwidth is used up.
+    fn admit_from_client(
+        &mut self,
+        now: Now,
+        id: AllocationId,
+        bytes: usize,
+    ) -> Result<(), DropReason> {
+        let elapsed = now.mono.saturating_duration_since(self.started);
+        let Some(allocation) = self.allocations.get_mut(id) else {
+            return Ok(());
+        };
+        if let Some(police) = &mut allocation.police {
+            police
+                .admit(
+                    &self.rates,
+                    &mut self.purses,
+                    nanos(elapsed),
+                    Direction::ToPeer,
+                    bytes,
+                )
+                .map_err(|limit| self.stats.policed(limit, Direction::ToPeer, bytes))?;
         }
+        allocation.count(Direction::ToPeer, elapsed.as_secs() as u32, bytes);
+        Ok(())
     }
 }

@@ -139,6 +139,8 @@ impl Server {
             traffic: [Traffic::default(); Direction::ALL.len()],
             rates: [RateWindow::default(), RateWindow::default()],
             denial_logged: false,
+            police: None,
+            contacts: None,
         });
         self.by_five_tuple.insert(from, id);
         self.touch(now, id, |_| {});
@@ -223,8 +225,20 @@ impl Server {
             let seen = permitted.iter().take(*index).any(|ip| ip.ip() == new.ip());
             !seen && !(allocation.permissions.iter()).any(|p| p.ip.ip() == new.ip())
         });
-        if allocation.permissions.len() + added.count() > self.settings.permissions_per_allocation {
+        let added: Vec<SocketAddr> = added
+            .filter_map(|(index, _)| peers.get(index))
+            .copied()
+            .collect();
+        let permissions = allocation.permissions.len() + added.len();
+        if permissions > self.settings.permissions_per_allocation {
             return Err(Reject::Capacity);
+        }
+        self.expect_peers(now, id, permissions);
+        if !self.admits_new_peers(now, id, added.len()) {
+            return Err(Reject::NewPeers);
+        }
+        for peer in added {
+            self.remember_peer(id, peer, false);
         }
         self.touch(now, id, |allocation| {
             for ip in permitted {
@@ -281,6 +295,25 @@ impl Server {
                 && allocation.permissions.len() >= self.settings.permissions_per_allocation)
         {
             return Err(Reject::Capacity);
+        }
+        let permissions = allocation.permissions.len() + 1;
+        if !rebinds {
+            self.expect_peers(now, id, permissions);
+            let hash = self.hasher.hash_one(peer);
+            let contacts = (self.allocations.get(id)).and_then(|a| a.contacts.as_deref());
+            let known = contacts.is_some_and(|contacts| contacts.knows(hash));
+            if !known && !self.admits_new_peers(now, id, 1) {
+                return Err(Reject::NewPeers);
+            }
+            // Data on channels is not looked at, and channels are few: a client binds them to those who answer.
+            match self
+                .allocations
+                .get_mut(id)
+                .and_then(|a| a.contacts.as_deref_mut())
+            {
+                Some(contacts) if known => contacts.answers(hash),
+                _ => self.remember_peer(id, peer, true),
+            }
         }
         self.touch(now, id, |allocation| {
             allocation.bind(ChannelBinding {

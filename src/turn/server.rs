@@ -14,6 +14,8 @@ use crate::wire::{self, Class, DecodeError, Key, Kind, Message, Method, Response
 use super::allocation::{Allocation, AllocationId, AllocationView, Allocations, State};
 use super::auth::Nonces;
 use super::change::Newcomers;
+use super::police::Rates;
+use super::purses::{PurseId, Purses};
 use super::reject::Reject;
 use super::routes::Routes;
 use super::stats::{BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS, Direction, DropReason, Path, Stats};
@@ -31,6 +33,10 @@ pub struct Server {
     pub(super) by_five_tuple: HashMap<FiveTuple, AllocationId, RandomState>,
     pub(super) routes: Routes,
     pub(super) stats: Stats,
+    pub(super) rates: Rates,
+    pub(super) purses: Purses,
+    /// A hash that strangers cannot aim at.
+    pub(super) hasher: RandomState,
     /// Counts Data indications: their transaction ids need to differ, not to be secret.
     pub(super) indications: u64,
     /// Answers to requests without credentials.
@@ -52,7 +58,15 @@ impl Server {
     pub fn new(now: Now, settings: Settings, seed: Seed, access: Arc<Access>) -> Self {
         let [a, b, c, d] = seed.hash;
         let hasher = RandomState::with_seeds(a, b, c, d);
+        let mut purses = Purses::new(hasher.clone());
+        let rates = Rates::new(settings.bandwidth);
+        if rates.total {
+            purses.call(PurseId::TOTAL);
+        }
         Self {
+            rates,
+            purses,
+            hasher: hasher.clone(),
             nonces: Nonces::new(&seed.nonce_key, settings.nonce_lifetime),
             unauthenticated: AddressRate::new(settings.unauthenticated_per_address, hasher.clone()),
             auth_failures: AddressRate::new(settings.auth_failures_per_address, hasher.clone()),
@@ -134,6 +148,7 @@ impl Server {
                 self.stats.live[five_tuple.transport() as usize][relayed.family() as usize] += 1;
                 // The answer grants the whole lifetime, however long the relay took to open.
                 let granted = Duration::from_secs(allocation.granted_secs.into());
+                self.place_under_limits(now, id);
                 self.touch(now, id, |allocation| {
                     allocation.expires = now.mono + granted
                 });
@@ -471,6 +486,9 @@ impl Server {
         let Some(allocation) = self.allocations.remove(id) else {
             return;
         };
+        if let Some(purse) = allocation.police.as_ref().and_then(|police| police.user) {
+            self.purses.close(purse);
+        }
         self.timers.reschedule(id, allocation.next_expiry(), None);
         for binding in &allocation.channels {
             self.routes.remove(&allocation, binding);

@@ -24,6 +24,9 @@ use crate::wire::{ChannelNumber, ErrorCode, Method, TransactionId};
 use super::allocation::{Allocation, AllocationId, Allocations, ChannelBinding, Permission, State};
 use super::auth::Nonces;
 use super::change::Newcomers;
+use super::contacts::Contacts;
+use super::police::{Limit, Rates};
+use super::purses::{PurseId, Purses};
 use super::routes::Routes;
 use super::server::Server;
 use super::stats::{Direction, DropReason, Histogram, Path, RateWindow, Stats, Traffic};
@@ -121,6 +124,8 @@ struct AllocationImage {
     #[serde(default)]
     channels_made: u32,
     denial_logged: bool,
+    #[serde(default)]
+    contacts: Option<Contacts>,
 }
 
 impl Snapshot {
@@ -234,6 +239,10 @@ impl Server {
             by_five_tuple: _,
             routes: _,
             stats,
+            // What they hold is a moment's worth: buckets of bandwidth begin full.
+            rates: _,
+            purses: _,
+            hasher: _,
             indications,
             unauthenticated,
             auth_failures,
@@ -346,7 +355,15 @@ impl Server {
             rate.owe(debts);
             rate
         };
-        Self {
+        let mut purses = Purses::new(hasher.clone());
+        let rates = Rates::new(settings.bandwidth);
+        if rates.total {
+            purses.call(PurseId::TOTAL);
+        }
+        let mut server = Self {
+            rates,
+            purses,
+            hasher: hasher.clone(),
             nonces: Nonces::new(&nonce_key, settings.nonce_lifetime),
             unauthenticated: rate(settings.unauthenticated_per_address, &unauthenticated),
             auth_failures: rate(settings.auth_failures_per_address, &auth_failures),
@@ -369,7 +386,12 @@ impl Server {
             outputs: std::collections::VecDeque::new(),
             started: moment(started, taken),
             latest: now,
+        };
+        let live: Vec<_> = server.tenants().map(|tenant| tenant.id).collect();
+        for id in live {
+            server.place_under_limits(now, id);
         }
+        server
     }
 }
 
@@ -450,6 +472,8 @@ impl AllocationImage {
             permissions_made,
             channels_made,
             denial_logged,
+            police: _,
+            contacts,
         } = allocation;
         Self {
             slot: id.slot,
@@ -486,6 +510,7 @@ impl AllocationImage {
             permissions_made: *permissions_made,
             channels_made: *channels_made,
             denial_logged: *denial_logged,
+            contacts: contacts.as_deref().cloned(),
         }
     }
 
@@ -543,6 +568,10 @@ impl AllocationImage {
             permissions_made: self.permissions_made,
             channels_made: self.channels_made,
             denial_logged: self.denial_logged,
+            police: None,
+            contacts: (self.contacts.clone())
+                .filter(Contacts::is_sound)
+                .map(Box::new),
         })
     }
 }
@@ -594,9 +623,27 @@ fn each_counter(stats: &mut Stats, mut visit: impl FnMut(String, &mut u64)) {
         dropped,
         auth_failures,
         peer_denied,
+        policed,
+        new_peers_refused,
+        scan_suspects,
         duration,
         bandwidth,
     } = stats;
+    for (limit, row) in Limit::ALL.iter().zip(policed) {
+        for (direction, traffic) in Direction::ALL.iter().zip(row) {
+            let (limit, direction) = (limit.label(), direction.label());
+            visit(
+                format!("policed/bytes/{limit}/{direction}"),
+                &mut traffic.bytes,
+            );
+            visit(
+                format!("policed/packets/{limit}/{direction}"),
+                &mut traffic.packets,
+            );
+        }
+    }
+    visit("new_peers_refused".to_owned(), new_peers_refused);
+    visit("scan_suspects".to_owned(), scan_suspects);
     for (method, rows) in Method::ALL.iter().zip(requests) {
         for (transport, row) in Transport::ALL.iter().zip(rows) {
             let codes = ErrorCode::ALL.iter().map(|code| code.code());

@@ -6,6 +6,8 @@ use crate::access::{AuthFailure, DeniedRule};
 use crate::base::{Family, Transport};
 use crate::wire::{ErrorCode, Method};
 
+use super::police::Limit;
+
 /// Which way relayed application data flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -92,11 +94,19 @@ pub enum DropReason {
     RateLimited,
     /// The kernel dropped it because our receive buffer was full.
     ReceiveBuffer,
+    /// The allocation is over its bandwidth.
+    BandwidthAllocation,
+    /// The user is over the bandwidth of all its allocations.
+    BandwidthUser,
+    /// The server is over its bandwidth.
+    BandwidthTotal,
+    /// The allocation addresses new peers faster than it may.
+    NewPeers,
 }
 
 impl DropReason {
     /// Every reason, in the order of their discriminants.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 22] = [
         Self::NotStun,
         Self::Malformed,
         Self::Unexpected,
@@ -115,6 +125,10 @@ impl DropReason {
         Self::Unanswerable,
         Self::RateLimited,
         Self::ReceiveBuffer,
+        Self::BandwidthAllocation,
+        Self::BandwidthUser,
+        Self::BandwidthTotal,
+        Self::NewPeers,
     ];
 
     /// The label of metrics and logs.
@@ -138,6 +152,10 @@ impl DropReason {
             Self::Unanswerable => "unanswerable",
             Self::RateLimited => "rate_limited",
             Self::ReceiveBuffer => "receive_buffer",
+            Self::BandwidthAllocation => "bandwidth_allocation",
+            Self::BandwidthUser => "bandwidth_user",
+            Self::BandwidthTotal => "bandwidth_total",
+            Self::NewPeers => "new_peers",
         }
     }
 }
@@ -237,6 +255,12 @@ pub struct Stats {
     pub relayed: [[Traffic; Path::ALL.len()]; Direction::ALL.len()],
     /// Datagrams that went no further.
     pub dropped: [u64; DropReason::ALL.len()],
+    /// Dropped for want of bandwidth: limit, direction. Their datagrams are among `dropped` as well.
+    pub policed: [[Traffic; Direction::ALL.len()]; Limit::ALL.len()],
+    /// New peers that an allocation was not let address so soon.
+    pub new_peers_refused: u64,
+    /// Allocations many of whose peers never answered.
+    pub scan_suspects: u64,
     /// Failed authentications.
     pub auth_failures: [u64; AuthFailure::ALL.len()],
     /// Refused peers.
@@ -254,6 +278,9 @@ impl Default for Stats {
             live: [[0; Family::ALL.len()]; Transport::ALL.len()],
             relayed: [[Traffic::default(); Path::ALL.len()]; Direction::ALL.len()],
             dropped: [0; DropReason::ALL.len()],
+            policed: [[Traffic::default(); Direction::ALL.len()]; Limit::ALL.len()],
+            new_peers_refused: 0,
+            scan_suspects: 0,
             auth_failures: [0; AuthFailure::ALL.len()],
             peer_denied: [0; DeniedRule::ALL.len()],
             duration: Histogram::default(),
@@ -266,6 +293,17 @@ impl Stats {
     /// Counts a datagram that went no further.
     pub fn drop(&mut self, reason: DropReason) {
         self.dropped[reason as usize] += 1;
+    }
+
+    /// Counts a datagram of `bytes` that `limit` stands against, by all but its reason, which follows.
+    pub(super) fn policed(
+        &mut self,
+        limit: Limit,
+        direction: Direction,
+        bytes: usize,
+    ) -> DropReason {
+        self.policed[limit as usize][direction as usize].add(bytes);
+        limit.reason()
     }
 
     /// Counts an answered request.
@@ -286,8 +324,12 @@ impl Stats {
         (self.dropped.iter_mut().zip(&other.dropped)).for_each(|(a, b)| add(a, b));
         (self.auth_failures.iter_mut().zip(&other.auth_failures)).for_each(|(a, b)| add(a, b));
         (self.peer_denied.iter_mut().zip(&other.peer_denied)).for_each(|(a, b)| add(a, b));
-        let relayed = other.relayed.as_flattened();
-        for (mine, theirs) in self.relayed.as_flattened_mut().iter_mut().zip(relayed) {
+        self.new_peers_refused += other.new_peers_refused;
+        self.scan_suspects += other.scan_suspects;
+        let mine =
+            (self.relayed.as_flattened_mut().iter_mut()).chain(self.policed.as_flattened_mut());
+        let theirs = (other.relayed.as_flattened().iter()).chain(other.policed.as_flattened());
+        for (mine, theirs) in mine.zip(theirs) {
             mine.bytes += theirs.bytes;
             mine.packets += theirs.packets;
         }

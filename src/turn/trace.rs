@@ -115,7 +115,7 @@ impl Server {
         };
         tracing::debug!(
             target: TARGET,
-            user = user.map(|user| tracing::field::display(user.escape_debug())),
+            user,
             client = %Pii(from.client()),
             transport = from.transport().label(),
             method = method.label(),
@@ -140,7 +140,7 @@ impl Server {
         {
             tracing::debug!(
                 target: TARGET,
-                user = %view.user.escape_debug(),
+                user = &*view.user,
                 client = %Pii(view.client),
                 transport = view.transport.label(),
                 relayed = %view.relayed,
@@ -161,7 +161,7 @@ impl Server {
         if (self.tracer.find(now, Some(&allocation.user), client)).is_some() {
             tracing::debug!(
                 target: TARGET,
-                user = %allocation.user.escape_debug(),
+                user = &*allocation.user,
                 client = %Pii(client),
                 reason = ?error,
                 "traced: allocation refused"
@@ -175,7 +175,7 @@ impl Server {
         if (self.tracer.find(now, Some(&view.user), view.client)).is_some() {
             tracing::debug!(
                 target: TARGET,
-                user = %view.user.escape_debug(),
+                user = &*view.user,
                 client = %Pii(view.client),
                 relayed = %view.relayed,
                 reason = reason.label(),
@@ -224,7 +224,7 @@ impl Server {
         if let Some(datagrams) = self.tracer.count(trace, second, reason) {
             tracing::debug!(
                 target: TARGET,
-                user = user.as_deref().map(|user| tracing::field::display(user.escape_debug())),
+                user = user.as_deref(),
                 client = %Pii(client),
                 peer = peer.map(|peer| tracing::field::display(Pii(peer))),
                 reason = reason.label(),

@@ -14,7 +14,10 @@ mod server;
 
 mod handover;
 mod hostile;
+mod limits;
 mod peers;
+mod process;
 mod revocation;
+mod sinks;
 mod strangers;
 mod surfaces;

@@ -1,6 +1,9 @@
-//! Connections and requests made to hang, to grow or to confuse.
+//! Connections and requests made to hang, to grow, to confuse or to learn secrets.
 
+mod admin;
+mod cardinality;
 mod http;
+mod secrets;
 mod tcp;
 mod tls;
 

@@ -2,5 +2,6 @@
 //! world in virtual time around the core.
 #![allow(dead_code, reason = "each test target uses a part of it")]
 
+pub mod codec;
 pub mod wire;
 pub mod world;

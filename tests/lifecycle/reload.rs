@@ -416,3 +416,31 @@ fn key(which: &str) -> String {
             "[[api.keys]]\nid = \"web\"\nsecret = \"the {which} key of this test\"\nttl = \"1h\"\n"
         )
 }
+
+#[test]
+fn bandwidth_is_limited_from_the_reload_on_and_freed_again() {
+    let process = Process::start(CONFIG);
+    let peer = peer(process.ip);
+    let mut client = process.client();
+    let relayed = client.allocate();
+    client.bind(CHANNEL, peer.local_addr().unwrap());
+    let mut burst = |process: &Process| {
+        let packets = |process: &Process| {
+            let (_, live) = process.http("GET", "/api/v1/allocations");
+            live[0]["packets"]["to_peer"].as_u64().unwrap()
+        };
+        let before = packets(process);
+        for _ in 0..40 {
+            client.send_channel(CHANNEL, &[7; 1000]);
+        }
+        // Its answer comes behind all of them.
+        assert_eq!(client.ask_signed(Request::refresh(600)).code(), 0);
+        packets(process) - before
+    };
+    assert_eq!(burst(&process), 40);
+    process.reload(&(CONFIG.to_owned() + "[limits]\nbandwidth_per_allocation = \"32kbit\"\n"));
+    assert!(burst(&process) < 40);
+    process.reload(CONFIG);
+    assert_eq!(burst(&process), 40);
+    assert_eq!(receive(&peer), (vec![7; 1000], relayed));
+}

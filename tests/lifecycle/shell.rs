@@ -3,6 +3,8 @@
 use std::process::{Command, Output};
 
 use serde_json::Value;
+use turnix::base::Clock;
+use turnix::stream::certificates;
 
 use super::process::{CONFIG, Process};
 use super::server::until;
@@ -104,4 +106,50 @@ fn drain_says_what_is_left_and_a_server_that_is_not_there_is_told() {
         let output = turnix(&process, &["drain"]);
         output.status.code() == Some(1) && text(&output).contains("is the server running")
     });
+}
+
+#[test]
+fn a_token_and_tls_follow_a_reload() {
+    let process = Process::start(CONFIG);
+    let files = process.directory.path();
+    let names = [process.ip.to_string()];
+    let pair = certificates::self_signed(&names, Clock.now().unix_secs()).unwrap();
+    std::fs::write(files.join("chain.pem"), &pair.certificate_pem).unwrap();
+    std::fs::write(files.join("key.pem"), pair.key_pem.expose()).unwrap();
+    let with = |token: &str| {
+        CONFIG.replace(
+            "[http]",
+            &format!("[http]\ntls = true\ntoken = \"{token}\""),
+        ) + "[tls]\ncertificate = \"chain.pem\"\nkey = \"key.pem\"\n"
+    };
+    let (first, second) = ("the-first-token-of-all", "the-second-token-of-all");
+    process.write(&with(first));
+    let output = turnix(&process, &["reload"]);
+    let told = text(&output);
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    assert!(told.contains("http.tls: false -> true"), "{told}");
+    assert!(told.contains("http.token: changed"), "{told}");
+    assert!(!(told + &process.log()).contains(first));
+
+    let chain = files.join("chain.pem");
+    let https = |token: &str, arguments: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_turnix"))
+            .args(arguments)
+            .args(["--admin", &format!("https://{}", process.admin())])
+            .args(["--ca", chain.to_str().unwrap()])
+            .env_clear()
+            .env("TURNIX_HTTP__TOKEN", token)
+            .output()
+            .unwrap()
+    };
+    let refused = https(second, &["allocations"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused).contains("--token"), "{}", text(&refused));
+    process.write(&with(second));
+    let output = https(first, &["reload"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert_eq!(https(first, &["allocations"]).status.code(), Some(1));
+    assert_eq!(https(second, &["allocations"]).status.code(), Some(0));
+    // Plain HTTP gets no answer there any more.
+    assert_eq!(turnix(&process, &["allocations"]).status.code(), Some(1));
 }

@@ -7,6 +7,7 @@ mod client;
 mod server;
 
 mod admin;
+mod bandwidth;
 mod calls;
 mod cycles;
 mod datagrams;

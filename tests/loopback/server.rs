@@ -13,7 +13,7 @@ use turnix::config::{Config, Sources};
 use turnix::metrics::{NamedAllocation, ShardSnapshot};
 use turnix::stream::certificates;
 use turnix::turn::stats::Traffic;
-use turnix::turn::{Direction, DropReason, Path};
+use turnix::turn::{Bandwidth, Direction, DropReason, Path};
 
 use super::common::wire::REALM;
 use super::common::world::{PASSWORD, SECRET, USER};
@@ -137,6 +137,13 @@ impl Server {
             .map(|listener| listener.address)
             .find(|address| Family::of(address.ip()) == family)
             .expect("a listener of the family")
+    }
+
+    /// Replaces the limits of traffic while it runs.
+    #[allow(dead_code, reason = "not every target that shares this file needs it")]
+    pub fn set_limits(&self, bandwidth: Bandwidth, new_peers_per_second: u32) {
+        let shards = self.running().shards();
+        shards.set_limits(bandwidth, new_peers_per_second);
     }
 
     pub fn admin(&self) -> SocketAddr {

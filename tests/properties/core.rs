@@ -5,13 +5,15 @@ mod hostile;
 mod model;
 mod operations;
 mod snapshot;
+mod strategies;
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRng, TestRunner};
 
 use harness::{Harness, Reach};
-use operations::{World, operations, world};
+use operations::World;
+use strategies::{operations, world};
 
 /// `default` cases, or as many as PROPTEST_CASES says.
 pub fn cases(default: u32) -> Config {

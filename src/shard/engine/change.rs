@@ -29,6 +29,7 @@ impl Shard {
         if let Some(families) = families {
             self.server.set_families(families);
         }
+        self.server.set_bandwidth(now, change.turn.bandwidth);
         self.server.set_settings(change.turn);
         self.server.set_access(now, change.access);
         self.drain_outputs(now);

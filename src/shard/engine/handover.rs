@@ -124,7 +124,7 @@ impl Shard {
 
     /// Takes the sockets that belong to the allocations of the core. What has none any more, or a listener that this
     /// process does not have, ends.
-    pub(super) fn settle(&mut self, mut start: Sockets) {
+    pub(super) fn move_in(&mut self, mut start: Sockets) {
         let now = Clock.now();
         self.endpoints = start.endpoints;
         self.segmentation_fallbacks = start.segmentation_fallbacks;
@@ -168,6 +168,8 @@ impl Shard {
             self.relays.refuse(now.mono, place, socket);
         }
         self.drain_outputs(now);
+        // What users and the server may spend has to be there before the first packet.
+        self.settle(now);
     }
 
     /// Lets go of what another process has now: listeners, clients and their relays. How many connections stay.

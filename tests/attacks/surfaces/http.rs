@@ -224,6 +224,7 @@ fn a_page_from_elsewhere_may_not_ask() {
         for request in [
             "OPTIONS /api/v1/allocations/0-0-0 HTTP/1.1\r\nAccess-Control-Request-Method: DELETE\r\n",
             "OPTIONS * HTTP/1.1\r\n",
+            "OPTIONS /api/webrtc/config HTTP/1.1\r\nAccess-Control-Request-Method: GET\r\n",
             "GET /health HTTP/1.1\r\n",
         ] {
             let (codes, said) = ask(
@@ -233,9 +234,37 @@ fn a_page_from_elsewhere_may_not_ask() {
                 ),
             );
             assert_eq!(codes.len(), 1, "{said}");
-            assert!(!said.contains("access-control-allow"), "{said}");
+            assert!(request.starts_with("GET") || codes[0] >= 400, "{said}");
+            assert!(!said.contains("access-control-"), "{said}");
         }
     }
+    // Without asking first, a page may send what it cannot read the answer of; its browser says where it is from.
+    let mut client = Client::udp(&server);
+    client.allocate();
+    let own = server.admin().to_string();
+    let end = |origin: &str| {
+        let head = "DELETE /api/v1/users/alice/allocations HTTP/1.1\r\nHost: localhost\r\n";
+        let (codes, _) = ask(
+            server.admin(),
+            format!("{head}{origin}Connection: close\r\n\r\n"),
+        );
+        codes[0]
+    };
+    for origin in [
+        "https://page.example",
+        "null",
+        "https://localhost.page.example",
+        "http://localhost@page.example",
+        "localhost",
+        "file://",
+    ] {
+        assert_eq!(end(&format!("Origin: {origin}\r\n")), 403, "{origin}");
+        let both = format!("Origin: http://localhost\r\nOrigin: {origin}\r\n");
+        assert_eq!(end(&both), 403, "{origin}");
+    }
+    assert_eq!(server.live(), 1);
+    assert_eq!(end(&format!("Origin: http://{own}\r\n")), 200);
+    assert_eq!(server.live(), 0);
 }
 
 #[test]

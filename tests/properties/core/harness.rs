@@ -9,7 +9,7 @@ use stun::attributes::*;
 use stun::fingerprint::FINGERPRINT;
 use stun::message as m;
 use turnix::access::{Access, rest};
-use turnix::base::{FiveTuple, Now, RelayedAddress, Secret};
+use turnix::base::{FiveTuple, ListenerId, Now, RelayedAddress, Secret, Transport};
 use turnix::turn::{
     AllocationId, DropReason, EndReason, Forward, FromPeer, OpenError, Output, Path, Seed, Server,
     Settings, Snapshot,
@@ -49,7 +49,10 @@ pub struct Harness {
     pub server: Server,
     twin: Server,
     settings: Settings,
+    /// The one in force.
     access: Arc<Access>,
+    /// The ordinary snapshot, and a stricter one.
+    accesses: [Arc<Access>; 2],
     base: Now,
     /// What the clock says, and the latest time that the servers were told.
     at: Ms,
@@ -75,10 +78,11 @@ pub fn clients() -> [FiveTuple; CLIENTS] {
         world::udp("192.0.2.7:4001"),
         world::udp("[2001:db8::7]:4000"),
         world::tcp("192.0.2.9:4000"),
+        FiveTuple::new(Transport::Tls, world::addr("192.0.2.9:4001"), ListenerId(2)),
     ]
 }
 
-fn credentials() -> Vec<Credential> {
+pub fn credentials() -> Vec<Credential> {
     let rest = |secret: &str, user: &'static str, secs: u64| {
         let secret = Secret::new(secret.to_owned());
         let (username, password) = rest::mint(&secret, Some(user), EPOCH.as_secs() + secs);
@@ -113,8 +117,23 @@ fn credentials() -> Vec<Credential> {
     credentials
 }
 
+/// What the servers go by: as the tests have it, and without Bob and some peers.
+pub fn accesses(strict_expiry: bool) -> [Arc<Access>; 2] {
+    let mut settings = world::access_settings();
+    settings.strict_expiry = strict_expiry;
+    let ordinary = Access::new(&settings, world::own_addresses());
+    settings
+        .users
+        .retain(|(user, _)| user != model::REMOVED_USER);
+    settings.peers.deny = (model::DENIED_BY_STRICTER.iter())
+        .map(|rule| rule.parse().unwrap())
+        .collect();
+    let stricter = Access::new(&settings, world::own_addresses());
+    [Arc::new(ordinary), Arc::new(stricter)]
+}
+
 /// The credential each client signs with unless the operation says otherwise.
-const OWN: [usize; CLIENTS] = [0, 2, 1, 4, 3];
+pub const OWN: [usize; CLIENTS] = [0, 2, 1, 4, 3, 0];
 
 impl Harness {
     pub fn new(strict_expiry: bool) -> Self {
@@ -125,16 +144,16 @@ impl Harness {
             channels_per_allocation: model::MAX_CHANNELS,
             ..Settings::default()
         };
-        let mut access = world::access_settings();
-        access.strict_expiry = strict_expiry;
-        let access = Arc::new(Access::new(&access, world::own_addresses()));
+        let accesses = accesses(strict_expiry);
         let base = World::new().start;
-        let server = |seed: Seed| Server::new(base, settings.clone(), seed, Arc::clone(&access));
+        let server =
+            |seed: Seed| Server::new(base, settings.clone(), seed, Arc::clone(&accesses[0]));
         let mut harness = Self {
             server: server(world::seed()),
             twin: server(world::seed()),
             settings: settings.clone(),
-            access: Arc::clone(&access),
+            access: Arc::clone(&accesses[0]),
+            accesses,
             base,
             at: 0,
             latest: 0,
@@ -245,6 +264,18 @@ impl Harness {
             Operation::Administrative { which } => self.end(which, Why::Administrative, back),
             Operation::RelayFailed { which } => self.end(which, Why::RelayFailed, back),
             Operation::HandOver => self.hand_over(),
+            Operation::SetAccess { stricter } => {
+                let access = &self.accesses[usize::from(stricter)];
+                let access = Arc::clone(access);
+                self.access = Arc::clone(&access);
+                let now = self.tell(back);
+                self.server.set_access(now, Arc::clone(&access));
+                self.twin.set_access(now, access);
+                let mut numbers: Vec<usize> = (0..self.ids.len()).collect();
+                numbers.sort_by_key(|number| self.ids[*number].slot);
+                let expected = self.model.set_access(self.latest, stricter, &numbers);
+                self.expect(expected);
+            }
         }
         self.check_counts();
     }
@@ -592,7 +623,7 @@ impl Harness {
             "determinism"
         );
         self.count(&forward, &data);
-        let expected = self.model.from_peer(self.latest, number, address, bytes);
+        let expected = self.model.from_peer(self.latest, number, peer, bytes);
         let passed = self.judge(&expected, &forward, &data, &data, address, late);
         if passed {
             self.assert_granted(number, address, false);
@@ -804,8 +835,9 @@ impl Harness {
                         EndReason::ClientClosed => Why::ClientClosed,
                         EndReason::Administrative => Why::Administrative,
                         EndReason::RelayFailed => Why::RelayFailed,
-                        EndReason::Revoked | EndReason::ListenerClosed | EndReason::Shutdown => {
-                            panic!("nobody reloads or shuts down")
+                        EndReason::Revoked => Why::Revoked,
+                        EndReason::ListenerClosed | EndReason::Shutdown => {
+                            panic!("no listener closes and nobody shuts down")
                         }
                     },
                     traffic,
@@ -917,6 +949,8 @@ impl Harness {
         let allocations = &self.model.allocations;
         assert_eq!(self.server.len(), allocations.len());
         assert_eq!(self.server.is_empty(), allocations.is_empty());
+        let idle = self.server.poll_timeout().is_none();
+        assert_eq!(idle, allocations.is_empty(), "a timer for each allocation");
         let live = allocations
             .iter()
             .filter(|allocation| allocation.relayed.is_some())

@@ -32,6 +32,10 @@ pub const PEERS: [(&str, bool, bool); 8] = [
     ("198.51.100.1:3478", true, false),
 ];
 
+/// Whom the stricter snapshot does not know, and what it refuses beside the rest: peer 2, and peer 1 by its port.
+pub const REMOVED_USER: &str = "bob";
+pub const DENIED_BY_STRICTER: [&str; 2] = ["9.9.9.9", "8.8.8.8:5001"];
+
 pub fn peer(index: usize) -> SocketAddr {
     PEERS[index].0.parse().unwrap()
 }
@@ -83,6 +87,7 @@ pub enum Why {
     Expired,
     ClientClosed,
     Administrative,
+    Revoked,
     RelayFailed,
 }
 
@@ -149,6 +154,8 @@ pub struct Allocation {
 pub struct Model {
     pub allocations: Vec<Allocation>,
     pub credentials: Vec<Credential>,
+    /// Whether the stricter snapshot holds.
+    pub stricter: bool,
     strict_expiry: bool,
     opened: usize,
 }
@@ -158,6 +165,7 @@ impl Model {
         Self {
             allocations: Vec::new(),
             credentials,
+            stricter: false,
             strict_expiry,
             opened: 0,
         }
@@ -165,6 +173,16 @@ impl Model {
 
     pub fn of_client(&self, client: usize) -> Option<&Allocation> {
         (self.allocations.iter()).find(|allocation| allocation.client == client)
+    }
+
+    /// What policy says of a peer's IP.
+    fn permits_ip(&self, index: usize) -> bool {
+        PEERS[index].1 && !(self.stricter && index == 2)
+    }
+
+    /// What policy says of a peer's transport address.
+    fn permits(&self, index: usize) -> bool {
+        PEERS[index].2 && !(self.stricter && matches!(index, 1 | 2))
     }
 
     /// The next moment at which an allocation, a permission or a channel ends.
@@ -211,6 +229,28 @@ impl Model {
                 traffic: allocation.traffic,
                 lived: now - allocation.created,
             });
+        }
+        events
+    }
+
+    /// Another snapshot holds: who is gone from it ends, in the order of `numbers`, and so does whatever it refuses.
+    pub fn set_access(&mut self, now: Ms, stricter: bool, numbers: &[usize]) -> Vec<Event> {
+        self.stricter = stricter;
+        if !stricter {
+            return Vec::new();
+        }
+        let mut events = Vec::new();
+        for number in numbers {
+            let allocation = (self.allocations.iter()).find(|one| one.number == *number);
+            let credential = allocation.map(|one| &self.credentials[one.credential]);
+            if credential.is_some_and(|one| one.expires_secs.is_none() && one.user == REMOVED_USER)
+            {
+                events.extend(self.end(now, *number, Why::Revoked));
+            }
+        }
+        for allocation in &mut self.allocations {
+            (allocation.permissions).retain(|(ip, _)| *ip != peer(2).ip());
+            (allocation.channels).retain(|(_, bound, _)| ![peer(1), peer(2)].contains(bound));
         }
         events
     }
@@ -381,7 +421,8 @@ impl Model {
         let over = credential
             .expires_secs
             .is_some_and(|expires| now >= expires * 1000);
-        if over && !owner {
+        let removed = self.stricter && credential.user == REMOVED_USER;
+        if (over || removed) && !owner {
             return Err(401);
         }
         match nonce {
@@ -502,6 +543,7 @@ impl Model {
 
     /// RFC 8656 §10.2.
     fn create_permission(&mut self, now: Ms, at: usize, peers: &[usize]) -> Result<Granted, u16> {
+        let refused = peers.iter().any(|index| !self.permits_ip(*index));
         let allocation = &mut self.allocations[at];
         if peers.is_empty() {
             return Err(400);
@@ -512,7 +554,7 @@ impl Model {
         {
             return Err(443);
         }
-        if peers.iter().any(|index| !PEERS[*index].1) {
+        if refused {
             return Err(403);
         }
         let before = allocation.permissions.clone();
@@ -534,10 +576,11 @@ impl Model {
         channel: Option<u16>,
         index: Option<usize>,
     ) -> Result<Granted, u16> {
-        let allocation = &mut self.allocations[at];
         let (Some(channel), Some(index)) = (channel, index) else {
             return Err(400);
         };
+        let refused = !self.permits(index);
+        let allocation = &mut self.allocations[at];
         let address = peer(index);
         if !(0x4000..=0x4FFF).contains(&channel) {
             return Err(400);
@@ -553,7 +596,7 @@ impl Model {
         if family_of(address) != allocation.family {
             return Err(443);
         }
-        if !PEERS[index].2 {
+        if refused {
             return Err(403);
         }
         let mut permissions = allocation.permissions.clone();
@@ -575,6 +618,7 @@ impl Model {
     /// A Send indication (RFC 8656 §11.2).
     pub fn send(&mut self, now: Ms, client: usize, index: usize, bytes: usize) -> Verdict {
         let address = peer(index);
+        let refused = !self.permits(index);
         let allocation = (self.allocations.iter_mut())
             .find(|a| a.client == client && a.relayed.is_some() && a.ends > now);
         let Some(allocation) = allocation else {
@@ -583,7 +627,7 @@ impl Model {
         if family_of(address) != allocation.family {
             return Verdict::Family;
         }
-        if !PEERS[index].2 {
+        if refused {
             return Verdict::PeerDenied;
         }
         if !permitted(&allocation.permissions, address.ip(), now) {
@@ -613,7 +657,10 @@ impl Model {
     }
 
     /// A peer's datagram (RFC 8656 §11.3, §12.7).
-    pub fn from_peer(&mut self, now: Ms, number: usize, from: SocketAddr, bytes: usize) -> Verdict {
+    pub fn from_peer(&mut self, now: Ms, number: usize, index: usize, bytes: usize) -> Verdict {
+        let from = peer(index);
+        // Of the two snapshots the stricter one has rules with ports, which hold in both directions.
+        let refused = self.stricter && !self.permits(index);
         let Some(allocation) = self.allocations.iter_mut().find(|a| a.number == number) else {
             return Verdict::NoAllocation;
         };
@@ -623,9 +670,12 @@ impl Model {
         {
             return Verdict::NoPermission;
         }
-        count(&mut allocation.traffic[1], bytes);
         let channel =
             (allocation.channels.iter()).find(|(_, bound, until)| *bound == from && *until > now);
+        if channel.is_none() && refused {
+            return Verdict::PeerDenied;
+        }
+        count(&mut allocation.traffic[1], bytes);
         match channel {
             Some((channel, ..)) => Verdict::ChannelData(allocation.client, *channel),
             None => Verdict::DataIndication(allocation.client),
