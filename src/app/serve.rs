@@ -55,6 +55,9 @@ impl Running {
                     false => tracing::warn!("a shard does not answer yet"),
                 },
                 signal = signals.next() => {
+                    if signal == Signal::Terminate {
+                        self.store().await;
+                    }
                     if matches!(signal, Signal::Interrupt | Signal::Terminate) {
                         return Ok(());
                     }

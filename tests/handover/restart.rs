@@ -215,6 +215,7 @@ fn without_room_for_them_calls_end_as_ever() {
         .collect();
     let mut server = site.spawn("shards = 2\n[drain]\ngrace = \"0\"", &[], &environment);
     server.serves();
+    until("it is ready", || manager.ready() == 1);
     Client::allocate(server.listener());
     terminate(&server);
     assert_eq!(server.ended(), Some(0), "{}", server.log());
