@@ -35,7 +35,25 @@ pub struct Client {
 impl Client {
     #[track_caller]
     pub fn allocate(server: SocketAddr) -> Self {
-        let socket = UdpSocket::bind((server.ip(), 0)).unwrap();
+        Self::allocate_from(server, UdpSocket::bind((server.ip(), 0)).unwrap())
+    }
+
+    /// The same, from another port than `own`: nothing that comes from a number that is a service's of the server is
+    /// answered, and of thousands of clients one may well get it.
+    #[track_caller]
+    pub fn allocate_beside(server: SocketAddr, own: u16) -> Self {
+        let mut taken = Vec::new();
+        loop {
+            let socket = UdpSocket::bind((server.ip(), 0)).unwrap();
+            if socket.local_addr().unwrap().port() != own {
+                return Self::allocate_from(server, socket);
+            }
+            taken.push(socket);
+        }
+    }
+
+    #[track_caller]
+    fn allocate_from(server: SocketAddr, socket: UdpSocket) -> Self {
         socket.connect(server).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut client = Self {

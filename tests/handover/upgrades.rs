@@ -31,7 +31,10 @@ fn lose_nothing(wanted: u64, rate: u64, takeovers: usize) {
     let site = Site::new();
     let mut server = site.start(&[]);
     let listener = server.listener();
-    let clients: Vec<_> = (0..count).map(|_| Client::allocate(listener)).collect();
+    let own = server.admin().port();
+    let clients: Vec<_> = (0..count)
+        .map(|_| Client::allocate_beside(listener, own))
+        .collect();
     let first_kib = server.resident_kib();
     let traffic = Traffic::start(clients, rate);
     std::thread::sleep(Duration::from_millis(700));
