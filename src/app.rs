@@ -1,6 +1,7 @@
 //! Composition root: builds everything once, in rank order, and takes it down again.
 
 mod doors;
+mod handover;
 mod host;
 pub mod ice;
 mod reload;
@@ -8,7 +9,7 @@ mod serve;
 mod sockets;
 mod watch;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use crate::base::trace::Traces;
 use crate::cluster::{self, Fleet};
 use crate::config::{Config, Listener, Mapping, Problem, Problems, Sources};
 use crate::http::{self, Asked, Front, Operator};
+use crate::lifecycle::handover::{Approach, Giver, Place};
 use crate::lifecycle::{Drain, Inherited};
 use crate::net;
 use crate::records::Records;
@@ -31,10 +33,12 @@ use crate::stream::{self, Admission, Certificates};
 use crate::turn::Newcomers;
 
 use doors::{AdminDoor, Door, Lobby, Prepared, PreparedAdmin};
+use handover::{Reception, check_shards, place_of, refused};
 use sockets::{
     inherited_udp, open_tcp, own_addresses, relay_ips, shard_count, shard_settings, udp_problem,
 };
 
+pub use handover::TakeOver;
 pub use host::shortages as host_shortages;
 pub use reload::Reloaded;
 pub use serve::SetLog;
@@ -87,6 +91,17 @@ pub struct Running {
     overloaded: bool,
     operator: Operator,
     orders: mpsc::Receiver<Asked>,
+    take_over: TakeOver,
+    /// This process has taken over from another one.
+    succeeded: bool,
+    /// Where others ask to take over from this one, until `serve` answers.
+    reception: Option<Reception>,
+    /// Another process has taken over from this one.
+    left: bool,
+    /// The process that has, which wants to know when this one ends.
+    successor: Option<Giver>,
+    /// The admin listener while another process may be taking over.
+    paused_admin: Option<(SocketAddr, TcpListener)>,
     records: Option<Records>,
     traces: Arc<Mutex<Traces>>,
 }
@@ -100,7 +115,7 @@ struct Open {
 }
 
 /// Serves until told to stop; calls `started` once, when every socket is open. `sources` are read again by reloads,
-/// which change the log by `set_log`.
+/// which change the log by `set_log`. `take_over` says whether to go on where a running server stops.
 ///
 /// # Errors
 /// What keeps the server from starting or from going on; [`Problems`] for what the operator can change.
@@ -108,9 +123,15 @@ pub fn run(
     config: Config,
     sources: Sources,
     set_log: SetLog,
+    take_over: TakeOver,
     started: impl FnOnce(&Started),
 ) -> anyhow::Result<()> {
-    let running = start_on(config, Inherited::from_environment())?;
+    let mut inherited = Inherited::from_environment();
+    let approach = match take_over.approach()? {
+        None => inherited.take_stored().and_then(Approach::to_stored),
+        approach => approach,
+    };
+    let running = begin(config, inherited, approach, take_over)?;
     started(&running.started);
     running.serve(&sources, &set_log)
 }
@@ -127,7 +148,17 @@ pub fn start(config: Config) -> anyhow::Result<Running> {
 ///
 /// # Errors
 /// All problems of the host at once, as [`Problems`].
-pub fn start_on(config: Config, mut inherited: Inherited) -> anyhow::Result<Running> {
+pub fn start_on(config: Config, inherited: Inherited) -> anyhow::Result<Running> {
+    begin(config, inherited, None, TakeOver::default())
+}
+
+/// The same, in the place of a process that serves.
+fn begin(
+    config: Config,
+    mut inherited: Inherited,
+    approach: Option<Approach>,
+    take_over: TakeOver,
+) -> anyhow::Result<Running> {
     for shortage in host_shortages(&config) {
         tracing::warn!("{shortage}");
     }
@@ -138,10 +169,22 @@ pub fn start_on(config: Config, mut inherited: Inherited) -> anyhow::Result<Runn
     let certificates = load_certificate(&config, &mut problems).map(Certificates::new);
     let relays = relay_ips(&config, &mut problems);
     let mut listeners = config.listeners.clone();
+    let inventory = approach.as_ref().map(|approach| approach.inventory.clone());
+    if let Some(inventory) = &inventory {
+        check_shards(&config, inventory, &mut problems);
+    }
+    let mut places = inventory.clone().unwrap_or_default().listeners;
+    let mut kept = Vec::new();
     // Bound first: where port 0 is asked for, UDP gets the port that TCP got.
     let mut tcp = Vec::new();
     for listener in &mut listeners {
-        let socket = listener.has_streams().then(|| {
+        let place = place_of(listener, &mut places);
+        kept.push(place);
+        if let Some(place) = place {
+            listener.address = place.bound;
+        }
+        let opens = listener.has_streams() && !place.is_some_and(|place| place.tcp);
+        let socket = opens.then(|| {
             let socket = open_tcp("listen", listener.address, &mut inherited, &mut problems)?;
             if let Ok(bound) = socket.local_addr() {
                 listener.address = bound;
@@ -150,8 +193,9 @@ pub fn start_on(config: Config, mut inherited: Inherited) -> anyhow::Result<Runn
         });
         tcp.push(socket.flatten());
     }
-    let admin = config
-        .admin
+    let kept_admin = (inventory.as_ref().and_then(|inventory| inventory.admin))
+        .filter(|place| config.admin == Some(place.wanted));
+    let mut admin = (config.admin.filter(|_| kept_admin.is_none()))
         .and_then(|address| open_tcp("http.admin", address, &mut inherited, &mut problems));
     let udp = inherited_udp(
         &listeners,
@@ -161,10 +205,7 @@ pub fn start_on(config: Config, mut inherited: Inherited) -> anyhow::Result<Runn
     );
     let records = start_records(&config, &mut problems);
     if !problems.is_empty() {
-        let udp: Vec<_> = (listeners.iter().filter(|listener| listener.udp))
-            .map(|listener| listener.address)
-            .collect();
-        problems.extend(shard::unavailable(&udp).iter().map(udp_problem));
+        problems.extend(unavailable(&listeners, &kept));
         return Err(Problems::new(problems).into());
     }
     for left in inherited.left() {
@@ -174,6 +215,46 @@ pub fn start_on(config: Config, mut inherited: Inherited) -> anyhow::Result<Runn
         );
     }
 
+    let admission = Admission::new(config.connections_per_address);
+    let taken = match approach {
+        None => None,
+        Some(approach) => {
+            let problems = unavailable(&listeners, &kept);
+            if !problems.is_empty() {
+                return Err(Problems::new(problems).into());
+            }
+            let mut taken = approach.take().map_err(|failure| refused(&failure))?;
+            let Some(mut legacy) = taken.legacy.take() else {
+                // It has ended, and gave nothing to serve with.
+                drop((tcp, admin));
+                taken.serving(|| {});
+                return begin(config, Inherited::default(), None, take_over);
+            };
+            legacy.admit(&admission);
+            inherited.add_tcp(std::mem::take(&mut taken.doors));
+            let mut missing = Vec::new();
+            let mut given = |address: SocketAddr| {
+                let socket = inherited.take_tcp(address);
+                if socket.is_none() {
+                    missing.push(not_given(address));
+                }
+                socket
+            };
+            for ((listener, place), socket) in listeners.iter().zip(&kept).zip(&mut tcp) {
+                if listener.has_streams() && place.is_some_and(|place| place.tcp) {
+                    *socket = given(listener.address);
+                }
+            }
+            if let Some(place) = kept_admin {
+                admin = given(place.bound);
+            }
+            if !missing.is_empty() {
+                return Err(Problems::new(missing).into());
+            }
+            Some((taken, legacy))
+        }
+    };
+
     let admin_address = (admin.as_ref()).and_then(|socket| socket.local_addr().ok());
     let decide = |listeners: &[Listener]| {
         let own = own_addresses(&config, listeners, &relays, admin_address);
@@ -181,8 +262,13 @@ pub fn start_on(config: Config, mut inherited: Inherited) -> anyhow::Result<Runn
     };
     let emitter = records.as_ref().map(Records::emitter);
     let settings = shard_settings(&config, &listeners, relays.clone(), emitter);
-    let (shards, threads) = Shards::start_on(&settings, decide(&listeners), udp)
-        .map_err(|errors| Problems::new(errors.iter().map(udp_problem).collect()))?;
+    let access = decide(&listeners);
+    let (made, mut taken) = match taken {
+        Some((taken, legacy)) => (Shards::succeed(&settings, access, legacy), Some(taken)),
+        None => (Shards::start_on(&settings, access, udp), None),
+    };
+    let (shards, threads) =
+        made.map_err(|errors| Problems::new(errors.iter().map(udp_problem).collect()))?;
     if listeners
         .iter()
         .any(|listener| listener.address.port() == 0)
@@ -210,26 +296,34 @@ pub fn start_on(config: Config, mut inherited: Inherited) -> anyhow::Result<Runn
     let fleet = ice::fleet(&config);
     let offer = ice::offer(&config, &listeners, mappings(&relays), Arc::clone(&fleet));
     let service = http::ice::Service::new(shards.clone(), offer);
-    let lobby = Lobby {
-        shards: shards.clone(),
-        admission: Admission::new(config.connections_per_address),
-        control: control.handle().clone(),
-        front: Front::new(
+    let lobby = Lobby::new(
+        shards.clone(),
+        admission,
+        control.handle().clone(),
+        Front::new(
             http::public::router(shards.clone(), drain.flag(), service.clone()),
             http::Limits::PUBLIC,
         ),
-    };
+    );
     let mut slots = shards.listeners().into_iter().map(|(slot, _)| slot);
-    let mut open = Vec::new();
+    let mut prepared = Vec::new();
     for (wanted, socket) in config.listeners.iter().zip(tcp) {
-        let door = socket
-            .map(|socket| Prepared::new(socket, wanted.streams, certificates.clone()))
-            .transpose()?
-            .map(|prepared| lobby.open(prepared));
+        prepared.push(
+            socket
+                .map(|socket| Prepared::new(socket, wanted.streams, certificates.clone()))
+                .transpose()?,
+        );
+    }
+    // Nobody accepts before it is sure that this process serves.
+    if let Some(taken) = &mut taken {
+        taken.commit().map_err(|failure| refused(&failure))?;
+    }
+    let mut open = Vec::new();
+    for (wanted, prepared) in config.listeners.iter().zip(prepared) {
         open.push(Open {
             wanted: *wanted,
             udp: wanted.udp.then(|| slots.next()).flatten(),
-            door,
+            door: prepared.map(|prepared| lobby.open(prepared)),
         });
     }
     let canary = control.spawn(cluster::canary::watch(
@@ -258,6 +352,12 @@ pub fn start_on(config: Config, mut inherited: Inherited) -> anyhow::Result<Runn
         overloaded: false,
         operator,
         orders,
+        take_over,
+        succeeded: taken.is_some(),
+        reception: None,
+        left: false,
+        successor: None,
+        paused_admin: None,
         records,
         traces: Arc::default(),
     };
@@ -266,6 +366,17 @@ pub fn start_on(config: Config, mut inherited: Inherited) -> anyhow::Result<Runn
         let tls = certificates.filter(|_| running.config.http.tls);
         let prepared = PreparedAdmin::new(address, socket, tls)?;
         running.open_admin(prepared);
+    }
+    if let Some(taken) = taken {
+        // Before the other one takes its socket away: whoever asks next asks this process.
+        running.reception = Some(running.receive_successors());
+        running.shards.thaw();
+        let shards = running.shards.clone();
+        taken.serving(move || shards.come_home());
+        tracing::info!(
+            allocations = running.shards.live(),
+            "taken over from the running server"
+        );
     }
     log_started(&running.started, running.shards.count());
     Ok(running)
@@ -368,6 +479,22 @@ fn start_records(config: &Config, problems: &mut Vec<Problem>) -> Option<Records
             None
         }
     }
+}
+
+fn not_given(address: SocketAddr) -> Problem {
+    Problem::host(
+        "take-over",
+        format!("the running server had tcp {address} and did not give it"),
+        "it may have been reloaded meanwhile: try again",
+    )
+}
+
+/// What UDP cannot be received on, of what the process before does not have open.
+fn unavailable(listeners: &[Listener], kept: &[Option<Place>]) -> Vec<Problem> {
+    let fresh = (listeners.iter().zip(kept))
+        .filter(|(listener, place)| listener.udp && !place.is_some_and(|place| place.udp));
+    let udp: Vec<_> = fresh.map(|(listener, _)| listener.address).collect();
+    shard::unavailable(&udp).iter().map(udp_problem).collect()
 }
 
 fn load_certificate(

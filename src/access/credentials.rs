@@ -152,6 +152,14 @@ impl Credentials {
         of(self).is_some_and(|password| of(earlier) == Some(password))
     }
 
+    /// Whether `username` is a static user here, with that key where it is of this realm.
+    pub fn holds(&self, username: &[u8], key: Option<&Key>) -> bool {
+        let user = std::str::from_utf8(username)
+            .ok()
+            .and_then(|name| self.find(name));
+        user.is_some_and(|user| key.is_none_or(|key| user.key.expose().ct_eq(key).into()))
+    }
+
     /// Whether one of the secrets makes `key` for the time-limited `username` in this realm.
     pub fn derive(&self, username: &[u8], key: &Key) -> bool {
         (self.secrets.iter()).any(|secret| {

@@ -10,7 +10,7 @@ pub mod rest;
 pub use credentials::{AuthFailure, Credentials, Identity, Key, Verified};
 pub use peers::{Denied, DeniedRule, OwnAddresses, PeerPolicy, PermittedIp, PermittedPeer};
 pub use quota::{Limits, Quota, QuotaExceeded, Wanted};
-pub use rate::AddressRate;
+pub use rate::{AddressRate, Debts};
 
 use crate::base::Secret;
 

@@ -155,10 +155,15 @@ impl Quota {
         if self.is_over_share(user, wanted) {
             return Err(QuotaExceeded::Share);
         }
+        self.adopt(user, client, wanted);
+        Ok(())
+    }
+
+    /// Counts one that lives already, whatever the limits.
+    pub fn adopt(&mut self, user: &Arc<str>, client: IpAddr, wanted: Wanted) {
         *self.live.of(wanted) += 1;
         *self.by_user.entry(Arc::clone(user)).or_default().of(wanted) += 1;
         *self.by_address.entry(subscriber(client)).or_default() += 1;
-        Ok(())
     }
 
     /// Gives back what `reserve` counted; does nothing if `user` and `client` have nothing like it to give back.

@@ -23,6 +23,9 @@ const DEPTH_NANOS: u64 = 10_000_000_000;
 /// How much more than one subscriber the network around gets.
 const WIDE: u64 = 4;
 
+/// Buckets that are not full and when they will be, in nanoseconds: those of the narrow table and of the wide one.
+pub type Debts = [Vec<(u16, u64)>; 2];
+
 const NANOS_PER_SEC: u64 = 1_000_000_000;
 
 /// A rate that every address has to itself.
@@ -84,6 +87,29 @@ impl AddressRate {
             (*narrow, *wide) = (narrow_next, wide_next);
         }
         true
+    }
+
+    /// What is missing in which bucket at `at`, for a rate elsewhere that has the same `hasher` and counts from the same
+    /// moment.
+    pub fn debts(&self, at: Duration) -> Debts {
+        let now = at.as_nanos() as u64;
+        [&self.narrow, &self.wide].map(|table| {
+            (table.full_at.iter().enumerate())
+                .filter(|(_, full_at)| **full_at > now)
+                .map(|(bucket, full_at)| (bucket as u16, *full_at))
+                .collect()
+        })
+    }
+
+    /// Takes over what [`debts`](Self::debts) told. Buckets that are not limited here owe nothing.
+    pub fn owe(&mut self, debts: &Debts) {
+        for (table, debts) in [&mut self.narrow, &mut self.wide].into_iter().zip(debts) {
+            for (bucket, owed) in debts {
+                if let Some(full_at) = table.full_at.get_mut(usize::from(*bucket)) {
+                    *full_at = *owed;
+                }
+            }
+        }
     }
 
     /// Bytes of memory it holds, whoever comes.

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::http::Front;
@@ -52,12 +53,30 @@ pub(super) struct Lobby {
     pub admission: Arc<Admission>,
     pub control: Handle,
     pub front: Front,
+    accepts: watch::Sender<bool>,
 }
 
 impl Lobby {
+    pub fn new(shards: Shards, admission: Arc<Admission>, control: Handle, front: Front) -> Self {
+        Self {
+            shards,
+            admission,
+            control,
+            front,
+            accepts: watch::Sender::new(true),
+        }
+    }
+
+    /// Whether connections are accepted, at every door. Those that were go on.
+    pub fn accept(&self, on: bool) {
+        self.accepts.send_replace(on);
+    }
+
     /// Accepts from now on.
     pub fn open(&self, prepared: Prepared) -> Door {
-        let listener = prepared.listener.within(Arc::clone(&self.admission));
+        let listener = (prepared.listener)
+            .within(Arc::clone(&self.admission))
+            .while_set(self.accepts.subscribe());
         let (shards, front) = (self.shards.clone(), self.front.clone());
         let task = self.control.spawn(async move {
             let serve_http = move |stream| {

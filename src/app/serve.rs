@@ -40,7 +40,9 @@ impl Running {
     pub fn serve(mut self, sources: &Sources, set_log: &SetLog) -> anyhow::Result<()> {
         let control = self.control.handle().clone();
         let result = control.block_on(self.live(sources, set_log));
-        notify::stopping();
+        if !self.left {
+            notify::stopping();
+        }
         self.stop();
         result
     }
@@ -54,13 +56,24 @@ impl Running {
                     false => tracing::warn!("a shard does not answer yet"),
                 },
                 signal = signals.next() => {
+                    if signal == Signal::Terminate {
+                        self.store().await;
+                    }
                     if matches!(signal, Signal::Interrupt | Signal::Terminate) {
                         return Ok(());
                     }
                 }
             }
         }
-        notify::ready();
+        let mut successors = match self.reception.take() {
+            Some(reception) => reception,
+            None => self.receive_successors(),
+        };
+        if self.succeeded {
+            notify::main_process();
+        } else {
+            notify::ready();
+        }
         tokio::spawn(notify::feed_watchdog(self.shards.clone()));
         let told = self.tell_status();
         let mut tick = tokio::time::interval(TICK);
@@ -85,6 +98,9 @@ impl Running {
                         let grace = self.config.drain.grace;
                         tracing::info!(grace_secs = grace.as_secs_f64(), "SIGTERM: stopping");
                         notify::stopping();
+                        if self.store().await {
+                            break;
+                        }
                         self.begin_drain(grace);
                     }
                     Signal::Reload => {
@@ -99,6 +115,14 @@ impl Running {
                         Order::Drain { deadline } => self.ordered_drain(deadline),
                     };
                     let _ = asked.answer.send(outcome);
+                }
+                Some(knock) = successors.knocks.recv() => {
+                    if self.answer(knock).await {
+                        told.abort();
+                        self.linger(&mut signals).await;
+                        break;
+                    }
+                    self.renew(&mut successors);
                 }
                 _ = tick.tick() => {
                     let now = Clock.now();

@@ -36,13 +36,13 @@ pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    serve: Configuration,
+    serve: serve::Arguments,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Run the server.
-    Serve(Configuration),
+    Serve(serve::Arguments),
     /// Check the configuration and the host: print every problem and what would solve it.
     ///
     /// Binds every port for a moment, reads the certificate, looks at clock, buffers, open files and addresses. Ends
@@ -125,7 +125,7 @@ pub enum Exit {
 /// Why it could not do what it is for; [`report`] tells people.
 pub fn run(cli: Cli) -> anyhow::Result<Exit> {
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
-        Command::Serve(configuration) => serve::run(&configuration),
+        Command::Serve(arguments) => serve::run(&arguments),
         Command::Check(configuration) => check::run(&configuration),
         Command::Credentials(arguments) => credentials::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),

@@ -31,8 +31,24 @@ pub struct QuickStart {
 pub fn prepare(mut sources: Sources) -> anyhow::Result<QuickStart> {
     let state = state::prepare(&sources, Clock.now().unix_secs())?;
     let (listeners, notes) = choose_listeners(&sources)?;
-    let base = describe(&sources, &state, &listeners);
-    sources.base = Some(base);
+    sources.base = Some(describe(&sources, &state, &listeners));
+    finish(sources, state, notes)
+}
+
+/// Goes on with what the running server chose, whose ports are not free.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn go_on(mut sources: Sources) -> anyhow::Result<QuickStart> {
+    let state = state::prepare(&sources, Clock.now().unix_secs())?;
+    let Some(chosen) = state::saved_configuration(&state) else {
+        return prepare(sources);
+    };
+    sources.base = Some(chosen);
+    finish(sources, state, Vec::new())
+}
+
+fn finish(sources: Sources, state: State, notes: Vec<String>) -> anyhow::Result<QuickStart> {
     Ok(QuickStart {
         config: Config::load(&sources)?,
         sources,

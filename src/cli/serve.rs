@@ -5,39 +5,59 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use clap::Args;
 
 use super::credentials::{Credential, mint};
 use super::quick_start::{self, QuickStart};
-use super::{Banner, Configuration, Exit, banner, print};
+use super::{Banner, Configuration, Exit, banner, print, state};
 use crate::app::ice::{self, Host};
-use crate::app::{self, Started};
+use crate::app::{self, Started, TakeOver};
 use crate::base::{Clock, Secret};
-use crate::config::{Config, Problem, Problems};
+use crate::config::{Config, HandoverSocket, Problem, Problems, Sources};
 use crate::logging;
 use crate::net::host;
 
 /// How long a credential in the banner is good for where only secrets are configured.
 const BANNER_TTL: Duration = Duration::from_secs(24 * 3600);
 
+/// What `turnix serve` is asked for.
+#[derive(Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    configuration: Configuration,
+    /// Go on where the running server stops, without a packet lost; start anew if there is none.
+    ///
+    /// Takes its sockets and clients over through the socket server.handover. Clients on TLS stay with the old process,
+    /// which ends when they are gone, after server.handover_grace at the latest. If anything is wrong with the new
+    /// configuration or version the old process serves on.
+    #[arg(long = "takeover")]
+    take_over: bool,
+}
+
 /// Serves until told to stop.
 ///
 /// # Errors
 /// A bad configuration or host, or what ended the server.
-pub fn run(configuration: &Configuration) -> anyhow::Result<Exit> {
-    let sources = configuration.sources();
+pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
+    let sources = arguments.configuration.sources();
     if sources.file.is_some() {
         let config = Config::load(&sources)?;
         let log = start_log(config.log)?;
         keep_memory_private(&config);
-        let ended = app::run(config, sources, changing(&log), |_| {});
+        let take_over = take_over(arguments, &config, &sources);
+        let ended = app::run(config, sources, changing(&log), take_over, |_| {});
         log.report();
         return ended.map(|()| Exit::Done);
     }
-    let quick = quick_start::prepare(sources)?;
+    let mut quick = quick_start::prepare(sources.clone())?;
+    if take_over(arguments, &quick.config, &quick.sources).has_somebody() {
+        quick = quick_start::go_on(sources)?;
+    }
     let log = start_log(quick.config.log)?;
     keep_memory_private(&quick.config);
     let (config, sources) = (quick.config.clone(), quick.sources.clone());
-    let ended = app::run(config, sources, changing(&log), move |started| {
+    let take_over = take_over(arguments, &config, &sources);
+    let ended = app::run(config, sources, changing(&log), take_over, move |started| {
         if let Err(error) = quick.save() {
             tracing::warn!("`turnix credentials` will not know this server: {error:#}");
         }
@@ -69,6 +89,17 @@ fn start_log(settings: logging::Settings) -> anyhow::Result<logging::Control> {
         .into(),
         logging::InstallError::Twice => error.into(),
     })
+}
+
+fn take_over(arguments: &Arguments, config: &Config, sources: &Sources) -> TakeOver {
+    TakeOver {
+        socket: match &config.handover.socket {
+            HandoverSocket::Off => None,
+            HandoverSocket::At(path) => Some(path.clone()),
+            HandoverSocket::Auto => Some(state::runtime_directory(sources).join("handover.sock")),
+        },
+        wanted: arguments.take_over,
+    }
 }
 
 /// A crash leaves nothing of the secrets on a disk.

@@ -64,9 +64,30 @@ pub fn directory(sources: &Sources) -> PathBuf {
     }
 }
 
+/// Where what lives as long as the server is kept: `$RUNTIME_DIRECTORY`, else with the state, in a directory that is made
+/// if need be.
+pub fn runtime_directory(sources: &Sources) -> PathBuf {
+    let runtime = (sources.environment.iter())
+        .find(|(name, value)| name == "RUNTIME_DIRECTORY" && !value.is_empty())
+        .and_then(|(_, value)| value.split(':').next());
+    if let Some(runtime) = runtime {
+        return PathBuf::from(runtime);
+    }
+    let directory = directory(sources);
+    if let Err(error) = make_directory(&directory) {
+        tracing::debug!("{error:#}");
+    }
+    directory
+}
+
 /// The configuration that the last quick start left, if there was one.
 pub fn configuration(sources: &Sources) -> Option<PathBuf> {
     Some(directory(sources).join(CONFIGURATION)).filter(|file| file.exists())
+}
+
+/// What [`save_configuration`] kept last.
+pub fn saved_configuration(state: &State) -> Option<String> {
+    fs::read_to_string(state.directory.join(CONFIGURATION)).ok()
 }
 
 /// Finds the state, makes what is missing.

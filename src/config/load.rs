@@ -15,7 +15,7 @@ use super::log::read_log;
 use super::problem::{Origin, Problem, Problems, Sources};
 use super::reader::{Declared, Reader};
 use super::records::read_records;
-use super::server::read_server;
+use super::server::{read_handover, read_server};
 use super::source::{Node, Table, Value, merge};
 use super::tls::{check_tls, read_tls};
 use super::values::{self, Converted, Fault};
@@ -122,6 +122,7 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
     );
     let drain = read_drain(r);
     let server = read_server(r);
+    let handover = read_handover(r);
     let log = read_log(r);
     let records = read_records(r);
     let elsewhere = http.as_ref().is_none_or(|keys| keys.http.tls);
@@ -165,6 +166,7 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
         per_allocation: per_allocation? as usize,
         drain: drain?,
         server: server?,
+        handover: handover?,
         log: log?,
         records: records::Settings {
             node: cluster.node.clone(),

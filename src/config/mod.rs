@@ -71,6 +71,8 @@ pub struct Config {
     pub drain: Drain,
     /// How it runs on the host.
     pub server: Server,
+    /// How another process takes over.
+    pub handover: Handover,
     /// How to log.
     pub log: logging::Settings,
     /// Where access records go.
@@ -223,4 +225,24 @@ pub struct Server {
     pub listener_buffer_bytes: usize,
     /// Receive and send buffer of a relay socket, in bytes.
     pub relay_buffer_bytes: usize,
+}
+
+/// How another process takes over from the running one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Handover {
+    /// Where it asks.
+    pub socket: HandoverSocket,
+    /// How long TLS connections, which cannot change processes, are served on.
+    pub grace: Duration,
+}
+
+/// Where a process that wants to take over asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HandoverSocket {
+    /// `$RUNTIME_DIRECTORY/handover.sock`, else in the state directory.
+    Auto,
+    /// Nowhere.
+    Off,
+    /// There.
+    At(PathBuf),
 }

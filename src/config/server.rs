@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::Server;
 use super::reader::Reader;
 use super::source::Node;
 use super::values::{self, Fault};
+use super::{Handover, HandoverSocket, Server};
 
 /// Below this a socket does not hold one datagram of the largest size.
 const LEAST_BUFFER_BYTES: u64 = 64 << 10;
@@ -15,6 +15,33 @@ const MOST_BUFFER_BYTES: u64 = 512 << 20;
 
 /// Longer than this is no wait for a packet but a core that is always busy.
 const LONGEST_BUSY_POLL: Duration = Duration::from_millis(10);
+
+/// The longest that two versions serve side by side.
+const LONGEST_GRACE_SECS: u64 = 7 * 86_400;
+
+pub(super) fn read_handover(r: &mut Reader<'_>) -> Option<Handover> {
+    let socket = r.key(
+        "server.handover",
+        r#""auto""#,
+        r#""auto", the absolute path of a socket, or "" for none"#,
+        |node: &Node| match values::text(node)?.as_str() {
+            "auto" => Ok(HandoverSocket::Auto),
+            "" => Ok(HandoverSocket::Off),
+            path if path.starts_with('/') => Ok(HandoverSocket::At(path.into())),
+            _ => Err(Fault::of(node)),
+        },
+    );
+    let grace = r.key(
+        "server.handover_grace",
+        r#""1h""#,
+        r#"a duration up to "168h""#,
+        values::duration_within(0, LONGEST_GRACE_SECS),
+    );
+    Some(Handover {
+        socket: socket?,
+        grace: grace?,
+    })
+}
 
 pub(super) fn read_server(r: &mut Reader<'_>) -> Option<Server> {
     const SIZE: &str = r#"a size from "64KiB" to "512MiB""#;

@@ -4,11 +4,17 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 
 use listenfd::ListenFd;
 
+use crate::net;
+
+use super::store::{self, Stored};
+
 /// Sockets that somebody else bound; each is taken by the listener of its address.
 #[derive(Debug, Default)]
 pub struct Inherited {
     tcp: Vec<TcpListener>,
     udp: Vec<UdpSocket>,
+    /// What an earlier process of this service had systemd keep.
+    stored: Stored,
     /// Descriptors that are neither.
     strange: usize,
 }
@@ -17,10 +23,20 @@ impl Inherited {
     /// What LISTEN_FDS and LISTEN_PID name. The variables are cleared, so that this is for the start, before there are
     /// threads.
     pub fn from_environment() -> Self {
+        let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+        let names: Vec<_> = names.split(':').collect();
         let mut given = ListenFd::from_env();
         let mut inherited = Self::default();
         for index in 0..given.len() {
-            if let Ok(Some(socket)) = given.take_tcp_listener(index) {
+            if let Some(name) = names
+                .get(index)
+                .filter(|name| name.starts_with(store::PREFIX))
+            {
+                let raw = given.take_raw_fd(index).ok().flatten();
+                if let Some(Ok(descriptor)) = raw.map(net::given) {
+                    inherited.stored.add(name, descriptor);
+                }
+            } else if let Ok(Some(socket)) = given.take_tcp_listener(index) {
                 inherited.tcp.push(socket);
             } else if let Ok(Some(socket)) = given.take_udp_socket(index) {
                 inherited.udp.push(socket);
@@ -29,6 +45,16 @@ impl Inherited {
             }
         }
         inherited
+    }
+
+    /// What an earlier process of this service left, if it did.
+    pub fn take_stored(&mut self) -> Option<Stored> {
+        Some(std::mem::take(&mut self.stored)).filter(|stored| !stored.is_empty())
+    }
+
+    /// Adds TCP sockets that another process gave.
+    pub fn add_tcp(&mut self, sockets: Vec<TcpListener>) {
+        self.tcp.extend(sockets);
     }
 
     /// The TCP socket that is bound to `address`, if there is one.

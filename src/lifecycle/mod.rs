@@ -3,9 +3,11 @@
 //! Decides nothing about configuration: `app.rs` carries out what is asked for here.
 
 mod drain;
+pub mod handover;
 mod inherit;
 pub mod notify;
 mod signals;
+pub mod store;
 
 pub use drain::Drain;
 pub use inherit::Inherited;

@@ -11,6 +11,11 @@ pub fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
+/// This process is the service from now on: it has taken over, and serves.
+pub fn main_process() {
+    tell(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
+}
+
 /// A reload begins; `ready` ends it.
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {

@@ -1,7 +1,7 @@
 //! The kernel's door: every system call and every `unsafe` block of turnix.
 //!
 //! Owns UDP sockets and their options ([`socket`]), fixed memory for batched receiving and sending ([`batch`]), the
-//! set of sockets a shard waits for ([`poll`]) and questions about the host ([`host`]). Knows nothing of STUN or TURN
+//! set of sockets a shard waits for ([`poll`]), descriptors between processes and questions about the host ([`host`]). Knows nothing of STUN or TURN
 //! and keeps no state about clients or peers. `io::Error` leaves this module only where a socket is opened; on the
 //! data path errors are sorted by what the caller does about them ([`RecvFault`], [`SendFault`], [`SendReport`]).
 
@@ -12,6 +12,7 @@
 #![warn(clippy::undocumented_unsafe_blocks)]
 
 pub mod batch;
+mod descriptors;
 pub mod host;
 pub mod outbox;
 mod poll;
@@ -19,6 +20,10 @@ pub mod socket;
 mod sys;
 
 pub use batch::{Batch, HEADROOM, MAX_DATAGRAM, Received, TAILROOM};
+pub use descriptors::{
+    Channel, Doorway, MAX_DESCRIPTORS, Parcel, Peer, expect_descriptors, given, seal,
+    sealable_memory, wait_readable,
+};
 pub use outbox::{Front, Outgoing, SendReport};
 pub use poll::Poller;
 pub use socket::{RecvFault, SendFault, UdpOptions, UdpSocket, granted_buffers, tcp_listener};

@@ -170,6 +170,56 @@ impl UdpSocket {
         Ok(())
     }
 
+    /// Whether trains were taken at any time: some may wait to be received.
+    pub fn took_trains(&self) -> bool {
+        self.trains.load(Ordering::Relaxed)
+    }
+
+    /// Goes on with a socket that another process opened, without its local addresses reported.
+    ///
+    /// # Errors
+    /// It is no bound UDP socket.
+    pub fn resume(fd: OwnedFd) -> io::Result<Self> {
+        let socket = Socket::from(fd);
+        if socket.r#type()? != Type::DGRAM {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let address = socket.local_addr()?;
+        let address = address.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self {
+            fd: socket.into(),
+            address,
+            family: Family::of(address.ip()),
+            segments: AtomicBool::new(true),
+            packet_info: false,
+            trains: AtomicBool::new(false),
+        })
+    }
+
+    /// Takes no trains any more that the other process took; those that came before are understood.
+    ///
+    /// # Errors
+    /// The kernel does not know the option.
+    pub fn leave_trains(&self) -> io::Result<()> {
+        self.trains.store(true, Ordering::Relaxed);
+        self.take_trains(false)
+    }
+
+    /// The same socket under another descriptor, for one that reports local addresses, if so.
+    ///
+    /// # Errors
+    /// Descriptors ran out.
+    pub fn share(&self, packet_info: bool) -> io::Result<Self> {
+        Ok(Self {
+            fd: self.fd.try_clone()?,
+            address: self.address,
+            family: self.family,
+            segments: AtomicBool::new(true),
+            packet_info,
+            trains: AtomicBool::new(self.took_trains()),
+        })
+    }
+
     /// Whether messages may come with control data: also trains that arrived before they were switched off.
     pub(super) fn has_ancillary(&self) -> bool {
         self.packet_info || self.trains.load(Ordering::Relaxed)

@@ -2,6 +2,7 @@
 
 mod change;
 mod departures;
+mod handover;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ahash::RandomState;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::access::{Access, PermittedPeer, Wanted};
@@ -26,6 +28,7 @@ use crate::wire;
 
 use super::budgets::{Budgets, Purses};
 use super::hairpin::{self, Hairpin, Parcel, Parcels};
+use super::handover::Start;
 use super::ports::RelayPool;
 use super::relays::{Owner, Relays};
 use super::streams::{Client, STREAM_CREDIT, ToStream};
@@ -46,6 +49,8 @@ pub(super) struct Parts {
     pub turn: Settings,
     pub seed: Seed,
     pub access: Arc<Access>,
+    /// What another process left of this shard.
+    pub start: Option<Start>,
 }
 
 /// Datagrams one batch holds.
@@ -76,8 +81,8 @@ const _: () = assert!(hairpin::DATAGRAMS <= SLOTS);
 const _: () = assert!(HEADROOM >= wire::HEADROOM && TAILROOM >= wire::TAILROOM);
 
 /// A server transport address that clients use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Endpoint {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Endpoint {
     /// A UDP listener, and the local address asked where it is bound to a wildcard.
     Udp {
         socket: usize,
@@ -145,6 +150,8 @@ pub(super) struct Shard {
     pub(super) streams: HashMap<FiveTuple, Rc<Client>, RandomState>,
     pub(super) stream_connections: [u64; Transport::ALL.len()],
     pub(super) stream_idle: Duration,
+    /// Nothing is read, because another process may be about to go on.
+    pub(super) frozen: bool,
     records: Option<Emitter>,
     /// Frames that stream clients may still have handled before it is the sockets' turn.
     pub(super) stream_credit: usize,
@@ -160,9 +167,17 @@ impl Shard {
             poller.add(socket, LISTENER | index as u64)?;
         }
         let now = Clock.now();
-        Ok(Self {
+        let (snapshot, estate) = parts.start.map(Start::split).unzip();
+        let server = match snapshot {
+            None => Server::new(now, parts.turn, parts.seed, parts.access),
+            Some(snapshot) => {
+                let families = parts.seed.families;
+                Server::restore(now, parts.turn, families, parts.access, snapshot)
+            }
+        };
+        let mut shard = Self {
             index: parts.index,
-            server: Server::new(now, parts.turn, parts.seed, parts.access),
+            server,
             // A stream fills one slot, with as many datagrams as one call sends.
             batches: [Batch::new(SLOTS), Batch::new(SLOTS)],
             current: DATAGRAMS,
@@ -185,11 +200,16 @@ impl Shard {
             streams: HashMap::with_hasher(keyed()),
             stream_connections: [0; Transport::ALL.len()],
             stream_idle: parts.stream_idle,
+            frozen: false,
             records: parts.records,
             stream_credit: STREAM_CREDIT,
             armed: None,
             wake,
-        })
+        };
+        if let Some(estate) = estate {
+            shard.move_in(estate);
+        }
+        Ok(shard)
     }
 
     /// One bounded look at the sockets; false if none had anything.
@@ -305,7 +325,7 @@ impl Shard {
         for slot in first..first + count {
             let received = self.batches[DATAGRAMS].received(slot);
             let from = FromPeer {
-                peer: received.from,
+                peer: self.relays.as_seen(received.from),
                 path: Path::Kernel,
             };
             for range in received.datagrams() {
@@ -414,6 +434,10 @@ impl Shard {
                     return;
                 }
                 Owner::Shard(shard) => shard,
+                Owner::Abroad(local) => {
+                    self.gather(allocation, payload, local);
+                    return;
+                }
             };
             let hairpin = Hairpin {
                 to,
@@ -428,6 +452,11 @@ impl Shard {
             (self.server).count_undelivered(now, allocation, to, DropReason::NoRelay);
             return;
         }
+        self.gather(allocation, payload, to);
+    }
+
+    /// Application data that leaves with the next batch.
+    fn gather(&mut self, allocation: AllocationId, payload: Payload, to: SocketAddr) {
         self.server.count_to_peer(Path::Kernel, payload.length);
         self.to_peers.push(ToPeer {
             relay_slot: allocation.slot,

@@ -1,6 +1,6 @@
 //! The free relay ports of one IP, and which of them is given next.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
@@ -95,6 +95,13 @@ impl FreePorts {
             rested.swap_remove(index);
             self.release(now, port);
         }
+    }
+
+    /// Takes those of `wanted` that can be chosen: somebody has them already.
+    pub fn claim(&mut self, wanted: &HashSet<u16>) -> HashSet<u16> {
+        (self.rested.iter_mut())
+            .flat_map(|kind| kind.extract_if(.., |port| wanted.contains(port)))
+            .collect()
     }
 
     /// Takes a port, an even one if `even`: any of those that have rested, with equal chances. Where there is none it is

@@ -1,5 +1,6 @@
 //! What other threads may ask of a shard.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use crate::turn::{AllocationId, AllocationView, Bandwidth, EndReason, Newcomers}
 
 use super::change::ShardChange;
 use super::hairpin::Parcel;
+use super::handover::{Part, Sink};
 
 /// A page of live allocations, and whether there are more.
 pub(super) type Page = (Vec<AllocationView>, bool);
@@ -60,6 +62,18 @@ pub(super) enum Message {
     Ping(oneshot::Sender<()>),
     /// Do nothing else for so long: for tests.
     Hold(Duration),
+    /// Read nothing until `Thaw`; answers once nothing is on its way.
+    Freeze(oneshot::Sender<()>),
+    /// Give away what another process needs. While frozen.
+    Export {
+        part: Part,
+        sink: Box<dyn Sink>,
+        answer: oneshot::Sender<io::Result<()>>,
+    },
+    /// Read again.
+    Thaw,
+    /// Let go of what another process has now; answers how many connections are left.
+    Leave(oneshot::Sender<u64>),
     /// End everything.
     Stop,
 }

@@ -15,6 +15,7 @@ mod change;
 mod engine;
 mod free_ports;
 mod hairpin;
+mod handover;
 mod mailbox;
 mod ports;
 mod queue;
@@ -44,12 +45,14 @@ use crate::turn::{self, AllocationId, AllocationView, Bandwidth, EndReason};
 
 use budgets::Budgets;
 use hairpin::Parcels;
+use handover::Part;
 use mailbox::{Mailbox, Message};
 use ports::{RelayPool, lock};
 
 pub use change::{Change, ListenerSlot, Unread};
 
 pub use free_ports::{Available, FreePorts, QUARANTINE};
+pub use handover::{Legacy, Record, Sink};
 
 /// A local address that relay sockets are bound to, and how clients and peers see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,6 +167,9 @@ const LONGEST_LOOK: Duration = Duration::from_secs(60);
 /// How long a shard may take to answer before it counts as stuck.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long a shard may take to make itself from what another process left.
+const MADE_TIMEOUT: Duration = Duration::from_secs(30);
+
 impl Shards {
     /// Opens every listener and starts the threads. The joins end after `stop`.
     ///
@@ -174,6 +180,44 @@ impl Shards {
         access: Arc<Access>,
     ) -> Result<(Self, Vec<JoinHandle<()>>), Vec<BindError>> {
         Self::start_on(settings, access, Vec::new())
+    }
+
+    /// Goes on with what another process left, frozen until [`thaw`](Self::thaw). Listeners that it did not have are
+    /// opened.
+    ///
+    /// # Errors
+    /// What could not be opened, or why a shard could not be made.
+    pub fn succeed(
+        settings: &Settings,
+        access: Arc<Access>,
+        mut legacy: Legacy,
+    ) -> Result<(Self, Vec<JoinHandle<()>>), Vec<BindError>> {
+        let mut sockets: Vec<Vec<UdpSocket>> = (0..legacy.shards()).map(|_| Vec::new()).collect();
+        let mut problems = Vec::new();
+        for &address in &settings.listeners {
+            let opened = match legacy.take_listener(address) {
+                Some(given) => {
+                    let bytes = settings.listener_buffer_bytes;
+                    (given.iter())
+                        .try_for_each(|socket| socket.size_buffers(bytes, bytes))
+                        .map(|()| given)
+                }
+                None => open_listener(
+                    address,
+                    sockets.len(),
+                    settings.listener_buffer_bytes,
+                    Vec::new(),
+                ),
+            };
+            match opened {
+                Ok(opened) => (sockets.iter_mut().zip(opened)).for_each(|(shard, s)| shard.push(s)),
+                Err(source) => problems.push(BindError { address, source }),
+            }
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        Self::launch(settings, access, sockets, Some(legacy))
     }
 
     /// The same, on sockets that are open already: for each listener those of its address come first, in their order.
@@ -187,7 +231,6 @@ impl Shards {
     ) -> Result<(Self, Vec<JoinHandle<()>>), Vec<BindError>> {
         let count = settings.shards.clamp(1, MAX_SHARDS as usize);
         let mut sockets: Vec<Vec<UdpSocket>> = (0..count).map(|_| Vec::new()).collect();
-        let mut addresses = Vec::new();
         let mut problems = Vec::new();
         for &address in &settings.listeners {
             let given = open
@@ -195,7 +238,6 @@ impl Shards {
                 .collect();
             match open_listener(address, count, settings.listener_buffer_bytes, given) {
                 Ok(opened) => {
-                    addresses.extend(opened.first().map(UdpSocket::local_addr));
                     for (shard, socket) in sockets.iter_mut().zip(opened) {
                         shard.push(socket);
                     }
@@ -206,7 +248,24 @@ impl Shards {
         if !problems.is_empty() {
             return Err(problems);
         }
+        Self::launch(settings, access, sockets, None)
+    }
 
+    /// Starts a thread for each shard, on its `sockets`, one for each listener.
+    fn launch(
+        settings: &Settings,
+        access: Arc<Access>,
+        sockets: Vec<Vec<UdpSocket>>,
+        legacy: Option<Legacy>,
+    ) -> Result<(Self, Vec<JoinHandle<()>>), Vec<BindError>> {
+        let count = sockets.len();
+        let of_all = |source| {
+            let address = SocketAddr::from(([0, 0, 0, 0], 0));
+            vec![BindError { address, source }]
+        };
+        let addresses: Vec<_> = (sockets.iter().take(1).flatten())
+            .map(UdpSocket::local_addr)
+            .collect();
         let pool = Arc::new(RelayPool::new(
             &settings.relays,
             settings.ports.clone(),
@@ -229,8 +288,15 @@ impl Shards {
         let handles: Arc<[ShardHandle]> = (mailboxes.iter().cloned())
             .map(|mailbox| ShardHandle { mailbox })
             .collect();
+        let (begin, begun) = std::sync::mpsc::channel();
+        let begin = legacy.is_some().then_some(begin);
+        let starts = match legacy {
+            Some(legacy) => legacy.starts(&addresses, &pool),
+            None => (0..count).map(|_| None).collect(),
+        };
         let mut joins = Vec::new();
-        for (index, (sockets, (inbox, empties))) in sockets.into_iter().zip(inboxes).enumerate() {
+        let shards = sockets.into_iter().zip(inboxes).zip(starts);
+        for (index, ((sockets, (inbox, empties)), start)) in shards.enumerate() {
             seed.hash = rand::random();
             let parts = engine::Parts {
                 index: index as u8,
@@ -245,22 +311,23 @@ impl Shards {
                 turn: settings.turn.clone(),
                 seed: seed.clone(),
                 access: Arc::clone(&access),
+                start,
             };
             let pace = run::Pace {
                 cpu: (settings.cpus.iter().cycle()).nth(index).copied(),
                 busy_poll: settings.busy_poll,
             };
+            let begin = begin.clone();
             let join = std::thread::Builder::new()
                 .name(format!("shard-{index}"))
-                .spawn(move || run::run(parts, pace, inbox));
-            match join {
-                Ok(join) => joins.push(join),
-                Err(source) => {
-                    return Err(vec![BindError {
-                        address: SocketAddr::from(([0, 0, 0, 0], 0)),
-                        source,
-                    }]);
-                }
+                .spawn(move || run::run(parts, pace, inbox, begin));
+            joins.push(join.map_err(of_all)?);
+        }
+        if begin.is_some() {
+            for _ in 0..count {
+                let made = begun.recv_timeout(MADE_TIMEOUT);
+                made.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+                    .map_err(of_all)?;
             }
         }
         Ok((
@@ -439,6 +506,63 @@ impl Shards {
         for handle in self.handles.iter() {
             handle.mailbox.send(Message::Access(Arc::clone(access)));
         }
+    }
+
+    /// Stops reading, in every shard: what comes waits in the kernel, and nothing is on its way between shards any more.
+    /// TLS clients are served on. False if a shard does not answer.
+    pub async fn freeze(&self) -> bool {
+        let mut all = true;
+        for handle in self.handles.iter() {
+            all &= handle.ask(Message::Freeze).await.is_some();
+        }
+        all
+    }
+
+    /// Reads on after [`freeze`](Self::freeze), or begins to after [`succeed`](Self::succeed).
+    pub fn thaw(&self) {
+        for handle in self.handles.iter() {
+            handle.mailbox.send(Message::Thaw);
+        }
+    }
+
+    /// Gives what another process needs to go on with the UDP clients: the listeners of all shards first. Changes
+    /// nothing here; only after [`freeze`](Self::freeze).
+    ///
+    /// # Errors
+    /// The sink takes no more, or a shard is gone.
+    pub async fn export(&self, sink: impl Fn() -> Box<dyn Sink>) -> io::Result<()> {
+        for part in [Part::Listeners, Part::State] {
+            for handle in self.handles.iter() {
+                let (answer, answered) = oneshot::channel();
+                let sink = sink();
+                handle.mailbox.send(Message::Export { part, sink, answer });
+                answered.await.map_err(|_| io::ErrorKind::BrokenPipe)??;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets go of what another process has now, and serves the stream clients on; how many connections there are.
+    pub async fn leave(&self) -> u64 {
+        let mut left = 0;
+        for handle in self.handles.iter() {
+            left += handle.ask(Message::Leave).await.unwrap_or(0);
+        }
+        self.thaw();
+        left
+    }
+
+    /// The process that was taken over from has ended: its relay ports are free.
+    pub fn come_home(&self) {
+        let now = Clock.now().mono;
+        for pool in lock(&self.pools).iter() {
+            pool.come_home(now);
+        }
+    }
+
+    /// Open connections of TCP and TLS clients.
+    pub async fn connections(&self) -> u64 {
+        self.snapshot().await.stream_connections.iter().sum()
     }
 
     /// Replaces whose doings are logged in detail, in every shard.

@@ -38,6 +38,11 @@ struct AddressPool {
     owners: Box<[AtomicU8]>,
 }
 
+/// Stands for a shard of another process.
+pub(super) const ABROAD: u8 = u8::MAX - 1;
+
+const _: () = assert!(super::MAX_SHARDS < ABROAD as u32);
+
 /// A relayed address from both sides of a 1:1 NAT.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RelayAddresses {
@@ -194,6 +199,38 @@ impl RelayPool {
         self.counts.live.load(Ordering::Relaxed)
     }
 
+    /// Counts an allocation that lives already, whatever the limits.
+    pub fn adopt(&self, user: &Arc<str>, client: IpAddr, wanted: Wanted) {
+        lock(&self.counts.quota).adopt(user, client, wanted);
+        self.counts.live.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The places of sockets that are open already, in their order, from now on nobody else's; `None` for one that is not
+    /// of this pool.
+    pub fn claim(&self, locals: &[SocketAddr]) -> Vec<Option<Place>> {
+        let mut places = vec![None; locals.len()];
+        for (address, pool) in self.addresses.iter().enumerate() {
+            let ours = |local: &SocketAddr| local.ip() == pool.ip.local;
+            let wanted = locals
+                .iter()
+                .filter(|local| ours(local))
+                .map(SocketAddr::port)
+                .collect();
+            let claimed = lock(&pool.free).claim(&wanted);
+            let family = Family::of(pool.ip.local);
+            self.in_use[family as usize].fetch_add(claimed.len(), Ordering::Relaxed);
+            for (local, place) in locals.iter().zip(&mut places) {
+                if ours(local) && claimed.contains(&local.port()) {
+                    *place = Some(Place {
+                        address: address as u16,
+                        port: local.port(),
+                    });
+                }
+            }
+        }
+        places
+    }
+
     /// A port that nobody has, chosen at random from all that will do; `None` if there is none.
     pub fn take(&self, now: Instant, wanted: Wanted) -> Option<Place> {
         let of_family = || {
@@ -261,6 +298,33 @@ impl RelayPool {
         give(&mut lock(&pool.free));
         let family = Family::of(pool.ip.local);
         self.in_use[family as usize].fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// `place` belongs to another process, until [`come_home`](Self::come_home).
+    pub fn set_abroad(&self, place: Place) {
+        self.set_owner(place, Some(ABROAD));
+    }
+
+    /// Makes free what belonged to another process, which has ended.
+    pub fn come_home(&self, now: Instant) {
+        for (address, pool) in self.addresses.iter().enumerate() {
+            for (port, owner) in pool.ports.clone().zip(pool.owners.iter()) {
+                if owner.load(Ordering::Acquire) == ABROAD + 1 {
+                    let place = Place {
+                        address: address as u16,
+                        port,
+                    };
+                    self.give_back(now, place);
+                }
+            }
+        }
+    }
+
+    /// How clients and peers see the relayed address that another process has bound to `local`, if it has.
+    pub fn seen_abroad(&self, local: SocketAddr) -> Option<SocketAddr> {
+        let pool = (self.addresses.iter()).find(|pool| pool.ip.local == local.ip())?;
+        let owner = pool.owner(local.port())?.load(Ordering::Acquire);
+        (owner == ABROAD + 1).then(|| SocketAddr::new(pool.ip.external, local.port()))
     }
 
     /// Says which shard has `place` open.

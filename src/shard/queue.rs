@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
+use serde::{Deserialize, Serialize};
+
 /// Media that may wait for one client, in bytes: a second of video at 2 Mbit/s.
 const MEDIA_BYTES: usize = 256 * 1024;
 
@@ -10,7 +12,7 @@ const MEDIA_BYTES: usize = 256 * 1024;
 const ANSWER_BYTES: usize = 64 * 1024;
 
 /// What a full socket left over, in the order it leaves. Takes no memory while it is empty.
-#[derive(Default)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 pub(super) struct Queue {
     /// The frames' bytes, one behind the other.
     bytes: VecDeque<u8>,
@@ -19,6 +21,7 @@ pub(super) struct Queue {
     answer_bytes: usize,
 }
 
+#[derive(Clone, Serialize, Deserialize)]
 struct Pending {
     /// Bytes not written yet.
     waiting: usize,

@@ -12,9 +12,10 @@ use ahash::RandomState;
 use crate::access::{QuotaExceeded, Wanted};
 use crate::base::{Family, RelayedAddress};
 use crate::net::{Batch, Poller, UdpOptions, UdpSocket};
-use crate::turn::{AllocationId, OpenError};
+use crate::turn::{AllocationId, OpenError, Tenant};
 
-use super::ports::{Place, RelayPool};
+use super::handover::RelaySocket;
+use super::ports::{ABROAD, Place, RelayPool};
 use super::trains::Trains;
 
 /// How many ports are tried when other programs hold ports of the range.
@@ -53,6 +54,11 @@ impl Relay {
         self.several || turn.wrapping_sub(self.last_turn) <= soon
     }
 
+    /// Whether it was asked for with EVEN-PORT.
+    pub const fn is_even(&self) -> bool {
+        self.wanted.even_port
+    }
+
     /// Takes note of what a call in `turn` received into `slots`.
     pub fn observe(&mut self, batch: &Batch, slots: Range<usize>, turn: u32) {
         self.several = slots.len() > 1;
@@ -75,6 +81,8 @@ pub(super) enum Owner {
     Here(AllocationId),
     /// An allocation of another one.
     Shard(u8),
+    /// An allocation of another process, whose socket is bound there.
+    Abroad(SocketAddr),
 }
 
 /// The table: slots as in the core's slab.
@@ -88,6 +96,8 @@ pub(super) struct Relays {
     slots: Vec<Option<Box<Relay>>>,
     /// By generation of the pool and place in it.
     by_place: HashMap<(u32, Place), AllocationId, RandomState>,
+    /// Some relayed addresses belong to another process.
+    pub abroad: bool,
     /// Datagrams the kernel dropped on sockets that are closed by now.
     drops_of_closed: u64,
     /// The last socket could not be opened, and the log says so.
@@ -105,6 +115,7 @@ impl Relays {
             older: Vec::new(),
             slots: Vec::new(),
             by_place: HashMap::with_hasher(hasher),
+            abroad: false,
             drops_of_closed: 0,
             failing: false,
             share_told: None,
@@ -134,6 +145,51 @@ impl Relays {
             self.pool.release(&user, client, wanted);
             return Err(OpenError::Capacity);
         };
+        self.put(id, place, socket, user, client, wanted);
+        Ok(RelayedAddress(self.pool.addresses(place).external))
+    }
+
+    /// Goes on with a socket that is open already, and whose place the pool has given.
+    ///
+    /// # Errors
+    /// The kernel watches no more sockets.
+    pub fn adopt(
+        &mut self,
+        tenant: Tenant,
+        place: Place,
+        (socket, even_port): RelaySocket,
+        poller: &Poller,
+    ) -> io::Result<()> {
+        let id = tenant.id;
+        let (user, client) = (tenant.user, tenant.five_tuple.client().ip());
+        if let Err(error) = poller.add(&socket, id.to_bits()) {
+            self.pool.put_back(place);
+            return Err(error);
+        }
+        let wanted = Wanted {
+            family: Family::of(socket.local_addr().ip()),
+            even_port,
+        };
+        self.pool.adopt(&user, client, wanted);
+        self.put(id, place, socket, user, client, wanted);
+        Ok(())
+    }
+
+    /// Closes a socket that nobody has come for.
+    pub fn refuse(&self, now: Instant, place: Place, socket: UdpSocket) {
+        drop(socket);
+        self.pool.give_back(now, place);
+    }
+
+    fn put(
+        &mut self,
+        id: AllocationId,
+        place: Place,
+        socket: UdpSocket,
+        user: Arc<str>,
+        client: IpAddr,
+        wanted: Wanted,
+    ) {
         self.pool.set_owner(place, Some(self.shard));
         let generation = self.pool.generation();
         self.by_place.insert((generation, place), id);
@@ -154,7 +210,29 @@ impl Relays {
             gathers: false,
             last_turn: 0,
         }));
-        Ok(RelayedAddress(self.pool.addresses(place).external))
+    }
+
+    /// Closes a socket that another process has open as well.
+    pub fn hand_over(&mut self, id: AllocationId, poller: &Poller) {
+        if self.get(id).is_none() {
+            return;
+        }
+        if let Some(relay) = self.slots.get_mut(id.slot as usize).and_then(Option::take) {
+            // Closing alone would not do: the other descriptor keeps it in the set.
+            poller.remove(&relay.socket);
+            (self.by_place).remove(&(relay.pool.generation(), relay.place));
+            relay.pool.set_abroad(relay.place);
+            (relay.pool).release(&relay.user, relay.client, relay.wanted);
+            self.abroad = true;
+        }
+    }
+
+    /// Where a datagram came from, as peers are known: another process's relay socket by its relayed address.
+    pub fn as_seen(&self, from: SocketAddr) -> SocketAddr {
+        if !self.abroad {
+            return from;
+        }
+        self.pool.seen_abroad(from).unwrap_or(from)
     }
 
     /// Closes the socket and gives back what opening it reserved. Nothing happens if it is not open.
@@ -237,6 +315,7 @@ impl Relays {
         match self.by_place.get(&(pool.generation(), place)) {
             Some(id) => Some(Owner::Here(*id)),
             None => match pool.owner(place)? {
+                ABROAD => Some(Owner::Abroad(pool.addresses(place).local)),
                 shard if shard == self.shard => None,
                 shard => Some(Owner::Shard(shard)),
             },
@@ -255,6 +334,16 @@ impl Relays {
             + live
                 .map(|relay| u64::from(relay.socket.drops()))
                 .sum::<u64>()
+    }
+
+    /// Datagrams that were dropped on sockets that are closed by now.
+    pub const fn drops_of_closed(&self) -> u64 {
+        self.drops_of_closed
+    }
+
+    /// Goes on counting from there.
+    pub const fn set_drops_of_closed(&mut self, drops: u64) {
+        self.drops_of_closed = drops;
     }
 
     /// Says that `user` gets no more ports: behind one name there may be many people, who notice.

@@ -11,6 +11,7 @@ use crate::base::Clock;
 use crate::net::host;
 
 use super::engine::{Parts, Shard};
+use super::handover::Start;
 use super::mailbox::{Inbox, Message};
 use super::streams::{self, STREAM_CREDIT};
 
@@ -23,8 +24,11 @@ pub(super) struct Pace {
     pub busy_poll: Duration,
 }
 
+/// Where a shard says that it is made, or why not; it begins frozen then.
+pub(super) type Begin = std::sync::mpsc::Sender<std::io::Result<()>>;
+
 /// Runs a shard until it is told to stop.
-pub(super) fn run(parts: Parts, pace: Pace, inbox: Inbox) {
+pub(super) fn run(parts: Parts, pace: Pace, inbox: Inbox, begin: Option<Begin>) {
     let index = parts.index;
     if let Some(cpu) = pace.cpu
         && let Err(error) = host::pin_thread(cpu)
@@ -36,22 +40,73 @@ pub(super) fn run(parts: Parts, pace: Pace, inbox: Inbox) {
         .build();
     let result = runtime.and_then(|runtime| {
         let local = LocalSet::new();
-        runtime.block_on(local.run_until(work(parts, pace.busy_poll, inbox)))
+        runtime.block_on(local.run_until(work(parts, pace.busy_poll, inbox, begin)))
     });
     if let Err(error) = result {
         tracing::error!(shard = index, %error, "a shard cannot go on");
     }
 }
 
-async fn work(parts: Parts, busy_poll: Duration, mut inbox: Inbox) -> std::io::Result<()> {
+async fn work(
+    mut parts: Parts,
+    busy_poll: Duration,
+    mut inbox: Inbox,
+    begin: Option<Begin>,
+) -> std::io::Result<()> {
     let wake = Rc::new(Notify::new());
-    let shard = Shard::new(parts, Rc::clone(&wake))?;
+    let resumed = parts
+        .start
+        .as_mut()
+        .map(Start::take_streams)
+        .unwrap_or_default();
+    let shard = match Shard::new(parts, Rc::clone(&wake)) {
+        Ok(shard) => shard,
+        Err(error) => {
+            if let Some(begin) = begin {
+                let _ = begin.send(Err(error));
+                return Ok(());
+            }
+            return Err(error);
+        }
+    };
     let watched = shard.poller.watch()?;
     let shard = Rc::new(RefCell::new(shard));
     let sleep = tokio::time::sleep(std::time::Duration::ZERO);
     tokio::pin!(sleep);
     let mut patience = Patience::new(busy_poll);
+    if let Some(begin) = begin {
+        shard.borrow_mut().frozen = true;
+        for (stream, queue) in resumed {
+            tokio::task::spawn_local(streams::serve_on(Rc::clone(&shard), stream, queue));
+        }
+        let _ = begin.send(Ok(()));
+    }
     loop {
+        let frozen = shard.borrow().frozen;
+        if frozen {
+            shard.borrow_mut().stream_credit = STREAM_CREDIT;
+            // TLS clients go on: their tasks run while this one waits.
+            match inbox.control.recv().await {
+                Some(Message::Thaw) => shard.borrow_mut().thaw(),
+                Some(Message::Export {
+                    part,
+                    mut sink,
+                    answer,
+                }) => {
+                    // All shards are frozen by now: what they had for this one is here.
+                    while let Ok(parcel) = inbox.parcels.try_recv() {
+                        shard.borrow_mut().receive_parcel(parcel);
+                    }
+                    let _ = answer.send(shard.borrow().export(part, &mut *sink));
+                }
+                Some(Message::Stop) | None => {
+                    shard.borrow_mut().end_all();
+                    return Ok(());
+                }
+                Some(message) => handle(&shard, &mut patience, message),
+            }
+            continue;
+        }
         let deadline = shard.borrow_mut().arm();
         if let Some(deadline) = deadline {
             let deadline = tokio::time::Instant::from_std(deadline);
@@ -171,6 +226,14 @@ fn handle(shard: &Rc<RefCell<Shard>>, patience: &mut Patience, message: Message)
             let _ = answer.send(());
         }
         Message::Hold(time) => std::thread::sleep(time),
-        Message::Stop => {}
+        Message::Freeze(answer) => {
+            shard.borrow_mut().frozen = true;
+            let _ = answer.send(());
+        }
+        Message::Leave(answer) => {
+            let _ = answer.send(shard.borrow_mut().leave());
+        }
+        // Without a freeze before it there is nothing to give, and nothing to thaw.
+        Message::Export { .. } | Message::Thaw | Message::Stop => {}
     }
 }

@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
@@ -61,21 +62,78 @@ pub(super) struct Client {
     task: RefCell<Option<Waker>>,
     /// The task has written everything and wants to know of more.
     waits: Cell<bool>,
+    /// The start of a frame whose end has not come yet.
+    partial: RefCell<Vec<u8>>,
+    /// Whether another process has the connection, too.
+    place: Cell<Place>,
+}
+
+/// In which process a connection is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Place {
+    #[default]
+    Here,
+    /// In another one as well, which may go on with it.
+    Exported,
+    /// In another one.
+    Gone,
 }
 
 impl Client {
-    fn new(io: ClientIo) -> Self {
+    fn new(io: ClientIo, partial: Vec<u8>, queue: Queue) -> Self {
         Self {
             io: RefCell::new(io),
-            queue: RefCell::default(),
+            queue: RefCell::new(queue),
             task: RefCell::default(),
             waits: Cell::new(false),
+            partial: RefCell::new(partial),
+            place: Cell::default(),
+        }
+    }
+
+    /// The connection for another process: its socket, what it began to say, and what waits for it.
+    ///
+    /// # Errors
+    /// Descriptors ran out, or it is one of TLS.
+    pub fn export(&self) -> io::Result<(OwnedFd, Vec<u8>, Queue)> {
+        let socket = self.io.borrow().share()?;
+        self.place.set(Place::Exported);
+        Ok((
+            socket,
+            self.partial.borrow().clone(),
+            self.queue.borrow().clone(),
+        ))
+    }
+
+    /// Another process goes on with it: its task ends and says nothing to the client. False if none has it.
+    pub fn leave(&self) -> bool {
+        let gone = self.place.get() != Place::Here;
+        if gone {
+            self.place.set(Place::Gone);
+            self.wake_always();
+        }
+        gone
+    }
+
+    /// This process goes on with it.
+    pub fn thaw(&self) {
+        self.place.set(Place::Here);
+        self.wake_always();
+    }
+
+    fn wake_always(&self) {
+        if let Some(task) = &*self.task.borrow() {
+            task.wake_by_ref();
         }
     }
 
     /// Writes frames straight from the batch, and queues what the socket does not take; how many older datagrams were
     /// dropped for that.
     pub fn send(&self, batch: &Batch, items: &[ToStream]) -> u64 {
+        if self.place.get() != Place::Here {
+            // Half a frame of this process would end in one of the other's.
+            return items.len() as u64;
+        }
         let mut io = self.io.borrow_mut();
         let mut queue = self.queue.borrow_mut();
         let (taken, begun) = if queue.is_empty() && !io.is_unflushed() {
@@ -187,6 +245,11 @@ fn write(io: &mut ClientIo, batch: &Batch, items: &[ToStream]) -> (usize, usize)
 
 /// Serves one client until its connection ends; its allocation ends with it.
 pub(super) async fn serve(shard: Rc<RefCell<Shard>>, stream: ClientStream) {
+    serve_on(shard, stream, Queue::default()).await;
+}
+
+/// The same, for one for whom something waits.
+pub(super) async fn serve_on(shard: Rc<RefCell<Shard>>, stream: ClientStream, queue: Queue) {
     let transport = stream.transport;
     let Some(listener) = shard.borrow_mut().intern_stream(stream.local) else {
         return;
@@ -197,7 +260,8 @@ pub(super) async fn serve(shard: Rc<RefCell<Shard>>, stream: ClientStream) {
     let Ok(io) = stream.into_io() else {
         return;
     };
-    let client = Rc::new(Client::new(io));
+    let unparsed = !partial.is_empty();
+    let client = Rc::new(Client::new(io, partial, queue));
     let idle_after = {
         let mut shard = shard.borrow_mut();
         shard.stream_connections[transport as usize] += 1;
@@ -208,8 +272,7 @@ pub(super) async fn serve(shard: Rc<RefCell<Shard>>, stream: ClientStream) {
         shard: Rc::clone(&shard),
         five_tuple,
         client,
-        unparsed: !partial.is_empty(),
-        partial,
+        unparsed,
         ended: None,
         drained: false,
         active: false,
@@ -218,6 +281,11 @@ pub(super) async fn serve(shard: Rc<RefCell<Shard>>, stream: ClientStream) {
     };
     let end = poll_fn(|cx| connection.poll(cx)).await;
     tracing::trace!(?end, "stream client gone");
+    if connection.client.place.get() == Place::Gone {
+        // Whatever is done to the socket is done to the other process's, too.
+        shard.borrow_mut().stream_connections[transport as usize] -= 1;
+        return;
+    }
 
     {
         let mut shard = shard.borrow_mut();
@@ -259,9 +327,7 @@ struct Connection {
     shard: Rc<RefCell<Shard>>,
     five_tuple: FiveTuple,
     client: Rc<Client>,
-    /// The start of a frame whose end has not come yet.
-    partial: Vec<u8>,
-    /// `partial` came with the connection and was not looked at yet.
+    /// What is left of a frame came with the connection and was not looked at yet.
     unparsed: bool,
     /// How the stream ended behind the bytes that were read last.
     ended: Option<io::Result<()>>,
@@ -276,6 +342,12 @@ struct Connection {
 impl Connection {
     /// Writes what waits, reads what came, and ends with the connection.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.client.place.get() {
+            Place::Gone => return Poll::Ready(Ok(())),
+            Place::Exported => return self.wait(cx),
+            Place::Here if self.is_frozen() => return self.wait(cx),
+            Place::Here => {}
+        }
         {
             let shard = self.shard.borrow();
             if shard.stream_credit == 0 {
@@ -309,6 +381,17 @@ impl Connection {
         Poll::Pending
     }
 
+    /// Whether another process may be about to go on with the connection.
+    fn is_frozen(&self) -> bool {
+        self.five_tuple.transport() == Transport::Tcp && self.shard.borrow().frozen
+    }
+
+    /// Does nothing until somebody wakes this task.
+    fn wait(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        self.client.notify(cx);
+        Poll::Pending
+    }
+
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.client.poll_write(cx))?;
         // Whoever queues next wakes this task.
@@ -328,7 +411,8 @@ impl Connection {
             return Poll::Ready(end.map(|()| false));
         }
         let mut shard = self.shard.borrow_mut();
-        let kept = self.partial.len();
+        let mut partial = self.client.partial.borrow_mut();
+        let kept = partial.len();
         let most = if shard.server.has_allocation(self.five_tuple) {
             MAX_DATAGRAM
         } else {
@@ -347,8 +431,8 @@ impl Connection {
                 Fill::Ended(end) => self.ended = Some(end),
             }
         }
-        room[..kept].copy_from_slice(&self.partial);
-        self.partial.clear();
+        room[..kept].copy_from_slice(&partial);
+        partial.clear();
 
         let now = Clock.now();
         let end = HEADROOM + filled;
@@ -373,10 +457,9 @@ impl Connection {
             }
         };
         shard.flush();
-        self.partial
-            .extend_from_slice(shard.batches[STREAM].bytes(0, at..end));
-        if self.partial.is_empty() && self.partial.capacity() > 4096 {
-            self.partial = Vec::new();
+        partial.extend_from_slice(shard.batches[STREAM].bytes(0, at..end));
+        if partial.is_empty() && partial.capacity() > 4096 {
+            *partial = Vec::new();
         }
         Poll::Ready(outcome)
     }

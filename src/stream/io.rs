@@ -6,6 +6,7 @@
 
 use std::io::{self, IoSlice, Write};
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -183,6 +184,17 @@ impl ClientIo {
         }
     }
 
+    /// The socket of a plain TCP connection under another descriptor: TLS is more than a socket.
+    ///
+    /// # Errors
+    /// Descriptors ran out, or there is no such socket.
+    pub fn share(&self) -> io::Result<OwnedFd> {
+        match &self.inner {
+            Inner::Plain(Rehomable::Live(socket)) => socket.as_fd().try_clone_to_owned(),
+            Inner::Plain(_) | Inner::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
     fn socket(&mut self) -> &mut Rehomable {
         match &mut self.inner {
             Inner::Plain(socket) => socket,
@@ -317,6 +329,13 @@ impl ClientStream {
             received: Vec::new(),
             io: Inner::Plain(Rehomable::Parked(socket)).into(),
         })
+    }
+
+    /// The same, counted by `place` as long as it is open.
+    #[must_use]
+    pub fn counted(mut self, place: Admitted) -> Self {
+        self.io.hold(place);
+        self
     }
 
     /// Takes `io` out of the current runtime.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -67,6 +68,7 @@ pub struct Listener {
     inside: Protocols,
     acceptor: Option<TlsAcceptor>,
     admission: Arc<Admission>,
+    accepts: Option<watch::Receiver<bool>>,
 }
 
 impl Listener {
@@ -102,6 +104,7 @@ impl Listener {
             settings,
             acceptor,
             admission: Admission::new(0),
+            accepts: None,
         })
     }
 
@@ -131,6 +134,7 @@ impl Listener {
             },
             acceptor: Some(TlsAcceptor::from(config)),
             admission: Admission::new(0),
+            accepts: None,
         })
     }
 
@@ -138,6 +142,15 @@ impl Listener {
     #[must_use]
     pub fn within(self, admission: Arc<Admission>) -> Self {
         Self { admission, ..self }
+    }
+
+    /// Accepts only while `accepts` is true; what comes meanwhile waits in the kernel.
+    #[must_use]
+    pub fn while_set(self, accepts: watch::Receiver<bool>) -> Self {
+        Self {
+            accepts: Some(accepts),
+            ..self
+        }
     }
 
     /// The address it listens on.
@@ -174,7 +187,9 @@ impl Listener {
         let mut full = Throttle::default();
         let mut greedy = Throttle::default();
         let mut failing = Throttle::default();
+        let mut accepts = self.accepts;
         loop {
+            let open = accepts.as_ref().is_none_or(|accepts| *accepts.borrow());
             // Those that have ended first, so that they do not count as pending when the next one comes.
             let accepted = tokio::select! {
                 biased;
@@ -184,7 +199,8 @@ impl Listener {
                     }
                     continue;
                 }
-                accepted = socket.accept() => accepted,
+                () = changed(&mut accepts) => continue,
+                accepted = socket.accept(), if open => accepted,
             };
             match accepted {
                 Ok((connection, client)) => {
@@ -225,6 +241,17 @@ impl Listener {
                 }
             }
         }
+    }
+}
+
+/// Waits until somebody opens or closes the port.
+async fn changed(accepts: &mut Option<watch::Receiver<bool>>) {
+    let gone = match accepts {
+        Some(accepts) => accepts.changed().await.is_err(),
+        None => true,
+    };
+    if gone {
+        std::future::pending().await
     }
 }
 

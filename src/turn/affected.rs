@@ -39,6 +39,16 @@ impl Affected {
         self.mark(unix_secs, hasher().hash_one(subscriber(client)));
     }
 
+    /// Everything it holds, named by its place.
+    pub(super) fn each_word(&mut self, mut visit: impl FnMut(String, &mut u64)) {
+        for (place, minute) in self.minutes.iter_mut().enumerate() {
+            visit(format!("{place}/number"), &mut minute.number);
+            for (index, word) in minute.bits.iter_mut().enumerate() {
+                visit(format!("{place}/{index}"), word);
+            }
+        }
+    }
+
     fn mark(&mut self, unix_secs: u64, hash: u64) {
         let number = unix_secs / 60;
         let minute = &mut self.minutes[(number % WINDOW_MINUTES) as usize];

@@ -242,6 +242,9 @@ fn push_exact<T>(items: &mut Vec<T>, item: T) {
     items.push(item);
 }
 
+/// 31 bits: tokens of the poller keep the top one for listeners.
+const GENERATIONS: u32 = 0x7FFF_FFFF;
+
 /// The slab of allocations.
 #[derive(Debug, Default)]
 pub(super) struct Allocations {
@@ -295,8 +298,7 @@ impl Allocations {
             return None;
         }
         let allocation = slot.allocation.take()?;
-        // 31 bits: tokens of the poller keep the top one for listeners.
-        slot.generation = slot.generation.wrapping_add(1) & 0x7FFF_FFFF;
+        slot.generation = slot.generation.wrapping_add(1) & GENERATIONS;
         self.free.push(id.slot);
         self.live -= 1;
         Some(allocation)
@@ -309,6 +311,65 @@ impl Allocations {
             .skip(from)
             .take(count)
             .filter_map(|slot| slot.allocation.as_deref())
+    }
+
+    /// How often each slot was filled, and the empty ones in the order in which they are given up.
+    pub fn shape(&self) -> (Vec<u32>, &[u32]) {
+        let generations = self.slots.iter().map(|slot| slot.generation).collect();
+        (generations, &self.free)
+    }
+
+    /// Slots as [`shape`](Self::shape) described them, all of them empty.
+    pub fn with_generations(generations: &[u32]) -> Self {
+        let slots = (generations.iter())
+            .map(|generation| Slot {
+                generation: generation & GENERATIONS,
+                allocation: None,
+            })
+            .collect();
+        Self {
+            slots,
+            free: Vec::new(),
+            live: 0,
+        }
+    }
+
+    /// Puts an allocation into the slot and generation of its id; false if that is not free.
+    pub fn put(&mut self, allocation: Allocation) -> bool {
+        let id = allocation.id;
+        let Some(slot) = self.slots.get_mut(id.slot as usize) else {
+            return false;
+        };
+        if slot.generation != id.generation || slot.allocation.is_some() {
+            return false;
+        }
+        slot.allocation = Some(Box::new(allocation));
+        self.live += 1;
+        true
+    }
+
+    /// Makes the empty slots available: those of `order` as it has them, the others, whose ids were given to
+    /// allocations that are not here, under a new generation before all of them.
+    pub fn free_rest(&mut self, order: &[u32]) {
+        let mut listed = vec![false; self.slots.len()];
+        let mut known = Vec::new();
+        for &slot in order {
+            if let Some(listed) = listed.get_mut(slot as usize)
+                && !std::mem::replace(listed, true)
+            {
+                known.push(slot);
+            }
+        }
+        for (index, (slot, listed)) in self.slots.iter_mut().zip(&listed).enumerate() {
+            if slot.allocation.is_none() && !listed {
+                slot.generation = slot.generation.wrapping_add(1) & GENERATIONS;
+                self.free.push(index as u32);
+            }
+        }
+        let slots = &self.slots;
+        let empty =
+            |slot: &u32| (slots.get(*slot as usize)).is_some_and(|s| s.allocation.is_none());
+        self.free.extend(known.into_iter().filter(empty));
     }
 
     /// Every allocation, in slot order.

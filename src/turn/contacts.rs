@@ -4,6 +4,8 @@
 //! latest peers are remembered as hashes, in a ring that grows with the permissions. To forget one that is still
 //! addressed costs its sender a token more.
 
+use serde::{Deserialize, Serialize};
+
 /// Peers that are remembered for each permission, within bounds: more than a call tries at once, with all its
 /// candidates.
 const PER_PERMISSION: usize = 8;
@@ -23,7 +25,7 @@ const SUSPECT: u32 = 256;
 const ANSWERED: u32 = 1 << 31;
 
 /// What is kept of one allocation's peers, from its first permission on.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Contacts {
     /// Hashes of peers, the oldest at `next`; 0 is none.
     marks: Vec<u32>,
@@ -40,6 +42,11 @@ pub(super) struct Contacts {
 }
 
 impl Contacts {
+    /// Whether it can be gone on with.
+    pub fn is_sound(&self) -> bool {
+        (LEAST..=MOST).contains(&self.marks.len())
+    }
+
     /// Nobody known, with all tokens.
     pub fn new(per_second: u32, at: u64) -> Box<Self> {
         Box::new(Self {

@@ -25,6 +25,7 @@ mod relay;
 mod requests;
 mod routes;
 mod server;
+mod snapshot;
 pub mod stats;
 mod timers;
 mod trace;
@@ -45,6 +46,7 @@ pub use police::Bandwidth;
 pub use purses::{PurseId, Settlement};
 pub use reject::Reject;
 pub use server::Server;
+pub use snapshot::{SNAPSHOT_FORMAT, Snapshot, SnapshotError, Tenant};
 pub use stats::{
     BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS, Direction, DropReason, Histogram, OUTCOMES, Outcome,
     Path, RATE_WINDOW_SECS, Stats, Traffic, outcome_index,

@@ -48,9 +48,9 @@ pub struct Server {
     pub(super) redirected: usize,
     pub(super) tracer: Tracer,
     pub(super) timers: Timers,
-    outputs: VecDeque<Output>,
+    pub(super) outputs: VecDeque<Output>,
     pub(super) started: Instant,
-    latest: Now,
+    pub(super) latest: Now,
 }
 
 impl Server {
@@ -497,7 +497,7 @@ impl Server {
     }
 
     /// Takes an allocation out of every table.
-    fn forget(&mut self, id: AllocationId) {
+    pub(super) fn forget(&mut self, id: AllocationId) {
         let Some(allocation) = self.allocations.remove(id) else {
             return;
         };

@@ -1,5 +1,7 @@
 //! Plain counters of the core. A shard owns them, so counting costs neither an atomic nor a lock; readers get copies.
 
+use serde::{Deserialize, Serialize};
+
 use crate::access::{AuthFailure, DeniedRule};
 use crate::base::{Family, Transport};
 use crate::wire::{ErrorCode, Method};
@@ -160,7 +162,7 @@ impl DropReason {
 }
 
 /// Bytes and packets of application data; headers of TURN, UDP and IP do not count.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traffic {
     /// Payload bytes.
     pub bytes: u64,
@@ -347,7 +349,7 @@ impl Stats {
 pub const RATE_WINDOW_SECS: u64 = 10;
 
 /// Payload bytes of the last ten whole seconds, one bucket a second: a live rate for the price of one comparison a packet.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct RateWindow {
     /// The second, counted from the server's start, that `buckets[second % 11]` is filling.
     second: u32,

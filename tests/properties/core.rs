@@ -4,6 +4,7 @@ mod harness;
 mod hostile;
 mod model;
 mod operations;
+mod snapshot;
 mod strategies;
 
 use proptest::prelude::*;
@@ -46,7 +47,7 @@ fn the_operations_reach_every_verdict_and_answer() {
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
     let strategy = world(operations(), 60..120);
     let mut reach = Reach::default();
-    for _ in 0..150 {
+    for _ in 0..400 {
         let tree = strategy.new_tree(&mut runner).expect("no filter rejects");
         reach.merge(run(&tree.current()));
     }
@@ -99,6 +100,7 @@ fn the_operations_reach_every_verdict_and_answer() {
         "drop NoPermission when late",
         "drop NoChannel when late",
         "retransmitted allocate",
+        "handed over",
     ] {
         assert!(
             reach.0.contains(expected),

@@ -12,7 +12,7 @@ use turnix::access::{Access, rest};
 use turnix::base::{FiveTuple, ListenerId, Now, RelayedAddress, Secret, Transport};
 use turnix::turn::{
     AllocationId, DropReason, EndReason, Forward, FromPeer, OpenError, Output, Path, Seed, Server,
-    Settings,
+    Settings, Snapshot,
 };
 
 use super::model::{self, Credential, Event, Kind, Model, Ms, Nonce, Verdict, Why};
@@ -48,6 +48,9 @@ struct Tally {
 pub struct Harness {
     pub server: Server,
     twin: Server,
+    settings: Settings,
+    /// The one in force.
+    access: Arc<Access>,
     /// The ordinary snapshot, and a stricter one.
     accesses: [Arc<Access>; 2],
     base: Now,
@@ -148,6 +151,8 @@ impl Harness {
         let mut harness = Self {
             server: server(world::seed()),
             twin: server(world::seed()),
+            settings: settings.clone(),
+            access: Arc::clone(&accesses[0]),
             accesses,
             base,
             at: 0,
@@ -258,9 +263,11 @@ impl Harness {
             }
             Operation::Administrative { which } => self.end(which, Why::Administrative, back),
             Operation::RelayFailed { which } => self.end(which, Why::RelayFailed, back),
+            Operation::HandOver => self.hand_over(),
             Operation::SetAccess { stricter } => {
                 let access = &self.accesses[usize::from(stricter)];
                 let access = Arc::clone(access);
+                self.access = Arc::clone(&access);
                 let now = self.tell(back);
                 self.server.set_access(now, Arc::clone(&access));
                 self.twin.set_access(now, access);
@@ -271,6 +278,19 @@ impl Harness {
             }
         }
         self.check_counts();
+    }
+
+    /// Law 5: a server that is restored from the other's snapshot goes on like the other.
+    fn hand_over(&mut self) {
+        let now = self.base + Duration::from_millis(self.latest);
+        let bytes = self.twin.snapshot(now, |_| true).encode();
+        let snapshot = Snapshot::decode(&bytes).expect("what was encoded");
+        let (settings, access) = (self.settings.clone(), Arc::clone(&self.access));
+        let families = world::seed().families;
+        self.twin = Server::restore(now, settings, families, access, snapshot);
+        if !self.ids.is_empty() {
+            self.reach.note("handed over");
+        }
     }
 
     /// Tries every road that the model knows of, open or just closed.

@@ -91,6 +91,8 @@ pub enum Operation {
     RelayFailed {
         which: usize,
     },
+    /// Another process goes on with one of the two servers.
+    HandOver,
     /// Another snapshot of who may log in and who may be reached.
     SetAccess {
         stricter: bool,

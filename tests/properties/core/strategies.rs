@@ -140,6 +140,7 @@ pub fn operations() -> impl Strategy<Value = Step> {
         1 => client().prop_map(|client| Operation::ClientClosed { client }),
         1 => which().prop_map(|which| Operation::Administrative { which }),
         1 => which().prop_map(|which| Operation::RelayFailed { which }),
+        3 => Just(Operation::HandOver),
         1 => any::<bool>().prop_map(|stricter| Operation::SetAccess { stricter }),
     ];
     let back_ms = prop_oneof![9 => Just(0), 1 => 0..1_000_000_u64];

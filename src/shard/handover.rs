@@ -1,0 +1,404 @@
+//! What a shard leaves to the same shard of another process: its sockets, and the state of its clients on UDP and TCP.
+//!
+//! The sockets stay what they are, so a listener's group of sockets (SO_REUSEPORT) maps every client to the shard that
+//! has its allocation, and what arrives while nobody reads waits in the kernel. Records are small, so that they can be
+//! sent one by one; each may have descriptors beside it.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::net::{MAX_DESCRIPTORS, UdpSocket};
+use crate::stream::{Admission, ClientStream};
+use crate::turn::{AllocationId, Snapshot};
+
+use super::engine::Endpoint;
+use super::ports::{Place, RelayPool};
+use super::queue::Queue;
+
+/// What a record is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Record {
+    /// The UDP listeners' sockets of one shard.
+    Listeners = 32,
+    /// What else a shard is made of.
+    Shard = 33,
+    /// The core's state.
+    Snapshot = 34,
+    /// Some relay sockets.
+    Relays = 35,
+    /// Some TCP clients.
+    Streams = 36,
+}
+
+impl Record {
+    /// Every kind of record.
+    pub const ALL: [Self; 5] = [
+        Self::Listeners,
+        Self::Shard,
+        Self::Snapshot,
+        Self::Relays,
+        Self::Streams,
+    ];
+
+    /// The kind with that number.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| *kind as u8 == number)
+    }
+}
+
+/// Where records go.
+pub trait Sink: Send {
+    /// Takes one record, with at most [`MAX_DESCRIPTORS`] beside it.
+    ///
+    /// # Errors
+    /// Whoever was to have it is gone.
+    fn put(&mut self, kind: Record, body: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()>;
+}
+
+/// Which records a shard is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// `Listeners`.
+    Listeners,
+    /// The others.
+    State,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Listeners {
+    pub shard: u8,
+    pub sockets: Vec<ListenerImage>,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(super) struct ListenerImage {
+    /// The number that endpoints call it by.
+    pub slot: usize,
+    pub address: SocketAddr,
+    pub took_trains: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Rest {
+    pub shard: u8,
+    pub endpoints: Vec<Endpoint>,
+    pub drops: u64,
+    pub segmentation_fallbacks: u64,
+    /// Where the relay sockets are bound that stay.
+    pub stays: Vec<SocketAddr>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct RelaySockets {
+    pub shard: u8,
+    pub relays: Vec<RelayImage>,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(super) struct RelayImage {
+    pub slot: u32,
+    pub generation: u32,
+    /// Where the socket is bound: descriptors may come in any order.
+    pub local: SocketAddr,
+    pub took_trains: bool,
+    /// Asked for with EVEN-PORT, for quotas.
+    #[serde(default)]
+    pub even_port: bool,
+}
+
+/// A relay socket and whether it was asked for with EVEN-PORT.
+pub(super) type RelaySocket = (UdpSocket, bool);
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct StreamSockets {
+    pub shard: u8,
+    pub streams: Vec<StreamImage>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct StreamImage {
+    /// Both ends: descriptors may come in any order.
+    pub client: SocketAddr,
+    pub local: SocketAddr,
+    /// The start of a frame.
+    pub partial: Vec<u8>,
+    pub queue: Queue,
+}
+
+/// Sockets that one record carries.
+pub(super) const SOCKETS_PER_RECORD: usize = MAX_DESCRIPTORS;
+
+pub(super) fn encode(record: &impl Serialize) -> io::Result<Vec<u8>> {
+    rmp_serde::to_vec_named(record).map_err(io::Error::other)
+}
+
+/// What another process left, as it arrives.
+#[derive(Default)]
+pub struct Legacy {
+    shards: Vec<Estate>,
+}
+
+/// What it left of one shard.
+#[derive(Default)]
+struct Estate {
+    /// With the numbers that endpoints call them by.
+    listeners: Vec<(usize, UdpSocket)>,
+    rest: Option<Rest>,
+    snapshot: Option<Snapshot>,
+    relays: Vec<(AllocationId, RelaySocket)>,
+    streams: Vec<(ClientStream, Queue)>,
+}
+
+/// What a shard begins with.
+pub(super) struct Start {
+    snapshot: Snapshot,
+    sockets: Sockets,
+    streams: Vec<(ClientStream, Queue)>,
+}
+
+/// What the allocations of the core need beside it.
+pub(super) struct Sockets {
+    /// With the listeners' places in this process; those that are not there have none.
+    pub endpoints: Vec<Endpoint>,
+    pub relays: HashMap<AllocationId, (Place, RelaySocket)>,
+    pub drops: u64,
+    pub segmentation_fallbacks: u64,
+    /// Some relayed addresses belong to the other process still.
+    pub abroad: bool,
+    /// Both ends of TCP clients, the local one first.
+    pub streams: HashSet<(SocketAddr, SocketAddr)>,
+}
+
+impl Legacy {
+    /// Of a process with so many shards.
+    pub fn new(shards: usize) -> Self {
+        Self {
+            shards: (0..shards).map(|_| Estate::default()).collect(),
+        }
+    }
+
+    /// Adds a record.
+    ///
+    /// # Errors
+    /// It is malformed, or of a format that this version does not read.
+    pub fn add(
+        &mut self,
+        kind: Record,
+        body: &[u8],
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), String> {
+        match kind {
+            Record::Listeners => {
+                let record: Listeners = decode(body)?;
+                let mut sockets = resumed(descriptors)?;
+                let estate = self.of(record.shard)?;
+                for image in record.sockets {
+                    let socket = sockets.remove(&image.address);
+                    let socket = socket.ok_or_else(|| format!("{} is missing", image.address))?;
+                    let socket = settled(socket, image.took_trains)?;
+                    estate.listeners.push((image.slot, socket));
+                }
+            }
+            Record::Shard => {
+                let record: Rest = decode(body)?;
+                let estate = self.of(record.shard)?;
+                estate.rest = Some(record);
+            }
+            Record::Snapshot => {
+                let (shard, bytes) = body.split_first().ok_or("a record is empty")?;
+                let snapshot = Snapshot::decode(bytes).map_err(|error| error.to_string())?;
+                self.of(*shard)?.snapshot = Some(snapshot);
+            }
+            Record::Relays => {
+                let record: RelaySockets = decode(body)?;
+                let mut sockets = resumed(descriptors)?;
+                let estate = self.of(record.shard)?;
+                for image in record.relays {
+                    let id = AllocationId {
+                        slot: image.slot,
+                        generation: image.generation,
+                    };
+                    if let Some(socket) = sockets.remove(&image.local) {
+                        let socket = settled(socket, image.took_trains)?;
+                        estate.relays.push((id, (socket, image.even_port)));
+                    }
+                }
+            }
+            Record::Streams => {
+                let record: StreamSockets = decode(body)?;
+                let mut streams: HashMap<_, _> = (descriptors.into_iter())
+                    // One that has closed meanwhile is no loss.
+                    .filter_map(|fd| ClientStream::from_tcp(TcpStream::from(fd)).ok())
+                    .map(|stream| ((stream.client, stream.local), stream))
+                    .collect();
+                let estate = self.of(record.shard)?;
+                for image in record.streams {
+                    if let Some(mut stream) = streams.remove(&(image.client, image.local)) {
+                        stream.received = image.partial;
+                        estate.streams.push((stream, image.queue));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts the connections that have arrived; those that are too many are closed.
+    pub fn admit(&mut self, admission: &Arc<Admission>) {
+        for estate in &mut self.shards {
+            estate.streams = std::mem::take(&mut estate.streams)
+                .into_iter()
+                .filter_map(|(stream, queue)| {
+                    let place = admission.admit(stream.client.ip())?;
+                    Some((stream.counted(place), queue))
+                })
+                .collect();
+        }
+    }
+
+    /// Whether every shard's listeners have arrived: enough to serve with.
+    pub fn has_listeners(&self) -> bool {
+        let count = self
+            .shards
+            .first()
+            .map_or(0, |estate| estate.listeners.len());
+        self.shards
+            .iter()
+            .all(|estate| estate.listeners.len() == count)
+            && (count > 0 || self.shards.iter().all(|estate| estate.snapshot.is_some()))
+    }
+
+    /// How many allocations have arrived.
+    pub fn allocations(&self) -> usize {
+        self.shards.iter().map(|estate| estate.relays.len()).sum()
+    }
+
+    /// How many shards the other process has.
+    pub(super) fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// The sockets of the listener at `address`, one for each shard; none if it was not there.
+    pub(super) fn take_listener(&mut self, address: SocketAddr) -> Option<Vec<UdpSocket>> {
+        let index = self.listener(address)?;
+        let sockets: Vec<_> = (self.shards.iter())
+            .filter_map(|estate| {
+                let (_, socket) = estate.listeners.get(index)?;
+                let packet_info = address.ip().is_unspecified();
+                socket.share(packet_info).ok()
+            })
+            .collect();
+        (sockets.len() == self.shards.len()).then_some(sockets)
+    }
+
+    fn listener(&self, address: SocketAddr) -> Option<usize> {
+        let first = self.shards.first()?;
+        (first.listeners.iter()).position(|(_, socket)| socket.local_addr() == address)
+    }
+
+    /// What each shard begins with, `None` where its state did not arrive. `listeners` are those of this process.
+    pub(super) fn starts(self, listeners: &[SocketAddr], pool: &RelayPool) -> Vec<Option<Start>> {
+        let places: HashMap<usize, usize> = (self.shards.first().into_iter())
+            .flat_map(|estate| &estate.listeners)
+            .filter_map(|(slot, socket)| {
+                let same = |address: &SocketAddr| *address == socket.local_addr();
+                Some((*slot, listeners.iter().position(same)?))
+            })
+            .collect();
+        let stays: Vec<_> = (self.shards.iter())
+            .flat_map(|estate| &estate.rest)
+            .flat_map(|rest| rest.stays.iter().copied())
+            .collect();
+        for place in pool.claim(&stays).into_iter().flatten() {
+            pool.set_abroad(place);
+        }
+        let abroad = !stays.is_empty();
+        (self.shards.into_iter())
+            .map(|estate| estate.start(&places, pool, abroad))
+            .collect()
+    }
+
+    fn of(&mut self, shard: u8) -> Result<&mut Estate, String> {
+        (self.shards.get_mut(usize::from(shard)))
+            .ok_or_else(|| format!("there is no shard {shard}"))
+    }
+}
+
+impl Estate {
+    fn start(
+        self,
+        places: &HashMap<usize, usize>,
+        pool: &RelayPool,
+        abroad: bool,
+    ) -> Option<Start> {
+        let (rest, snapshot) = self.rest.zip(self.snapshot)?;
+        let locals: Vec<_> = (self.relays)
+            .iter()
+            .map(|(_, (socket, _))| socket.local_addr())
+            .collect();
+        let claimed = pool.claim(&locals);
+        let sockets = Sockets {
+            endpoints: (rest.endpoints.into_iter())
+                .map(|endpoint| match endpoint {
+                    Endpoint::Udp { socket, local } => Endpoint::Udp {
+                        socket: places.get(&socket).copied().unwrap_or(usize::MAX),
+                        local,
+                    },
+                    other @ (Endpoint::Stream(_) | Endpoint::Free) => other,
+                })
+                .collect(),
+            relays: (self.relays.into_iter().zip(claimed))
+                .filter_map(|((id, socket), place)| Some((id, (place?, socket))))
+                .collect(),
+            drops: rest.drops,
+            segmentation_fallbacks: rest.segmentation_fallbacks,
+            abroad,
+            streams: (self.streams.iter())
+                .map(|(stream, _)| (stream.local, stream.client))
+                .collect(),
+        };
+        Some(Start {
+            snapshot,
+            sockets,
+            streams: self.streams,
+        })
+    }
+}
+
+impl Start {
+    /// The connections, for tasks of their own.
+    pub fn take_streams(&mut self) -> Vec<(ClientStream, Queue)> {
+        std::mem::take(&mut self.streams)
+    }
+
+    /// The core's part and the others'.
+    pub fn split(self) -> (Snapshot, Sockets) {
+        (self.snapshot, self.sockets)
+    }
+}
+
+/// The sockets by where they are bound.
+fn resumed(descriptors: Vec<OwnedFd>) -> Result<HashMap<SocketAddr, UdpSocket>, String> {
+    (descriptors.into_iter())
+        .map(|fd| UdpSocket::resume(fd).map(|socket| (socket.local_addr(), socket)))
+        .collect::<io::Result<_>>()
+        .map_err(|error| format!("a socket is of no use: {error}"))
+}
+
+fn settled(socket: UdpSocket, took_trains: bool) -> Result<UdpSocket, String> {
+    if took_trains {
+        (socket.leave_trains()).map_err(|error| format!("a socket is of no use: {error}"))?;
+    }
+    Ok(socket)
+}
+
+fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+    rmp_serde::from_slice(body).map_err(|error| format!("a record is malformed: {error}"))
+}

@@ -1,0 +1,697 @@
+//! A server's state as a value, for a process that goes on with it: `restore(snapshot(s))` behaves as `s` from then on.
+//!
+//! Lifetimes are kept as what is left of them, counters by name. A field that a later version adds gets a default where
+//! the writer did not know it, and one that the reader does not know is passed over, so that neighbouring versions
+//! understand each other; what changes the meaning of a field changes [`SNAPSHOT_FORMAT`].
+//!
+//! A snapshot holds the keys of clients and of nonces: it is wiped when dropped, in either form.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ahash::RandomState;
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::access::{Access, AddressRate, AuthFailure, Debts, Denied, DeniedRule};
+use crate::base::{Family, FiveTuple, ListenerId, Now, RelayedAddress, Transport};
+use crate::wire::{ChannelNumber, ErrorCode, Method, TransactionId};
+
+use super::allocation::{Allocation, AllocationId, Allocations, ChannelBinding, Permission, State};
+use super::auth::Nonces;
+use super::change::Newcomers;
+use super::contacts::Contacts;
+use super::police::{Limit, Rates};
+use super::purses::{PurseId, Purses};
+use super::routes::Routes;
+use super::server::Server;
+use super::stats::{Direction, DropReason, Histogram, Path, RateWindow, Stats, Traffic};
+use super::timers::Timers;
+use super::trace::Tracer;
+use super::{Seed, Settings};
+
+/// The format that is written, and the only one that is read.
+pub const SNAPSHOT_FORMAT: u16 = 1;
+
+/// What an encoded snapshot begins with.
+const MAGIC: [u8; 6] = *b"turnix";
+
+/// Magic, format, and the length of what follows.
+const HEADER: usize = MAGIC.len() + 2 + 8;
+
+/// One server's state at one moment.
+#[derive(Clone)]
+pub struct Snapshot(Image);
+
+/// Why bytes are not a snapshot that can be gone on with.
+#[derive(Debug)]
+pub enum SnapshotError {
+    /// They are something else, or not all of it.
+    Malformed(Cow<'static, str>),
+    /// They are of another format.
+    Format(u16),
+}
+
+impl std::fmt::Display for SnapshotError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Malformed(what) => write!(f, "the state is malformed: {what}"),
+            Self::Format(format) => write!(
+                f,
+                "the state is of format {format}, and this version reads {SNAPSHOT_FORMAT} only"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for SnapshotError {}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Image {
+    /// When it was taken, since the Unix epoch.
+    taken: Duration,
+    /// What the keys of clients are of.
+    realm: String,
+    redirected: u64,
+    nonce_key: Zeroizing<[u8; 32]>,
+    hash: Zeroizing<[u64; 4]>,
+    /// What `second` counts from, before `taken`.
+    started: Nanos,
+    indications: u64,
+    generations: Vec<u32>,
+    free: Vec<u32>,
+    allocations: Vec<AllocationImage>,
+    counters: BTreeMap<String, u64>,
+    #[serde(default)]
+    unauthenticated: Debts,
+    #[serde(default)]
+    auth_failures: Debts,
+}
+
+/// Nanoseconds from the moment of the snapshot, negative before it.
+type Nanos = i64;
+
+#[derive(Clone, Serialize, Deserialize)]
+struct AllocationImage {
+    slot: u32,
+    generation: u32,
+    transport: u8,
+    client: SocketAddr,
+    listener: u16,
+    family: u8,
+    /// None while its relay is being opened.
+    relayed: Option<SocketAddr>,
+    user: String,
+    username: Box<[u8]>,
+    key: Zeroizing<[u8; 16]>,
+    credential_expires: Option<Duration>,
+    transaction: [u8; 12],
+    fingerprint: bool,
+    granted_secs: u32,
+    created: Nanos,
+    created_unix: Duration,
+    expires: Nanos,
+    permissions: Vec<(IpAddr, Nanos)>,
+    channels: Vec<(u16, SocketAddr, Nanos)>,
+    traffic: [Traffic; Direction::ALL.len()],
+    rates: [RateWindow; Direction::ALL.len()],
+    #[serde(default)]
+    permissions_made: u32,
+    #[serde(default)]
+    channels_made: u32,
+    denial_logged: bool,
+    #[serde(default)]
+    contacts: Option<Contacts>,
+}
+
+impl Snapshot {
+    /// As bytes, wiped when dropped.
+    pub fn encode(&self) -> Zeroizing<Vec<u8>> {
+        self.write(Wiped::default())
+    }
+
+    /// The same behind `first`, which is not part of it.
+    pub fn encode_behind(&self, first: u8) -> Zeroizing<Vec<u8>> {
+        let mut bytes = Wiped::default();
+        bytes.push(&[first]);
+        self.write(bytes)
+    }
+
+    fn write(&self, mut bytes: Wiped) -> Zeroizing<Vec<u8>> {
+        let begin = bytes.0.len();
+        bytes.push(&[0; HEADER]);
+        let mut serializer = rmp_serde::Serializer::new(&mut bytes).with_struct_map();
+        let written = self.0.serialize(&mut serializer);
+        debug_assert!(written.is_ok(), "memory takes everything: {written:?}");
+        let mut bytes = bytes.0;
+        let length = (bytes.len() - begin - HEADER) as u64;
+        let header = (MAGIC.into_iter())
+            .chain(SNAPSHOT_FORMAT.to_be_bytes())
+            .chain(length.to_be_bytes());
+        (bytes.iter_mut().skip(begin).zip(header)).for_each(|(at, byte)| *at = byte);
+        bytes
+    }
+
+    /// Reads what `encode` wrote.
+    ///
+    /// # Errors
+    /// The bytes are something else, cut short, or of another format.
+    pub fn decode(bytes: &[u8]) -> Result<Self, SnapshotError> {
+        let malformed = |what| SnapshotError::Malformed(Cow::Borrowed(what));
+        let rest = bytes.strip_prefix(&MAGIC);
+        let rest = rest.ok_or_else(|| malformed("it begins with something else"))?;
+        let (format, rest) = rest
+            .split_first_chunk()
+            .ok_or_else(|| malformed("it is short"))?;
+        match u16::from_be_bytes(*format) {
+            SNAPSHOT_FORMAT => {}
+            other => return Err(SnapshotError::Format(other)),
+        }
+        let (length, rest) = rest
+            .split_first_chunk()
+            .ok_or_else(|| malformed("it is short"))?;
+        if u64::from_be_bytes(*length) != rest.len() as u64 {
+            return Err(malformed("its length is not what it says"));
+        }
+        match rmp_serde::from_slice(rest) {
+            Ok(image) => Ok(Self(image)),
+            Err(error) => Err(SnapshotError::Malformed(error.to_string().into())),
+        }
+    }
+}
+
+impl std::fmt::Debug for Snapshot {
+    /// Shows no key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("allocations", &self.0.allocations.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Bytes that leave no copy behind when they outgrow their memory.
+#[derive(Default)]
+struct Wiped(Zeroizing<Vec<u8>>);
+
+impl Wiped {
+    fn push(&mut self, bytes: &[u8]) {
+        let needed = self.0.len() + bytes.len();
+        if needed > self.0.capacity() {
+            let mut larger = Vec::with_capacity(needed.max(2 * self.0.capacity()).max(64 << 10));
+            larger.extend_from_slice(&self.0);
+            self.0 = Zeroizing::new(larger);
+        }
+        self.0.extend_from_slice(bytes);
+    }
+}
+
+impl io::Write for Wiped {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.push(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for AllocationImage {
+    fn drop(&mut self) {
+        self.username.zeroize();
+    }
+}
+
+impl Server {
+    /// The state at `now`, with the allocations of clients on those transports that `which` names. Outputs must have
+    /// been drained.
+    pub fn snapshot(&self, now: Now, which: impl Fn(Transport) -> bool) -> Snapshot {
+        let Self {
+            settings: _,
+            access,
+            nonces: _,
+            seed,
+            allocations,
+            by_five_tuple: _,
+            routes: _,
+            stats,
+            // What they hold is a moment's worth: buckets of bandwidth begin full.
+            rates: _,
+            purses: _,
+            hasher: _,
+            indications,
+            unauthenticated,
+            auth_failures,
+            newcomers: _,
+            redirected,
+            tracer: _,
+            timers: _,
+            outputs,
+            started,
+            latest,
+        } = self;
+        let Seed {
+            nonce_key,
+            hash,
+            families: _,
+        } = seed;
+        debug_assert!(outputs.is_empty(), "outputs are not part of a snapshot");
+        let now = if now.mono >= latest.mono {
+            now
+        } else {
+            *latest
+        };
+        let at = now.mono.saturating_duration_since(*started);
+        let (generations, free) = allocations.shape();
+        Snapshot(Image {
+            taken: now.unix,
+            realm: access.realm.to_string(),
+            redirected: *redirected as u64,
+            nonce_key: Zeroizing::new(*nonce_key),
+            hash: Zeroizing::new(*hash),
+            started: nanos(*started, now),
+            indications: *indications,
+            generations,
+            free: free.to_vec(),
+            allocations: (allocations.range(0, usize::MAX))
+                .filter(|allocation| which(allocation.five_tuple.transport()))
+                .map(|allocation| AllocationImage::of(allocation, now))
+                .collect(),
+            counters: counters(stats),
+            unauthenticated: unauthenticated.debts(at),
+            auth_failures: auth_failures.debts(at),
+        })
+    }
+
+    /// A server that goes on where `snapshot` was taken, with settings and access of its own. What `access` forbids is
+    /// not taken over: permissions and channels of refused peers, allocations of static users who are gone or have
+    /// another password.
+    ///
+    /// The time in between counts, by the wall clock: lifetimes end when clients expect them to.
+    pub fn restore(
+        now: Now,
+        settings: Settings,
+        families: Vec<Family>,
+        access: Arc<Access>,
+        snapshot: Snapshot,
+    ) -> Self {
+        let Image {
+            taken,
+            realm,
+            redirected,
+            nonce_key,
+            hash,
+            started,
+            indications,
+            generations,
+            free,
+            allocations: images,
+            counters,
+            unauthenticated,
+            auth_failures,
+        } = snapshot.0;
+        let elapsed = now.unix.saturating_sub(taken);
+        let taken = now.mono.checked_sub(elapsed).unwrap_or(now.mono);
+        let [a, b, c, d] = *hash;
+        let hasher = RandomState::with_seeds(a, b, c, d);
+        let mut allocations = Allocations::with_generations(&generations);
+        let mut by_five_tuple = HashMap::with_hasher(hasher.clone());
+        let mut routes = Routes::new(hasher.clone());
+        let mut timers = Timers::default();
+        let mut stats = stats(&counters);
+        for image in &images {
+            let key = (realm == *access.realm).then_some(&*image.key);
+            let revoked = image.credential_expires.is_none()
+                && !access.credentials.holds(&image.username, key);
+            if revoked {
+                continue;
+            }
+            let denied = |denied: Denied| stats.peer_denied[denied.rule as usize] += 1;
+            let Some(allocation) = image.restored(taken, &access, denied) else {
+                continue;
+            };
+            let (id, five_tuple) = (allocation.id, allocation.five_tuple);
+            let next = allocation.next_expiry();
+            if by_five_tuple.contains_key(&five_tuple) || !allocations.put(allocation) {
+                continue;
+            }
+            by_five_tuple.insert(five_tuple, id);
+            timers.reschedule(id, next, Some(next));
+            if let Some(allocation) = allocations.get(id) {
+                routes.sync(allocation, now.mono);
+                if let Some(relayed) = allocation.relayed() {
+                    let transport = five_tuple.transport() as usize;
+                    stats.live[transport][relayed.family() as usize] += 1;
+                }
+            }
+        }
+        allocations.free_rest(&free);
+        let rate = |per_second, debts: &Debts| {
+            let mut rate = AddressRate::new(per_second, hasher.clone());
+            rate.owe(debts);
+            rate
+        };
+        let mut purses = Purses::new(hasher.clone());
+        let rates = Rates::new(settings.bandwidth);
+        if rates.total {
+            purses.call(PurseId::TOTAL);
+        }
+        let mut server = Self {
+            rates,
+            purses,
+            hasher: hasher.clone(),
+            nonces: Nonces::new(&nonce_key, settings.nonce_lifetime),
+            unauthenticated: rate(settings.unauthenticated_per_address, &unauthenticated),
+            auth_failures: rate(settings.auth_failures_per_address, &auth_failures),
+            settings,
+            access,
+            seed: Seed {
+                nonce_key: *nonce_key,
+                hash: *hash,
+                families,
+            },
+            allocations,
+            by_five_tuple,
+            routes,
+            stats,
+            indications,
+            timers,
+            newcomers: Newcomers::default(),
+            tracer: Tracer::default(),
+            redirected: redirected as usize,
+            outputs: std::collections::VecDeque::new(),
+            started: moment(started, taken),
+            latest: now,
+        };
+        let live: Vec<_> = server.tenants().map(|tenant| tenant.id).collect();
+        for id in live {
+            server.place_under_limits(now, id);
+        }
+        server
+    }
+}
+
+/// An allocation, for whoever has a relay socket for each.
+#[derive(Clone, Debug)]
+pub struct Tenant {
+    /// Names it.
+    pub id: AllocationId,
+    /// Whose.
+    pub five_tuple: FiveTuple,
+    /// User id, for quotas.
+    pub user: Arc<str>,
+}
+
+impl Server {
+    /// Every allocation that has a relay, in the order of slots.
+    pub fn tenants(&self) -> impl Iterator<Item = Tenant> {
+        (self.allocations.range(0, usize::MAX))
+            .filter(|allocation| allocation.relayed().is_some())
+            .map(|allocation| Tenant {
+                id: allocation.id,
+                five_tuple: allocation.five_tuple,
+                user: Arc::clone(&allocation.user),
+            })
+    }
+
+    /// Forgets the allocations of clients on those transports that `which` names, without an output: somebody else goes
+    /// on with them. Which these were.
+    pub fn leave(&mut self, which: impl Fn(Transport) -> bool) -> Vec<AllocationId> {
+        let gone: Vec<_> = (self.allocations.range(0, usize::MAX))
+            .filter(|allocation| which(allocation.five_tuple.transport()))
+            .map(|allocation| {
+                (
+                    allocation.id,
+                    allocation.five_tuple.transport(),
+                    allocation.relayed(),
+                )
+            })
+            .collect();
+        for (id, transport, relayed) in &gone {
+            self.forget(*id);
+            if let Some(relayed) = relayed {
+                self.stats.live[*transport as usize][relayed.family() as usize] -= 1;
+            }
+        }
+        gone.into_iter().map(|(id, ..)| id).collect()
+    }
+}
+
+impl AllocationImage {
+    const fn id(&self) -> AllocationId {
+        AllocationId {
+            slot: self.slot,
+            generation: self.generation,
+        }
+    }
+
+    fn of(allocation: &Allocation, now: Now) -> Self {
+        // Named one by one: a field that is added has to be thought of here.
+        let Allocation {
+            id,
+            five_tuple,
+            family,
+            state,
+            user,
+            username,
+            key,
+            credential_expires,
+            transaction,
+            fingerprint,
+            granted_secs,
+            created,
+            expires,
+            permissions,
+            channels,
+            traffic,
+            rates,
+            permissions_made,
+            channels_made,
+            denial_logged,
+            police: _,
+            contacts,
+        } = allocation;
+        Self {
+            slot: id.slot,
+            generation: id.generation,
+            transport: five_tuple.transport() as u8,
+            client: five_tuple.client(),
+            listener: five_tuple.listener().0,
+            family: *family as u8,
+            relayed: match state {
+                State::Opening => None,
+                State::Live(relayed) => Some(relayed.0),
+            },
+            user: user.to_string(),
+            username: username.clone(),
+            key: Zeroizing::new(*key),
+            credential_expires: *credential_expires,
+            transaction: transaction.0,
+            fingerprint: *fingerprint,
+            granted_secs: *granted_secs,
+            created: nanos(created.mono, now),
+            created_unix: created.unix,
+            expires: nanos(*expires, now),
+            permissions: (permissions.iter())
+                .map(|permission| (permission.ip.ip(), nanos(permission.expires, now)))
+                .collect(),
+            channels: (channels.iter())
+                .map(|binding| {
+                    let peer = binding.peer.address();
+                    (binding.number.number(), peer, nanos(binding.expires, now))
+                })
+                .collect(),
+            traffic: *traffic,
+            rates: rates.clone(),
+            permissions_made: *permissions_made,
+            channels_made: *channels_made,
+            denial_logged: *denial_logged,
+            contacts: contacts.as_deref().cloned(),
+        }
+    }
+
+    /// The allocation, if this version knows its transport and family.
+    fn restored(
+        &self,
+        taken: Instant,
+        access: &Access,
+        mut denied: impl FnMut(Denied),
+    ) -> Option<Allocation> {
+        let transport = *Transport::ALL.get(usize::from(self.transport))?;
+        let family = *Family::ALL.get(usize::from(self.family))?;
+        let mut permissions = Vec::with_capacity(self.permissions.len());
+        for (ip, expires) in &self.permissions {
+            match access.peers.permit_ip(*ip) {
+                Ok(ip) => permissions.push(Permission {
+                    ip,
+                    expires: moment(*expires, taken),
+                }),
+                Err(refused) => denied(refused),
+            }
+        }
+        let mut channels = Vec::with_capacity(self.channels.len());
+        for (number, peer, expires) in &self.channels {
+            match access.peers.permit(*peer) {
+                Ok(peer) => channels.push(ChannelBinding {
+                    number: ChannelNumber::new(*number)?,
+                    peer,
+                    expires: moment(*expires, taken),
+                }),
+                Err(refused) => denied(refused),
+            }
+        }
+        Some(Allocation {
+            id: self.id(),
+            five_tuple: FiveTuple::new(transport, self.client, ListenerId(self.listener)),
+            family,
+            state: (self.relayed).map_or(State::Opening, |at| State::Live(RelayedAddress(at))),
+            user: self.user.as_str().into(),
+            username: self.username.clone(),
+            key: *self.key,
+            credential_expires: self.credential_expires,
+            transaction: TransactionId(self.transaction),
+            fingerprint: self.fingerprint,
+            granted_secs: self.granted_secs,
+            created: Now {
+                mono: moment(self.created, taken),
+                unix: self.created_unix,
+            },
+            expires: moment(self.expires, taken),
+            permissions,
+            channels,
+            traffic: self.traffic,
+            rates: self.rates.clone(),
+            permissions_made: self.permissions_made,
+            channels_made: self.channels_made,
+            denial_logged: self.denial_logged,
+            police: None,
+            contacts: (self.contacts.clone())
+                .filter(Contacts::is_sound)
+                .map(Box::new),
+        })
+    }
+}
+
+fn nanos(at: Instant, now: Now) -> Nanos {
+    let nanos = |by: Duration| Nanos::try_from(by.as_nanos()).unwrap_or(Nanos::MAX);
+    match at.checked_duration_since(now.mono) {
+        Some(ahead) => nanos(ahead),
+        None => -nanos(now.mono.saturating_duration_since(at)),
+    }
+}
+
+fn moment(nanos: Nanos, taken: Instant) -> Instant {
+    let by = Duration::from_nanos(nanos.unsigned_abs());
+    let moment = if nanos < 0 {
+        taken.checked_sub(by)
+    } else {
+        taken.checked_add(by)
+    };
+    moment.unwrap_or(taken)
+}
+
+/// What is not zero.
+fn counters(stats: &Stats) -> BTreeMap<String, u64> {
+    let mut found = BTreeMap::new();
+    each_counter(&mut stats.clone(), |name, value| {
+        if *value != 0 {
+            found.insert(name, *value);
+        }
+    });
+    found
+}
+
+/// Counters that this version does not have are gone with the version that had them.
+fn stats(counters: &BTreeMap<String, u64>) -> Stats {
+    let mut stats = Stats::default();
+    each_counter(&mut stats, |name, value| {
+        *value = counters.get(&name).copied().unwrap_or(0);
+    });
+    stats
+}
+
+/// Every counter under a name that outlives its place in a table. Live allocations are counted, not told.
+fn each_counter(stats: &mut Stats, mut visit: impl FnMut(String, &mut u64)) {
+    let Stats {
+        requests,
+        live: _,
+        relayed,
+        dropped,
+        auth_failures,
+        peer_denied,
+        policed,
+        new_peers_refused,
+        scan_suspects,
+        duration,
+        bandwidth,
+        affected,
+    } = stats;
+    affected.each_word(|name, value| visit(format!("affected/{name}"), value));
+    for (limit, row) in Limit::ALL.iter().zip(policed) {
+        for (direction, traffic) in Direction::ALL.iter().zip(row) {
+            let (limit, direction) = (limit.label(), direction.label());
+            visit(
+                format!("policed/bytes/{limit}/{direction}"),
+                &mut traffic.bytes,
+            );
+            visit(
+                format!("policed/packets/{limit}/{direction}"),
+                &mut traffic.packets,
+            );
+        }
+    }
+    visit("new_peers_refused".to_owned(), new_peers_refused);
+    visit("scan_suspects".to_owned(), scan_suspects);
+    for (method, rows) in Method::ALL.iter().zip(requests) {
+        for (transport, row) in Transport::ALL.iter().zip(rows) {
+            let codes = ErrorCode::ALL.iter().map(|code| code.code());
+            for (code, value) in std::iter::once(0).chain(codes).zip(row) {
+                let (method, transport) = (method.label(), transport.label());
+                visit(format!("request/{method}/{transport}/{code}"), value);
+            }
+        }
+    }
+    for (direction, row) in Direction::ALL.iter().zip(relayed) {
+        for (path, traffic) in Path::ALL.iter().zip(row) {
+            let (direction, path) = (direction.label(), path.label());
+            visit(format!("bytes/{direction}/{path}"), &mut traffic.bytes);
+            visit(format!("packets/{direction}/{path}"), &mut traffic.packets);
+        }
+    }
+    for (reason, value) in DropReason::ALL.iter().zip(dropped) {
+        visit(format!("dropped/{}", reason.label()), value);
+    }
+    for (reason, value) in AuthFailure::ALL.iter().zip(auth_failures) {
+        visit(format!("auth/{}", reason.label()), value);
+    }
+    for (rule, value) in DeniedRule::ALL.iter().zip(peer_denied) {
+        visit(format!("denied/{}", rule.label()), value);
+    }
+    each_bucket("duration", duration, &mut visit);
+    for (direction, histogram) in Direction::ALL.iter().zip(bandwidth) {
+        each_bucket(direction.label(), histogram, &mut visit);
+    }
+}
+
+fn each_bucket<const N: usize>(
+    name: &str,
+    histogram: &mut Histogram<N>,
+    visit: &mut impl FnMut(String, &mut u64),
+) {
+    let Histogram {
+        buckets,
+        overflow,
+        sum,
+    } = histogram;
+    for (bucket, value) in buckets.iter_mut().enumerate() {
+        visit(format!("histogram/{name}/{N}/{bucket}"), value);
+    }
+    visit(format!("histogram/{name}/{N}/overflow"), overflow);
+    let mut bits = sum.to_bits();
+    visit(format!("histogram/{name}/{N}/sum"), &mut bits);
+    *sum = f64::from_bits(bits);
+}

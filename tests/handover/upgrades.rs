@@ -1,0 +1,292 @@
+//! Take-overs that come about.
+
+use std::net::{TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use turnix::net::host;
+
+use super::flows::{Client, StreamClient, Traffic};
+use super::process::{Site, until};
+use crate::common::wire::{Reply, Request};
+
+/// Descriptors beside one for each client, in any of the processes.
+const SPARE: u64 = 200;
+
+/// `wanted` clients, or as many as the limit of descriptors allows.
+fn clients(wanted: u64) -> u64 {
+    let (_, limit) = host::raise_open_files().unwrap();
+    // The test has a socket for each client and some for peers, the old process one for each relay.
+    let possible = (limit.saturating_sub(SPARE) * 9 / 10).min(wanted);
+    if possible < wanted {
+        println!("{possible} clients instead of {wanted}: this host allows {limit} open files");
+    }
+    possible
+}
+
+/// `takeovers` in a row, with `wanted` clients that send `rate` packets a second in all.
+fn lose_nothing(wanted: u64, rate: u64, takeovers: usize) {
+    let count = clients(wanted);
+    let site = Site::new();
+    let mut server = site.start(&[]);
+    let listener = server.listener();
+    let own = server.admin().port();
+    let clients: Vec<_> = (0..count)
+        .map(|_| Client::allocate_beside(listener, own))
+        .collect();
+    let first_kib = server.resident_kib();
+    let traffic = Traffic::start(clients, rate);
+    std::thread::sleep(Duration::from_millis(700));
+    let mut gaps = Vec::new();
+    for _ in 0..takeovers {
+        let successor = site.successor(&[]);
+        successor.serves();
+        gaps.push(server.gap_ms());
+        assert_eq!(server.ended(), Some(0), "{}", server.log());
+        assert_eq!(successor.listener(), listener);
+        server = successor;
+        std::thread::sleep(Duration::from_millis(700));
+    }
+    let tally = traffic.stop();
+    println!(
+        "{count} allocations, {rate} packets/s, {takeovers} take-overs: {} of {} packets lost, {} twice; the old process \
+         stopped reading for {gaps:.1?} ms; longest trip {:.1?}, longest gap of a client {:.1?} (sends every {:.1?}); \
+         resident {} KiB, {first_kib} KiB before",
+        tally.sent - tally.received,
+        tally.sent,
+        tally.duplicates,
+        tally.longest_trip,
+        tally.longest_gap,
+        Duration::from_secs(count) / u32::try_from(rate).unwrap(),
+        server.resident_kib(),
+    );
+    assert_eq!(server.metric("turn_allocations"), count as f64);
+    assert_eq!(tally.duplicates, 0);
+    assert_eq!(tally.received, tally.sent);
+}
+
+#[test]
+fn udp_clients_lose_nothing() {
+    lose_nothing(300, 1000, 3);
+}
+
+#[test]
+#[ignore = "thousands of sockets; in release"]
+fn five_thousand_udp_clients_lose_nothing() {
+    lose_nothing(5000, 5000, 4);
+}
+
+#[test]
+fn what_clients_and_operators_know_goes_on() {
+    let site = Site::new();
+    let mut old = site.start(&[]);
+    let peer = UdpSocket::bind((site.address(), 0)).unwrap();
+    let clients: Vec<_> = (0..20).map(|_| Client::allocate(old.listener())).collect();
+    for client in &clients {
+        client.bind(peer.local_addr().unwrap());
+        assert!(client.echoes(&peer));
+    }
+    let named = |server: &super::process::Server| {
+        let all = server.get("/api/v1/allocations");
+        let all: serde_json::Value = serde_json::from_str(&all).unwrap();
+        let mut names: Vec<_> = (all.as_array().unwrap().iter())
+            .map(|one| (one["id"].to_string(), one["relayed"].to_string()))
+            .collect();
+        names.sort();
+        names
+    };
+    let counters = [
+        "turn_allocations_total",
+        "turn_requests_total",
+        "turn_relayed_packets_total",
+        "turn_relayed_bytes_total",
+        "turn_auth_failures_total",
+    ];
+    let before = counters.map(|name| old.metric(name));
+    let names = named(&old);
+    assert_eq!(names.len(), clients.len());
+
+    let new = site.successor(&[]);
+    new.serves();
+    assert_eq!(old.ended(), Some(0), "{}", old.log());
+    assert!(!old.log().contains("allocation ended"), "{}", old.log());
+    assert_eq!((new.listener(), new.admin()), (old.listener(), old.admin()));
+    assert_eq!(counters.map(|name| new.metric(name)), before);
+    assert_eq!(named(&new), names);
+    for client in &clients {
+        assert_eq!(client.refresh(), 0, "the nonce of the old process is good");
+        assert!(client.echoes(&peer));
+    }
+    let newcomer = Client::allocate(new.listener());
+    assert!(
+        clients
+            .iter()
+            .all(|client| client.relayed != newcomer.relayed)
+    );
+    assert_eq!(new.metric("turn_allocations"), 21.0);
+    // One that has the same peers reaches another in memory.
+    newcomer.bind(clients[0].relayed);
+}
+
+#[test]
+fn connections_move_and_no_newcomer_is_turned_away() {
+    let site = Site::new();
+    let mut old = site.start(&[]);
+    let ask = |connection: &mut TcpStream| {
+        use std::io::{Read, Write};
+        let request = Request::binding();
+        connection.write_all(&request.bytes())?;
+        let mut header = [0; 20];
+        connection.read_exact(&mut header)?;
+        let mut rest = vec![0; usize::from(u16::from_be_bytes([header[2], header[3]]))];
+        connection.read_exact(&mut rest)?;
+        let reply = Reply::parse(&[&header[..], &rest].concat());
+        assert_eq!(reply.0.transaction_id, request.0.transaction_id);
+        std::io::Result::Ok(())
+    };
+    let listener = old.listener();
+    let mut moves = TcpStream::connect(listener).unwrap();
+    ask(&mut moves).unwrap();
+
+    // Newcomers all the time: none of them is turned away.
+    let (stop, asked) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU64::new(0)),
+    );
+    let newcomers = std::thread::spawn({
+        let (stop, asked) = (Arc::clone(&stop), Arc::clone(&asked));
+        move || {
+            while !stop.load(Ordering::Relaxed) {
+                let mut connection = TcpStream::connect(listener).unwrap();
+                ask(&mut connection).unwrap();
+                asked.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+    });
+    let new = site.successor(&[]);
+    new.serves();
+    old.says("\"taken over\"");
+    let then = asked.load(Ordering::Relaxed);
+    until("more newcomers", || {
+        asked.load(Ordering::Relaxed) > then + 20
+    });
+    stop.store(true, Ordering::Relaxed);
+    newcomers.join().unwrap();
+
+    ask(&mut moves).unwrap();
+    assert_eq!(old.ended(), Some(0), "{}", old.log());
+    ask(&mut moves).unwrap();
+}
+
+#[test]
+fn a_call_over_tcp_goes_on() {
+    let site = Site::new();
+    let mut server = site.start(&[]);
+    let peer = UdpSocket::bind((site.address(), 0)).unwrap();
+    let address = peer.local_addr().unwrap();
+    // Sends back what comes, until nothing has come for long.
+    peer.set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 2048];
+        while let Ok((length, from)) = peer.recv_from(&mut buffer) {
+            peer.send_to(&buffer[..length], from).unwrap();
+        }
+    });
+    let mut call = StreamClient::tcp(server.listener());
+    call.bind(address);
+    for _ in 0..2 {
+        // Half a request before, half of it afterwards.
+        let request = call.signed(Request::refresh(600)).bytes();
+        let (half, rest) = request.split_at(request.len() / 2);
+        call.send(b"before");
+        assert_eq!(call.receive(), b"before");
+        call.write(half);
+        let successor = site.successor(&[]);
+        while !successor.log().contains("turnix serves") {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        call.write(rest);
+        assert_eq!(call.answer().code(), 0);
+        assert_eq!(server.ended(), Some(0), "{}", server.log());
+        for number in 0..50_u64 {
+            call.send(&number.to_be_bytes());
+            assert_eq!(call.receive(), number.to_be_bytes());
+        }
+        server = successor;
+    }
+    // All the time.
+    let successor = site.successor(&[]);
+    let mut count = 0_u64;
+    while !successor.log().contains("turnix serves") || !count.is_multiple_of(100) {
+        call.send(&count.to_be_bytes());
+        assert_eq!(call.receive(), count.to_be_bytes());
+        count += 1;
+    }
+    assert_eq!(server.ended(), Some(0), "{}", server.log());
+    assert!(
+        !server.log().contains("allocation ended"),
+        "{}",
+        server.log()
+    );
+    assert_eq!(successor.metric("turn_allocations"), 1.0);
+    drop(call);
+    until("it ends with its connection", || {
+        successor.metric("turn_allocations") == 0.0
+    });
+}
+
+#[test]
+fn one_who_stays_and_one_who_moves_go_on_talking() {
+    let site = Site::new();
+    let mut old = site.start(&[]);
+    let moves = Client::allocate(old.listener());
+    let mut stays = StreamClient::tls(old.listener(), &site.tls);
+    moves.bind(stays.relayed);
+    stays.bind(moves.relayed);
+    let talk = |stays: &mut StreamClient| {
+        moves.send(b"to the stream");
+        assert_eq!(stays.receive(), b"to the stream");
+        stays.send(b"from the stream");
+        assert_eq!(moves.receive(), b"from the stream");
+    };
+    talk(&mut stays);
+    let new = site.successor(&[]);
+    new.serves();
+    old.says("\"taken over\"");
+    for _ in 0..3 {
+        talk(&mut stays);
+    }
+    // A newcomer gets none of the ports that the old process has.
+    let newcomer = Client::allocate(new.listener());
+    assert_ne!(newcomer.relayed, stays.relayed);
+    drop(stays);
+    assert_eq!(old.ended(), Some(0), "{}", old.log());
+    moves.send(b"to nobody");
+    assert_eq!(moves.refresh(), 0);
+    assert_eq!(new.metric("turn_allocations"), 2.0);
+}
+
+#[test]
+fn a_quick_start_goes_on_with_what_the_last_one_chose() {
+    let site = Site::new();
+    let mut old = site.quick_start(&[]);
+    old.serves();
+    until("it can be taken over from", || site.socket().exists());
+    let new = site.quick_start(&["--takeover"]);
+    new.serves();
+    assert_eq!(old.ended(), Some(0), "{}", old.log());
+    assert_eq!(new.listener(), old.listener());
+}
+
+#[test]
+fn without_a_running_server_it_starts_anew() {
+    let site = Site::new();
+    let server = site.successor(&[]);
+    server.serves();
+    assert!(server.log().contains("nobody to take over from"));
+    until("it can be taken over from", || site.socket().exists());
+    Client::allocate(server.listener());
+}
