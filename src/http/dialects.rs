@@ -161,8 +161,16 @@ fn answer(code: StatusCode, body: Value) -> Response {
     response
 }
 
-fn refused((code, why): (StatusCode, &'static str)) -> Response {
-    refusal(code, why)
+/// What `body` makes of the credentials, with `code`; a refusal in our own words where a dialect has none.
+fn respond(
+    minted: Result<Minted, (StatusCode, &'static str)>,
+    code: StatusCode,
+    body: impl FnOnce(Minted) -> Value,
+) -> Response {
+    match minted {
+        Ok(minted) => answer(code, body(minted)),
+        Err((code, why)) => refusal(code, why),
+    }
 }
 
 /// The STUN entry and one entry for each TURN URI, as some services write them.
@@ -242,14 +250,12 @@ async fn cloudflare<S: ShardControl>(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    match cloudflare_minted(&service, peer, &id, &headers, &body) {
-        Ok(minted) => {
-            let stun = minted.stun.iter().map(|url| json!({ "urls": [url] }));
-            let servers: Vec<Value> = stun.chain([minted.turn_server()]).collect();
-            answer(StatusCode::CREATED, json!({ "iceServers": servers }))
-        }
-        Err(error) => refused(error),
-    }
+    let minted = cloudflare_minted(&service, peer, &id, &headers, &body);
+    respond(minted, StatusCode::CREATED, |minted| {
+        let stun = minted.stun.iter().map(|url| json!({ "urls": [url] }));
+        let servers: Vec<Value> = stun.chain([minted.turn_server()]).collect();
+        json!({ "iceServers": servers })
+    })
 }
 
 /// The older form: one object in place of a list.
@@ -260,18 +266,16 @@ async fn cloudflare_one<S: ShardControl>(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    match cloudflare_minted(&service, peer, &id, &headers, &body) {
-        Ok(minted) => {
-            let urls: Vec<&String> = minted.stun.iter().chain(&minted.urls).collect();
-            let server = json!({
-                "urls": urls,
-                "username": minted.username,
-                "credential": minted.credential,
-            });
-            answer(StatusCode::CREATED, json!({ "iceServers": server }))
-        }
-        Err(error) => refused(error),
-    }
+    let minted = cloudflare_minted(&service, peer, &id, &headers, &body);
+    respond(minted, StatusCode::CREATED, |minted| {
+        let urls: Vec<&String> = minted.stun.iter().chain(&minted.urls).collect();
+        let server = json!({
+            "urls": urls,
+            "username": minted.username,
+            "credential": minted.credential,
+        });
+        json!({ "iceServers": server })
+    })
 }
 
 fn cloudflare_minted<S: ShardControl>(
@@ -345,20 +349,16 @@ async fn metered<S: ShardControl>(
         }
         None => minted(&service, peer, &shown, "", None, region),
     };
-    match minted {
-        Ok(minted) => {
-            let servers = one_by_one(&minted, |url, turn| match turn {
-                None => json!({ "urls": url }),
-                Some(turn) => json!({
-                    "urls": url,
-                    "username": turn.username,
-                    "credential": turn.credential,
-                }),
-            });
-            answer(StatusCode::OK, Value::Array(servers))
-        }
-        Err(error) => refused(error),
-    }
+    respond(minted, StatusCode::OK, |minted| {
+        Value::Array(one_by_one(&minted, |url, turn| match turn {
+            None => json!({ "urls": url }),
+            Some(turn) => json!({
+                "urls": url,
+                "username": turn.username,
+                "credential": turn.credential,
+            }),
+        }))
+    })
 }
 
 /// A credential with a token of its own, which asks for ICE servers and nothing else.
@@ -370,7 +370,7 @@ async fn metered_create<S: ShardControl>(
 ) -> Response {
     let order: MeteredOrder = match read_json(&body) {
         Ok(order) => order,
-        Err(error) => return refused(error),
+        Err((code, why)) => return refusal(code, why),
     };
     let label = order.label.unwrap_or_default();
     let offer = service.offer();
@@ -387,19 +387,15 @@ async fn metered_create<S: ShardControl>(
         None,
     );
     let token = |minted: &Minted| token(&offer, shown.find(&offer.keys)?, &minted.username);
-    match minted {
-        Ok(minted) => {
-            let body = json!({
-                "username": minted.username,
-                "password": minted.credential,
-                "expiryInSeconds": minted.ttl.as_secs(),
-                "label": label,
-                "apiKey": token(&minted),
-            });
-            answer(StatusCode::OK, body)
-        }
-        Err(error) => refused(error),
-    }
+    respond(minted, StatusCode::OK, |minted| {
+        json!({
+            "username": minted.username,
+            "password": minted.credential,
+            "expiryInSeconds": minted.ttl.as_secs(),
+            "label": label,
+            "apiKey": token(&minted),
+        })
+    })
 }
 
 /// Bytes of a token's MAC.
@@ -461,18 +457,15 @@ async fn turn_rest<S: ShardControl>(
         secret: asked.key,
     };
     let user = asked.username.unwrap_or_default();
-    match minted(&service, peer, &shown, &user, asked.ttl, None) {
-        Ok(minted) => {
-            let body = json!({
-                "username": minted.username,
-                "password": minted.credential,
-                "ttl": minted.ttl.as_secs(),
-                "uris": minted.urls,
-            });
-            answer(StatusCode::OK, body)
-        }
-        Err(error) => refused(error),
-    }
+    let minted = minted(&service, peer, &shown, &user, asked.ttl, None);
+    respond(minted, StatusCode::OK, |minted| {
+        json!({
+            "username": minted.username,
+            "password": minted.credential,
+            "ttl": minted.ttl.as_secs(),
+            "uris": minted.urls,
+        })
+    })
 }
 
 async fn xirsys<S: ShardControl>(
@@ -520,7 +513,7 @@ async fn kinesis<S: ShardControl>(
 ) -> Response {
     let order: KinesisOrder = match read_json(&body) {
         Ok(order) => order,
-        Err(error) => return refused(error),
+        Err((code, why)) => return refusal(code, why),
     };
     let user = order.username.or(order.client_id).unwrap_or_default();
     match minted(&service, peer, &Shown::bearer(&headers), &user, None, None) {
