@@ -733,11 +733,16 @@ impl Ledger {
             let found = attributes(bytes).find(|(other, _)| *other == kind.0);
             found.and_then(|(_, value)| std::str::from_utf8(value).ok())
         };
-        let (Some(username), Some(REALM), Some(nonce)) =
+        let (Some(username), Some(realm), Some(nonce)) =
             (value(ATTR_USERNAME), value(ATTR_REALM), value(ATTR_NONCE))
         else {
             return false;
         };
+        let owner = self.held.iter().any(|held| held.tuple == from);
+        // The owner of an allocation is known by its key, whatever the realm is called by now.
+        if realm != REALM && !owner {
+            return false;
+        }
         let Some((tuple, until)) = self.nonces.get(nonce) else {
             return false;
         };
@@ -751,7 +756,6 @@ impl Ledger {
         let reply = Reply(message);
         let valid = self.credentials.iter().filter(|known| known.valid);
         (valid.filter(|known| known.username == username)).any(|known| {
-            let owner = self.held.iter().any(|held| held.tuple == from);
             let over = (known.expires_secs).is_some_and(|secs| self.latest >= 1000 * secs);
             let removed = self.stricter && known.user == model::REMOVED_USER;
             let signer = Signer::new(&known.username, &known.password, nonce);
