@@ -42,8 +42,13 @@ impl Config {
         let warnings = reader.warnings;
         let mut found = reader.problems;
         if !whole {
-            // A key that seems to be missing may stand on a line that could not be read.
-            found.retain(|problem| !matches!(problem.origin, Origin::File(_, None)));
+            // A key that seems to be missing may stand on a line that could not be read, and a value that is wrong may
+            // belong to another key, which keeps it secret: both are told once the syntax is right.
+            found.retain(|problem| match problem.origin {
+                Origin::File(_, None) => false,
+                Origin::File(..) | Origin::QuickStart => !problem.found.starts_with("found "),
+                _ => true,
+            });
         }
         problems.extend(found);
         match config {
