@@ -23,13 +23,13 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
+use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
 use crate::access::rest;
 use crate::base::Clock;
 
-use super::ice::{ApiKey, Minted, Offer, Order, Service};
+use super::ice::{ApiKey, Minted, Offer, Order, Service, authorization, find_key};
 use super::serve::Peer;
 use super::{ShardControl, refusal};
 
@@ -65,12 +65,12 @@ impl Shown {
     fn bearer(headers: &HeaderMap) -> Self {
         Self {
             id: None,
-            secret: scheme(headers, "bearer"),
+            secret: authorization(headers, "bearer").map(str::to_owned),
         }
     }
 
     fn basic(headers: &HeaderMap) -> Self {
-        let pair = scheme(headers, "basic")
+        let pair = authorization(headers, "basic")
             .and_then(|encoded| String::from_utf8(STANDARD.decode(encoded).ok()?).ok());
         match pair.as_deref().and_then(|pair| pair.split_once(':')) {
             Some((id, secret)) => Self {
@@ -91,29 +91,9 @@ impl Shown {
         }
     }
 
-    /// The key, every one compared so that time tells nothing about which is close.
     fn find<'a>(&self, keys: &'a [ApiKey]) -> Option<&'a ApiKey> {
-        let hash = Sha256::digest(self.secret.as_deref()?);
-        let mut found = None;
-        for key in keys {
-            let named = self.id.as_ref().is_none_or(|id| *id == key.id);
-            if bool::from(key.secret_hash.ct_eq(&hash)) && named {
-                found = Some(key);
-            }
-        }
-        found
+        find_key(keys, self.id.as_deref(), self.secret.as_deref()?)
     }
-}
-
-fn scheme(headers: &HeaderMap, wanted: &str) -> Option<String> {
-    let (scheme, rest) = headers
-        .get(header::AUTHORIZATION)?
-        .to_str()
-        .ok()?
-        .split_once(' ')?;
-    scheme
-        .eq_ignore_ascii_case(wanted)
-        .then(|| rest.trim().to_owned())
 }
 
 /// Credentials for whoever shows a key, or why there are none. Servers ask here, not pages: there is no CORS.

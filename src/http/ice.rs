@@ -240,18 +240,34 @@ fn lists(key: &ApiKey, origin: &HeaderValue) -> bool {
     (key.origins.iter()).any(|listed| listed.as_bytes() == origin.as_bytes())
 }
 
-/// The key whose secret the request shows. Every key is compared, so that time tells nothing about which is close.
+/// The key whose secret the request shows.
 fn shown<'a>(keys: &'a [ApiKey], asked: &Asked, headers: &HeaderMap) -> Option<&'a ApiKey> {
-    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| {
-        let (scheme, secret) = value.to_str().ok()?.split_once(' ')?;
-        scheme
-            .eq_ignore_ascii_case("bearer")
-            .then_some(secret.trim())
-    });
-    let hash = Sha256::digest(bearer.or(asked.key.as_deref())?);
+    find_key(
+        keys,
+        None,
+        authorization(headers, "bearer").or(asked.key.as_deref())?,
+    )
+}
+
+/// What follows the scheme `wanted` in Authorization.
+pub(super) fn authorization<'a>(headers: &'a HeaderMap, wanted: &str) -> Option<&'a str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, rest) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case(wanted).then_some(rest.trim())
+}
+
+/// The key with `secret`, and with `id` where a request names one. Every key is compared, so that time tells nothing
+/// about which is close.
+pub(super) fn find_key<'a>(
+    keys: &'a [ApiKey],
+    id: Option<&str>,
+    secret: &str,
+) -> Option<&'a ApiKey> {
+    let hash = Sha256::digest(secret);
     let mut found = None;
     for key in keys {
-        if bool::from(key.secret_hash.ct_eq(&hash)) {
+        let named = id.is_none_or(|id| id == key.id);
+        if bool::from(key.secret_hash.ct_eq(&hash)) && named {
             found = Some(key);
         }
     }
