@@ -731,16 +731,17 @@ impl Ledger {
     fn proves(&self, from: FiveTuple, bytes: &[u8]) -> bool {
         let value = |kind: AttrType| {
             let found = attributes(bytes).find(|(other, _)| *other == kind.0);
-            found.and_then(|(_, value)| std::str::from_utf8(value).ok())
+            found.map(|(_, value)| value)
         };
+        let text = |kind| value(kind).and_then(|value| std::str::from_utf8(value).ok());
         let (Some(username), Some(realm), Some(nonce)) =
-            (value(ATTR_USERNAME), value(ATTR_REALM), value(ATTR_NONCE))
+            (text(ATTR_USERNAME), value(ATTR_REALM), text(ATTR_NONCE))
         else {
             return false;
         };
         let owner = self.held.iter().any(|held| held.tuple == from);
         // The owner of an allocation is known by its key, whatever the realm is called by now.
-        if realm != REALM && !owner {
+        if realm != REALM.as_bytes() && !owner {
             return false;
         }
         let Some((tuple, until)) = self.nonces.get(nonce) else {
