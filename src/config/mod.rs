@@ -208,6 +208,8 @@ pub struct Http {
     pub token: Option<Token>,
     /// Names and addresses it may be asked by besides its own.
     pub hosts: Vec<String>,
+    /// How far back the dashboard sees.
+    pub history: Duration,
 }
 
 /// How the server runs on the host.
