@@ -25,7 +25,8 @@ use crate::turn::{AllocationView, Bandwidth, Direction};
 use super::door::{Door, Refusal};
 use super::serve::{Local, Peer};
 use super::{
-    Events, Health, Operator, Order, ShardControl, Status, Token, events, json, pages, refusal, trace,
+    Events, Health, Operator, Order, ShardControl, Status, Token, events, json, pages, refusal,
+    trace,
 };
 
 /// What the admin listener answers from.
@@ -493,7 +494,8 @@ impl Wanted {
         let has = |wanted: &String| {
             let wanted = wanted.to_lowercase();
             let mut addresses = addresses.iter();
-            view.user.to_lowercase().contains(&wanted) || addresses.any(|text| text.contains(&wanted))
+            view.user.to_lowercase().contains(&wanted)
+                || addresses.any(|text| text.contains(&wanted))
         };
         self.address.as_ref().is_none_or(of_address) && self.search.as_ref().is_none_or(has)
     }

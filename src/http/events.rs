@@ -58,6 +58,7 @@ pub struct Events(Arc<Shared>);
 
 struct Shared {
     every: Duration,
+    remember_every: Duration,
     places: Arc<Semaphore>,
     inner: Mutex<Inner>,
 }
@@ -85,16 +86,17 @@ struct Watcher {
 
 impl Default for Events {
     fn default() -> Self {
-        Self::paced(EVERY)
+        Self::paced(EVERY, REMEMBER_EVERY)
     }
 }
 
 impl Events {
-    /// Tells watchers at another pace: for tests.
+    /// Tells watchers, and takes readings, at another pace: for tests.
     #[doc(hidden)]
-    pub fn paced(every: Duration) -> Self {
+    pub fn paced(every: Duration, remember_every: Duration) -> Self {
         Self(Arc::new(Shared {
             every,
+            remember_every,
             places: Arc::new(Semaphore::new(MOST_WATCHERS)),
             inner: Mutex::default(),
         }))
@@ -102,7 +104,7 @@ impl Events {
 
     /// How far readings go back from now on; none at zero.
     pub fn set_history(&self, history: Duration) {
-        let readings = history.min(LONGEST_HISTORY).as_secs() / REMEMBER_EVERY.as_secs();
+        let readings = history.min(LONGEST_HISTORY).as_millis() / self.0.remember_every.as_millis();
         let mut inner = self.lock();
         // The oldest is where the first rate begins.
         inner.most = match readings {
@@ -124,7 +126,7 @@ impl Events {
 
     /// Takes a reading every few seconds, if any are to be remembered; never returns.
     pub async fn remember_forever<S: ShardControl>(self, shards: S, admission: Arc<Admission>) {
-        let mut tick = interval(REMEMBER_EVERY);
+        let mut tick = interval(self.0.remember_every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
@@ -403,7 +405,9 @@ fn reasons(
 ) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
     let allocated = stats.allocated();
     let codes = ErrorCode::ALL.into_iter().zip(allocated.refused);
-    let credentials = AuthFailure::ALL.into_iter().zip(allocated.wrong_credentials);
+    let credentials = AuthFailure::ALL
+        .into_iter()
+        .zip(allocated.wrong_credentials);
     let peers = DeniedRule::ALL.into_iter().zip(stats.peer_denied);
     let dropped = DropReason::ALL.into_iter().zip(stats.dropped);
     let streams = Refusal::ALL.into_iter().zip(refused);

@@ -320,7 +320,7 @@ fn answer(stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
 }
 
 /// A browser tab driven through the DevTools protocol, over two named pipes in place of the WebSocket.
-struct Tab {
+pub struct Tab {
     requests: File,
     answers: BufReader<File>,
     session: Value,
@@ -330,7 +330,7 @@ struct Tab {
 }
 
 impl Tab {
-    fn open(chromium: &Path, dir: &Path, url: &str) -> Tab {
+    pub fn open(chromium: &Path, dir: &Path, url: &str) -> Tab {
         let (requests, answers) = (dir.join("requests"), dir.join("answers"));
         let made = Command::new("mkfifo")
             .args([&requests, &answers])
@@ -372,7 +372,7 @@ impl Tab {
     }
 
     /// The value of an expression in the page; null while the page is on its way, when there is nowhere to look.
-    fn evaluate(&mut self, expression: &str) -> Value {
+    pub fn evaluate(&mut self, expression: &str) -> Value {
         let arguments =
             json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
         let answer = self.ask("Runtime.evaluate", arguments);

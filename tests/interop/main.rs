@@ -7,6 +7,7 @@
 
 mod aiortc;
 mod browser;
+mod dashboard;
 mod metrics;
 mod prometheus;
 mod promtool;

@@ -3,6 +3,7 @@
 
 const WINDOW_MS = 600e3;
 const ROW_WINDOW_MS = 180e3;
+const LEAST_WINDOW_MS = 30e3;
 const SILENCE_MS = 8000;
 const HIDDEN_MS = 60e3;
 const MOST_FOUND = 100;
@@ -52,12 +53,12 @@ function percent(ratio) {
   return value >= 99.95 || value === 0 ? String(Math.round(value)) : value.toFixed(1);
 }
 
-function lasting(secs) {
+function lasting(secs, units = 2) {
   secs = Math.max(0, Math.round(secs));
   const parts = [[86400, 'd'], [3600, 'h'], [60, 'min'], [1, 's']];
   const first = parts.findIndex(([size]) => secs >= size);
   if (first < 0) return '0\u00a0s';
-  const shown = parts.slice(first, first + 2).map(([size, unit], at) => {
+  const shown = parts.slice(first, first + units).map(([size, unit], at) => {
     const whole = Math.floor((at ? secs % parts[first][0] : secs) / size);
     return whole ? whole + '\u00a0' + unit : '';
   });
@@ -145,7 +146,8 @@ async function problemOf(response) {
 /* What is known. */
 
 let past = [];
-let span = WINDOW_MS;
+let longest = WINDOW_MS;
+let span = LEAST_WINDOW_MS;
 let now = null;
 let rowPast = new Map();
 
@@ -159,14 +161,17 @@ function point(told) {
 
 function begin(readings) {
   past = readings.map(point).filter(Boolean);
-  span = past.length ? Math.max(WINDOW_MS, past.at(-1).t - past[0].t) : WINDOW_MS;
+  longest = past.length ? Math.max(WINDOW_MS, past.at(-1).t - past[0].t) : WINDOW_MS;
 }
 
 function take(told) {
   now = told;
   const next = point(told);
   if (next) past.push(next);
-  while (past.length && past[0].t < told.at_ms - span) past.shift();
+  while (past.length && past[0].t < told.at_ms - longest) past.shift();
+  /* As far back as anything is known, in whole half minutes so that the axis stands still. */
+  const known = past.length ? told.at_ms - past[0].t : 0;
+  span = Math.min(longest, Math.max(1, Math.ceil(known / LEAST_WINDOW_MS)) * LEAST_WINDOW_MS);
   for (const one of told.busiest || []) note(one, told.at_ms);
   for (const [id, points] of rowPast) {
     while (points.length && points[0].t < told.at_ms - ROW_WINDOW_MS) points.shift();
@@ -206,6 +211,11 @@ function path(points, value, end, width, height, window, top) {
   }
   close();
   return [line, area];
+}
+
+function rowWindow(end) {
+  const known = Math.max(0, ...[...rowPast.values()].map((points) => points.length ? end - points[0].t : 0));
+  return Math.min(ROW_WINDOW_MS, Math.max(LEAST_WINDOW_MS, known));
 }
 
 function spark(svg, series, end, window, height = 30) {
@@ -294,7 +304,7 @@ function drawTiles(end) {
     const asked = of.succeeded + of.failed;
     const ratio = asked ? of.succeeded / asked : null;
     figure('success', ratio === null ? ['\u2013', ''] : [percent(ratio), '%']);
-    write($('success-of'), (asked ? count(of.succeeded) + ' of ' + count(asked) : 'nobody asked') + period());
+    write($('success-of'), asked ? count(of.succeeded) + ' of ' + count(asked) + ' allocations' + period() : 'nobody asked' + period());
     level($('success-meter'), ratio === null ? 0 : ratio, ratio >= 0.98 ? '' : ratio >= 0.9 ? 'warn' : 'bad');
   }
   const { ratio, allocations, ports } = now.capacity;
@@ -311,7 +321,7 @@ function drawTiles(end) {
 }
 
 function period() {
-  return now.recent_secs === null || now.recent_secs === undefined ? ' since the start' : ' in ' + lasting(now.recent_secs);
+  return now.recent_secs === null || now.recent_secs === undefined ? ' since the start' : ' in ' + lasting(now.recent_secs, 1);
 }
 
 function level(element, ratio, grade) {
@@ -415,7 +425,7 @@ let allFailures = false;
 function drawFailures() {
   const sorted = [...now.failures].sort((a, b) => (b.recent || 0) - (a.recent || 0) || b.total - a.total);
   const shown = allFailures ? sorted : sorted.slice(0, MOST_FAILURES);
-  write($('recent-title'), now.recent_secs ? 'Last ' + lasting(now.recent_secs >= 590 && now.recent_secs < 615 ? 600 : now.recent_secs) : 'Of late');
+  write($('recent-title'), now.recent_secs ? 'Last ' + lasting(now.recent_secs, 1) : 'Of late');
   $('failures-none').hidden = sorted.length > 0;
   $('failures').closest('table').hidden = !sorted.length;
   $('failures-all').hidden = sorted.length <= MOST_FAILURES;
@@ -458,6 +468,7 @@ function drawRows(list) {
   for (const [id, { element }] of rows) {
     if (!known.has(id)) { element.remove(); rows.delete(id); }
   }
+  const window = rowWindow(now ? now.at_ms : 0);
   const held = body.matches(':hover') || body.contains(document.activeElement);
   for (const one of list) {
     let shown = rows.get(one.id);
@@ -478,7 +489,7 @@ function drawRows(list) {
     write(cells.toPeer, bits(one.bits_per_second.to_peer).join(' '));
     write(cells.toClient, bits(one.bits_per_second.to_client).join(' '));
     write(cells.age, lasting(now ? now.at_ms / 1000 - one.created : 0));
-    spark(svg, ways(one.id), now ? now.at_ms : 0, ROW_WINDOW_MS, 24);
+    spark(svg, ways(one.id), now ? now.at_ms : 0, window, 24);
   }
   $('none').hidden = list.length > 0;
   body.closest('.scroll').hidden = !list.length;
@@ -567,7 +578,7 @@ function drawDetail(one) {
   $('end-one').disabled = false;
   write($('detail-to-peer'), bits(one.bits_per_second.to_peer).join(' '));
   write($('detail-to-client'), bits(one.bits_per_second.to_client).join(' '));
-  spark($('detail-spark'), ways(one.id), now ? now.at_ms : 0, ROW_WINDOW_MS);
+  spark($('detail-spark'), ways(one.id), now ? now.at_ms : 0, rowWindow(now ? now.at_ms : 0));
   const facts = [
     ['Client', one.client], ['Relayed address', one.relayed], ['Transport', one.transport.toUpperCase()], ['Id', one.id],
     ['Age', lasting(at - one.created)], ['Ends unless refreshed in', lasting(one.expires - at)],
@@ -640,12 +651,12 @@ async function endUser(user) {
   return (await response.json()).ended;
 }
 
-const AFTERWARDS = 'What goes through it is cut at once. The user may allocate again as long as the credentials are good.';
+const afterwards = (what) => 'What goes through ' + what + ' is cut at once. The user may allocate again as long as the credentials are good.';
 
 $('end-one').addEventListener('click', () => ended(async () => {
   const one = shownOne;
   if (!one) return;
-  if (!await confirmed('End this allocation of ' + named(one.user) + '?', AFTERWARDS, 'End it')) return;
+  if (!await confirmed('End this allocation of ' + named(one.user) + '?', afterwards('it'), 'End it')) return;
   const done = await endOne(one.id);
   $('detail').close();
   say(done ? 'The allocation of ' + named(one.user) + ' was ended.' : 'It had ended already.');
@@ -657,7 +668,7 @@ $('end-user').addEventListener('click', () => ended(async () => {
   if (!one) return;
   const [, number] = await ofUser(one.user, 1);
   const all = number === 1 ? 'the one allocation' : 'all ' + count(number) + ' allocations';
-  if (!await confirmed('End ' + all + ' of ' + named(one.user) + '?', AFTERWARDS, number === 1 ? 'End it' : 'End all')) return;
+  if (!await confirmed('End ' + all + ' of ' + named(one.user) + '?', afterwards(number === 1 ? 'it' : 'them'), number === 1 ? 'End it' : 'End all')) return;
   const done = await endUser(one.user);
   $('detail').close();
   say(count(done) + (done === 1 ? ' allocation' : ' allocations') + ' of ' + named(one.user) + ' ended.');
@@ -725,7 +736,7 @@ async function follow() {
           if (name === 'now') { link('live', 'live'); take(data); }
         }, alive);
       } else {
-        link('lost', response.status === 503 ? await problemOf(response) : 'the server answers ' + response.status);
+        link('lost', await problemOf(response));
         pause = Math.max(pause, 3000);
       }
     } catch (error) {

@@ -13,7 +13,9 @@ static PAGE: LazyLock<String> = LazyLock::new(|| {
 /// Lets the page ask its own server, and nobody else; whatever makes markup of text is refused (Trusted Types).
 static POLICY: LazyLock<String> = LazyLock::new(|| {
     let policy = super::policy(&PAGE);
-    format!("{policy}; connect-src 'self'; require-trusted-types-for 'script'; trusted-types 'none'")
+    format!(
+        "{policy}; connect-src 'self'; require-trusted-types-for 'script'; trusted-types 'none'"
+    )
 });
 
 /// The dashboard, the same for everybody: it holds nothing of this server.
