@@ -223,13 +223,12 @@ impl Events {
         }
     }
 
-    /// The latest reading, and the one that "of late" counts from.
-    fn marks(&self) -> (Option<Reading>, Option<Reading>) {
+    /// The latest reading that is old enough to tell a rate, and the one that "of late" counts from.
+    fn marks(&self, now: Now) -> (Option<Reading>, Option<Reading>) {
         let inner = self.lock();
-        let last = inner.past.back();
-        let recent = inner.past.iter().find(|reading| {
-            last.is_some_and(|last| last.since(reading) <= RECENT + REMEMBER_EVERY)
-        });
+        let age = |reading: &&Reading| now.mono.saturating_duration_since(reading.at.mono);
+        let last = inner.past.iter().rev().find(|one| age(one) >= self.0.every);
+        let recent = inner.past.iter().find(|one| age(one) <= RECENT);
         (last.cloned(), recent.cloned())
     }
 
@@ -268,7 +267,7 @@ async fn observe_forever<S: ShardControl>(events: Events, state: AdminState<S>) 
         if !events.is_watched(state.epoch) {
             return;
         }
-        let (last, recent) = events.marks();
+        let (last, recent) = events.marks(Clock.now());
         let (told, reading) = observe(&state, before.take().or(last).as_ref(), recent).await;
         before = reading;
         events.tell(state.epoch, event("now", &told)).await;
@@ -287,18 +286,18 @@ async fn observe<S: ShardControl>(
         return (told, None);
     }
     let asked = async {
-        (
-            state.shards.snapshot().await,
-            state.shards.survey(BUSIEST, |_| true).await,
-        )
+        let totals = state.shards.snapshot().await;
+        let at = Clock.now();
+        (totals, at, state.shards.survey(BUSIEST, |_| true).await)
     };
-    let Ok((totals, survey)) = timeout(PATIENCE, asked).await else {
+    let Ok((totals, at, survey)) = timeout(PATIENCE, asked).await else {
         told["status"] = Status::Degraded.label().into();
         return (told, None);
     };
     let refused = state.admission.refused();
-    let reading = Reading::new(Clock.now(), &totals, refused);
+    let reading = Reading::new(at, &totals, refused);
     let busiest: Vec<_> = survey.busiest.iter().map(AllocationJson::from).collect();
+    told["at_ms"] = unix_ms(at).into();
     told["traffic"] = json!({
         "bits_per_second": before.map(|before| reading.bits_per_second(before)),
         "packets_per_second": before.map(|before| reading.packets_per_second(before)),

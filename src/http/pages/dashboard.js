@@ -470,15 +470,14 @@ function drawRows(list) {
   }
   const window = rowWindow(now ? now.at_ms : 0);
   const held = body.matches(':hover') || body.contains(document.activeElement);
-  for (const one of list) {
+  list.forEach((one, at) => {
     let shown = rows.get(one.id);
     if (!shown) {
       shown = row(one);
       rows.set(one.id, shown);
       body.append(shown.element);
-    } else if (!held) {
-      body.append(shown.element);
     }
+    if (!held && body.children[at] !== shown.element) body.insertBefore(shown.element, body.children[at]);
     const { cells, svg } = shown;
     const user = named(one.user);
     write(cells.user.querySelector('bdi'), user);
@@ -490,7 +489,7 @@ function drawRows(list) {
     write(cells.toClient, bits(one.bits_per_second.to_client).join(' '));
     write(cells.age, lasting(now ? now.at_ms / 1000 - one.created : 0));
     spark(svg, ways(one.id), now ? now.at_ms : 0, window, 24);
-  }
+  });
   $('none').hidden = list.length > 0;
   body.closest('.scroll').hidden = !list.length;
   write($('none'), searched ? 'No live allocation has this in its user or address.' : 'No allocations. Clients that call through this server appear here.');
