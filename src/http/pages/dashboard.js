@@ -335,8 +335,8 @@ function drawNotices() {
     notices.push(['bad', 'A shard does not answer. Figures below may stand still; see the log of the server.']);
   }
   if (now.status === 'draining') {
-    const left = now.deadline ? '; what is left then ends at ' + moment(now.deadline) : '';
-    notices.push(['', 'Draining: no new allocations, ' + count(now.capacity.allocations.live) + ' left' + left + '.']);
+    const end = now.deadline ? ' until ' + moment(now.deadline) : '';
+    notices.push(['', 'Draining: no new allocations; those that live may go on' + end + '.']);
   }
   if (now.reload && !now.reload.applied) {
     notices.push(['bad', 'The configuration was not reloaded at ' + moment(now.reload.at) + '; the one before is in effect.', now.reload.problems]);
@@ -346,7 +346,7 @@ function drawNotices() {
     if (left <= 0) notices.push(['bad', 'The certificate expired on ' + moment(expires) + ': clients refuse TLS.']);
     else if (left < 14 * 86400) notices.push(['', 'The certificate expires in ' + lasting(left) + '.']);
   }
-  if (now.capacity.ratio >= 0.9) notices.push(['bad', 'Nearly full: ' + percent(now.capacity.ratio) + ' % of the capacity is in use.']);
+  if (now.capacity.ratio >= 0.9) notices.push(['bad', 'Nearly full: nine tenths of the capacity are in use. Clients are refused when all of it is.']);
   const key = JSON.stringify(notices);
   if ($('notices').dataset.key === key) return;
   $('notices').dataset.key = key;
