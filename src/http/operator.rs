@@ -88,8 +88,9 @@ impl Operator {
         }
     }
 
-    /// Tells whoever looks how a reload went.
-    pub fn note_reload(&self, reloaded: LastReload) {
+    /// Tells whoever looks how a reload went, and the first ten problems.
+    pub fn note_reload(&self, mut reloaded: LastReload) {
+        reloaded.problems.truncate(10);
         *self.reloaded.lock().unwrap_or_else(PoisonError::into_inner) = Some(reloaded);
     }
 
