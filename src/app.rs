@@ -4,6 +4,7 @@ mod doors;
 mod handover;
 mod host;
 pub mod ice;
+mod outside;
 mod reload;
 mod serve;
 mod sockets;
@@ -23,6 +24,7 @@ use crate::base::Clock;
 use crate::base::trace::Traces;
 use crate::cluster::{self, Fleet};
 use crate::config::{Config, Listener, Mapping, Problem, Problems, Sources};
+use crate::external::Seen;
 use crate::http::{self, Asked, Front, Operator};
 use crate::lifecycle::handover::{Approach, Giver, Place};
 use crate::lifecycle::{Drain, Inherited};
@@ -34,12 +36,14 @@ use crate::turn::Newcomers;
 
 use doors::{AdminDoor, Door, Lobby, Prepared, PreparedAdmin};
 use handover::{Reception, check_shards, place_of, refused};
+use outside::{Watched, relay_ips};
 use sockets::{
-    inherited_udp, open_tcp, own_addresses, relay_ips, shard_count, shard_settings, udp_problem,
+    check_relays, inherited_udp, open_tcp, own_addresses, shard_count, shard_settings, udp_problem,
 };
 
 pub use handover::TakeOver;
 pub use host::shortages as host_shortages;
+pub use outside::Outside;
 pub use reload::Reloaded;
 pub use serve::SetLog;
 
@@ -63,6 +67,10 @@ pub struct Started {
     pub listeners: Vec<Listener>,
     /// Every local relay address and how clients and peers see it.
     pub relays: Vec<Mapping>,
+    /// The same with who says so.
+    pub outside: Vec<Seen>,
+    /// What people should know about it.
+    pub warnings: Vec<Problem>,
     /// Where metrics and the admin API answer.
     pub admin: Option<SocketAddr>,
 }
@@ -76,6 +84,8 @@ pub struct Running {
     /// Beside `started.listeners`, one for one.
     listeners: Vec<Open>,
     relays: Vec<RelayIp>,
+    /// How they look from outside, and who watches it.
+    outside: Watched,
     shards: Shards,
     threads: Vec<JoinHandle<()>>,
     control: Runtime,
@@ -167,9 +177,12 @@ fn begin(
     }
     let mut problems = Vec::new();
     let certificates = load_certificate(&config, &mut problems).map(Certificates::new);
-    let relays = relay_ips(&config, &mut problems);
-    let mut listeners = config.listeners.clone();
     let inventory = approach.as_ref().map(|approach| approach.inventory.clone());
+    let known = inventory.as_ref().map_or_else(Vec::new, handover::seen);
+    let look = outside::at_start(&config, &known)?;
+    let relays = relay_ips(&look.seen);
+    check_relays(&relays, &mut problems);
+    let mut listeners = config.listeners.clone();
     if let Some(inventory) = &inventory {
         check_shards(&config, inventory, &mut problems);
     }
@@ -330,15 +343,20 @@ fn begin(
         Arc::clone(&fleet),
         ice::mint(&config),
     ));
+    let own = own_addresses(&config, &listeners, &relays, admin_address);
+    let outside = Watched::new(&config, look, own, control.handle());
     let mut running = Running {
         started: Started {
             listeners,
             relays: mappings(&relays),
+            outside: outside.seen().to_vec(),
+            warnings: outside.told().to_vec(),
             admin: admin_address,
         },
         config,
         listeners: open,
         relays,
+        outside,
         shards,
         threads,
         control,
@@ -453,6 +471,7 @@ impl Running {
             },
         )
         .operated_by(self.operator.clone())
+        .with_external(self.outside.board())
         .with_traces(Arc::clone(&self.traces));
         match &self.records {
             Some(records) => state.with_records(records.counts()),
@@ -537,9 +556,13 @@ fn log_started(started: &Started, shards: usize) {
             .collect();
         tracing::info!(address = %listener.address, protocols = speaks.join(","), "listening");
     }
-    for relay in &started.relays {
-        let local = relay.local.unwrap_or(relay.external);
-        tracing::info!(%local, external = %relay.external, "relaying");
+    for Seen {
+        local,
+        external,
+        source,
+    } in &started.outside
+    {
+        tracing::info!(%local, %external, source = source.label(), "relaying");
     }
     if let Some(admin) = started.admin {
         tracing::info!(address = %admin, "admin API and metrics");

@@ -20,6 +20,8 @@ fn context() -> Context {
         unix_secs: 1_800_000_000,
         records: vec![("file", "ok", 5), ("file", "dropped", 2)],
         admin_refused: [("missing", 3), ("wrong", 2), ("limited", 0)],
+        external: vec![([10, 0, 0, 5].into(), [203, 0, 113, 7].into(), "aws")],
+        external_changes: 2,
         version: "9.9.9",
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::base::Clock;
 use crate::config::{Config, Listener, Problem, Problems};
+use crate::external::{Seen, Source};
 use crate::lifecycle::handover::{
     self, Approach, Candidate, Failure, Giver, Inventory, Knock, Place,
 };
@@ -82,6 +83,19 @@ pub(super) fn place_of(listener: &Listener, places: &mut Vec<Place>) -> Option<P
     let same = |place: &Place| place.wanted == listener.address;
     let index = places.iter().position(same)?;
     Some(places.remove(index))
+}
+
+/// How its relay addresses look from outside, as the process before knows.
+pub(super) fn seen(inventory: &Inventory) -> Vec<Seen> {
+    (inventory.outside.iter())
+        .filter_map(|(local, external, source)| {
+            Some(Seen {
+                local: *local,
+                external: *external,
+                source: Source::from_label(source)?,
+            })
+        })
+        .collect()
 }
 
 /// Shards cannot be split or merged: every client is mapped to one by the number of them.
@@ -170,6 +184,9 @@ impl Running {
                 udp: false,
                 tcp: true,
             }),
+            outside: (self.outside.seen().iter())
+                .map(|seen| (seen.local, seen.external, seen.source.label().to_owned()))
+                .collect(),
         }
     }
 

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::time::duration;
 use crate::base::trace::Traces;
 use crate::base::{Clock, Pii};
+use crate::external::Board;
 use crate::metrics::{Context, NamedAllocation, Reading, encode};
 use crate::records::Counts;
 use crate::stream::{Admission, Certificates};
@@ -36,6 +37,7 @@ pub struct AdminState<S> {
     settings: Arc<Settings>,
     door: Arc<Door>,
     records: Option<Arc<Counts>>,
+    external: Option<Arc<Board>>,
     pub(super) traces: Arc<Mutex<Traces>>,
 }
 
@@ -75,6 +77,7 @@ impl<S: ShardControl> AdminState<S> {
             door: Arc::new(Door::new(settings.token.clone())),
             settings: Arc::new(settings),
             records: None,
+            external: None,
             traces: Arc::default(),
         }
     }
@@ -92,6 +95,13 @@ impl<S: ShardControl> AdminState<S> {
     #[must_use]
     pub fn with_traces(mut self, traces: Arc<Mutex<Traces>>) -> Self {
         self.traces = traces;
+        self
+    }
+
+    /// Shows in the metrics how relay addresses look from outside.
+    #[must_use]
+    pub fn with_external(mut self, board: Arc<Board>) -> Self {
+        self.external = Some(board);
         self
     }
 
@@ -296,6 +306,8 @@ async fn metrics<S: ShardControl>(State(state): State<AdminState<S>>) -> Respons
         0 => Vec::new(),
         most => state.shards.allocations(most).await,
     };
+    let (external, external_changes) =
+        (state.external.as_ref()).map_or_else(Default::default, |board| board.read());
     let context = Context {
         capacity_ratio: state.shards.capacity_ratio(),
         certificate_expiry_unix: state.certificates.as_ref().map(|all| all.not_after_unix()),
@@ -303,6 +315,10 @@ async fn metrics<S: ShardControl>(State(state): State<AdminState<S>>) -> Respons
         unix_secs: Clock.now().unix_secs(),
         records: (state.records.as_ref()).map_or_else(Vec::new, |counts| counts.read()),
         admin_refused: state.door.refused(),
+        external: (external.iter())
+            .map(|seen| (seen.local, seen.external, seen.source.label()))
+            .collect(),
+        external_changes,
         version: state.settings.version,
     };
     let text = encode(Reading {
