@@ -269,9 +269,12 @@ fn begin(
     };
 
     let admin_address = (admin.as_ref()).and_then(|socket| socket.local_addr().ok());
+    let earlier = inventory.as_ref().map_or_else(Vec::new, handover::earlier);
     let decide = |listeners: &[Listener]| {
         let own = own_addresses(&config, listeners, &relays, admin_address);
-        Arc::new(Access::new(&config.access, own))
+        let mut access = Access::new(&config.access, own);
+        access.peers = access.peers.with_earlier_relays(earlier.clone());
+        Arc::new(access)
     };
     let emitter = records.as_ref().map(Records::emitter);
     let settings = shard_settings(&config, &listeners, relays.clone(), emitter);
@@ -344,7 +347,7 @@ fn begin(
         ice::mint(&config),
     ));
     let own = own_addresses(&config, &listeners, &relays, admin_address);
-    let outside = Watched::new(&config, look, own, control.handle());
+    let outside = Watched::new(&config, look, (own, earlier), control.handle());
     let mut running = Running {
         started: Started {
             listeners,

@@ -166,6 +166,17 @@ fn without_tls_there_is_no_certificate_series() {
 }
 
 #[test]
+fn external_addresses_are_shown_with_who_says_so() {
+    let text = page(ShardSnapshot::default(), &[], context());
+    for line in [
+        r#"turn_external_address_info{local="10.0.0.5",external="203.0.113.7",source="aws"} 1"#,
+        "turn_external_address_changes_total 2",
+    ] {
+        assert!(text.lines().any(|have| have == line), "{line}: {text}");
+    }
+}
+
+#[test]
 fn histogram_buckets_are_cumulative() {
     let text = page(busy(), &[], context());
     for line in [

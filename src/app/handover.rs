@@ -1,7 +1,8 @@
 //! Where one process stops and another goes on: what the running one gives, and how the next one begins.
 
 use std::io::ErrorKind;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -98,6 +99,13 @@ pub(super) fn seen(inventory: &Inventory) -> Vec<Seen> {
         .collect()
 }
 
+/// Relayed addresses of the process before that may live.
+pub(super) fn earlier(inventory: &Inventory) -> Vec<(IpAddr, RangeInclusive<u16>)> {
+    (inventory.relayed.iter())
+        .map(|(ip, first, last)| (*ip, *first..=*last))
+        .collect()
+}
+
 /// Shards cannot be split or merged: every client is mapped to one by the number of them.
 pub(super) fn check_shards(config: &Config, inventory: &Inventory, problems: &mut Vec<Problem>) {
     let (wanted, running) = (config.server.shards, inventory.shards);
@@ -186,6 +194,9 @@ impl Running {
             }),
             outside: (self.outside.seen().iter())
                 .map(|seen| (seen.local, seen.external, seen.source.label().to_owned()))
+                .collect(),
+            relayed: (self.shards.earlier_relays(true).into_iter())
+                .map(|(ip, ports)| (ip, *ports.start(), *ports.end()))
                 .collect(),
         }
     }

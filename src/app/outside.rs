@@ -179,11 +179,12 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    /// Watches on `control` from now on; `look` is what the start found, and `own` what the policy was made of.
+    /// Watches on `control` from now on; `look` is what the start found, `own` and `earlier` are what the policy
+    /// was made of.
     pub fn new(
         config: &Config,
         look: Look,
-        own: OwnAddresses,
+        (own, earlier): (OwnAddresses, Vec<(IpAddr, RangeInclusive<u16>)>),
         control: &tokio::runtime::Handle,
     ) -> Self {
         let outside = Outside::new(config);
@@ -202,7 +203,7 @@ impl Watched {
             seen: look.seen,
             told,
             own,
-            earlier: Vec::new(),
+            earlier,
             board,
             question,
             looks,

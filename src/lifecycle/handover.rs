@@ -139,6 +139,9 @@ pub struct Inventory {
     /// How its relay addresses look from outside: local, external, who says so.
     #[serde(default)]
     pub outside: Vec<(IpAddr, IpAddr, String)>,
+    /// Relayed addresses that may live: an IP as clients were told, first and last port.
+    #[serde(default)]
+    pub relayed: Vec<(IpAddr, u16, u16)>,
 }
 
 /// One listener.

@@ -120,4 +120,6 @@ class Service(http.server.BaseHTTPRequestHandler):
         print(self.command, self.path, flush=True)
 
 
-http.server.ThreadingHTTPServer((sys.argv[1], int(sys.argv[2])), Service).serve_forever()
+server = http.server.ThreadingHTTPServer((sys.argv[1], int(sys.argv[2])), Service)
+print("port", server.server_address[1], flush=True)
+server.serve_forever()
