@@ -1170,7 +1170,7 @@ fn who_tells_external_addresses() {
     for (assignments, says) in [
         (
             vec!["relay.metadata=ibm"],
-            "write \"off\", or one or more of",
+            "expected \"off\", or one or more of",
         ),
         (
             vec!["relay.metadata=[\"off\", \"aws\"]"],
