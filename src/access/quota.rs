@@ -113,7 +113,7 @@ pub struct Quota {
     // Strangers choose these keys: std's hasher is seeded from the kernel.
     by_user: HashMap<Arc<str>, Live>,
     by_address: HashMap<IpAddr, u32>,
-    /// Of visits, by address and in total.
+    /// Those of visits, by address and in total.
     loops_by_address: HashMap<IpAddr, u32>,
     loops: u32,
 }
@@ -173,10 +173,6 @@ impl Quota {
         if reached(limits.allocations, self.live()) {
             return Err(QuotaExceeded::Total);
         }
-        if wanted.scope.is_canary() {
-            self.adopt(user, client, wanted);
-            return Ok(());
-        }
         if reached(limits.allocations_per_user, self.live_of_user(user)) {
             return Err(QuotaExceeded::User);
         }
@@ -193,12 +189,9 @@ impl Quota {
         Ok(())
     }
 
-    /// Counts one that lives already, whatever the limits. The server's own canary is nobody's.
+    /// Counts one that lives already, whatever the limits.
     pub fn adopt(&mut self, user: &Arc<str>, client: IpAddr, wanted: Wanted) {
         *self.live.of(wanted) += 1;
-        if wanted.scope.is_canary() {
-            return;
-        }
         let address = subscriber(client);
         *self.by_user.entry(Arc::clone(user)).or_default().of(wanted) += 1;
         *self.by_address.entry(address).or_default() += 1;
@@ -211,11 +204,6 @@ impl Quota {
     /// Gives back what `reserve` counted; does nothing if `user` and `client` have nothing like it to give back.
     pub fn release(&mut self, user: &Arc<str>, client: IpAddr, wanted: Wanted) {
         let address = subscriber(client);
-        if wanted.scope.is_canary() {
-            let live = self.live.of(wanted);
-            *live = live.saturating_sub(1);
-            return;
-        }
         let Some(held) = self.by_user.get_mut(user) else {
             return;
         };

@@ -18,7 +18,7 @@ pub enum Scope {
     /// Whomever the peer policy permits.
     #[default]
     Policy,
-    /// Relayed addresses of this server that the same visit allocated.
+    /// Relayed addresses of this server that the same visit allocated; of the canary also sockets of this host.
     Loop(Visit),
 }
 
