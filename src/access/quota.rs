@@ -307,4 +307,55 @@ mod tests {
         assert_eq!((quota.by_user.len(), quota.by_address.len()), (0, 0));
         assert_eq!(quota.live(), 0);
     }
+
+    #[test]
+    fn visits_are_small_each_at_an_address_and_all_together() {
+        let of = |visit: &str| Wanted {
+            family: Family::V4,
+            even_port: false,
+            scope: Scope::Loop(super::super::scope::Visit::of(visit)),
+        };
+        let mut quota = Quota::new(Limits::default(), [10_000, 0]);
+        let mut take = |visit: u32, address: u8| {
+            let user = format!("turnix-test:{visit}");
+            let client = IpAddr::from([192, 0, 2, address]);
+            quota.reserve(&Arc::from(&*user), client, of(&user)).err()
+        };
+        let over = Some(QuotaExceeded::Visits);
+        for _ in 0..LOOPS_PER_VISIT {
+            assert_eq!(take(0, 0), None);
+        }
+        assert_eq!(take(0, 9), over, "wherever it is");
+        for _ in LOOPS_PER_VISIT..LOOPS_PER_ADDRESS {
+            assert_eq!(take(1, 0), None);
+        }
+        assert_eq!(take(2, 0), over, "whoever it is");
+        for visit in LOOPS_PER_ADDRESS..LOOPS {
+            assert_eq!(take(visit, visit as u8), None);
+        }
+        assert_eq!(take(LOOPS, 200), over);
+        let (alice, client) = (Arc::from("alice"), IpAddr::from([192, 0, 2, 0]));
+        let any = Wanted {
+            scope: Scope::Policy,
+            ..of("")
+        };
+        assert_eq!(quota.reserve(&alice, client, any), Ok(()));
+        quota.release(&Arc::from("turnix-test:1"), client, of("turnix-test:1"));
+        let user = Arc::from("turnix-test:2");
+        assert_eq!(quota.reserve(&user, client, of("turnix-test:2")), Ok(()));
+        // A small server leaves most of what it has to those who have credentials of their own.
+        let mut quota = Quota::new(
+            Limits {
+                allocations: 40,
+                ..Limits::default()
+            },
+            [10_000, 0],
+        );
+        let taken = (0..40).filter(|visit| {
+            let user = format!("turnix-test:{visit}");
+            let client = IpAddr::from([192, 0, 2, *visit as u8]);
+            (quota.reserve(&Arc::from(&*user), client, of(&user))).is_ok()
+        });
+        assert_eq!(taken.count(), 10);
+    }
 }

@@ -24,6 +24,9 @@ const CIRCUMSTANCES_PAUSE: Duration = Duration::from_secs(5);
 /// How long the credential of one look is good for.
 const TTL_SECS: u64 = 60;
 
+/// How long a look may take, at least and at most: as long as the pause in between. A machine that is busy takes its time.
+const PATIENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3));
+
 /// Ways that are looked at, at most: a look costs a few packets, and a handshake over TLS.
 const MOST_WAYS: usize = 16;
 
@@ -132,11 +135,11 @@ impl Eyes {
         let mut looks = JoinSet::new();
         for (index, (_, way)) in self.ways.iter().enumerate() {
             let credential = (username.clone(), Secret::new(password.clone()));
-            let (way, local) = (*way, *local);
+            let (way, local, patience) = (*way, *local, self.every.clamp(PATIENCE.0, PATIENCE.1));
             if looks.len() >= self.at_once.max(1) {
                 take(looks.join_next().await);
             }
-            looks.spawn(async move { (index, own::look(way, local, credential).await) });
+            looks.spawn(async move { (index, own::look(way, local, credential, patience).await) });
         }
         while let Some(look) = looks.join_next().await {
             take(Some(look));

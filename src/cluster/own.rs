@@ -20,9 +20,6 @@ use crate::base::{Family, Transport};
 use crate::client::{Failure, Settings};
 use crate::wire::ErrorCode;
 
-/// How long a look may take; a machine that is busy takes its time.
-const PATIENCE: Duration = Duration::from_secs(3);
-
 /// LIFETIME of what a look allocates, in seconds: it is given back at once, or else soon.
 const LIFETIME_SECS: u32 = 30;
 
@@ -63,13 +60,18 @@ pub struct Seen {
     pub whole: Duration,
 }
 
-/// One look by `way`, with data that goes to a socket on `local`, a local address that is relayed from, and comes back.
+/// One look by `way` that takes no longer than `patience`, with data that goes to a socket on `local`, a local address that is relayed from, and comes back.
 ///
 /// # Errors
 /// How far it came.
-pub async fn look(way: Way, local: IpAddr, credential: Credential) -> Result<Seen, Fault> {
+pub async fn look(
+    way: Way,
+    local: IpAddr,
+    credential: Credential,
+    patience: Duration,
+) -> Result<Seen, Fault> {
     let begun = Instant::now();
-    let deadline = begun + PATIENCE;
+    let deadline = begun + patience;
     let peer = (UdpSocket::bind((local, 0)).await).map_err(|_| Fault::Broken)?;
     let path = match way.transport {
         Transport::Udp => (Wire::udp(way.server).await).map_err(|_| Fault::Broken)?,
