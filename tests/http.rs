@@ -784,3 +784,78 @@ async fn the_history_is_bounded_and_remembers_the_worst() {
     assert_eq!(slots.len(), 144);
     assert!(slots.iter().all(|slot| slot == "online"));
 }
+
+/// What the test page gets that was opened as `host`.
+async fn visit(port: &Public, host: &str) -> Answer {
+    let socket = TcpStream::connect(port.address).await.unwrap();
+    let request = format!(
+        "POST /test/session HTTP/1.1\r\nhost: {host}\r\norigin: http://{host}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+    );
+    exchange(socket, request.as_bytes()).await
+}
+
+#[tokio::test]
+async fn visitors_are_led_by_the_name_they_came_by() {
+    let port = public_port();
+    for (host, name) in [
+        ("turn.example.org", "turn.example.org"),
+        ("TURN.example.org:8080", "turn.example.org"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("[2001:db8::1]:80", "[2001:db8::1]"),
+        // Which address a browser takes for it is not certain.
+        ("localhost:1234", "127.0.0.1"),
+    ] {
+        let answer = visit(&port, host).await;
+        assert_eq!(answer.code, 200, "{host}");
+        assert!(
+            answer.head.contains("cache-control: no-store"),
+            "{}",
+            answer.head
+        );
+        let body = answer.json();
+        let expected = [
+            (
+                format!("turn:{name}:3478?transport=udp"),
+                "TURN over UDP, port 3478",
+                "udp",
+                3478,
+            ),
+            (
+                format!("turn:{name}:443?transport=tcp"),
+                "TURN over TCP, port 443",
+                "tcp",
+                443,
+            ),
+            (
+                format!("turns:{name}:443?transport=tcp"),
+                "TURN over TLS, port 443",
+                "tls",
+                443,
+            ),
+        ];
+        let servers = body["iceServers"].as_array().unwrap();
+        assert_eq!(servers.len(), expected.len());
+        for (server, (url, name, transport, number)) in servers.iter().zip(expected) {
+            assert_eq!(server["urls"], json!([url]));
+            assert_eq!(server["name"], name);
+            assert_eq!(
+                (&server["transport"], &server["port"]),
+                (&json!(transport), &json!(number))
+            );
+            assert_eq!(server["username"], body["username"]);
+            assert_eq!(server["credential"], body["credential"]);
+        }
+        assert!(body["username"].as_str().unwrap().contains(":turnix-test:"));
+        assert_eq!(body["server"]["node"], "node");
+    }
+    // What is no name of a host leads to what the operator named.
+    for host in ["turn_server!", "a..b"] {
+        let answer = visit(&port, host).await;
+        if answer.code == 200 {
+            let url = &answer.json()["iceServers"][0]["urls"][0];
+            assert_eq!(url, "turn:192.0.2.7:3478?transport=udp", "{host}");
+        } else {
+            assert_eq!(answer.code, 403, "{host}");
+        }
+    }
+}

@@ -53,8 +53,8 @@ impl Running {
     /// Looks at what is in effect from now on.
     pub(super) fn open_eyes(&mut self) {
         let every = self.config.server.canary;
-        self.board
-            .set(self.config.http.status_page, !every.is_zero());
+        let http = &self.config.http;
+        (self.board).set(http.status_page, http.test_page, !every.is_zero());
         let eyes = Eyes {
             ways: ways(&self.started.listeners),
             locals: self.relays.iter().map(|relay| relay.local).collect(),

@@ -136,6 +136,8 @@ pub struct Report {
     pub checked_unix: u64,
     paths: Vec<Path>,
     history: Vec<Option<State>>,
+    /// There is a test page to point at.
+    test_page: bool,
 }
 
 /// What looks find and what follows from it; clones are the same one.
@@ -144,6 +146,7 @@ pub struct Board(Arc<Mutex<Inner>>);
 
 struct Inner {
     enabled: bool,
+    test_page: bool,
     /// Ways are looked at, rather than only the circumstances.
     looks: bool,
     paths: Vec<Path>,
@@ -193,6 +196,7 @@ impl Board {
     pub fn new(now: Now, enabled: bool, looks: bool) -> Self {
         Self(Arc::new(Mutex::new(Inner {
             enabled,
+            test_page: false,
             looks,
             paths: Vec::new(),
             verdict: None,
@@ -206,10 +210,11 @@ impl Board {
         read(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What a reload changes. What is known stays.
-    pub fn set(&self, enabled: bool, looks: bool) {
+    /// What the configuration says of this page and of the test page, and whether ways are looked at. What is known stays.
+    pub fn set(&self, enabled: bool, test_page: bool, looks: bool) {
         self.with(|inner| {
             inner.enabled = enabled;
+            inner.test_page = test_page;
             inner.looks = looks;
         });
     }
@@ -268,6 +273,7 @@ impl Board {
             inner.enabled.then(|| Report {
                 state,
                 reasons,
+                test_page: inner.test_page,
                 since_unix: inner.since_unix,
                 checked_unix: inner.checked_unix,
                 paths: if inner.looks {
