@@ -1,0 +1,278 @@
+/* The beginning, and results that travel. `window.turnixResult` is a promise of the first result, for browsers that are
+   driven by programs. */
+
+const EXAMPLE = JSON.stringify([{
+  urls: ['turn:turn.example.org:3478', 'turns:turn.example.org:443?transport=tcp'],
+  username: 'user', credential: 'password',
+}], null, 2);
+
+/* Results of others are unpacked to this size at most. */
+const RESULT_BYTES = 128 * 1024;
+
+const encode = (bytes) => btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join('')).replace(/\+/g, '-').replace(/\//g, '_').replace(/=+$/, '');
+const decode = (text) => Uint8Array.from(atob(text.replace(/-/g, '+').replace(/_/g, '/')), (c) => c.charCodeAt(0));
+const read = (bytes) => new TextDecoder('utf-8', { fatal: true }).decode(bytes);
+
+async function pack(found) {
+  const bytes = new TextEncoder().encode(JSON.stringify(found));
+  const stream = new Blob([bytes]).stream().pipeThrough(new CompressionStream('deflate-raw'));
+  return encode(new Uint8Array(await new Response(stream).arrayBuffer()));
+}
+
+async function unpack(text) {
+  const reader = new Blob([decode(text)]).stream().pipeThrough(new DecompressionStream('deflate-raw')).getReader();
+  const parts = [];
+  let size = 0;
+  for (let part = await reader.read(); !part.done; part = await reader.read()) {
+    size += part.value.length;
+    if (size > RESULT_BYTES) throw new Failure('too long');
+    parts.push(part.value);
+  }
+  return clean(JSON.parse(read(new Uint8Array(await new Blob(parts).arrayBuffer()))));
+}
+
+/* Whoever made the link may have written anything: what has another shape than a result of this page is left out. */
+function clean(raw) {
+  const text = (value, most = 600) => (typeof value === 'string' ? value.slice(0, most) : '');
+  const number = (value) => (Number.isFinite(value) && value >= 0 ? value : null);
+  const array = (value, most) => (Array.isArray(value) ? value.slice(0, most) : []);
+  const one = (value, ...known) => (known.includes(value) ? value : known[0]);
+  const result = (from) => {
+    const made = {
+      url: text(from.url, 200), kind: one(from.kind, 'turn', 'stun'), name: text(from.name, 60), transport: one(from.transport, ...TRANSPORTS),
+      port: number(from.port) || 0, state: one(from.state, 'failed', 'partial', 'ok'), reason: text(from.reason) || null,
+      errors: array(from.errors, 8).map((error) => ({ code: number(error.code) || 0, text: text(error.text, 200) })),
+      candidate_ms: number(from.candidate_ms), relayed: text(from.relayed, 80) || null, public_address: text(from.public_address, 80) || null,
+      rtt_series_ms: array(from.rtt_series_ms, POINTS).map(number), throughput_series: array(from.throughput_series, POINTS).map(number),
+      throughput_bounded: from.throughput_bounded === true,
+    };
+    for (const name of ['rtt_ms', 'rtt_95_ms', 'rtt_min_ms', 'jitter_ms', 'loss', 'sent']) made[name] = number(from.rtt_ms) === null ? null : number(from[name]) || 0;
+    for (const name of ['throughput_bits_per_second', 'throughput_asked_bits_per_second']) made[name] = number(from[name]);
+    if (made.relayed && made.candidate_ms === null) made.candidate_ms = 0;
+    return made;
+  };
+  const network = raw.network && {
+    public_addresses: array(raw.network.public_addresses, 4).map((ip) => text(ip, 60)), mapping: one(raw.network.mapping, 'unknown', 'stable', 'changing'),
+    nat: raw.network.nat === false ? false : null, ipv6: raw.network.ipv6 === true, mdns: raw.network.mdns === true, type: text(raw.network.type, 30) || null,
+  };
+  const server = raw.server && { version: text(raw.server.version, 30), node: text(raw.server.node, 60), region: text(raw.server.region, 60) };
+  return {
+    version: 1, verdict: one(raw.verdict, 'failed', 'partial', 'ok'), finding: text(raw.finding, 60), title: text(raw.title, 120), summary: text(raw.summary),
+    advice: array(raw.advice, 6).map((advice) => ({ to: one(advice.to, ...Object.keys(READERS)), text: text(advice.text) })),
+    started: text(raw.started, 40), page: text(raw.page, 200), browser: text(raw.browser, 300), server: server || null,
+    results: array(raw.results, 24).map(result), network: network || null,
+    devices: array(raw.devices, 8).map((device) => ({ name: text(device.name, 60), value: text(device.value, 300) })),
+  };
+}
+
+let announce;
+window.turnixResult = new Promise((resolve) => { announce = resolve; });
+let again = null;
+let last = null;
+let devices = [];
+
+/* Whose connection is tested: the servers that `find` gives, `{ targets, session }`. */
+async function run(find) {
+  again = find;
+  document.documentElement.dataset.turnix = 'running';
+  for (const id of ['form', 'start', 'again', 'edit', 'advice', 'support', 'network', 'problem', 'shared', 'details', 'routes']) $(id).hidden = true;
+  $('lanes').dataset.drawn = '';
+  $('bar').hidden = false;
+  showHero('running', 'Testing\u2026', 'Asking the server for test credentials.');
+  document.title = 'Testing\u2026 \u00b7 Connection test';
+  showProgress(0);
+  $('title').focus();
+  const started = new Date();
+  let found;
+  try {
+    const { targets, session } = await find();
+    const host = targets[0].host;
+    const { results, network } = await watch(targets, session);
+    const { verdict, finding, title, text, advice } = conclude(results, host);
+    found = { verdict, finding, title, summary: text, advice, results, network, server: (session && session.server) || null };
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error;
+    found = {
+      verdict: 'failed', finding: 'not_started', title: 'The test could not start', summary: error.message, advice: [], results: [], network: null, server: null,
+    };
+  }
+  last = {
+    version: 1, ...found, transports: transportsOf(found.results), started: started.toISOString(), duration_ms: Math.round(new Date() - started),
+    page: location.origin + location.pathname, browser: navigator.userAgent, devices,
+  };
+  finish();
+}
+
+/* Runs the tests and draws them as they go. */
+async function watch(targets, session) {
+  const tests = [];
+  const cards = new Map();
+  $('cards').replaceChildren();
+  $('details').hidden = false;
+  let said = 0;
+  const draw = () => {
+    const shares = tests.map(({ result, phase }) => (result.state ? 1 : PHASES[phase][1]));
+    showProgress(Math.min(0.99, sum(shares) / tests.length));
+    drawLanes(tests);
+    const done = tests.filter(({ result }) => result.state);
+    const best = bestOf(done.map(({ result }) => result));
+    const text = done.length + ' of ' + tests.length + ' addresses tested.' + (best ? ' ' + best.name + ' works.' : '');
+    $('text').textContent = text;
+    if (done.length > said) {
+      said = done.length;
+      $('status').textContent = text;
+    }
+  };
+  const note = (test) => {
+    if (!cards.has(test)) {
+      tests.push(test);
+      cards.set(test, element('section', 'card'));
+      $('cards').append(cards.get(test));
+    }
+    drawCard(cards.get(test), test);
+    draw();
+  };
+  if (typeof RTCPeerConnection === 'undefined') {
+    throw new Failure('This browser has no WebRTC, or it is turned off. Turn it on in the settings or the privacy extension, or use another browser.');
+  }
+  return measure(targets, session ? session.limits : null, note);
+}
+
+function finish() {
+  showProgress(1);
+  $('bar').hidden = true;
+  showResult(last);
+  $('again').hidden = $('edit').hidden = false;
+  $('support').hidden = !last.results.length;
+  $('status').textContent = last.title + '. ' + last.summary;
+  share();
+  $('title').focus();
+  document.documentElement.dataset.turnix = last.verdict;
+  announce(last);
+}
+
+/* The address bar gets the result too: what people copy from there holds no credential. */
+async function share() {
+  const link = location.origin + location.pathname + '#r=' + await pack(last);
+  $('link').value = link;
+  history.replaceState(null, '', link);
+}
+
+function showForm(text, problem) {
+  $('form').hidden = false;
+  $('servers').value = text;
+  $('form-problem').hidden = !problem;
+  $('form-problem').textContent = problem || '';
+  $('servers').focus();
+}
+
+function showProblem(text) {
+  $('problem').hidden = false;
+  $('problem').textContent = text;
+}
+
+async function ownServers() {
+  const session = await openSession();
+  if (!session) {
+    throw new Failure('This server gives out no credentials for tests. Ask whoever runs it for ICE servers, and choose \u201cTest other servers\u201d.');
+  }
+  const targets = targetsOf(session).map((target, index) => ({ ...target, name: nameIn(session, target) || target.name, index }));
+  return { targets, session };
+}
+
+function nameIn(session, target) {
+  const entry = session.iceServers.find(({ urls }) => urls === target.url || (Array.isArray(urls) && urls.length === 1 && urls[0] === target.url));
+  return entry && typeof entry.name === 'string' ? entry.name : null;
+}
+
+async function begin() {
+  const fragment = location.hash.replace(/^#/, '');
+  try {
+    if (!fragment) return;
+    if (fragment === 'start') {
+      run(ownServers);
+    } else if (fragment.startsWith('r=')) {
+      const found = await unpack(fragment.slice(2));
+      last = found;
+      showProgress(1);
+      showResult(found);
+      const when = new Date(found.started);
+      $('shared').hidden = false;
+      $('shared').textContent = 'Result' + (Number.isNaN(when.getTime()) ? '' : ' of ' + when.toLocaleString([], { dateStyle: 'medium', timeStyle: 'short' })) + ', from the link. Nothing was tested now.';
+      $('about').textContent += found.browser ? ' \u00b7 ' + found.browser : '';
+      $('devices').hidden = !found.devices.length;
+      $('devices').querySelector('.actions').hidden = $('devices-note').hidden = true;
+      $('start').textContent = 'Test this browser';
+      $('support').hidden = false;
+      $('link').value = location.href;
+      document.documentElement.dataset.turnix = 'shown';
+    } else {
+      const targets = parseServers(read(decode(fragment)));
+      run(async () => ({ targets, session: null }));
+    }
+  } catch {
+    showProblem('The part of this link after # cannot be read: it was probably cut off when it was copied.');
+  }
+}
+
+async function copy(text, button) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    /* The clipboard interface is missing on plain HTTP. */
+    const area = element('textarea');
+    area.value = text;
+    document.body.append(area);
+    area.select();
+    document.execCommand('copy');
+    area.remove();
+    button.focus();
+  }
+  const label = button.textContent;
+  button.textContent = 'Copied';
+  $('status').textContent = 'Copied';
+  setTimeout(() => { button.textContent = label; }, 1500);
+}
+
+async function checkDevices(check) {
+  const found = await check();
+  const names = found.map(({ name }) => name);
+  devices = [...devices.filter(({ name }) => !names.includes(name)), ...found];
+  showDevices(devices);
+  if (!last) return;
+  last.devices = devices;
+  if (last.results.length) share();
+}
+
+$('host').textContent = location.hostname;
+$('servers').placeholder = EXAMPLE;
+$('start').addEventListener('click', () => run(ownServers));
+$('again').addEventListener('click', () => run(again));
+$('edit').addEventListener('click', () => showForm($('servers').value, ''));
+$('cancel').addEventListener('click', () => {
+  $('form').hidden = true;
+  $('edit').focus();
+});
+$('form').addEventListener('submit', (event) => {
+  event.preventDefault();
+  try {
+    const targets = parseServers($('servers').value);
+    run(async () => ({ targets, session: null }));
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error;
+    showForm($('servers').value, error.message);
+  }
+});
+$('copy').addEventListener('click', () => copy(JSON.stringify(last, null, 2), $('copy')));
+$('copy-link').addEventListener('click', () => copy($('link').value, $('copy-link')));
+$('download').addEventListener('click', () => {
+  const link = element('a');
+  link.href = URL.createObjectURL(new Blob([JSON.stringify(last, null, 2)], { type: 'application/json' }));
+  link.download = 'connection-test-' + last.started.slice(0, 10) + '.json';
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+});
+$('camera').addEventListener('click', () => (stopCamera ? stopCamera() : checkDevices(checkCamera)));
+$('codecs').addEventListener('click', () => checkDevices(async () => checkCodecs()));
+window.addEventListener('hashchange', () => location.reload());
+begin();
