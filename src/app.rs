@@ -23,6 +23,7 @@ use crate::base::Clock;
 use crate::base::trace::Traces;
 use crate::cluster::{self, Fleet};
 use crate::config::{Config, Listener, Mapping, Problem, Problems, Sources};
+use crate::http::visits::Visits;
 use crate::http::{self, Asked, Front, Operator};
 use crate::lifecycle::handover::{Approach, Giver, Place};
 use crate::lifecycle::{Drain, Inherited};
@@ -86,6 +87,8 @@ pub struct Running {
     fleet: Arc<Fleet>,
     canary: tokio::task::JoinHandle<()>,
     service: http::ice::Service<Shards>,
+    /// What the test page is told.
+    visits: Visits,
     drain: Drain,
     /// So much is in use that newcomers are better off elsewhere.
     overloaded: bool,
@@ -154,7 +157,7 @@ pub fn start_on(config: Config, inherited: Inherited) -> anyhow::Result<Running>
 
 /// The same, in the place of a process that serves.
 fn begin(
-    config: Config,
+    mut config: Config,
     mut inherited: Inherited,
     approach: Option<Approach>,
     take_over: TakeOver,
@@ -255,6 +258,9 @@ fn begin(
         }
     };
 
+    let told = ice::visits(&config, &listeners, mappings(&relays));
+    let visits = Visits::new(Clock.now(), told);
+    config.access.visits = Some(visits.secret());
     let admin_address = (admin.as_ref()).and_then(|socket| socket.local_addr().ok());
     let decide = |listeners: &[Listener]| {
         let own = own_addresses(&config, listeners, &relays, admin_address);
@@ -294,6 +300,7 @@ fn begin(
     let drain = Drain::default();
     let (operator, orders) = Operator::new(drain.deadline_unix_ms());
     let fleet = ice::fleet(&config);
+    visits.replace(ice::visits(&config, &listeners, mappings(&relays)));
     let offer = ice::offer(&config, &listeners, mappings(&relays), Arc::clone(&fleet));
     let service = http::ice::Service::new(shards.clone(), offer);
     let lobby = Lobby::new(
@@ -301,7 +308,12 @@ fn begin(
         admission,
         control.handle().clone(),
         Front::new(
-            http::public::router(shards.clone(), drain.flag(), service.clone()),
+            http::public::router(
+                shards.clone(),
+                drain.flag(),
+                service.clone(),
+                visits.clone(),
+            ),
             http::Limits::PUBLIC,
         ),
     );
@@ -348,6 +360,7 @@ fn begin(
         fleet,
         canary,
         service,
+        visits,
         drain,
         overloaded: false,
         operator,

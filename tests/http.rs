@@ -17,6 +17,7 @@ use turnix::base::{Clock, Family, Transport};
 use turnix::cluster::Fleet;
 use turnix::http::admin::{self, AdminState};
 use turnix::http::ice::{Offer, Service};
+use turnix::http::visits::{self, Form, Visits};
 use turnix::http::{Front, Limits, ShardControl, public};
 use turnix::metrics::{NamedAllocation, ShardSnapshot};
 use turnix::stream::{
@@ -49,6 +50,7 @@ impl Fake {
                         generation: 0,
                     },
                     user: Arc::from(*user),
+                    scope: turnix::access::Scope::Policy,
                     transport: Transport::Udp,
                     client: "198.51.100.7:4000".parse().unwrap(),
                     relayed: "[2001:db8::7]:50000".parse().unwrap(),
@@ -405,6 +407,27 @@ impl Drop for Public {
     }
 }
 
+fn visits() -> Visits {
+    let form = |transport, port| Form {
+        transport,
+        host: "192.0.2.7".into(),
+        port,
+        bound: "0.0.0.0".parse().unwrap(),
+    };
+    let settings = visits::Settings {
+        enabled: true,
+        forms: vec![
+            form(Transport::Udp, 3478),
+            form(Transport::Tcp, 443),
+            form(Transport::Tls, 443),
+        ],
+        bits_per_second: 0,
+        node: "node".into(),
+        region: "region".into(),
+    };
+    Visits::new(Clock.now(), settings)
+}
+
 fn public_port() -> Public {
     let names = ["localhost".to_owned()];
     let pair = certificates::self_signed(&names, Clock.now().unix_secs()).unwrap();
@@ -432,7 +455,7 @@ fn public_port() -> Public {
         fleet: Arc::new(Fleet::new("", Vec::new(), None)),
     };
     let service = Service::new(Fake::default(), offer);
-    let router = public::router(Fake::default(), Arc::clone(&draining), service);
+    let router = public::router(Fake::default(), Arc::clone(&draining), service, visits());
     let front = Front::new(router, Limits::PUBLIC);
     let running = tokio::spawn(listener.run(drop, move |stream| {
         let front = front.clone();

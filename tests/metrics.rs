@@ -66,6 +66,7 @@ fn allocation(user: &str) -> NamedAllocation {
                 generation: 7,
             },
             user: Arc::from(user),
+            scope: turnix::access::Scope::Policy,
             transport: Transport::Tcp,
             client: "198.51.100.7:4000".parse().unwrap(),
             relayed: "203.0.113.7:50000".parse().unwrap(),

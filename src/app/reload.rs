@@ -96,6 +96,7 @@ impl Running {
         next.server.core_dumps = self.config.server.core_dumps;
         next.log.format = self.config.log.format;
         next.records = self.config.records.clone();
+        next.access.visits = self.config.access.visits.clone();
 
         let plan = self.plan(&next)?;
         let before = host_shortages(&self.config);
@@ -376,6 +377,11 @@ impl Running {
             let watch = cluster::canary::watch(Arc::clone(&self.fleet), mint);
             self.canary = self.control.spawn(watch);
         }
+        self.visits.replace(ice::visits(
+            &self.config,
+            &self.started.listeners,
+            mappings(&self.relays),
+        ));
         self.service.replace(ice::offer(
             &self.config,
             &self.started.listeners,

@@ -199,7 +199,7 @@ pub struct Drain {
     pub overload_percent: u32,
 }
 
-/// Who may use the admin listener.
+/// What is spoken over HTTP besides the ICE configuration service.
 #[derive(Clone, Debug)]
 pub struct Http {
     /// Whether it speaks HTTPS, with the certificate of `tls`.
@@ -208,6 +208,8 @@ pub struct Http {
     pub token: Option<Token>,
     /// Names and addresses it may be asked by besides its own.
     pub hosts: Vec<String>,
+    /// Whether listeners that speak `http` have the test page, with credentials for each visit.
+    pub test_page: bool,
 }
 
 /// How the server runs on the host.

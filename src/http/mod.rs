@@ -11,6 +11,7 @@ mod pages;
 pub mod public;
 mod serve;
 mod trace;
+pub mod visits;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -15,7 +15,7 @@ use ahash::RandomState;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use crate::access::{Access, PermittedPeer, Wanted};
+use crate::access::{Access, PermittedPeer, Scope, Wanted};
 use crate::base::{Clock, FiveTuple, ListenerId, Now, Pii, Transport};
 use crate::metrics::ShardSnapshot;
 use crate::net::{Batch, HEADROOM, Outgoing, Poller, RecvFault, TAILROOM, UdpSocket};
@@ -327,6 +327,7 @@ impl Shard {
             let from = FromPeer {
                 peer: self.relays.as_seen(received.from),
                 path: Path::Kernel,
+                scope: Scope::Policy,
             };
             for range in received.datagrams() {
                 self.make_room();
@@ -363,6 +364,7 @@ impl Shard {
             let from = FromPeer {
                 peer: hairpin.from,
                 path: Path::Hairpin,
+                scope: hairpin.scope,
             };
             let payload = received_at(slot, &(0..length));
             self.peer_input(now, id, from, payload);
@@ -429,11 +431,17 @@ impl Shard {
                     let from = FromPeer {
                         peer: relayed,
                         path: Path::Hairpin,
+                        scope: peer.scope(),
                     };
                     self.peer_input(now, id, from, payload);
                     return;
                 }
                 Owner::Shard(shard) => shard,
+                // The other process could not tell how far it reaches.
+                Owner::Abroad(_) if peer.scope().is_loop() => {
+                    (self.server).count_undelivered(now, allocation, to, DropReason::NoRelay);
+                    return;
+                }
                 Owner::Abroad(local) => {
                     self.gather(allocation, payload, local);
                     return;
@@ -442,6 +450,7 @@ impl Shard {
             let hairpin = Hairpin {
                 to,
                 from: relayed,
+                scope: peer.scope(),
                 payload: payload.bytes(&self.batches[self.current]),
             };
             let server = &mut self.server;
@@ -533,9 +542,14 @@ impl Shard {
                     family,
                     even_port,
                     user,
+                    scope,
                     client,
                 } => {
-                    let wanted = Wanted { family, even_port };
+                    let wanted = Wanted {
+                        family,
+                        even_port,
+                        scope,
+                    };
                     let relays = &mut self.relays;
                     let opened = relays.open(now.mono, id, wanted, user, client, &self.poller);
                     self.server.handle_relay_opened(now, id, opened);

@@ -169,6 +169,7 @@ impl Relays {
         let wanted = Wanted {
             family: Family::of(socket.local_addr().ip()),
             even_port,
+            scope: tenant.scope,
         };
         self.pool.adopt(&user, client, wanted);
         self.put(id, place, socket, user, client, wanted);

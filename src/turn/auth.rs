@@ -112,6 +112,7 @@ impl Authenticated {
             None => Ok(()),
             Some(identity)
                 if identity.user == allocation.user
+                    && identity.scope == allocation.scope
                     && identity.expires.is_some() == allocation.credential_expires.is_some() =>
             {
                 Ok(())

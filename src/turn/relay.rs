@@ -1,5 +1,6 @@
 //! The data path: verdicts on application data. Allocates nothing, queues nothing, copies no payload.
 
+use crate::access::PeerPolicy;
 use crate::base::{FiveTuple, Now};
 use crate::wire::{Header, channel_data, indication};
 
@@ -50,7 +51,7 @@ impl Server {
         }
         let id = allocation.id;
         let permission = allocation.permitted_until(send.peer.ip(), now.mono);
-        let peer = match self.access.peers.permit(send.peer) {
+        let peer = match (self.access.peers).permit_within(allocation.scope, send.peer) {
             Ok(peer) => peer,
             Err(denied) => {
                 self.count_denied(id, send.peer, denied);
@@ -91,6 +92,10 @@ impl Server {
         let Some(allocation) = self.allocations.get_mut(to) else {
             return Forward::Drop(DropReason::NoAllocation);
         };
+        if let Err(denied) = PeerPolicy::join(from.scope, allocation.scope) {
+            self.stats.peer_denied[denied.rule as usize] += 1;
+            return Forward::Drop(DropReason::PeerDenied);
+        }
         let (five_tuple, header) = match self.routes.to_client(to, from.peer, now.mono) {
             Some(route) => {
                 let stream = route.five_tuple.transport().is_stream();
@@ -125,7 +130,7 @@ impl Server {
         };
         if let Some(police) = &mut allocation.police {
             let admitted = police.admit(
-                &self.rates,
+                self.rates.of(allocation.scope),
                 &mut self.purses,
                 nanos(elapsed),
                 Direction::ToClient,
@@ -155,7 +160,7 @@ impl Server {
         if let Some(police) = &mut allocation.police {
             police
                 .admit(
-                    &self.rates,
+                    self.rates.of(allocation.scope),
                     &mut self.purses,
                     nanos(elapsed),
                     Direction::ToPeer,

@@ -14,7 +14,7 @@ use crate::wire::{self, Class, DecodeError, Key, Kind, Message, Method, Response
 use super::allocation::{Allocation, AllocationId, AllocationView, Allocations, State};
 use super::auth::Nonces;
 use super::change::Newcomers;
-use super::police::Rates;
+use super::police::ScopedRates;
 use super::purses::{PurseId, Purses};
 use super::reject::Reject;
 use super::routes::Routes;
@@ -33,7 +33,7 @@ pub struct Server {
     pub(super) by_five_tuple: HashMap<FiveTuple, AllocationId, RandomState>,
     pub(super) routes: Routes,
     pub(super) stats: Stats,
-    pub(super) rates: Rates,
+    pub(super) rates: ScopedRates,
     pub(super) purses: Purses,
     /// A hash that strangers cannot aim at.
     pub(super) hasher: RandomState,
@@ -59,8 +59,8 @@ impl Server {
         let [a, b, c, d] = seed.hash;
         let hasher = RandomState::with_seeds(a, b, c, d);
         let mut purses = Purses::new(hasher.clone());
-        let rates = Rates::new(settings.bandwidth);
-        if rates.total {
+        let rates = ScopedRates::new(settings.bandwidth);
+        if rates.total() {
             purses.call(PurseId::TOTAL);
         }
         Self {

@@ -48,6 +48,7 @@ pub fn access_settings() -> access::Settings {
             ("bob".into(), Secret::new("builder".into())),
         ],
         secrets: vec![Secret::new(SECRET.into()), Secret::new(OLD_SECRET.into())],
+        visits: None,
         strict_expiry: false,
         peers: PeerSettings::default(),
         limits: Limits::default(),
@@ -143,6 +144,7 @@ impl World {
         let from = FromPeer {
             peer,
             path: Path::Kernel,
+            scope: turnix::access::Scope::Policy,
         };
         let forward = self.server.handle_peer_input(self.now, to, from, bytes);
         self.drain();

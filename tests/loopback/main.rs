@@ -19,3 +19,4 @@ mod service;
 mod start;
 mod streams;
 mod turn_crate;
+mod visits;

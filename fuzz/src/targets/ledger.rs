@@ -470,6 +470,7 @@ impl Ledger {
         let from = FromPeer {
             peer: address,
             path: Path::Kernel,
+            scope: turnix::access::Scope::Policy,
         };
         let now = self.tell(back);
         match self.server.handle_peer_input(now, id, from, &data) {

@@ -612,6 +612,7 @@ impl Harness {
         let from = FromPeer {
             peer: address,
             path: Path::Kernel,
+            scope: turnix::access::Scope::Policy,
         };
         let late = self.is_late(back);
         let now = self.tell(back);
@@ -789,6 +790,7 @@ impl Harness {
                 family,
                 even_port,
                 user,
+                scope: _,
                 client,
             } => {
                 assert!(!self.ids.contains(&id), "an id names one allocation ever");
