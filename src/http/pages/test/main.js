@@ -75,6 +75,8 @@ let devices = [];
 async function run(find) {
   again = find;
   document.documentElement.dataset.turnix = 'running';
+  $('support-title').textContent = 'Send the result to support';
+  $('devices').hidden = $('devices-note').hidden = $('devices').querySelector('.actions').hidden = false;
   for (const id of ['form', 'start', 'again', 'edit', 'advice', 'support', 'network', 'problem', 'shared', 'details', 'routes']) $(id).hidden = true;
   $('lanes').dataset.drawn = '';
   $('bar').hidden = false;
@@ -176,13 +178,7 @@ async function ownServers() {
   if (!session) {
     throw new Failure('This server gives out no credentials for tests. Ask whoever runs it for ICE servers, and choose \u201cTest other servers\u201d.');
   }
-  const targets = targetsOf(session).map((target, index) => ({ ...target, name: nameIn(session, target) || target.name, index }));
-  return { targets, session };
-}
-
-function nameIn(session, target) {
-  const entry = session.iceServers.find(({ urls }) => urls === target.url || (Array.isArray(urls) && urls.length === 1 && urls[0] === target.url));
-  return entry && typeof entry.name === 'string' ? entry.name : null;
+  return { targets: targetsOf(session), session };
 }
 
 async function begin() {
@@ -204,6 +200,7 @@ async function begin() {
       $('devices').querySelector('.actions').hidden = $('devices-note').hidden = true;
       $('start').textContent = 'Test this browser';
       $('support').hidden = false;
+      $('support-title').textContent = 'Pass the result on';
       $('link').value = location.href;
       document.documentElement.dataset.turnix = 'shown';
     } else {

@@ -69,7 +69,13 @@ function quality(best) {
 }
 
 function portsOf(results) {
-  return list([...new Set(results.map((result) => result.port))].sort((a, b) => a - b).map(String));
+  return [...new Set(results.map((result) => result.port))].sort((a, b) => a - b).join(', ');
+}
+
+/* "UDP on 80, 443 and TLS on 443". */
+function waysOf(results) {
+  const ways = TRANSPORTS.map((transport) => results.filter((result) => result.transport === transport)).filter((of) => of.length);
+  return list(ways.map((of) => of[0].transport.toUpperCase() + ' on ' + portsOf(of)));
 }
 
 /* { verdict, finding, title, text, advice: [{ to, text }] }; `finding` is for programs. */
@@ -103,7 +109,7 @@ function conclude(results, host) {
   if (ways.udp === 'blocked') {
     const only = [...new Set(good.map((result) => result.port))];
     const narrow = only.length === 1 && relays.some((result) => result.transport !== 'udp' && result.port !== only[0]);
-    const through = good.filter((result) => result.transport === 'tls')[0] || best;
+    const through = good.find((result) => result.transport === 'tls' && result.port === 443) || best;
     return {
       verdict: 'partial', finding: narrow ? 'only_port_' + only[0] : 'udp_blocked',
       title: narrow ? 'Calls will work, through port ' + only[0] + ' alone' : 'Calls will work, without UDP',
@@ -114,8 +120,8 @@ function conclude(results, host) {
       ],
     };
   }
-  const failing = list(bad.map((result) => result.name));
-  const tlsOnly = ways.tls === 'blocked' && bad.every((result) => result.transport === 'tls');
+  const failing = waysOf(bad);
+  const tlsOnly = ways.tls === 'blocked' && ways.tcp === 'works' && bad.every((result) => result.transport === 'tls');
   const advice = [{ to: 'you', text: 'Nothing: calls choose a way that works by themselves.' }];
   if (tlsOnly) {
     advice.push({ to: 'operator', text: 'TLS fails where TCP works: most often the certificate is not trusted, has ended, or does not name ' + host + '. Networks that let only TLS out cannot call until that is mended.' });

@@ -43,7 +43,7 @@ function chart(values, label, unit, wide) {
   const count = Math.max(wide, values.length) - 1;
   const at = (value, index) => (index / count * 100).toFixed(2) + ' ' + (40 - value / top * 36).toFixed(2);
   const svg = drawing('svg', { viewBox: '0 0 100 40', preserveAspectRatio: 'none', 'aria-hidden': 'true' });
-  svg.append(drawing('path', { class: 'mid', d: 'M0 20H100' }));
+  if (known.length) svg.append(drawing('path', { class: 'mid', d: 'M0 20H100' }));
   let run = [];
   const flush = () => {
     if (run.length) {
@@ -70,21 +70,18 @@ function drawCard(card, { result, phase }) {
   const state = result.state;
   const badge = element('span', 'badge ' + (state || (phase === 'waiting' ? '' : 'running')), state ? STATES[state] : PHASES[phase][0]);
   const content = [element('div', 'head', element('h3', '', result.name), badge), element('p', 'url', result.url)];
-  if (result.rtt_series_ms && result.rtt_series_ms.length > 1) {
-    const charts = element('div', 'charts', chart(result.rtt_series_ms, 'Delay', milliseconds, POINTS));
-    if (result.throughput_series && result.throughput_series.length > 1) {
-      charts.append(chart(result.throughput_series, 'Rate', rate, VIDEO_MS / 100));
-    }
-    content.push(charts);
+  if (result.kind === 'turn' && (!state || (result.rtt_series_ms || []).length > 1)) {
+    content.push(element('div', 'charts', chart(result.rtt_series_ms || [], 'Delay', milliseconds, POINTS),
+      chart(result.throughput_series || [], 'Rate', rate, LEAST_VIDEO_MS / 100)));
   }
   const figures = element('dl', 'figures');
   if (typeof result.rtt_ms === 'number') {
-    figure(figures, 'Round trip', milliseconds(result.rtt_ms), '95 % within ' + milliseconds(result.rtt_95_ms));
+    figure(figures, 'Round trip', milliseconds(result.rtt_ms), '95 % in ' + milliseconds(result.rtt_95_ms));
     figure(figures, 'Jitter', milliseconds(result.jitter_ms));
     figure(figures, 'Loss', result.loss === 0 ? 'none' : (result.loss * 100).toFixed(2) + ' %', 'of ' + result.sent + ' packets');
   }
   if (typeof result.throughput_bits_per_second === 'number') {
-    figure(figures, 'Throughput', rate(result.throughput_bits_per_second), result.throughput_bounded ? 'all that was asked for' : 'of ' + rate(result.throughput_asked_bits_per_second));
+    figure(figures, 'Throughput', rate(result.throughput_bits_per_second), result.throughput_bounded ? 'all this test asks for' : 'of ' + rate(result.throughput_asked_bits_per_second));
   }
   figure(figures, 'Public address', result.public_address);
   if (result.kind === 'stun' && result.candidate_ms !== null) figure(figures, 'Answered after', milliseconds(result.candidate_ms));
@@ -99,6 +96,7 @@ function drawCard(card, { result, phase }) {
     details.open = Boolean(opened && opened.open);
     content.push(details);
   }
+  card.classList.toggle('running', result.kind === 'turn' && !state);
   card.replaceChildren(...content);
 }
 
@@ -111,12 +109,14 @@ function drawLanes(tests) {
     const bad = of.filter(({ result }) => result.state && result.state !== 'ok');
     const running = good.length + bad.length < of.length;
     const state = running ? 'running' : !bad.length ? 'ok' : good.length ? 'partial' : 'failed';
-    const says = { running: good.length ? 'works so far' : 'testing\u2026', ok: 'works', partial: 'partly', failed: 'blocked' }[state];
+    /* Where TCP gets through, it is not the network that stops TLS. */
+    const fails = transport === 'tls' && tests.some(({ result }) => result.transport === 'tcp' && result.state === 'ok' && of.some((one) => one.result.port === result.port));
+    const says = { running: good.length ? 'works so far' : 'testing\u2026', ok: 'works', partial: 'partly', failed: fails ? 'fails' : 'blocked' }[state];
     const shown = state === 'partial' || (running && good.length) ? good : of;
     const ports = portsOf(shown.map(({ result }) => result));
     lanes.push(element('li', state, element('span', 'lane', transport.toUpperCase()),
       element('span', 'way', element('i'), element('b', '', '\u2715')),
-      element('span', 'says', says, element('span', '', (shown.length > 1 ? 'ports ' : 'port ') + ports))));
+      element('span', 'says', says, element('span', '', (shown.length > 1 ? 'ports ' : 'port ') + ports + (state === 'partial' ? ' only' : '')))));
     lanes[lanes.length - 1].querySelector('.way').setAttribute('aria-hidden', 'true');
   }
   const drawn = lanes.map((lane) => lane.className + lane.textContent).join();
@@ -169,7 +169,7 @@ function showNetwork(network) {
   const figures = $('network-list');
   figures.replaceChildren();
   figure(figures, 'Public address', network.public_addresses.join(', ') || 'not seen');
-  figure(figures, 'Address translation', { stable: 'stable ports', changing: 'symmetric', unknown: 'not seen' }[network.mapping]);
+  figure(figures, 'Address translation', network.nat === false ? 'none' : { stable: 'stable ports', changing: 'symmetric', unknown: 'not seen' }[network.mapping]);
   figure(figures, 'IPv6', network.ipv6 ? 'yes' : 'not seen');
   figure(figures, 'Local addresses', network.mdns ? 'hidden by mDNS names' : 'not hidden');
   figure(figures, 'Connection', network.type);
