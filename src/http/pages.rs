@@ -18,6 +18,8 @@ static TEST: LazyLock<String> = LazyLock::new(|| {
         "\n",
         include_str!("pages/test/view.js"),
         "\n",
+        include_str!("pages/test/result.js"),
+        "\n",
         include_str!("pages/test/main.js"),
     );
     include_str!("pages/test/page.html")
@@ -26,8 +28,7 @@ static TEST: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// It asks this server for the credentials of a visit.
-static TEST_POLICY: LazyLock<String> =
-    LazyLock::new(|| policy(&TEST) + "; connect-src 'self'");
+static TEST_POLICY: LazyLock<String> = LazyLock::new(|| policy(&TEST) + "; connect-src 'self'");
 
 /// The connectivity test page.
 pub(super) fn test() -> Response {

@@ -1,69 +1,9 @@
-/* The beginning, and results that travel. `window.turnixResult` is a promise of the first result, for browsers that are
-   driven by programs. */
+/* The beginning. `window.turnixResult` is a promise of the first result, for browsers that are driven by programs. */
 
 const EXAMPLE = JSON.stringify([{
   urls: ['turn:turn.example.org:3478', 'turns:turn.example.org:443?transport=tcp'],
   username: 'user', credential: 'password',
 }], null, 2);
-
-/* Results of others are unpacked to this size at most. */
-const RESULT_BYTES = 128 * 1024;
-
-const encode = (bytes) => btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join('')).replace(/\+/g, '-').replace(/\//g, '_').replace(/=+$/, '');
-const decode = (text) => Uint8Array.from(atob(text.replace(/-/g, '+').replace(/_/g, '/')), (c) => c.charCodeAt(0));
-const read = (bytes) => new TextDecoder('utf-8', { fatal: true }).decode(bytes);
-
-async function pack(found) {
-  const bytes = new TextEncoder().encode(JSON.stringify(found));
-  const stream = new Blob([bytes]).stream().pipeThrough(new CompressionStream('deflate-raw'));
-  return encode(new Uint8Array(await new Response(stream).arrayBuffer()));
-}
-
-async function unpack(text) {
-  const reader = new Blob([decode(text)]).stream().pipeThrough(new DecompressionStream('deflate-raw')).getReader();
-  const parts = [];
-  let size = 0;
-  for (let part = await reader.read(); !part.done; part = await reader.read()) {
-    size += part.value.length;
-    if (size > RESULT_BYTES) throw new Failure('too long');
-    parts.push(part.value);
-  }
-  return clean(JSON.parse(read(new Uint8Array(await new Blob(parts).arrayBuffer()))));
-}
-
-/* Whoever made the link may have written anything: what has another shape than a result of this page is left out. */
-function clean(raw) {
-  const text = (value, most = 600) => (typeof value === 'string' ? value.slice(0, most) : '');
-  const number = (value) => (Number.isFinite(value) && value >= 0 ? value : null);
-  const array = (value, most) => (Array.isArray(value) ? value.slice(0, most) : []);
-  const one = (value, ...known) => (known.includes(value) ? value : known[0]);
-  const result = (from) => {
-    const made = {
-      url: text(from.url, 200), kind: one(from.kind, 'turn', 'stun'), name: text(from.name, 60), transport: one(from.transport, ...TRANSPORTS),
-      port: number(from.port) || 0, state: one(from.state, 'failed', 'partial', 'ok'), reason: text(from.reason) || null,
-      errors: array(from.errors, 8).map((error) => ({ code: number(error.code) || 0, text: text(error.text, 200) })),
-      candidate_ms: number(from.candidate_ms), relayed: text(from.relayed, 80) || null, public_address: text(from.public_address, 80) || null,
-      rtt_series_ms: array(from.rtt_series_ms, POINTS).map(number), throughput_series: array(from.throughput_series, POINTS).map(number),
-      throughput_bounded: from.throughput_bounded === true,
-    };
-    for (const name of ['rtt_ms', 'rtt_95_ms', 'rtt_min_ms', 'jitter_ms', 'loss', 'sent']) made[name] = number(from.rtt_ms) === null ? null : number(from[name]) || 0;
-    for (const name of ['throughput_bits_per_second', 'throughput_asked_bits_per_second']) made[name] = number(from[name]);
-    if (made.relayed && made.candidate_ms === null) made.candidate_ms = 0;
-    return made;
-  };
-  const network = raw.network && {
-    public_addresses: array(raw.network.public_addresses, 4).map((ip) => text(ip, 60)), mapping: one(raw.network.mapping, 'unknown', 'stable', 'changing'),
-    nat: raw.network.nat === false ? false : null, ipv6: raw.network.ipv6 === true, mdns: raw.network.mdns === true, type: text(raw.network.type, 30) || null,
-  };
-  const server = raw.server && { version: text(raw.server.version, 30), node: text(raw.server.node, 60), region: text(raw.server.region, 60) };
-  return {
-    version: 1, verdict: one(raw.verdict, 'failed', 'partial', 'ok'), finding: text(raw.finding, 60), title: text(raw.title, 120), summary: text(raw.summary),
-    advice: array(raw.advice, 6).map((advice) => ({ to: one(advice.to, ...Object.keys(READERS)), text: text(advice.text) })),
-    started: text(raw.started, 40), page: text(raw.page, 200), browser: text(raw.browser, 300), server: server || null,
-    results: array(raw.results, 24).map(result), network: network || null,
-    devices: array(raw.devices, 8).map((device) => ({ name: text(device.name, 60), value: text(device.value, 300) })),
-  };
-}
 
 let announce;
 window.turnixResult = new Promise((resolve) => { announce = resolve; });
@@ -90,19 +30,19 @@ async function run(find) {
     const { targets, session } = await find();
     const host = targets[0].host;
     const { results, network } = await watch(targets, session);
-    const { verdict, finding, title, text, advice } = conclude(results, host);
-    found = { verdict, finding, title, summary: text, advice, results, network, server: (session && session.server) || null };
+    const { verdict, finding, quality, title, text, advice } = conclude(results, host);
+    found = { verdict, finding, quality, title, summary: text, advice, results, network, server: (session && session.server) || null };
   } catch (error) {
     if (!(error instanceof Failure)) throw error;
     found = {
-      verdict: 'failed', finding: 'not_started', title: 'The test could not start', summary: error.message, advice: [], results: [], network: null, server: null,
+      verdict: 'failed', finding: 'not_started', quality: null, title: 'The test could not start', summary: error.message, advice: [], results: [], network: null, server: null,
     };
   }
   last = {
     version: 1, ...found, transports: transportsOf(found.results), started: started.toISOString(), duration_ms: Math.round(new Date() - started),
     page: location.origin + location.pathname, browser: navigator.userAgent, devices,
   };
-  finish();
+  await finish();
 }
 
 /* Runs the tests and draws them as they go. */
@@ -140,14 +80,14 @@ async function watch(targets, session) {
   return measure(targets, session ? session.limits : null, note);
 }
 
-function finish() {
+async function finish() {
   showProgress(1);
   $('bar').hidden = true;
   showResult(last);
   $('again').hidden = $('edit').hidden = false;
   $('support').hidden = !last.results.length;
   $('status').textContent = last.title + '. ' + last.summary;
-  share();
+  await share();
   $('title').focus();
   document.documentElement.dataset.turnix = last.verdict;
   announce(last);

@@ -27,6 +27,9 @@ function explain(errors, target) {
   const told = errors.map((error) => error.code).filter((code) => code && code !== 701);
   if (told.length) return 'The server refused with error ' + [...new Set(told)].join(', ') + '.';
   const where = target.host + ', port ' + target.port;
+  if (target.transport === 'tls' && wantsName(target.host)) {
+    return 'Firefox makes TLS connections to relays by name, and this is an address. Use a name that the certificate has.';
+  }
   if (target.transport === 'tls' || target.transport === 'dtls') {
     return 'No TLS connection to ' + where + '. A firewall may block the port or look into TLS, the certificate may not be trusted or name another host, or nothing listens there.';
   }
@@ -35,6 +38,8 @@ function explain(errors, target) {
   }
   return 'No answer over UDP from ' + where + '. A firewall may block UDP or this port, as many offices do, or nothing listens there.';
 }
+
+const wantsName = (host) => /^[\d.]+$|^\[/.test(host) && /Firefox\//.test(navigator.userAgent);
 
 const TRANSPORTS = ['udp', 'tcp', 'tls', 'dtls'];
 
@@ -78,27 +83,40 @@ function waysOf(results) {
   return list(ways.map((of) => of[0].transport.toUpperCase() + ' on ' + portsOf(of)));
 }
 
-/* { verdict, finding, title, text, advice: [{ to, text }] }; `finding` is for programs. */
+/* { verdict, finding, quality, title, text, advice: [{ to, text }] }; `finding` and `quality` are for programs. */
 function conclude(results, host) {
+  const best = bestOf(results);
+  const found = concludeReach(results, best, host);
+  if (!best || !isPoor(best)) return { ...found, quality: best ? 'good' : null };
+  const advice = found.advice.filter(({ to }) => to !== 'you');
+  if (best.busy) {
+    advice.unshift({ to: 'you', text: 'This computer was busy during the test, which may be all there is to it: close what you do not need, and test again.' });
+  } else {
+    advice.unshift(
+      { to: 'you', text: 'Come closer to the Wi-Fi access point or use a cable, stop downloads and other calls, and test again.' },
+      { to: 'network', text: 'Look for a full line, or for a device that delays or drops packets.' },
+    );
+  }
+  return {
+    ...found, advice, verdict: 'partial', quality: 'poor', title: 'Calls connect, but will suffer',
+    text: (found.finding === 'all_work' ? 'Every way to the relay works, and the best is poor: ' : found.text + ' That is poor: ')
+      + best.name + ' takes ' + quality(best) + '. Expect delay, or gaps in sound and picture.',
+  };
+}
+
+function isPoor(best) {
+  return best.loss >= POOR_LOSS || best.rtt_ms >= POOR_RTT_MS || best.throughput_bits_per_second < POOR_BITS_PER_SECOND;
+}
+
+function concludeReach(results, best, host) {
   const relays = results.filter((result) => result.kind === 'turn');
   if (!relays.length) return concludeStun(results);
   const good = relays.filter((result) => result.state === 'ok');
   const bad = relays.filter((result) => result.state !== 'ok');
-  const best = bestOf(relays);
   if (!good.length) return concludeNothing(relays, host);
 
   const ways = transportsOf(relays);
   const udp = relays.filter((result) => result.transport === 'udp');
-  if (best.loss >= POOR_LOSS || best.rtt_ms >= POOR_RTT_MS || best.throughput_bits_per_second < POOR_BITS_PER_SECOND) {
-    return {
-      verdict: 'partial', finding: 'poor_connection', title: 'Calls connect, but will suffer',
-      text: best.name + ' is the best way from here, and it is poor: ' + quality(best) + '. Expect gaps in the sound or delay.',
-      advice: [
-        { to: 'you', text: 'Come closer to the Wi-Fi access point or use a cable, stop downloads and other calls, and test again.' },
-        { to: 'network', text: 'Look for a full line, or for a device that delays or drops UDP.' },
-      ],
-    };
-  }
   if (!bad.length) {
     return {
       verdict: 'ok', finding: 'all_work', title: 'Everything works',
@@ -124,7 +142,7 @@ function conclude(results, host) {
   const tlsOnly = ways.tls === 'blocked' && ways.tcp === 'works' && bad.every((result) => result.transport === 'tls');
   const advice = [{ to: 'you', text: 'Nothing: calls choose a way that works by themselves.' }];
   if (tlsOnly) {
-    advice.push({ to: 'operator', text: 'TLS fails where TCP works: most often the certificate is not trusted, has ended, or does not name ' + host + '. Networks that let only TLS out cannot call until that is mended.' });
+    advice.push({ to: 'operator', text: wantsName(host) ? 'Give the relay a name: Firefox takes no bare address for TLS.' : 'TLS fails where TCP works: most often the certificate is not trusted, has ended, or does not name ' + host + '. Networks that let only TLS out cannot call until that is mended.' });
   } else {
     advice.push({ to: 'network', text: 'Let ' + failing + ' out to ' + host + ', for those moments when the other ways fail.' });
   }
