@@ -1,5 +1,6 @@
 //! Composition root: builds everything once, in rank order, and takes it down again.
 
+mod canary;
 mod doors;
 mod handover;
 mod host;
@@ -23,6 +24,7 @@ use crate::base::Clock;
 use crate::base::trace::Traces;
 use crate::cluster::{self, Fleet};
 use crate::config::{Config, Listener, Mapping, Problem, Problems, Sources};
+use crate::http::status::Board;
 use crate::http::visits::Visits;
 use crate::http::{self, Asked, Front, Operator};
 use crate::lifecycle::handover::{Approach, Giver, Place};
@@ -89,6 +91,9 @@ pub struct Running {
     service: http::ice::Service<Shards>,
     /// What the test page is told.
     visits: Visits,
+    /// What the status page says, and who finds it out.
+    board: Board,
+    eyes: Option<tokio::task::JoinHandle<()>>,
     drain: Drain,
     /// So much is in use that newcomers are better off elsewhere.
     overloaded: bool,
@@ -300,6 +305,7 @@ fn begin(
     let drain = Drain::default();
     let (operator, orders) = Operator::new(drain.deadline_unix_ms());
     let fleet = ice::fleet(&config);
+    let board = Board::new(Clock.now(), config.http.status_page, true);
     visits.replace(ice::visits(&config, &listeners, mappings(&relays)));
     let offer = ice::offer(&config, &listeners, mappings(&relays), Arc::clone(&fleet));
     let service = http::ice::Service::new(shards.clone(), offer);
@@ -313,6 +319,7 @@ fn begin(
                 drain.flag(),
                 service.clone(),
                 visits.clone(),
+                board.clone(),
             ),
             http::Limits::PUBLIC,
         ),
@@ -361,6 +368,8 @@ fn begin(
         canary,
         service,
         visits,
+        board,
+        eyes: None,
         drain,
         overloaded: false,
         operator,
@@ -391,6 +400,7 @@ fn begin(
             "taken over from the running server"
         );
     }
+    running.open_eyes();
     log_started(&running.started, running.shards.count());
     Ok(running)
 }
@@ -466,7 +476,8 @@ impl Running {
             },
         )
         .operated_by(self.operator.clone())
-        .with_traces(Arc::clone(&self.traces));
+        .with_traces(Arc::clone(&self.traces))
+        .with_board(self.board.clone());
         match &self.records {
             Some(records) => state.with_records(records.counts()),
             None => state,

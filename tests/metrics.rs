@@ -19,6 +19,7 @@ fn context() -> Context {
         streams_refused: [7, 0, 0, 0, 1],
         unix_secs: 1_800_000_000,
         records: vec![("file", "ok", 5), ("file", "dropped", 2)],
+        canary: Vec::new(),
         admin_refused: [("missing", 3), ("wrong", 2), ("limited", 0)],
         version: "9.9.9",
     }

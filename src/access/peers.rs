@@ -558,11 +558,16 @@ impl PeerPolicy {
         }
     }
 
-    /// The same as [`permit_ip`](Self::permit_ip), for an allocation of `scope`.
+    /// The same as [`permit_ip`](Self::permit_ip), for an allocation of `scope`. The canary, which nobody else can be,
+    /// meets itself on any address of this host as well: so it sees what the kernel delivers.
     ///
     /// # Errors
     /// The rule that refuses it.
     pub fn permit_ip_within(&self, scope: Scope, ip: IpAddr) -> Result<PermittedIp, Denied> {
+        let ip = ip.to_canonical();
+        if scope.is_canary() && self.own.host.contains(&ip) {
+            return Ok(PermittedIp { ip });
+        }
         let permitted = self.permit_ip(ip)?;
         if scope.is_loop() && !self.is_own_relay(permitted.ip, None) {
             return Err(Denied {
@@ -577,6 +582,16 @@ impl PeerPolicy {
     /// # Errors
     /// The rule that refuses it.
     pub fn permit_within(&self, scope: Scope, peer: SocketAddr) -> Result<PermittedPeer, Denied> {
+        let address = canonical(peer);
+        let own_port = address.port() != 0 && !self.is_own_service(address);
+        if scope.is_canary() && own_port && self.own.host.contains(&address.ip()) {
+            return Ok(PermittedPeer {
+                address,
+                own_relay: self.is_own_relay(address.ip(), Some(address.port())),
+                kernel: true,
+                scope,
+            });
+        }
         let permitted = self.permit(peer)?;
         match scope {
             Scope::Policy => Ok(permitted),
@@ -591,12 +606,13 @@ impl PeerPolicy {
         }
     }
 
-    /// May what comes from an allocation of `from`, or through the kernel from anybody, be passed on to one of `to`?
+    /// May what comes from an allocation of `from`, or through the kernel from anybody, be passed on to one of `to`? The
+    /// canary has to see what its relay gets from the kernel.
     ///
     /// # Errors
     /// One of them reaches no further than a loop, and the other is not of the same visit.
     pub fn join(from: Scope, to: Scope) -> Result<(), Denied> {
-        if from == to {
+        if from == to || to.is_canary() {
             Ok(())
         } else {
             Err(Denied {
@@ -614,6 +630,18 @@ impl PeerPolicy {
     pub fn admit(&self, peer: SocketAddr) -> Result<(), Denied> {
         if self.by_port {
             self.permit(peer).map(drop)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The same as [`admit`](Self::admit), for an allocation of `scope`.
+    ///
+    /// # Errors
+    /// The rule that refuses it.
+    pub fn admit_within(&self, scope: Scope, peer: SocketAddr) -> Result<(), Denied> {
+        if self.by_port {
+            self.permit_within(scope, peer).map(drop)
         } else {
             Ok(())
         }

@@ -113,7 +113,7 @@ pub struct Quota {
     // Strangers choose these keys: std's hasher is seeded from the kernel.
     by_user: HashMap<Arc<str>, Live>,
     by_address: HashMap<IpAddr, u32>,
-    /// Of visits, by address and in total.
+    /// Those of visits, by address and in total.
     loops_by_address: HashMap<IpAddr, u32>,
     loops: u32,
 }
@@ -173,10 +173,6 @@ impl Quota {
         if reached(limits.allocations, self.live()) {
             return Err(QuotaExceeded::Total);
         }
-        if wanted.scope.is_canary() {
-            self.adopt(user, client, wanted);
-            return Ok(());
-        }
         if reached(limits.allocations_per_user, self.live_of_user(user)) {
             return Err(QuotaExceeded::User);
         }
@@ -193,12 +189,9 @@ impl Quota {
         Ok(())
     }
 
-    /// Counts one that lives already, whatever the limits. The server's own canary is nobody's.
+    /// Counts one that lives already, whatever the limits.
     pub fn adopt(&mut self, user: &Arc<str>, client: IpAddr, wanted: Wanted) {
         *self.live.of(wanted) += 1;
-        if wanted.scope.is_canary() {
-            return;
-        }
         let address = subscriber(client);
         *self.by_user.entry(Arc::clone(user)).or_default().of(wanted) += 1;
         *self.by_address.entry(address).or_default() += 1;
@@ -211,11 +204,6 @@ impl Quota {
     /// Gives back what `reserve` counted; does nothing if `user` and `client` have nothing like it to give back.
     pub fn release(&mut self, user: &Arc<str>, client: IpAddr, wanted: Wanted) {
         let address = subscriber(client);
-        if wanted.scope.is_canary() {
-            let live = self.live.of(wanted);
-            *live = live.saturating_sub(1);
-            return;
-        }
         let Some(held) = self.by_user.get_mut(user) else {
             return;
         };
@@ -318,5 +306,56 @@ mod tests {
         quota.release(&user, client, even);
         assert_eq!((quota.by_user.len(), quota.by_address.len()), (0, 0));
         assert_eq!(quota.live(), 0);
+    }
+
+    #[test]
+    fn visits_are_small_each_at_an_address_and_all_together() {
+        let of = |visit: &str| Wanted {
+            family: Family::V4,
+            even_port: false,
+            scope: Scope::Loop(super::super::scope::Visit::of(visit)),
+        };
+        let mut quota = Quota::new(Limits::default(), [10_000, 0]);
+        let mut take = |visit: u32, address: u8| {
+            let user = format!("turnix-test:{visit}");
+            let client = IpAddr::from([192, 0, 2, address]);
+            quota.reserve(&Arc::from(&*user), client, of(&user)).err()
+        };
+        let over = Some(QuotaExceeded::Visits);
+        for _ in 0..LOOPS_PER_VISIT {
+            assert_eq!(take(0, 0), None);
+        }
+        assert_eq!(take(0, 9), over, "wherever it is");
+        for _ in LOOPS_PER_VISIT..LOOPS_PER_ADDRESS {
+            assert_eq!(take(1, 0), None);
+        }
+        assert_eq!(take(2, 0), over, "whoever it is");
+        for visit in LOOPS_PER_ADDRESS..LOOPS {
+            assert_eq!(take(visit, visit as u8), None);
+        }
+        assert_eq!(take(LOOPS, 200), over);
+        let (alice, client) = (Arc::from("alice"), IpAddr::from([192, 0, 2, 0]));
+        let any = Wanted {
+            scope: Scope::Policy,
+            ..of("")
+        };
+        assert_eq!(quota.reserve(&alice, client, any), Ok(()));
+        quota.release(&Arc::from("turnix-test:1"), client, of("turnix-test:1"));
+        let user = Arc::from("turnix-test:2");
+        assert_eq!(quota.reserve(&user, client, of("turnix-test:2")), Ok(()));
+        // A small server leaves most of what it has to those who have credentials of their own.
+        let mut quota = Quota::new(
+            Limits {
+                allocations: 40,
+                ..Limits::default()
+            },
+            [10_000, 0],
+        );
+        let taken = (0..40).filter(|visit| {
+            let user = format!("turnix-test:{visit}");
+            let client = IpAddr::from([192, 0, 2, *visit as u8]);
+            (quota.reserve(&Arc::from(&*user), client, of(&user))).is_ok()
+        });
+        assert_eq!(taken.count(), 10);
     }
 }

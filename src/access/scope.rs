@@ -18,7 +18,7 @@ pub enum Scope {
     /// Whomever the peer policy permits.
     #[default]
     Policy,
-    /// Relayed addresses of this server that the same visit allocated.
+    /// Relayed addresses of this server that the same visit allocated; of the canary also sockets of this host.
     Loop(Visit),
 }
 
@@ -61,6 +61,14 @@ impl Visit {
 }
 
 impl Scope {
+    /// The word in access records.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::Loop(_) => "loop",
+        }
+    }
+
     /// Whether it reaches relayed addresses of its own visit only.
     pub const fn is_loop(self) -> bool {
         matches!(self, Self::Loop(_))

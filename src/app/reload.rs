@@ -382,6 +382,7 @@ impl Running {
             &self.started.listeners,
             mappings(&self.relays),
         ));
+        self.open_eyes();
         self.service.replace(ice::offer(
             &self.config,
             &self.started.listeners,

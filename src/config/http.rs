@@ -52,6 +52,7 @@ pub(super) fn read_http(r: &mut Reader<'_>, sources: &Sources) -> Option<Keys> {
         values::list(values::parsed(host)),
     );
     let test_page = r.key("http.test_page", "true", "true or false", values::boolean);
+    let status_page = r.key("http.status_page", "true", "true or false", values::boolean);
     let (token, token_file) = (token?, token_file?);
     if let Some((path, token)) = &token_file {
         (r.keys).note_secrets("http.token_file", std::iter::once(token));
@@ -91,6 +92,7 @@ pub(super) fn read_http(r: &mut Reader<'_>, sources: &Sources) -> Option<Keys> {
             token: token.map(|token| Token::new(&token)),
             hosts: hosts?,
             test_page: test_page?,
+            status_page: status_page?,
         },
     })
 }

@@ -210,6 +210,8 @@ pub struct Http {
     pub hosts: Vec<String>,
     /// Whether listeners that speak `http` have the test page, with credentials for each visit.
     pub test_page: bool,
+    /// Whether they have the status page.
+    pub status_page: bool,
 }
 
 /// How the server runs on the host.
@@ -221,6 +223,8 @@ pub struct Server {
     pub pin_shards: bool,
     /// How long a shard asks for packets again and again before it sleeps.
     pub busy_poll: Duration,
+    /// How often the server looks at itself through its own listeners; zero: never.
+    pub canary: Duration,
     /// Whether a crash may leave a core dump, which holds every secret.
     pub core_dumps: bool,
     /// Receive and send buffer of a listener, in bytes.

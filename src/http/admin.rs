@@ -23,6 +23,7 @@ use crate::turn::Direction;
 
 use super::door::{Door, Refusal};
 use super::serve::{Local, Peer};
+use super::status::Board;
 use super::{Health, Operator, Order, ShardControl, Status, Token, json, refusal, trace};
 
 /// What the admin listener answers from.
@@ -36,6 +37,7 @@ pub struct AdminState<S> {
     settings: Arc<Settings>,
     door: Arc<Door>,
     records: Option<Arc<Counts>>,
+    board: Option<Board>,
     pub(super) traces: Arc<Mutex<Traces>>,
 }
 
@@ -75,6 +77,7 @@ impl<S: ShardControl> AdminState<S> {
             door: Arc::new(Door::new(settings.token.clone())),
             settings: Arc::new(settings),
             records: None,
+            board: None,
             traces: Arc::default(),
         }
     }
@@ -92,6 +95,13 @@ impl<S: ShardControl> AdminState<S> {
     #[must_use]
     pub fn with_traces(mut self, traces: Arc<Mutex<Traces>>) -> Self {
         self.traces = traces;
+        self
+    }
+
+    /// Says in the metrics what the server finds when it looks at itself.
+    #[must_use]
+    pub fn with_board(mut self, board: Board) -> Self {
+        self.board = Some(board);
         self
     }
 
@@ -303,6 +313,7 @@ async fn metrics<S: ShardControl>(State(state): State<AdminState<S>>) -> Respons
         unix_secs: Clock.now().unix_secs(),
         records: (state.records.as_ref()).map_or_else(Vec::new, |counts| counts.read()),
         admin_refused: state.door.refused(),
+        canary: (state.board.as_ref()).map_or_else(Vec::new, Board::looks),
         version: state.settings.version,
     };
     let text = encode(Reading {

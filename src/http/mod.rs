@@ -10,6 +10,7 @@ mod operator;
 mod pages;
 pub mod public;
 mod serve;
+pub mod status;
 mod trace;
 pub mod visits;
 

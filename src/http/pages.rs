@@ -60,11 +60,11 @@ fn policy(html: &str) -> String {
     )
 }
 
-fn hash(text: &str) -> String {
+pub(super) fn hash(text: &str) -> String {
     format!("sha256-{}", STANDARD.encode(Sha256::digest(text)))
 }
 
-fn between<'a>(html: &'a str, open: &str, close: &str) -> &'a str {
+pub(super) fn between<'a>(html: &'a str, open: &str, close: &str) -> &'a str {
     (html.split_once(open))
         .and_then(|(_, rest)| rest.split_once(close))
         .map_or("", |(inner, _)| inner)

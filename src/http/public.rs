@@ -11,6 +11,7 @@ use axum::response::Response;
 use axum::routing::get;
 
 use super::ice::{self, Service};
+use super::status::{self, Board};
 use super::visits::{self, Visits};
 use super::{Health, ShardControl, dialects, json, refusal};
 
@@ -20,6 +21,7 @@ pub fn router<S: ShardControl>(
     draining: Arc<AtomicBool>,
     service: Service<S>,
     visits: Visits,
+    board: Board,
 ) -> Router {
     Router::new()
         .route("/health", get(health))
@@ -31,6 +33,7 @@ pub fn router<S: ShardControl>(
         .merge(dialects::routes(service.clone()))
         .merge(ice::routes(service))
         .merge(visits::routes(visits))
+        .merge(status::routes(board))
 }
 
 async fn health<S: ShardControl>(State(health): State<Health<S>>) -> Response {

@@ -427,7 +427,9 @@ impl Shard {
             };
             let shard = match owner {
                 Owner::Here(id) => {
-                    self.server.count_to_peer(Path::Hairpin, payload.length);
+                    if !peer.scope().is_canary() {
+                        self.server.count_to_peer(Path::Hairpin, payload.length);
+                    }
                     let from = FromPeer {
                         peer: relayed,
                         path: Path::Hairpin,
@@ -443,6 +445,7 @@ impl Shard {
                     return;
                 }
                 Owner::Abroad(local) => {
+                    self.server.count_to_peer(Path::Kernel, payload.length);
                     self.gather(allocation, payload, local);
                     return;
                 }
@@ -461,12 +464,14 @@ impl Shard {
             (self.server).count_undelivered(now, allocation, to, DropReason::NoRelay);
             return;
         }
+        if !peer.scope().is_canary() {
+            self.server.count_to_peer(Path::Kernel, payload.length);
+        }
         self.gather(allocation, payload, to);
     }
 
     /// Application data that leaves with the next batch.
     fn gather(&mut self, allocation: AllocationId, payload: Payload, to: SocketAddr) {
-        self.server.count_to_peer(Path::Kernel, payload.length);
         self.to_peers.push(ToPeer {
             relay_slot: allocation.slot,
             sequence: self.to_peers.len() as u32,

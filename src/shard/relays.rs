@@ -258,7 +258,12 @@ impl Relays {
             ..
         } = *relay;
         drop(socket);
-        pool.give_back(now, place);
+        if wanted.scope.is_canary() {
+            // Nobody but this server knew of it.
+            pool.put_back(place);
+        } else {
+            pool.give_back(now, place);
+        }
         pool.release(&user, client, wanted);
         if pool.generation() != self.pool.generation() {
             self.pool.rest(now, pool.addresses(place).local);

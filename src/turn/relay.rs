@@ -109,7 +109,7 @@ impl Server {
                     return Forward::Drop(DropReason::NoPermission);
                 }
                 // A channel was bound to a port that policy had judged; here a permission speaks for the IP alone.
-                if let Err(denied) = self.access.peers.admit(from.peer) {
+                if let Err(denied) = (self.access.peers).admit_within(allocation.scope, from.peer) {
                     self.stats.peer_denied[denied.rule as usize] += 1;
                     return Forward::Drop(DropReason::PeerDenied);
                 }
@@ -142,7 +142,9 @@ impl Server {
             }
         }
         allocation.count(Direction::ToClient, elapsed.as_secs() as u32, length);
-        self.stats.relayed[Direction::ToClient as usize][from.path as usize].add(length);
+        if !allocation.scope.is_canary() {
+            self.stats.relayed[Direction::ToClient as usize][from.path as usize].add(length);
+        }
         Forward::ToClient { five_tuple, header }
     }
 

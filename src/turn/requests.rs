@@ -107,7 +107,9 @@ impl Server {
             // Reserving the sibling port is not offered; this is what the RFC answers when it cannot be had.
             return Err(Reject::Capacity);
         }
-        self.admit_newcomer(from)?;
+        if !authenticated.scope().is_canary() {
+            self.admit_newcomer(from)?;
+        }
         let requested = message.lifetime()?;
         let Some(username) = message.username() else {
             return Err(Reject::BadRequest("USERNAME is missing"));

@@ -367,7 +367,9 @@ impl Server {
             timers.reschedule(id, next, Some(next));
             if let Some(allocation) = allocations.get(id) {
                 routes.sync(allocation, now.mono);
-                if let Some(relayed) = allocation.relayed() {
+                if let Some(relayed) = allocation.relayed()
+                    && !allocation.scope.is_canary()
+                {
                     let transport = five_tuple.transport() as usize;
                     stats.live[transport][relayed.family() as usize] += 1;
                 }
@@ -454,7 +456,7 @@ impl Server {
                 (
                     allocation.id,
                     allocation.five_tuple.transport(),
-                    allocation.relayed(),
+                    (allocation.relayed()).filter(|_| !allocation.scope.is_canary()),
                 )
             })
             .collect();

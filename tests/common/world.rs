@@ -40,6 +40,9 @@ pub struct World {
     next_port: u16,
 }
 
+/// Signs for visits of the test page.
+pub const VISITS: &str = "signs for visits";
+
 pub fn access_settings() -> access::Settings {
     access::Settings {
         realm: REALM.into(),
@@ -48,7 +51,7 @@ pub fn access_settings() -> access::Settings {
             ("bob".into(), Secret::new("builder".into())),
         ],
         secrets: vec![Secret::new(SECRET.into()), Secret::new(OLD_SECRET.into())],
-        visits: None,
+        visits: Some(Secret::new(VISITS.into())),
         strict_expiry: false,
         peers: PeerSettings::default(),
         limits: Limits::default(),
