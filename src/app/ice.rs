@@ -23,6 +23,9 @@ const CANARY: &str = "canary";
 /// How long the credential of one look of a canary is good for: clocks of nodes may differ.
 const CANARY_TTL: Duration = Duration::from_secs(600);
 
+/// Where clients look for STUN and TURN if no port is given.
+const STUN_PORT: u16 = 3478;
+
 /// How clients name this server.
 #[derive(Clone, Debug)]
 pub struct Host {
@@ -87,6 +90,25 @@ fn bracketed(ip: IpAddr) -> String {
 /// URLs of every listener (RFC 7065) in the order of [`forms`].
 pub fn urls(listeners: &[Listener], host: &Host) -> Vec<String> {
     forms(listeners, host).iter().map(Form::url).collect()
+}
+
+/// URLs for people to copy: those of [`urls`] less what goes without saying. UDP is what a client takes if nothing is said,
+/// and the port of STUN (RFC 8489, section 12.1) is no way out where UDP is closed, if there is another.
+pub fn plain_urls(listeners: &[Listener], host: &Host) -> Vec<String> {
+    let all = forms(listeners, host);
+    let says_more = |form: &&Form| {
+        let others = || all.iter().filter(|other| other.port != STUN_PORT);
+        form.transport == Transport::Udp
+            || form.port != STUN_PORT
+            || !others().any(|other| other.transport == form.transport)
+    };
+    let urls = all.iter().filter(says_more).map(Form::url);
+    urls.map(|url| {
+        url.strip_suffix("?transport=udp")
+            .unwrap_or(&url)
+            .to_owned()
+    })
+    .collect()
 }
 
 /// Ways to every listener: UDP, then TCP, then TLS, which is the order from fast to passable.
