@@ -58,7 +58,7 @@ impl<'a> Trust<'a> {
             Self::Nobody => Ok(RootCertStore::empty()),
         };
         let roots = (roots.map_err(anyhow::Error::msg))
-            .context("nothing to verify the server's certificate with")?;
+            .context("no roots to verify the server's certificate with; --ca FILE names some")?;
         let config = builder.with_root_certificates(roots).with_no_client_auth();
         Ok(Arc::new(config))
     }

@@ -332,7 +332,9 @@ fn open(arguments: &Arguments) -> anyhow::Result<Flows> {
     let settings = settings(arguments, Family::of(peer_address))?;
     let tls = match transport {
         Transport::Tls => Some((
-            Trust::of(arguments.insecure, arguments.ca.as_deref()).config()?,
+            Trust::of(arguments.insecure, arguments.ca.as_deref())
+                .config()
+                .context("--insecure skips verification")?,
             tls::server_name(&arguments.uri.host)?,
         )),
         _ => None,

@@ -263,7 +263,7 @@ fn orders(arguments: &Arguments) -> anyhow::Result<Vec<Order>> {
         let tls = Tls {
             // Without TLS in the URI it is only asked whether the port speaks it.
             config: match secure {
-                true => trust.config()?,
+                true => trust.config().context("--insecure skips verification")?,
                 false => Trust::Anybody.config()?,
             },
             name: server_name(&uri.server.host)?,
