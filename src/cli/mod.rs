@@ -64,6 +64,7 @@ enum Command {
     /// server, through both relayed addresses, and back here. Without credentials it only tests whether the server answers.
     ///
     /// Ends with 3 if it found a fault, and gives its allocations back, also on Ctrl-C.
+    #[command(args_override_self = true)]
     Probe(Box<probe::Arguments>),
     /// Load any TURN server with relayed traffic and measure it.
     ///

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use rcgen::date_time_ymd;
 use turnix::wire::ErrorCode;
 
-use super::scripted::{Answer, Script, lossy, serve, web};
+use super::scripted::{Answer, Script, lossy, serve, tls, web};
 use super::server::{ALICE, SECRET, Server, certificate, probe};
 
 /// Probes as alice, and expects a fault that is told so.
@@ -114,8 +114,8 @@ fn ports_that_speak_something_else() {
         "speaks TURN without TLS",
         "?transport=tcp",
     );
-    let tls = Server::with("127.0.0.1", r#""tls""#, "");
-    fault(&tls.uri("tcp"), &[], "speaks TLS", "turns:127.0.0.1");
+    let secure = Server::with("127.0.0.1", r#""tls""#, "");
+    fault(&secure.uri("tcp"), &[], "speaks TLS", "turns:127.0.0.1");
     let web = web(0, SystemTime::UNIX_EPOCH);
     fault(
         &format!("turn:{}?transport=tcp", web.address),
@@ -133,6 +133,7 @@ fn ports_that_speak_something_else() {
 
 #[test]
 fn certificates() {
+    let dir = tempfile::tempdir().unwrap();
     let with = |made: &(String, String)| Server::certified("127.0.0.1", r#""tls""#, "", made);
     let server = with(&certificate("localhost", |_| {}));
     fault(&server.uri("tls"), &[], "signed by itself", "--insecure");
@@ -146,23 +147,23 @@ fn certificates() {
         "is for other.example.org, not for localhost",
         "URI",
     );
-    let insecure = [&[&server.uri("tls") as &str, "--insecure"], &ALICE[..]].concat();
+    let uri = server.uri("tls");
+    let insecure = [&[uri.as_str(), "--insecure"], &ALICE[..]].concat();
     let (code, all) = probe(&insecure);
     assert_eq!(code, 0, "{all}");
     assert!(all.contains("other.example.org, not verified"), "{all}");
 
-    let server = with(&certificate("localhost", |params| {
+    // Nothing of turnix serves one that is over.
+    let over = certificate("localhost", |params| {
         params.not_before = date_time_ymd(2020, 1, 1);
         params.not_after = date_time_ymd(2021, 1, 1);
-    }));
-    let ca = server.certificate_file();
+    });
+    let ca = dir.path().join("ca.pem");
+    std::fs::write(&ca, &over.0).unwrap();
+    let server = tls(&over);
+    let uri = format!("turns:localhost:{}", server.address.port());
     let trusted = ["--ca", ca.to_str().unwrap()];
-    fault(
-        &server.uri("tls"),
-        &trusted,
-        "has expired (2021-01-01",
-        "renew it",
-    );
+    fault(&uri, &trusted, "has expired (2021-01-01", "renew it");
 }
 
 #[test]

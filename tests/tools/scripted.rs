@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use turnix::wire::key::long_term_key;
 use turnix::wire::{ErrorCode, Kind, Message, Method, Response, classify};
 
@@ -215,5 +217,35 @@ pub fn web(port: u16, date: std::time::SystemTime) -> Helper {
             connection,
             "HTTP/1.1 400 Bad Request\r\nDate: {date}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
         );
+    })
+}
+
+/// A server that shows a certificate and nothing else.
+pub fn tls((certificate, key): &(String, String)) -> Helper {
+    let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    let config = Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    Helper::start(address, move || {
+        let Ok((mut connection, _)) = listener.accept() else {
+            return std::thread::sleep(Duration::from_millis(10));
+        };
+        connection.set_nonblocking(false).unwrap();
+        connection.set_read_timeout(Some(LOOK * 20)).unwrap();
+        let mut session = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
+        while session.is_handshaking() {
+            if session.complete_io(&mut connection).is_err() {
+                return;
+            }
+        }
     })
 }

@@ -75,6 +75,10 @@ impl Server {
         } else {
             ip.to_owned()
         };
+        let tls = match protocols.contains("tls") {
+            true => format!("[tls]\ncertificate = \"{path}/cert.pem\"\nkey = \"{path}/key.pem\""),
+            false => String::new(),
+        };
         let config = format!(
             r#"
 realm = "turn.example.org"
@@ -86,9 +90,7 @@ addresses = ["127.0.0.1", "::1"]
 [auth]
 users = {{ alice = "wonderland", bob = "builder" }}
 secrets = ["{SECRET}"]
-[tls]
-certificate = "{path}/cert.pem"
-key = "{path}/key.pem"
+{tls}
 [http]
 admin = "127.0.0.1:0"
 {more}

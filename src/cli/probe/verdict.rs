@@ -51,11 +51,12 @@ pub fn judge(facts: &Facts) -> Vec<Verdict> {
         facts,
         verdicts: Vec::new(),
     };
+    // A relayed address that is nowhere explains the rest.
+    court.judge_addresses();
     match &facts.end {
         Some(end) => court.judge_end(end.stage, &end.trouble),
         None => court.judge_data(),
     }
-    court.judge_addresses();
     court.judge_extras();
     court
         .verdicts
@@ -506,6 +507,7 @@ impl Court<'_> {
         let arrives = |traffic: &Option<Traffic>| traffic.as_ref().map(|one| one.received > 0);
         let ways = [arrives(&facts.indications), arrives(&facts.channel_data)];
         match ways {
+            [Some(false), Some(false)] if !self.verdicts.is_empty() => return,
             [Some(false), Some(false)] => {
                 let relayed = shown(facts.relayed);
                 return self.fault(

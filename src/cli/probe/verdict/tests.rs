@@ -631,6 +631,16 @@ fn faults_come_before_warnings() {
 }
 
 #[test]
+fn an_address_that_is_nowhere_explains_that_nothing_arrives() {
+    let facts = with(healthy(), |facts| {
+        facts.relayed = Some(addr("0.0.0.0:50000"));
+        (facts.indications, facts.channel_data) = (traffic(6, 0), traffic(6, 0));
+    });
+    let codes: Vec<_> = judge(&facts).iter().map(|verdict| verdict.code).collect();
+    assert_eq!(codes, ["relay_unspecified"]);
+}
+
+#[test]
 fn uris_in_advice_keep_ipv6_in_brackets() {
     let facts = with(ended(Stage::Binding, Trouble::Closed), |facts| {
         facts.host = "2001:db8::7".into();
