@@ -223,6 +223,11 @@ pub enum Trouble {
         /// What the system said.
         why: String,
     },
+    /// A router or firewall says that packets do not get there, or nobody has that address.
+    Rejected {
+        /// What the system said.
+        why: String,
+    },
     /// Nobody listens: ICMP over UDP, a reset over TCP.
     Closed,
     /// No answer.
@@ -257,7 +262,10 @@ pub enum Trouble {
 impl std::fmt::Display for Trouble {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::NoName { why } | Self::NoRoute { why } | Self::Host { why } => f.write_str(why),
+            Self::NoName { why }
+            | Self::NoRoute { why }
+            | Self::Rejected { why }
+            | Self::Host { why } => f.write_str(why),
             Self::Closed => f.write_str("the port is closed"),
             Self::Silence => f.write_str("no answer"),
             Self::HungUp => f.write_str("the server ended the connection"),

@@ -513,7 +513,7 @@ impl<'a> Journey<'a> {
             Trouble::Certificate(_) => {
                 self.facts.certificate = around::certificate(server, &self.order.tls).await;
             }
-            Trouble::Closed | Trouble::Silence
+            Trouble::Closed | Trouble::Silence | Trouble::Rejected { .. }
                 if stage <= Stage::Binding && !transport.is_stream() =>
             {
                 self.facts.around.tcp = Some(around::knock(Transport::Tcp, server).await);

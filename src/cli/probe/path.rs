@@ -269,7 +269,12 @@ pub fn channel() -> ChannelNumber {
 }
 
 fn trouble(error: &io::Error) -> Trouble {
-    let why = error.to_string();
+    let text = error.to_string();
+    let why = text
+        .split(" (os error")
+        .next()
+        .unwrap_or_default()
+        .to_owned();
     match error.kind() {
         io::ErrorKind::ConnectionRefused => Trouble::Closed,
         io::ErrorKind::ConnectionReset
@@ -277,9 +282,10 @@ fn trouble(error: &io::Error) -> Trouble {
         | io::ErrorKind::BrokenPipe
         | io::ErrorKind::UnexpectedEof => Trouble::HungUp,
         io::ErrorKind::TimedOut => Trouble::Silence,
-        io::ErrorKind::HostUnreachable
-        | io::ErrorKind::NetworkUnreachable
-        | io::ErrorKind::AddrNotAvailable => Trouble::NoRoute { why },
+        io::ErrorKind::HostUnreachable => Trouble::Rejected { why },
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::AddrNotAvailable => {
+            Trouble::NoRoute { why }
+        }
         _ => Trouble::Host { why },
     }
 }

@@ -122,6 +122,21 @@ impl Court<'_> {
                 format!("this host has no way to {}: {why}", self.place()),
                 "see whether this host is online, and has an address of that family",
             ),
+            Trouble::Rejected { why } => match self.facts.around.tcp {
+                Some(Knock::Answers) => self.fault(
+                    "udp_blocked",
+                    format!(
+                        "UDP is turned away on the way to {} ({why}), while TURN over TCP answers there",
+                        self.place()
+                    ),
+                    self.open_udp(),
+                ),
+                _ => self.fault(
+                    "unreachable",
+                    format!("packets to {} are turned away: {why}", self.place()),
+                    "see whether the host is up and this its address; a firewall or router on the way may reject them",
+                ),
+            },
             Trouble::Host { why } => self.fault(
                 "host",
                 format!("this host cannot reach {}: {why}", self.place()),
@@ -162,20 +177,40 @@ impl Court<'_> {
         }
     }
 
+    /// The URI that goes over TCP.
+    fn over_tcp(&self) -> String {
+        let note = if self.facts.relays {
+            ""
+        } else {
+            " (STUN there takes a turn: URI)"
+        };
+        self.uri("turn", "?transport=tcp") + note
+    }
+
+    fn open_udp(&self) -> String {
+        format!(
+            "open UDP {} in the firewalls of the server, its cloud and this network; until then, use {}",
+            self.facts.port,
+            self.over_tcp()
+        )
+    }
+
     fn judge_unreachable(&mut self, stage: Stage, trouble: &Trouble) {
         let place = self.place();
         let port = self.facts.port;
         let around = &self.facts.around;
         if self.facts.transport == Transport::Udp {
-            let over_tcp = match self.facts.relays {
-                true => self.uri("turn", "?transport=tcp"),
-                false => self.uri("turn", "?transport=tcp") + " (STUN there takes a turn: URI)",
-            };
             return match (trouble, around.tcp) {
                 (Trouble::Closed, Some(Knock::Answers)) => self.fault(
                     "udp_closed",
-                    format!("nobody listens for UDP at {place}, while TURN over TCP answers there"),
-                    format!("turn UDP on in the server (a listener with \"udp\"; coturn: no no-udp), or use {over_tcp}"),
+                    format!(
+                        "nobody listens for UDP at {place}, while TURN over TCP answers there"
+                    ),
+                    format!(
+                        "turn UDP on in the server (a listener with \"udp\"; coturn: no no-udp), and see whether a firewall rejects \
+                         it; or use {}",
+                        self.over_tcp()
+                    ),
                 ),
                 (Trouble::Closed, _) => self.fault(
                     "closed",
@@ -184,8 +219,10 @@ impl Court<'_> {
                 ),
                 (_, Some(Knock::Answers)) => self.fault(
                     "udp_blocked",
-                    format!("UDP is blocked on the way to {place}: no answer, while TURN over TCP answers there"),
-                    format!("open UDP {port} in the firewalls of the server, its cloud and this network; until then, use {over_tcp}"),
+                    format!(
+                        "UDP is blocked on the way to {place}: no answer, while TURN over TCP answers there"
+                    ),
+                    self.open_udp(),
                 ),
                 (_, Some(Knock::Opens | Knock::Closed)) => self.fault(
                     "udp_silent",

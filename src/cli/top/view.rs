@@ -284,11 +284,16 @@ impl View {
             strong,
         };
         let mut rows: Vec<Row> = self.head().iter().map(|line| row(line, false)).collect();
-        rows.push(row(&self.state(), self.trouble.is_some()));
-        // The column heads below, the keys at the bottom.
-        let room = height.saturating_sub(rows.len() + 2);
+        // The state and the column heads below, the keys at the bottom.
+        let room = height.saturating_sub(rows.len() + 3);
         let count = self.listed().len();
         self.top = self.top.min(count.saturating_sub(room));
+        let mut state = self.state();
+        if count > room && self.trouble.is_none() {
+            let last = (self.top + room).min(count);
+            state += &format!("   {} to {last} of {count}", self.top + 1);
+        }
+        rows.push(row(&state, self.trouble.is_some()));
         let listed = self.listed();
         let shown: Vec<_> = listed.into_iter().skip(self.top).take(room).collect();
         let mut columns = self.columns(&shown);
@@ -423,6 +428,9 @@ struct Column {
 /// The widest a name is shown.
 const WIDEST: usize = 32;
 
+/// How narrow a quantity is shown, so that columns stay where they are while it changes.
+const NARROWEST: usize = 11;
+
 impl Column {
     fn width(&self) -> usize {
         let widest = self.cells.iter().map(|cell| cell.width()).max();
@@ -431,7 +439,9 @@ impl Column {
         } else {
             usize::MAX
         };
-        widest.unwrap_or(0).min(most).max(self.title.width())
+        let least = if self.right { NARROWEST } else { 0 };
+        let least = self.title.width().max(least);
+        widest.unwrap_or(0).min(most).max(least)
     }
 }
 
@@ -591,6 +601,7 @@ mod tests {
         view.press(Key::End);
         let last = text(view.screen(80, 6));
         assert!(last[4].starts_with("bob"), "scrolled to the end: {last:?}");
+        assert!(last[2].contains("by rate   3 to 3 of 3"), "{last:?}");
     }
 
     #[test]

@@ -198,6 +198,20 @@ fn every_fault_is_named_with_its_way_out() {
             "TCP is blocked",
             "open TCP 3478",
         ),
+        (
+            ended(Connect, Trouble::Rejected { why: why() }),
+            "unreachable",
+            "turned away: why",
+            "reject",
+        ),
+        (
+            with(ended(Binding, Trouble::Rejected { why: why() }), |facts| {
+                facts.around.tcp = Some(Knock::Answers);
+            }),
+            "udp_blocked",
+            "UDP is turned away",
+            "open UDP 3478",
+        ),
         // What listens there.
         (
             over(Tcp, ended(Binding, Trouble::NotTurn)),
