@@ -316,8 +316,8 @@ async fn the_dashboard_is_one_page_that_asks_its_own_server_only() {
         " style=\"",
         " onclick=",
         "localStorage",
-        "/* style */",
-        "/* script */",
+        "{{style}}",
+        "{{script}}",
     ] {
         assert!(!page.contains(foreign), "{foreign}");
     }

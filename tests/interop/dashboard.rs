@@ -6,7 +6,7 @@ use serde_json::json;
 use turnix::access::rest;
 use turnix::base::{Clock, Secret};
 
-use crate::browser::Tab;
+use crate::chromium::{Tab, command};
 use crate::server::{Options, SECRET, Server, TOKEN, is_stand_in};
 use crate::tools::{find_tool, one_at_a_time, wait_for};
 
@@ -46,7 +46,7 @@ struct Dashboard {
 impl Dashboard {
     fn open(chromium: &std::path::Path, server: &Server) -> Self {
         let url = format!("http://127.0.0.1:{}/", server.admin);
-        let tab = Tab::open(chromium, server.dir(), &url);
+        let tab = Tab::open(&command(chromium, server.dir()), server.dir(), &url);
         Self { tab }
     }
 

@@ -6,14 +6,14 @@ use axum::response::Response;
 
 /// What goes wrong in words, and the page's doings.
 const SCRIPT: &str = concat!(
-    include_str!("dashboard_words.js"),
-    include_str!("dashboard.js")
+    include_str!("dashboard/words.js"),
+    include_str!("dashboard/script.js")
 );
 
 static PAGE: LazyLock<String> = LazyLock::new(|| {
-    include_str!("dashboard.html")
-        .replacen("/* style */", include_str!("dashboard.css"), 1)
-        .replacen("/* script */", SCRIPT, 1)
+    include_str!("dashboard/page.html")
+        .replacen("{{style}}", include_str!("dashboard/style.css"), 1)
+        .replacen("{{script}}", SCRIPT, 1)
 });
 
 /// Lets the page ask its own server, and nobody else; whatever makes markup of text is refused (Trusted Types).
