@@ -23,7 +23,7 @@ const REASONS = {
     loopback: 'Loopback', unspecified: 'Unspecified address', link_local: 'Link-local', private: 'Private network',
     cgnat: 'Carrier-grade NAT', unique_local: 'Unique local', multicast: 'Multicast', broadcast: 'Broadcast',
     documentation: 'Documentation range', benchmarking: 'Benchmarking range', reserved: 'Reserved range',
-    translated: 'IPv4 embedded in IPv6',
+    translated: 'IPv4 embedded in IPv6', loop_only: 'Test page: beyond its own loop',
   },
   dropped: {
     not_stun: 'Neither STUN nor ChannelData', malformed: 'Malformed', unexpected: 'Not for a server', fingerprint: 'Wrong fingerprint',
