@@ -1,5 +1,6 @@
 //! Composition root: builds everything once, in rank order, and takes it down again.
 
+mod canary;
 mod doors;
 mod handover;
 mod host;
@@ -25,6 +26,8 @@ use crate::base::trace::Traces;
 use crate::cluster::{self, Fleet};
 use crate::config::{Config, Listener, Mapping, Problem, Problems, Sources};
 use crate::external::Seen;
+use crate::http::status::Board;
+use crate::http::visits::Visits;
 use crate::http::{self, Asked, Front, Operator};
 use crate::lifecycle::handover::{Approach, Giver, Place};
 use crate::lifecycle::{Drain, Inherited};
@@ -96,6 +99,11 @@ pub struct Running {
     fleet: Arc<Fleet>,
     canary: tokio::task::JoinHandle<()>,
     service: http::ice::Service<Shards>,
+    /// What the test page is told.
+    visits: Visits,
+    /// What the status page says, and who finds it out.
+    board: Board,
+    eyes: Option<tokio::task::JoinHandle<()>>,
     drain: Drain,
     /// So much is in use that newcomers are better off elsewhere.
     overloaded: bool,
@@ -164,7 +172,7 @@ pub fn start_on(config: Config, inherited: Inherited) -> anyhow::Result<Running>
 
 /// The same, in the place of a process that serves.
 fn begin(
-    config: Config,
+    mut config: Config,
     mut inherited: Inherited,
     approach: Option<Approach>,
     take_over: TakeOver,
@@ -268,6 +276,9 @@ fn begin(
         }
     };
 
+    let told = ice::visits(&config, &listeners, mappings(&relays));
+    let visits = Visits::new(Clock.now(), told);
+    config.access.visits = Some(visits.secret());
     let admin_address = (admin.as_ref()).and_then(|socket| socket.local_addr().ok());
     let earlier = inventory.as_ref().map_or_else(Vec::new, handover::earlier);
     let decide = |listeners: &[Listener]| {
@@ -310,6 +321,8 @@ fn begin(
     let drain = Drain::default();
     let (operator, orders) = Operator::new(drain.deadline_unix_ms());
     let fleet = ice::fleet(&config);
+    let board = Board::new(Clock.now(), config.http.status_page, true);
+    visits.replace(ice::visits(&config, &listeners, mappings(&relays)));
     let offer = ice::offer(&config, &listeners, mappings(&relays), Arc::clone(&fleet));
     let service = http::ice::Service::new(shards.clone(), offer);
     let lobby = Lobby::new(
@@ -317,7 +330,13 @@ fn begin(
         admission,
         control.handle().clone(),
         Front::new(
-            http::public::router(shards.clone(), drain.flag(), service.clone()),
+            http::public::router(
+                shards.clone(),
+                drain.flag(),
+                service.clone(),
+                visits.clone(),
+                board.clone(),
+            ),
             http::Limits::PUBLIC,
         ),
     );
@@ -369,6 +388,9 @@ fn begin(
         fleet,
         canary,
         service,
+        visits,
+        board,
+        eyes: None,
         drain,
         overloaded: false,
         operator,
@@ -399,6 +421,7 @@ fn begin(
             "taken over from the running server"
         );
     }
+    running.open_eyes();
     log_started(&running.started, running.shards.count());
     Ok(running)
 }
@@ -475,7 +498,8 @@ impl Running {
         )
         .operated_by(self.operator.clone())
         .with_external(self.outside.board())
-        .with_traces(Arc::clone(&self.traces));
+        .with_traces(Arc::clone(&self.traces))
+        .with_board(self.board.clone());
         match &self.records {
             Some(records) => state.with_records(records.counts()),
             None => state,

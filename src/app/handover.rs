@@ -353,6 +353,7 @@ impl Running {
     /// Serves the connections that could not be handed over, until they are gone, `server.handover_grace` is over or a
     /// signal says so.
     pub(super) async fn linger(&mut self, signals: &mut Signals) {
+        self.close_eyes();
         let until = Clock.now().mono + self.config.handover.grace;
         let mut tick = tokio::time::interval(TICK);
         loop {

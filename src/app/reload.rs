@@ -98,6 +98,7 @@ impl Running {
         next.server.core_dumps = self.config.server.core_dumps;
         next.log.format = self.config.log.format;
         next.records = self.config.records.clone();
+        next.access.visits = self.config.access.visits.clone();
 
         let look = self.look_for(&next).await;
         let plan = self.plan(&next, look)?;
@@ -380,6 +381,12 @@ impl Running {
             let watch = cluster::canary::watch(Arc::clone(&self.fleet), mint);
             self.canary = self.control.spawn(watch);
         }
+        self.visits.replace(ice::visits(
+            &self.config,
+            &self.started.listeners,
+            mappings(&self.relays),
+        ));
+        self.open_eyes();
         self.service.replace(ice::offer(
             &self.config,
             &self.started.listeners,

@@ -208,7 +208,7 @@ pub struct Drain {
     pub overload_percent: u32,
 }
 
-/// Who may use the admin listener.
+/// What is spoken over HTTP besides the ICE configuration service.
 #[derive(Clone, Debug)]
 pub struct Http {
     /// Whether it speaks HTTPS, with the certificate of `tls`.
@@ -217,6 +217,10 @@ pub struct Http {
     pub token: Option<Token>,
     /// Names and addresses it may be asked by besides its own.
     pub hosts: Vec<String>,
+    /// Whether listeners that speak `http` have the test page, with credentials for each visit.
+    pub test_page: bool,
+    /// Whether they have the status page.
+    pub status_page: bool,
 }
 
 /// How the server runs on the host.
@@ -228,6 +232,8 @@ pub struct Server {
     pub pin_shards: bool,
     /// How long a shard asks for packets again and again before it sleeps.
     pub busy_poll: Duration,
+    /// How often the server looks at itself through its own listeners; zero: never.
+    pub canary: Duration,
     /// Whether a crash may leave a core dump, which holds every secret.
     pub core_dumps: bool,
     /// Receive and send buffer of a listener, in bytes.

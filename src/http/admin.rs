@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::time::duration;
 use crate::base::trace::Traces;
 use crate::base::{Clock, Pii};
-use crate::external::Board;
+use crate::external;
 use crate::metrics::{Context, NamedAllocation, Reading, encode};
 use crate::records::Counts;
 use crate::stream::{Admission, Certificates};
@@ -24,6 +24,7 @@ use crate::turn::Direction;
 
 use super::door::{Door, Refusal};
 use super::serve::{Local, Peer};
+use super::status::Board;
 use super::{Health, Operator, Order, ShardControl, Status, Token, json, refusal, trace};
 
 /// What the admin listener answers from.
@@ -37,7 +38,8 @@ pub struct AdminState<S> {
     settings: Arc<Settings>,
     door: Arc<Door>,
     records: Option<Arc<Counts>>,
-    external: Option<Arc<Board>>,
+    external: Option<Arc<external::Board>>,
+    board: Option<Board>,
     pub(super) traces: Arc<Mutex<Traces>>,
 }
 
@@ -78,6 +80,7 @@ impl<S: ShardControl> AdminState<S> {
             settings: Arc::new(settings),
             records: None,
             external: None,
+            board: None,
             traces: Arc::default(),
         }
     }
@@ -100,8 +103,15 @@ impl<S: ShardControl> AdminState<S> {
 
     /// Shows in the metrics how relay addresses look from outside.
     #[must_use]
-    pub fn with_external(mut self, board: Arc<Board>) -> Self {
+    pub fn with_external(mut self, board: Arc<external::Board>) -> Self {
         self.external = Some(board);
+        self
+    }
+
+    /// Says in the metrics what the server finds when it looks at itself.
+    #[must_use]
+    pub fn with_board(mut self, board: Board) -> Self {
+        self.board = Some(board);
         self
     }
 
@@ -319,6 +329,7 @@ async fn metrics<S: ShardControl>(State(state): State<AdminState<S>>) -> Respons
             .map(|seen| (seen.local, seen.external, seen.source.label()))
             .collect(),
         external_changes,
+        canary: (state.board.as_ref()).map_or_else(Vec::new, Board::looks),
         version: state.settings.version,
     };
     let text = encode(Reading {

@@ -19,7 +19,7 @@ use crate::turn::stats::{
 use crate::turn::{Direction, DropReason, Path, Stats};
 use crate::wire::{ErrorCode, Method};
 
-use super::{NamedAllocation, ShardSnapshot};
+use super::{CanaryLook, NamedAllocation, ShardSnapshot};
 
 /// What metrics say that no shard counts.
 #[derive(Clone, Debug)]
@@ -40,6 +40,8 @@ pub struct Context {
     pub external: Vec<(IpAddr, IpAddr, &'static str)>,
     /// How often that has changed.
     pub external_changes: u64,
+    /// What the server found when it looked at itself last; none where it does not.
+    pub canary: Vec<CanaryLook>,
     /// The version of turnix.
     pub version: &'static str,
 }
@@ -398,6 +400,30 @@ fn server(families: &mut Vec<MetricFamily>, totals: &ShardSnapshot, context: &Co
         "Sockets for which the kernel or the device refused UDP_SEGMENT.",
         MetricType::COUNTER,
         vec![counter(&[], totals.segmentation_fallbacks)],
+    );
+    push(
+        families,
+        "turn_canary_success",
+        "Whether the server's last look at itself by every port of a transport came through a relay and back: 1 or 0.",
+        MetricType::GAUGE,
+        (context.canary.iter())
+            .map(|look| {
+                let success = if look.success { 1.0 } else { 0.0 };
+                gauge(&[("transport", look.transport.label())], success)
+            })
+            .collect(),
+    );
+    push(
+        families,
+        "turn_canary_duration_seconds",
+        "What the slowest of the last looks of a transport that came through took, from its first packet on.",
+        MetricType::GAUGE,
+        (context.canary.iter())
+            .filter_map(|look| {
+                let seconds = look.duration?.as_secs_f64();
+                Some(gauge(&[("transport", look.transport.label())], seconds))
+            })
+            .collect(),
     );
     push(
         families,

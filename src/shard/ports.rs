@@ -195,13 +195,16 @@ impl RelayPool {
         }
     }
 
-    /// Counts one more allocation of `user` from `client`.
+    /// Counts one more allocation of `user` from `client`. The server's own canary is nobody's, and in nobody's way.
     pub fn reserve(
         &self,
         user: &Arc<str>,
         client: IpAddr,
         wanted: Wanted,
     ) -> Result<(), QuotaExceeded> {
+        if wanted.scope.is_canary() {
+            return Ok(());
+        }
         lock(&self.counts.quota).reserve(user, client, wanted)?;
         self.counts.live.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -209,6 +212,9 @@ impl RelayPool {
 
     /// Gives back what `reserve` counted.
     pub fn release(&self, user: &Arc<str>, client: IpAddr, wanted: Wanted) {
+        if wanted.scope.is_canary() {
+            return;
+        }
         lock(&self.counts.quota).release(user, client, wanted);
         self.counts.live.fetch_sub(1, Ordering::Relaxed);
     }
@@ -220,6 +226,9 @@ impl RelayPool {
 
     /// Counts an allocation that lives already, whatever the limits.
     pub fn adopt(&self, user: &Arc<str>, client: IpAddr, wanted: Wanted) {
+        if wanted.scope.is_canary() {
+            return;
+        }
         lock(&self.counts.quota).adopt(user, client, wanted);
         self.counts.live.fetch_add(1, Ordering::Relaxed);
     }

@@ -177,6 +177,7 @@ impl Relays {
         let wanted = Wanted {
             family: Family::of(socket.local_addr().ip()),
             even_port,
+            scope: tenant.scope,
         };
         pool.adopt(&user, client, wanted);
         self.put(id, pool, place, socket, user, client, wanted);
@@ -267,7 +268,12 @@ impl Relays {
             ..
         } = *relay;
         drop(socket);
-        pool.give_back(now, place);
+        if wanted.scope.is_canary() {
+            // Nobody but this server knew of it.
+            pool.put_back(place);
+        } else {
+            pool.give_back(now, place);
+        }
         pool.release(&user, client, wanted);
         if pool.generation() != self.pool.generation() {
             self.pool.rest(now, pool.addresses(place).local);
