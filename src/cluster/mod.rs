@@ -7,6 +7,8 @@
 pub mod canary;
 mod directory;
 mod geo;
+mod journal;
+pub mod ledger;
 mod uri;
 
 use std::cmp::Ordering;
@@ -16,7 +18,8 @@ use std::sync::atomic::{AtomicBool, Ordering as Memory};
 
 use rand::RngExt;
 
-pub use directory::{Directory, DirectoryError, Entries, UsersFile, Version};
+pub use directory::{Directory, DirectoryError, Entries, RevokedFile, UsersFile, Version};
+pub use ledger::Ledger;
 pub use geo::{Location, Places, PlacesError};
 pub use uri::{TurnUri, UriError};
 
