@@ -9,7 +9,9 @@ mod serve;
 mod sockets;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -21,7 +23,7 @@ use tokio::sync::mpsc;
 use crate::access::Access;
 use crate::base::Clock;
 use crate::base::trace::Traces;
-use crate::cluster::{self, Fleet};
+use crate::cluster::{self, Fleet, Ledger};
 use crate::config::{Config, Listener, Mapping, Problem, Problems, Sources};
 use crate::http::{self, Asked, Front, Operator};
 use crate::lifecycle::handover::{Approach, Giver, Place};
@@ -86,6 +88,7 @@ pub struct Running {
     fleet: Arc<Fleet>,
     canary: tokio::task::JoinHandle<()>,
     service: http::ice::Service<Shards>,
+    ledger: Ledger,
     drain: Drain,
     /// So much is in use that newcomers are better off elsewhere.
     overloaded: bool,
@@ -255,10 +258,12 @@ fn begin(
         }
     };
 
+    // A process that gave everything away has let go of it.
+    let ledger = open_ledger(take_over.state.as_deref(), &config);
     let admin_address = (admin.as_ref()).and_then(|socket| socket.local_addr().ok());
     let decide = |listeners: &[Listener]| {
         let own = own_addresses(&config, listeners, &relays, admin_address);
-        Arc::new(Access::new(&config.access, own))
+        Arc::new(Access::new(&config.access, own).with_revoked(ledger.revoked()))
     };
     let emitter = records.as_ref().map(Records::emitter);
     let settings = shard_settings(&config, &listeners, relays.clone(), emitter);
@@ -295,7 +300,7 @@ fn begin(
     let (operator, orders) = Operator::new(drain.deadline_unix_ms());
     let fleet = ice::fleet(&config);
     let offer = ice::offer(&config, &listeners, mappings(&relays), Arc::clone(&fleet));
-    let service = http::ice::Service::new(shards.clone(), offer);
+    let service = http::ice::Service::new(shards.clone(), offer, ledger.clone());
     let lobby = Lobby::new(
         shards.clone(),
         admission,
@@ -348,6 +353,7 @@ fn begin(
         fleet,
         canary,
         service,
+        ledger,
         drain,
         overloaded: false,
         operator,
@@ -453,12 +459,44 @@ impl Running {
             },
         )
         .operated_by(self.operator.clone())
-        .with_traces(Arc::clone(&self.traces));
+        .with_traces(Arc::clone(&self.traces))
+        .with_ledger(self.ledger.clone(), self.service.meters());
         match &self.records {
             Some(records) => state.with_records(records.counts()),
             None => state,
         }
     }
+}
+
+/// What is revoked and kept, as it was left in `state`, and as `config` has it now.
+fn open_ledger(state: Option<&Path>, config: &Config) -> Ledger {
+    let now_unix = Clock.now().unix_secs();
+    let ledger = match state {
+        None => Ledger::default(),
+        Some(directory) => {
+            let (ledger, problem) = Ledger::open(directory, now_unix);
+            if let Some(error) = problem {
+                tracing::warn!(
+                    directory = %directory.display(),
+                    %error,
+                    "revocations and credentials of API keys are forgotten when this process ends: set STATE_DIRECTORY to a                      directory of its own that it may write"
+                );
+            }
+            ledger
+        }
+    };
+    for id in ledger.set_keys(key_lifetimes(config), now_unix) {
+        tracing::info!(key = id, "an API key is gone: what it has minted is revoked");
+    }
+    ledger.configure(config.revoked.clone(), now_unix);
+    ledger
+}
+
+/// The API keys, and for how many seconds at most what they mint is good.
+fn key_lifetimes(config: &Config) -> BTreeMap<String, u64> {
+    (config.api_keys.iter())
+        .map(|key| (key.id.clone(), key.ttl.as_secs()))
+        .collect()
 }
 
 /// Opens the file and starts the threads of access records, if anybody wants them.

@@ -20,6 +20,8 @@ fn context() -> Context {
         unix_secs: 1_800_000_000,
         records: vec![("file", "ok", 5), ("file", "dropped", 2)],
         admin_refused: [("missing", 3), ("wrong", 2), ("limited", 0)],
+        revocations: [0, 2, 0],
+        api_keys: vec![("web".into(), "minted", 4)],
         version: "9.9.9",
     }
 }

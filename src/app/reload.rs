@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::access::Access;
+use crate::base::Clock;
 use crate::cluster;
 use crate::config::{Change, Config, Listener, Problem, Problems, Sources};
 use crate::lifecycle::Inherited;
@@ -16,7 +17,9 @@ use crate::stream::certificates::{self, Certificate};
 use super::doors::{Door, Prepared, PreparedAdmin};
 use super::serve::SetLog;
 use super::sockets::{open_tcp, own_addresses, relay_ips, udp_problem};
-use super::{Open, Running, host_shortages, ice, load_certificate, log_started, mappings};
+use super::{
+    Open, Running, host_shortages, ice, key_lifetimes, load_certificate, log_started, mappings,
+};
 
 /// Keys, or sections of them, that a running server cannot change: its threads, what they run on, and the form and place
 /// of what is being written.
@@ -296,7 +299,15 @@ impl Running {
         let own = own_addresses(&next, &listeners, &plan.relays, admin_address);
         let relays_differ =
             plan.relays != self.relays || next.relay.ports != self.config.relay.ports;
-        let mut access = Access::new(&next.access, own);
+        let now_unix = Clock.now().unix_secs();
+        let gone = self.ledger.set_keys(key_lifetimes(&next), now_unix);
+        let revoked = self.ledger.configure(next.revoked.clone(), now_unix);
+        for id in gone {
+            notes.push(format!(
+                "the API key {id:?} is gone: what it has minted is revoked"
+            ));
+        }
+        let mut access = Access::new(&next.access, own).with_revoked(revoked);
         let earlier = self.shards.earlier_relays(relays_differ);
         access.peers = access.peers.with_earlier_relays(earlier);
         let mut open = Vec::new();

@@ -30,7 +30,7 @@ const MAX_ANSWER_BYTES: usize = 64 << 20;
 
 /// Which server, and how the answer is shown.
 #[derive(Args)]
-pub struct Server {
+pub(super) struct Server {
     /// Where the admin listener of the server is (http.admin).
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9641")]
     admin: Uri,
@@ -42,7 +42,7 @@ pub struct Server {
     ca: Option<PathBuf>,
     /// Print the server's answer as JSON.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// Read the configuration again.
@@ -224,16 +224,31 @@ pub fn disconnect(Disconnect { id, user, server }: &Disconnect) -> anyhow::Resul
 impl Server {
     /// Status and JSON of one request; `Null` where there is no body.
     fn ask(&self, method: &Method, path: &str) -> anyhow::Result<(StatusCode, Value)> {
+        self.tell(method, path, None)
+    }
+
+    /// The same, with `body` as JSON.
+    pub(super) fn tell(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<(StatusCode, Value)> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("cannot start a runtime")?;
         runtime
-            .block_on(async { tokio::time::timeout(PATIENCE, self.request(method, path)).await })
+            .block_on(async { tokio::time::timeout(PATIENCE, self.request(method, path, body)).await })
             .unwrap_or_else(|_| bail!("{} did not answer within {PATIENCE:?}", self.admin))
     }
 
-    async fn request(&self, method: &Method, path: &str) -> anyhow::Result<(StatusCode, Value)> {
+    async fn request(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<(StatusCode, Value)> {
         let (Some(scheme), Some(authority)) = (self.admin.scheme_str(), self.admin.authority())
         else {
             bail!("--admin: write a URL such as http://127.0.0.1:9641");
@@ -245,8 +260,12 @@ impl Server {
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
+        if body.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
         let request = request
-            .body(Body::empty())
+            .body(body)
             .context("the token or the path cannot be sent")?;
         let response = client.request(request).await.with_context(|| {
             format!(
@@ -286,11 +305,11 @@ impl Server {
 }
 
 /// The answer as JSON; names in it are somebody's text, and may stand on a terminal.
-fn print_json(answer: &Value) -> anyhow::Result<()> {
+pub(super) fn print_json(answer: &Value) -> anyhow::Result<()> {
     print(&printable::json(&format!("{answer:#}\n")))
 }
 
-fn expect_success(status: StatusCode, answer: &Value) -> anyhow::Result<()> {
+pub(super) fn expect_success(status: StatusCode, answer: &Value) -> anyhow::Result<()> {
     if status.is_success() {
         return Ok(());
     }
@@ -307,7 +326,7 @@ fn said(answer: &Value) -> &str {
 }
 
 /// Every byte that is not plainly harmless in a path or query (RFC 3986 §2.3).
-fn percent_encoded(text: &str) -> String {
+pub(super) fn percent_encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
@@ -320,7 +339,7 @@ fn percent_encoded(text: &str) -> String {
 }
 
 /// Columns as wide as what is in them.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
+pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| {
         (rows.iter())
             .map(|row| row[column].chars().count())

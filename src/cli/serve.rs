@@ -99,6 +99,7 @@ fn take_over(arguments: &Arguments, config: &Config, sources: &Sources) -> TakeO
             HandoverSocket::Auto => Some(state::runtime_directory(sources).join("handover.sock")),
         },
         wanted: arguments.take_over,
+        state: Some(state::directory(sources)),
     }
 }
 

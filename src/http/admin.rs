@@ -16,14 +16,18 @@ use serde::{Deserialize, Serialize};
 use crate::base::time::duration;
 use crate::base::trace::Traces;
 use crate::base::{Clock, Pii};
+use crate::cluster::Ledger;
 use crate::metrics::{Context, NamedAllocation, Reading, encode};
 use crate::records::Counts;
 use crate::stream::{Admission, Certificates};
 use crate::turn::Direction;
 
 use super::door::{Door, Refusal};
+use super::keys::Meters;
 use super::serve::{Local, Peer};
-use super::{Health, Operator, Order, ShardControl, Status, Token, json, refusal, trace};
+use super::{
+    Health, Operator, Order, ShardControl, Status, Token, json, refusal, revocations, trace,
+};
 
 /// What the admin listener answers from.
 #[derive(Clone)]
@@ -37,6 +41,8 @@ pub struct AdminState<S> {
     door: Arc<Door>,
     records: Option<Arc<Counts>>,
     pub(super) traces: Arc<Mutex<Traces>>,
+    pub(super) ledger: Ledger,
+    meters: Option<Arc<Meters>>,
 }
 
 /// What the admin listener says about this server, and to whom.
@@ -76,6 +82,8 @@ impl<S: ShardControl> AdminState<S> {
             settings: Arc::new(settings),
             records: None,
             traces: Arc::default(),
+            ledger: Ledger::default(),
+            meters: None,
         }
     }
 
@@ -93,6 +101,16 @@ impl<S: ShardControl> AdminState<S> {
     pub fn with_traces(mut self, traces: Arc<Mutex<Traces>>) -> Self {
         self.traces = traces;
         self
+    }
+
+    /// Keeps revocations in `ledger`, and tells what API keys were answered, as `meters` count it.
+    #[must_use]
+    pub fn with_ledger(self, ledger: Ledger, meters: Arc<Meters>) -> Self {
+        Self {
+            ledger,
+            meters: Some(meters),
+            ..self
+        }
     }
 
     /// Counts access records in the metrics.
@@ -115,6 +133,14 @@ pub fn router<S: ShardControl>(state: AdminState<S>) -> Router {
         .route("/api/v1/users/{user}/allocations", delete(end_user))
         .route("/api/v1/reload", post(reload))
         .route("/api/v1/drain", post(drain))
+        .route(
+            "/api/v1/revocations",
+            get(revocations::list).post(revocations::revoke),
+        )
+        .route(
+            "/api/v1/revocations/{kind}/{name}",
+            delete(revocations::lift),
+        )
         .route("/api/v1/trace", get(trace::list).post(trace::change))
         .fallback(async || refusal(StatusCode::NOT_FOUND, "there is nothing at this path"))
         .method_not_allowed_fallback(async || {
@@ -271,7 +297,7 @@ impl Known<'_> {
 }
 
 /// Whether a web page of another origin sends this: a browser sends a plain POST without asking the server first.
-fn is_from_elsewhere(headers: &HeaderMap) -> bool {
+pub(super) fn is_from_elsewhere(headers: &HeaderMap) -> bool {
     let host = headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok());
@@ -303,6 +329,8 @@ async fn metrics<S: ShardControl>(State(state): State<AdminState<S>>) -> Respons
         unix_secs: Clock.now().unix_secs(),
         records: (state.records.as_ref()).map_or_else(Vec::new, |counts| counts.read()),
         admin_refused: state.door.refused(),
+        revocations: state.ledger.counts(Clock.now().unix_secs()),
+        api_keys: (state.meters.as_ref()).map_or_else(Vec::new, |meters| meters.read()),
         version: state.settings.version,
     };
     let text = encode(Reading {
@@ -498,7 +526,7 @@ async fn order<S>(state: &AdminState<S>, headers: &HeaderMap, order: Order) -> R
     }
 }
 
-fn unreadable() -> Response {
+pub(super) fn unreadable() -> Response {
     refusal(
         StatusCode::BAD_REQUEST,
         "the path is not percent-encoded UTF-8",

@@ -6,9 +6,11 @@ pub mod admin;
 mod dialects;
 mod door;
 pub mod ice;
+pub mod keys;
 mod operator;
 mod pages;
 pub mod public;
+mod revocations;
 mod serve;
 mod trace;
 
@@ -22,6 +24,7 @@ use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::access::Revocations;
 use crate::base::printable;
 use crate::base::trace::Traces;
 use crate::metrics::{NamedAllocation, ShardSnapshot};
@@ -47,6 +50,10 @@ pub trait ShardControl: Clone + Send + Sync + 'static {
     fn capacity_ratio(&self) -> f64;
     /// See `Shards::set_traces`.
     fn set_traces(&self, _traces: &Arc<Traces>) {}
+    /// See `Shards::revoke`.
+    fn revoke(&self, _revoked: Revocations) -> impl Future<Output = usize> + Send {
+        std::future::ready(0)
+    }
 }
 
 impl ShardControl for Shards {
@@ -76,6 +83,10 @@ impl ShardControl for Shards {
 
     fn set_traces(&self, traces: &Arc<Traces>) {
         Self::set_traces(self, traces);
+    }
+
+    async fn revoke(&self, revoked: Revocations) -> usize {
+        Self::revoke(self, revoked).await
     }
 }
 

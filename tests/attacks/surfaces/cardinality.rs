@@ -30,6 +30,8 @@ fn page(world: &World) -> BTreeSet<String> {
             streams_refused: Default::default(),
             records: Vec::new(),
             admin_refused: [("missing", 0), ("wrong", 0), ("limited", 0)],
+            revocations: [0, 2, 0],
+            api_keys: vec![("web".into(), "minted", 4)],
             unix_secs: 1_800_000_000,
             version: "0",
         },
