@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use turnix::base::{Clock, Family, Transport};
-use turnix::cluster::Fleet;
+use turnix::cluster::{Fleet, Ledger};
 use turnix::http::admin::{self, AdminState};
 use turnix::http::ice::{Offer, Service};
 use turnix::http::{Front, Limits, ShardControl, public};
@@ -431,7 +431,7 @@ fn public_port() -> Public {
         own_urls: Vec::new(),
         fleet: Arc::new(Fleet::new("", Vec::new(), None)),
     };
-    let service = Service::new(Fake::default(), offer);
+    let service = Service::new(Fake::default(), offer, Ledger::default());
     let router = public::router(Fake::default(), Arc::clone(&draining), service);
     let front = Front::new(router, Limits::PUBLIC);
     let running = tokio::spawn(listener.run(drop, move |stream| {

@@ -316,7 +316,7 @@ impl Running {
     }
 
     fn resume(&mut self) {
-        self.ledger.come_back(Clock.now().unix_secs());
+        self.ledger.come_back();
         self.lobby.accept(true);
         if let Some((address, socket)) = self.paused_admin.take() {
             let certificates = self.certificates.clone();

@@ -6,7 +6,6 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,10 +17,6 @@ const FILE: &str = "ledger";
 const LOCK: &str = "ledger.lock";
 /// Where what could not be read is put aside.
 const DAMAGED: &str = "ledger.damaged";
-
-/// How long another process may take to let go of the ledger: it does so when it gives everything else away.
-const PATIENCE: Duration = Duration::from_secs(2);
-const PAUSE: Duration = Duration::from_millis(20);
 
 /// One change.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -64,36 +59,23 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Takes the ledger in `directory` for this process, and reads it; makes the directory if need be.
-    pub fn open(directory: &Path) -> io::Result<(Self, Vec<Line>)> {
+    /// Takes the ledger in `directory` for this process alone; makes the directory if need be.
+    pub fn open(directory: &Path) -> io::Result<Self> {
         (DirBuilder::new().recursive(true).mode(0o700)).create(directory)?;
         let lock = private().open(directory.join(LOCK))?;
-        let mut waited = Duration::ZERO;
-        loop {
-            match lock.try_lock() {
-                Ok(()) => break,
-                Err(TryLockError::WouldBlock) if waited < PATIENCE => {
-                    std::thread::sleep(PAUSE);
-                    waited += PAUSE;
-                }
-                Err(TryLockError::WouldBlock) => {
-                    return Err(io::Error::new(
-                        ErrorKind::ResourceBusy,
-                        "another process has it",
-                    ));
-                }
-                Err(TryLockError::Error(error)) => return Err(error),
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => {
+                io::Error::new(ErrorKind::ResourceBusy, "another process has it")
             }
-        }
-        let lines = read(directory)?;
+            TryLockError::Error(error) => error,
+        })?;
         let file = Arc::new(private().append(true).open(directory.join(FILE))?);
-        let journal = Self {
+        Ok(Self {
             directory: directory.to_owned(),
             file,
             _lock: lock,
             appended: 0,
-        };
-        Ok((journal, lines))
+        })
     }
 
     /// Where it is.
@@ -143,7 +125,7 @@ impl Journal {
     }
 }
 
-/// Every line there is, for a process that only looks. What cannot be read is put aside and said.
+/// Every line there is. What cannot be read is put aside and said.
 pub(super) fn read(directory: &Path) -> io::Result<Vec<Line>> {
     let path = directory.join(FILE);
     let text = match fs::read(&path) {

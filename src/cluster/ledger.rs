@@ -154,6 +154,8 @@ enum Place {
     /// Nowhere.
     #[default]
     Memory,
+    /// In a file, from the first change on.
+    Wanted(PathBuf),
     /// In a file, which this process writes.
     Open(Journal),
     /// In a file, which another process is about to write, or does.
@@ -165,11 +167,21 @@ enum Place {
 pub struct Ledger(Arc<Mutex<State>>);
 
 impl Ledger {
-    /// The ledger in `directory`, and what keeps it from being kept there, if anything does: it then is in memory only.
+    /// The ledger in `directory`, and what keeps it from being kept there, if anything does: what it says holds all the
+    /// same, and changes are in memory only. Where there is none, the first change makes it.
     pub fn open(directory: &Path, now_unix: u64) -> (Self, Option<io::Error>) {
         let mut state = State::default();
-        let problem = state.open(directory, now_unix).err();
-        (Self(Arc::new(Mutex::new(state))), problem)
+        let opened = match journal::state(directory) {
+            None => {
+                state.place = Place::Wanted(directory.to_owned());
+                Ok(())
+            }
+            Some(_) => journal::read(directory).and_then(|lines| {
+                state.read(lines, now_unix);
+                state.open(directory)
+            }),
+        };
+        (Self(Arc::new(Mutex::new(state))), opened.err())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -179,11 +191,6 @@ impl Ledger {
     /// Everything that is revoked.
     pub fn revoked(&self) -> Revocations {
         self.state().revoked.clone()
-    }
-
-    /// Whether changes outlive the process.
-    pub fn is_kept(&self) -> bool {
-        matches!(self.state().place, Place::Open(_))
     }
 
     /// Revokes `name` until `until_unix`, in seconds since the Unix epoch, or for good. A time-limited credential is
@@ -399,25 +406,19 @@ impl Ledger {
     pub fn leave(&self) {
         let mut state = self.state();
         state.place = match std::mem::take(&mut state.place) {
-            Place::Open(journal) => {
-                let directory = journal.directory().to_owned();
-                Place::Left(directory, None)
-            }
+            Place::Open(journal) => Place::Left(journal.directory().to_owned(), None),
+            Place::Wanted(directory) => Place::Left(directory, None),
             other => other,
         };
     }
 
-    /// Takes the file back from another process that did not want it after all.
-    pub fn come_back(&self, now_unix: u64) {
+    /// Goes on where another process did not want the file after all: what that wrote does not count.
+    pub fn come_back(&self) {
         let mut state = self.state();
-        let Place::Left(directory, _) = &state.place else {
-            return;
+        state.place = match std::mem::take(&mut state.place) {
+            Place::Left(directory, _) => Place::Wanted(directory),
+            other => other,
         };
-        let directory = directory.clone();
-        if let Err(error) = state.open(&directory, now_unix) {
-            tracing::warn!(%error, "revocations are kept in memory only from now on");
-            state.place = Place::Memory;
-        }
     }
 
     /// Looks at what the process that has the file now wrote there; `None` if that is nothing new.
@@ -442,15 +443,14 @@ impl State {
     fn writable(&self) -> Result<(), LedgerError> {
         match self.place {
             Place::Left(..) => Err(LedgerError::Leaving),
-            Place::Memory | Place::Open(_) => Ok(()),
+            Place::Memory | Place::Wanted(_) | Place::Open(_) => Ok(()),
         }
     }
 
-    fn open(&mut self, directory: &Path, now_unix: u64) -> io::Result<()> {
-        let (journal, lines) = Journal::open(directory)?;
-        self.read(lines, now_unix);
-        self.place = Place::Open(journal);
-        self.rewrite()
+    /// Takes the file, and writes down what is known.
+    fn open(&mut self, directory: &Path) -> io::Result<()> {
+        self.place = Place::Open(Journal::open(directory)?);
+        self.rewrite(None)
     }
 
     /// Replaces what is known by what `lines` say.
@@ -606,6 +606,16 @@ impl State {
 
     /// Writes `line` down, where anything is; what is to be synchronised.
     fn write(&mut self, line: &Line, now_unix: u64) -> Option<Arc<File>> {
+        if let Place::Wanted(directory) = &self.place
+            && let directory = directory.clone()
+            && let Err(error) = self.open(&directory)
+        {
+            tracing::error!(
+                directory = %directory.display(),
+                %error,
+                "a change is in effect, and ends with this process: set STATE_DIRECTORY to a directory that it may write"
+            );
+        }
         let entries = self.entries.len() + self.managed.values().map(BTreeMap::len).sum::<usize>();
         let Place::Open(journal) = &mut self.place else {
             return None;
@@ -620,19 +630,15 @@ impl State {
         if is_long {
             self.prune(now_unix);
             // The line itself is in the file that is there, whatever becomes of the new one.
-            if let Err(error) = self.rewrite_with(Some(line)) {
+            if let Err(error) = self.rewrite(Some(line)) {
                 tracing::warn!(%error, "the ledger cannot be written anew: it grows");
             }
         }
         Some(file)
     }
 
-    fn rewrite(&mut self) -> io::Result<()> {
-        self.rewrite_with(None)
-    }
-
     /// Writes everything down anew, and `last`, which is not in effect yet.
-    fn rewrite_with(&mut self, last: Option<&Line>) -> io::Result<()> {
+    fn rewrite(&mut self, last: Option<&Line>) -> io::Result<()> {
         let Self {
             entries,
             managed,
