@@ -486,7 +486,10 @@ fn open_ledger(state: Option<&Path>, config: &Config) -> Ledger {
         }
     };
     for id in ledger.set_keys(key_lifetimes(config), now_unix) {
-        tracing::info!(key = id, "an API key is gone: what it has minted is revoked");
+        tracing::info!(
+            key = id,
+            "an API key is gone: what it has minted is revoked"
+        );
     }
     ledger.configure(config.revoked.clone(), now_unix);
     ledger

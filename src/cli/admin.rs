@@ -239,7 +239,9 @@ impl Server {
             .build()
             .context("cannot start a runtime")?;
         runtime
-            .block_on(async { tokio::time::timeout(PATIENCE, self.request(method, path, body)).await })
+            .block_on(async {
+                tokio::time::timeout(PATIENCE, self.request(method, path, body)).await
+            })
             .unwrap_or_else(|_| bail!("{} did not answer within {PATIENCE:?}", self.admin))
     }
 

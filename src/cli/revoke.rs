@@ -72,7 +72,10 @@ pub fn revoke(arguments: &Revoke) -> anyhow::Result<Exit> {
         if server.json {
             print(&format!("{}\n", json!({ "kind": kind, "name": name })))?;
         } else {
-            print(&format!("{kind} {} is revoked no longer\n", Printable(name)))?;
+            print(&format!(
+                "{kind} {} is revoked no longer\n",
+                Printable(name)
+            ))?;
         }
         return Ok(Exit::Done);
     }

@@ -19,8 +19,8 @@ use std::sync::atomic::{AtomicBool, Ordering as Memory};
 use rand::RngExt;
 
 pub use directory::{Directory, DirectoryError, Entries, RevokedFile, UsersFile, Version};
-pub use ledger::Ledger;
 pub use geo::{Location, Places, PlacesError};
+pub use ledger::Ledger;
 pub use uri::{TurnUri, UriError};
 
 /// One server of the service.

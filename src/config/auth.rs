@@ -79,8 +79,7 @@ pub(super) fn read_auth(r: &mut Reader<'_>, sources: &Sources) -> Option<Auth> {
     let (mut users, mut secrets, from_files) = (users?, secrets?, from_files?);
     let (revoked_file, revoked) = match revoked? {
         Some((file, entries)) => {
-            let text =
-                |one: &Revocation| Secret::new(format!("{} {}", one.kind.label(), one.name));
+            let text = |one: &Revocation| Secret::new(format!("{} {}", one.kind.label(), one.name));
             let lines: Vec<_> = entries.revoked.iter().map(text).collect();
             (r.keys).note_secrets("auth.revoked_file", lines.iter());
             (Some(file), entries.revoked)

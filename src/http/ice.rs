@@ -196,10 +196,7 @@ impl<S: ShardControl> Service<S> {
                     "no API key has this id and secret",
                 )
                     .into(),
-                false => Refusal::later(
-                    "too many wrong keys; wait a while",
-                    FAILURES_RETRY_SECS,
-                ),
+                false => Refusal::later("too many wrong keys; wait a while", FAILURES_RETRY_SECS),
             });
         };
         let unix = Clock.now().unix;
@@ -419,11 +416,7 @@ pub(super) fn authorization<'a>(headers: &'a HeaderMap, wanted: &str) -> Option<
 
 /// The key with `secret`, and with `id` where a request names one. Every key is compared, so that time tells nothing
 /// about which is close.
-fn find_key<'a>(
-    keys: &'a [ApiKey],
-    id: Option<&str>,
-    secret: &str,
-) -> Option<&'a ApiKey> {
+fn find_key<'a>(keys: &'a [ApiKey], id: Option<&str>, secret: &str) -> Option<&'a ApiKey> {
     let hash = Sha256::digest(secret);
     let mut found = None;
     for key in keys {

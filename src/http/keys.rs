@@ -119,8 +119,13 @@ impl Meters {
         let of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
         (of.iter())
             .flat_map(|(id, meter)| {
-                (Answered::ALL.iter())
-                    .map(|answered| (id.clone(), answered.label(), meter.answered[*answered as usize]))
+                (Answered::ALL.iter()).map(|answered| {
+                    (
+                        id.clone(),
+                        answered.label(),
+                        meter.answered[*answered as usize],
+                    )
+                })
             })
             .collect()
     }

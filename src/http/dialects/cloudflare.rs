@@ -109,9 +109,7 @@ pub(super) async fn revoke<S: ShardControl>(
             StatusCode::NOT_FOUND,
             "this key has minted no credential of this name",
         ),
-        Some(limited) if limited.expires_unix <= now_unix => {
-            StatusCode::NO_CONTENT.into_response()
-        }
+        Some(limited) if limited.expires_unix <= now_unix => StatusCode::NO_CONTENT.into_response(),
         Some(_) => match service.revoke(key, &username).await {
             Ok(_) => StatusCode::NO_CONTENT.into_response(),
             Err(refused) => refused.response(),

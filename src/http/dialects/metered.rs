@@ -453,7 +453,12 @@ async fn remove<S: ShardControl>(
     }
     if let Some(changed) = last {
         let ended = service.put_into_effect(changed).await;
-        tracing::info!(key = key.id, credentials = all.len(), ended, "credentials deleted");
+        tracing::info!(
+            key = key.id,
+            credentials = all.len(),
+            ended,
+            "credentials deleted"
+        );
     }
     result
 }

@@ -236,9 +236,7 @@ fn date() -> String {
     date.replace("GMT", "+0000")
 }
 
-fn read_json<T: Default + for<'a> Deserialize<'a>>(
-    body: &[u8],
-) -> Result<T, Refusal> {
+fn read_json<T: Default + for<'a> Deserialize<'a>>(body: &[u8]) -> Result<T, Refusal> {
     if body.is_empty() {
         return Ok(T::default());
     }
