@@ -115,6 +115,9 @@ fn keep_memory_private(config: &Config) {
 fn describe(quick: QuickStart, started: &Started) -> Banner {
     let config = quick.config;
     let credential = credential(&config);
+    let mut notes = quick.notes;
+    let preset = (config.warnings.iter()).filter(|warning| warning.key == "preset");
+    notes.extend(preset.map(|warning| format!("{}; {}", warning.found, warning.remedy)));
     let host = Host {
         name: None,
         external: config.relay.external,
@@ -142,7 +145,7 @@ fn describe(quick: QuickStart, started: &Started) -> Banner {
         urls,
         test_page,
         state: quick.state.directory,
-        notes: quick.notes,
+        notes,
         terminal: io::stdout().is_terminal(),
     }
 }

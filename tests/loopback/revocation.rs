@@ -71,7 +71,7 @@ fn client(server: &Server, transport: Transport, (user, password): &(String, Str
 fn is_refused(server: &Server, credential: &(String, String)) {
     let before = metric(server, r#"turn_auth_failures_total{reason="revoked"}"#);
     let mut client = client(server, Transport::Udp, credential);
-    assert_eq!(client.try_allocate().code(), 401);
+    assert_eq!(client.code_of(Request::allocate()), 401);
     let after = metric(server, r#"turn_auth_failures_total{reason="revoked"}"#);
     assert!(after > before, "{before} {after}");
 }
@@ -476,5 +476,5 @@ fn a_client_whose_allocation_is_revoked_is_told_when_it_refreshes() {
     tcp.allocate();
     revoke(&server, &json!({ "credential": carol.0 }));
     assert_eq!(server.live(), 0);
-    assert_eq!(tcp.ask_signed(Request::refresh(600)).code(), 401);
+    assert_eq!(tcp.code_of(Request::refresh(600)), 401);
 }

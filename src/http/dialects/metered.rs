@@ -192,12 +192,13 @@ pub(super) async fn create<S: ShardControl>(
         Err(why) => return refused(why),
     };
     let now_unix = Clock.now().unix_secs();
-    let limited = rest::parse(&minted.username);
+    let expires_unix =
+        rest::parse(&minted.username).map_or(now_unix, |limited| limited.expires_unix);
     let managed = Managed {
         username: minted.username.clone(),
         label: label.clone(),
-        made_unix: now_unix,
-        expires_unix: limited.map_or(now_unix, |limited| limited.expires_unix),
+        made_unix: expires_unix.saturating_sub(minted.ttl.as_secs()),
+        expires_unix,
     };
     match service.ledger().keep(&key.id, managed, now_unix) {
         Ok(Some(file)) => synchronise(file).await,
