@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::time::MissedTickBehavior;
 
 use crate::base::Clock;
-use crate::cluster::{Directory, Version};
+use crate::cluster::{Directory, RevokedFile, Version};
 use crate::config::Sources;
 use crate::http::{Order, Outcome};
 use crate::lifecycle::{Signal, Signals, notify};
@@ -81,7 +81,8 @@ impl Running {
         let mut terminated = false;
         let mut certificate = Watch::new();
         let mut directory = Watch::new();
-        let mut revoked_file = Watch::new();
+        let first = (self.config.revoked_file.as_ref()).map(RevokedFile::first_version);
+        let mut revoked_file = first.map_or_else(Watch::new, Watch::since);
         let mut look = Clock.now().mono;
         loop {
             tokio::select! {

@@ -126,12 +126,20 @@ impl Directory for UsersFile {
 #[derive(Clone, Debug)]
 pub struct RevokedFile {
     path: PathBuf,
+    first: Option<Version>,
 }
 
 impl RevokedFile {
     /// The file at `path`, whether there is one or not.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        let path = path.into();
+        let first = version(&path);
+        Self { path, first }
+    }
+
+    /// The version that it had when this was made: what is read later may be newer, and never older.
+    pub const fn first_version(&self) -> Option<Version> {
+        self.first
     }
 
     /// Where it is.
