@@ -40,6 +40,9 @@ new_peers_per_second = 20
 
 [peers]
 deny = ["public:1-1023"]
+
+[protocol]
+channels = "rfc5766"
 "#;
 
 /// Puts what a preset says beneath `root`, if that names one.

@@ -57,9 +57,28 @@ impl Host {
 
     /// Runs `turnix` beside it.
     fn turnix(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        self.run(env!("CARGO_BIN_EXE_turnix"), arguments)
+    }
+
+    /// Runs coturn's client beside it: two clients that send five messages each way, through their relayed addresses.
+    fn uclient(&self, options: &[&str]) -> (Option<i32>, String) {
+        let load = [
+            "-y", "-n", "5", "-m", "2", "-z", "20", "-u", USER, "-w", USER,
+        ];
+        let arguments = [
+            &["60", "turnutils_uclient"],
+            &load[..],
+            options,
+            &["127.0.0.1"],
+        ]
+        .concat();
+        self.run("timeout", &arguments)
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) -> (Option<i32>, String) {
         let output = Command::new("nsenter")
             .args(["--net", "--target", &self.0.id().to_string()])
-            .arg(env!("CARGO_BIN_EXE_turnix"))
+            .arg(program)
             .args(arguments)
             .output()
             .unwrap();
@@ -69,6 +88,16 @@ impl Host {
             String::from_utf8_lossy(&text).into_owned(),
         )
     }
+}
+
+fn has_uclient() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|dir| dir.join("turnutils_uclient").is_file());
+    assert!(
+        found || std::env::var_os("INTEROP_REQUIRE_TOOLS").is_none(),
+        "turnutils_uclient comes with coturn"
+    );
+    found
 }
 
 impl Drop for Host {
@@ -127,12 +156,33 @@ fn every_url_form_relays_with_the_public_password() {
             .next()
             .unwrap()
             .unwrap();
-        let delivered = report
-            .pointer("/packets/delivered")
-            .or_else(|| report.get("delivered"));
-        println!("{form}: {delivered:?}");
+        let count = |name: &str| report[name].as_u64().expect(name);
+        assert!(count("delivered_total") > 10, "{form}: {report:#}");
+        assert_eq!(count("foreign"), 0, "{form}: {report:#}");
         let port = form.split([':', '?']).nth(2).unwrap();
         assert!(banner.contains(&format!(":{port}?transport=")), "{banner}");
+    }
+    // A client that others wrote, and which chooses channels as RFC 5766 has them.
+    if has_uclient() {
+        let all = [
+            &["-p", "80"][..],
+            &["-t", "-p", "80"],
+            &["-p", "443"],
+            &["-t", "-p", "443"],
+            &["-t", "-S", "-p", "443"],
+            &["-p", "3478"],
+        ];
+        std::thread::scope(|scope| {
+            for options in all {
+                let host = &host;
+                scope.spawn(move || {
+                    let (code, text) = host.uclient(options);
+                    assert_eq!(code, Some(0), "{options:?}: {text}");
+                    let all = "tot_send_msgs=10, tot_recv_msgs=10";
+                    assert!(text.contains(all), "{options:?}: {text}");
+                });
+            }
+        });
     }
     let (code, text) = host.turnix(&["bench", FORMS[0], "--user", USER, "--password", "wrong"]);
     assert_eq!(code, Some(1), "{text}");
