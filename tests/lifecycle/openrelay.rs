@@ -63,7 +63,7 @@ impl Host {
     /// Runs coturn's client beside it: two clients that send five messages each way, through their relayed addresses.
     fn uclient(&self, options: &[&str]) -> (Option<i32>, String) {
         let load = [
-            "-y", "-n", "5", "-m", "2", "-z", "20", "-u", USER, "-w", USER,
+            "-y", "-c", "-n", "5", "-m", "2", "-z", "20", "-u", USER, "-w", USER,
         ];
         let arguments = [
             &["60", "turnutils_uclient"],
