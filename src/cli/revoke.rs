@@ -67,9 +67,9 @@ pub fn revoke(arguments: &Revoke) -> anyhow::Result<Exit> {
     let kind = kind.label();
     if arguments.undo {
         let path = format!("/api/v1/revocations/{kind}/{}", percent_encoded(name));
-        let (status, answer) = server.tell(&Method::DELETE, &path, None)?;
+        let (status, answer) = server.ask_with(&Method::DELETE, &path, None)?;
         expect_success(status, &answer)?;
-        if server.json {
+        if server.json() {
             print(&format!("{}\n", json!({ "kind": kind, "name": name })))?;
         } else {
             print(&format!(
@@ -83,9 +83,9 @@ pub fn revoke(arguments: &Revoke) -> anyhow::Result<Exit> {
     if let Some(lasts) = &arguments.lasts {
         order["for"] = json!(lasts);
     }
-    let (status, answer) = server.tell(&Method::POST, "/api/v1/revocations", Some(&order))?;
+    let (status, answer) = server.ask_with(&Method::POST, "/api/v1/revocations", Some(&order))?;
     expect_success(status, &answer)?;
-    if server.json {
+    if server.json() {
         print_json(&answer)?;
         return Ok(Exit::Done);
     }
@@ -107,9 +107,9 @@ pub fn revoke(arguments: &Revoke) -> anyhow::Result<Exit> {
 }
 
 fn list(server: &Server) -> anyhow::Result<Exit> {
-    let (status, answer) = server.tell(&Method::GET, "/api/v1/revocations", None)?;
+    let (status, answer) = server.ask_with(&Method::GET, "/api/v1/revocations", None)?;
     expect_success(status, &answer)?;
-    if server.json {
+    if server.json() {
         print_json(&answer)?;
         return Ok(Exit::Done);
     }

@@ -12,7 +12,9 @@ mod pages;
 pub mod public;
 mod revocations;
 mod serve;
+pub mod status;
 mod trace;
+pub mod visits;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -18,5 +18,7 @@ mod load;
 mod revocation;
 mod service;
 mod start;
+mod status;
 mod streams;
 mod turn_crate;
+mod visits;
