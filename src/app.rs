@@ -11,7 +11,9 @@ mod serve;
 mod sockets;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -23,7 +25,7 @@ use tokio::sync::mpsc;
 use crate::access::Access;
 use crate::base::Clock;
 use crate::base::trace::Traces;
-use crate::cluster::{self, Fleet};
+use crate::cluster::{self, Fleet, Ledger};
 use crate::config::{Config, Listener, Mapping, Problem, Problems, Sources};
 use crate::external::Seen;
 use crate::http::status::Board;
@@ -99,6 +101,7 @@ pub struct Running {
     fleet: Arc<Fleet>,
     canary: tokio::task::JoinHandle<()>,
     service: http::ice::Service<Shards>,
+    ledger: Ledger,
     /// What the test page is told.
     visits: Visits,
     /// What the status page says, and who finds it out.
@@ -278,6 +281,8 @@ fn begin(
         }
     };
 
+    // A process that gave everything away has let go of it.
+    let ledger = open_ledger(take_over.state.as_deref(), &config);
     let told = ice::visits(&config, &listeners, mappings(&relays));
     let visits = Visits::new(Clock.now(), told);
     config.access.visits = Some(visits.secret());
@@ -285,7 +290,7 @@ fn begin(
     let earlier = inventory.as_ref().map_or_else(Vec::new, handover::earlier);
     let decide = |listeners: &[Listener]| {
         let own = own_addresses(&config, listeners, &relays, admin_address);
-        let mut access = Access::new(&config.access, own);
+        let mut access = Access::new(&config.access, own).with_revoked(ledger.revoked());
         access.peers = access.peers.with_earlier_relays(earlier.clone());
         Arc::new(access)
     };
@@ -326,7 +331,7 @@ fn begin(
     let board = Board::new(Clock.now(), config.http.status_page, true);
     visits.replace(ice::visits(&config, &listeners, mappings(&relays)));
     let offer = ice::offer(&config, &listeners, mappings(&relays), Arc::clone(&fleet));
-    let service = http::ice::Service::new(shards.clone(), offer);
+    let service = http::ice::Service::new(shards.clone(), offer, ledger.clone());
     let lobby = Lobby::new(
         shards.clone(),
         admission,
@@ -390,6 +395,7 @@ fn begin(
         fleet,
         canary,
         service,
+        ledger,
         visits,
         board,
         eyes: None,
@@ -515,6 +521,7 @@ impl Running {
         .operated_by(self.operator.clone())
         .with_external(self.outside.board())
         .with_traces(Arc::clone(&self.traces))
+        .with_ledger(self.ledger.clone(), self.service.meters())
         .with_board(self.board.clone())
         .with_events(self.events.clone());
         match &self.records {
@@ -522,6 +529,40 @@ impl Running {
             None => state,
         }
     }
+}
+
+/// What is revoked and kept, as it was left in `state`, and as `config` has it now.
+fn open_ledger(state: Option<&Path>, config: &Config) -> Ledger {
+    let now_unix = Clock.now().unix_secs();
+    let ledger = match state {
+        None => Ledger::default(),
+        Some(directory) => {
+            let (ledger, problem) = Ledger::open(directory, now_unix);
+            if let Some(error) = problem {
+                tracing::warn!(
+                    directory = %directory.display(),
+                    %error,
+                    "revocations and credentials of API keys are forgotten when this process ends: set STATE_DIRECTORY to a                      directory of its own that it may write"
+                );
+            }
+            ledger
+        }
+    };
+    for id in ledger.set_keys(key_lifetimes(config), now_unix) {
+        tracing::info!(
+            key = id,
+            "an API key is gone: what it has minted is revoked"
+        );
+    }
+    ledger.configure(config.revoked.clone(), now_unix);
+    ledger
+}
+
+/// The API keys, and for how many seconds at most what they mint is good.
+fn key_lifetimes(config: &Config) -> BTreeMap<String, u64> {
+    (config.api_keys.iter())
+        .map(|key| (key.id.clone(), key.ttl.as_secs()))
+        .collect()
 }
 
 /// Opens the file and starts the threads of access records, if anybody wants them.

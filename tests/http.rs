@@ -18,8 +18,8 @@ use tokio::time::timeout;
 
 use turnix::access::AuthFailure;
 use turnix::base::{Clock, Family, Now, Transport};
-use turnix::cluster::Fleet;
 use turnix::cluster::own::{Fault, Seen};
+use turnix::cluster::{Fleet, Ledger};
 use turnix::http::admin::{self, AdminState};
 use turnix::http::ice::{Offer, Service};
 use turnix::http::status::{Board, Circumstances, State, Way};
@@ -518,7 +518,7 @@ fn public_port() -> Public {
         own_urls: Vec::new(),
         fleet: Arc::new(Fleet::new("", Vec::new(), None)),
     };
-    let service = Service::new(Fake::default(), offer);
+    let service = Service::new(Fake::default(), offer, Ledger::default());
     let board = Board::new(Clock.now(), true, true);
     let router = public::router(
         Fake::default(),

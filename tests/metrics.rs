@@ -21,6 +21,8 @@ fn context() -> Context {
         records: vec![("file", "ok", 5), ("file", "dropped", 2)],
         canary: Vec::new(),
         admin_refused: [("missing", 3), ("wrong", 2), ("limited", 0)],
+        revocations: [0, 2, 0],
+        api_keys: vec![("web".into(), "minted", 4)],
         external: vec![([10, 0, 0, 5].into(), [203, 0, 113, 7].into(), "aws")],
         external_changes: 2,
         version: "9.9.9",

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::base::Clock;
 use crate::cluster;
 use crate::config::{Change, Config, Listener, Problem, Problems, Sources};
 use crate::external::Look;
@@ -17,7 +18,9 @@ use super::doors::{Door, Prepared, PreparedAdmin};
 use super::outside::relay_ips;
 use super::serve::SetLog;
 use super::sockets::{check_relays, open_tcp, own_addresses, udp_problem};
-use super::{Open, Running, host_shortages, ice, load_certificate, log_started, mappings};
+use super::{
+    Open, Running, host_shortages, ice, key_lifetimes, load_certificate, log_started, mappings,
+};
 
 /// Keys, or sections of them, that a running server cannot change: its threads, what they run on, and the form and place
 /// of what is being written.
@@ -302,6 +305,14 @@ impl Running {
         let own = own_addresses(&next, &listeners, &plan.relays, admin_address);
         let relays_differ =
             plan.relays != self.relays || next.relay.ports != self.config.relay.ports;
+        let now_unix = Clock.now().unix_secs();
+        let gone = self.ledger.set_keys(key_lifetimes(&next), now_unix);
+        self.ledger.configure(next.revoked.clone(), now_unix);
+        for id in gone {
+            notes.push(format!(
+                "the API key {id:?} is gone: what it has minted is revoked"
+            ));
+        }
         let access = self.access(&next, own, relays_differ);
         let mut open = Vec::new();
         let mut udp = Vec::new();

@@ -26,6 +26,14 @@ impl<S: Copy + PartialEq> Watch<S> {
         }
     }
 
+    /// One that knows a state already, lest a change be missed before the first look.
+    pub const fn since(known: S) -> Self {
+        Self {
+            known: Some(known),
+            seen: None,
+        }
+    }
+
     /// Whether `now` is another state than when this was last said, for two looks in a row.
     pub fn changed(&mut self, now: S) -> bool {
         let Some(known) = self.known else {

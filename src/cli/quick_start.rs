@@ -76,10 +76,13 @@ fn describe(sources: &Sources, state: &State, listeners: &[Listener]) -> String 
     let mut text = String::from("# Written by the quick start of turnix, anew at every start.\n");
     if !decides_access(sources) {
         text += "\n[auth]\n";
-        let (name, password) = &state.user;
-        let (name, password) = (quoted(name), quoted(password.expose()));
         text += &format!("secret_files = [{}]\n", path(&state.secret_file));
-        text += &format!("users = {{ {name} = {password} }}\n");
+        // A preset has users of its own.
+        if !sources.overrides("preset") {
+            let (name, password) = &state.user;
+            let (name, password) = (quoted(name), quoted(password.expose()));
+            text += &format!("users = {{ {name} = {password} }}\n");
+        }
     }
     let needs_tls =
         sources.overrides("listen") || listeners.iter().any(|listener| listener.streams.tls);

@@ -99,6 +99,7 @@ fn take_over(arguments: &Arguments, config: &Config, sources: &Sources) -> TakeO
             HandoverSocket::Auto => Some(state::runtime_directory(sources).join("handover.sock")),
         },
         wanted: arguments.take_over,
+        state: Some(state::directory(sources)),
     }
 }
 
@@ -114,6 +115,9 @@ fn keep_memory_private(config: &Config) {
 fn describe(quick: QuickStart, started: &Started) -> Banner {
     let config = quick.config;
     let credential = credential(&config);
+    let mut notes = quick.notes;
+    let preset = (config.warnings.iter()).filter(|warning| warning.key == "preset");
+    notes.extend(preset.map(|warning| format!("{}; {}", warning.found, warning.remedy)));
     let host = Host {
         name: None,
         external: config.relay.external,
@@ -148,7 +152,7 @@ fn describe(quick: QuickStart, started: &Started) -> Banner {
         urls,
         test_page,
         state: quick.state.directory,
-        notes: (quick.notes.into_iter())
+        notes: (notes.into_iter())
             .chain(started.warnings.iter().map(ToString::to_string))
             .collect(),
         terminal: io::stdout().is_terminal(),

@@ -12,6 +12,7 @@ use super::http::{check_http, read_http};
 use super::limits::read_limits;
 use super::listen::{read_listeners, read_relay};
 use super::log::read_log;
+use super::preset;
 use super::problem::{Origin, Problem, Problems, Sources};
 use super::reader::{Declared, Reader};
 use super::records::read_records;
@@ -92,6 +93,7 @@ pub fn host_name() -> String {
 }
 
 fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
+    preset::read(r);
     let realm = r.key(
         "realm",
         r#""turnix""#,
@@ -181,6 +183,8 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
             ..records?
         },
         directory: auth.directory,
+        revoked: auth.revoked,
+        revoked_file: auth.revoked_file,
         api_keys: api_keys?,
         cluster,
         keys: Keys::default(),

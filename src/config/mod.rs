@@ -17,6 +17,7 @@ mod limits;
 mod listen;
 mod load;
 mod log;
+mod preset;
 mod problem;
 mod reader;
 mod records;
@@ -31,9 +32,10 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::access::Revocation;
 use crate::base::Family;
 use crate::base::addr::is_link_local;
-use crate::cluster::UsersFile;
+use crate::cluster::{RevokedFile, UsersFile};
 use crate::http::Token;
 use crate::http::ice::ApiKey;
 use crate::net::host;
@@ -79,6 +81,10 @@ pub struct Config {
     pub records: crate::records::Settings,
     /// Where users are kept outside the configuration; a change there is a reload.
     pub directory: Option<UsersFile>,
+    /// What is revoked, as a file says it that is read again when it changes.
+    pub revoked: Vec<Revocation>,
+    /// That file.
+    pub revoked_file: Option<RevokedFile>,
     /// Who may ask the ICE configuration service.
     pub api_keys: Vec<ApiKey>,
     /// The servers of the service.

@@ -17,6 +17,8 @@ pub enum Origin {
     Set,
     /// What the quick start chose.
     QuickStart,
+    /// What the preset of that name says.
+    Preset(&'static str),
     /// Nobody wrote it.
     Default,
     /// The machine, not the configuration.
@@ -31,6 +33,7 @@ impl fmt::Display for Origin {
             Self::Environment(name) => write!(f, "environment {name}"),
             Self::Set => f.write_str("--set"),
             Self::QuickStart => f.write_str("quick start"),
+            Self::Preset(name) => write!(f, "preset {name}"),
             Self::Default => f.write_str("configuration"),
             Self::Host => f.write_str("host"),
         }

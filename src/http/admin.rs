@@ -17,6 +17,7 @@ use crate::access::Limits;
 use crate::base::time::duration;
 use crate::base::trace::Traces;
 use crate::base::{Clock, Pii};
+use crate::cluster::Ledger;
 use crate::external;
 use crate::metrics::{Context, NamedAllocation, Reading, encode};
 use crate::records::Counts;
@@ -24,11 +25,12 @@ use crate::stream::{Admission, Certificates};
 use crate::turn::{AllocationView, Bandwidth, Direction};
 
 use super::door::{Door, Refusal};
+use super::keys::Meters;
 use super::serve::{Local, Peer};
 use super::status::Board;
 use super::{
     Events, Health, Operator, Order, ShardControl, Status, Token, events, json, pages, refusal,
-    trace,
+    revocations, trace,
 };
 
 /// What the admin listener answers from.
@@ -48,6 +50,8 @@ pub struct AdminState<S> {
     external: Option<Arc<external::Board>>,
     board: Option<Board>,
     pub(super) traces: Arc<Mutex<Traces>>,
+    pub(super) ledger: Ledger,
+    meters: Option<Arc<Meters>>,
 }
 
 /// What the admin listener says about this server, and to whom.
@@ -95,6 +99,8 @@ impl<S: ShardControl> AdminState<S> {
             external: None,
             board: None,
             traces: Arc::default(),
+            ledger: Ledger::default(),
+            meters: None,
         }
     }
 
@@ -120,6 +126,16 @@ impl<S: ShardControl> AdminState<S> {
         self.epoch = events.epoch();
         self.events = events;
         self
+    }
+
+    /// Keeps revocations in `ledger`, and tells what API keys were answered, as `meters` count it.
+    #[must_use]
+    pub fn with_ledger(self, ledger: Ledger, meters: Arc<Meters>) -> Self {
+        Self {
+            ledger,
+            meters: Some(meters),
+            ..self
+        }
     }
 
     /// Shows in the metrics how relay addresses look from outside.
@@ -161,6 +177,14 @@ pub fn router<S: ShardControl>(state: AdminState<S>) -> Router {
         .route("/api/v1/events", get(events::stream))
         .route("/api/v1/reload", post(reload))
         .route("/api/v1/drain", post(drain))
+        .route(
+            "/api/v1/revocations",
+            get(revocations::list).post(revocations::revoke),
+        )
+        .route(
+            "/api/v1/revocations/{kind}/{name}",
+            delete(revocations::lift),
+        )
         .route("/api/v1/trace", get(trace::list).post(trace::change))
         .fallback(async || refusal(StatusCode::NOT_FOUND, "there is nothing at this path"))
         .method_not_allowed_fallback(async || {
@@ -326,7 +350,7 @@ impl Known<'_> {
 }
 
 /// Whether a web page of another origin sends this: a browser sends a plain POST without asking the server first.
-fn is_from_elsewhere(headers: &HeaderMap) -> bool {
+pub(super) fn is_from_elsewhere(headers: &HeaderMap) -> bool {
     let host = headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok());
@@ -360,6 +384,8 @@ async fn metrics<S: ShardControl>(State(state): State<AdminState<S>>) -> Respons
         unix_secs: Clock.now().unix_secs(),
         records: (state.records.as_ref()).map_or_else(Vec::new, |counts| counts.read()),
         admin_refused: state.door.refused(),
+        revocations: state.ledger.counts(Clock.now().unix_secs()),
+        api_keys: (state.meters.as_ref()).map_or_else(Vec::new, |meters| meters.read()),
         external: (external.iter())
             .map(|seen| (seen.local, seen.external, seen.source.label()))
             .collect(),
@@ -632,7 +658,7 @@ fn unknown() -> Response {
     )
 }
 
-fn unreadable() -> Response {
+pub(super) fn unreadable() -> Response {
     refusal(
         StatusCode::BAD_REQUEST,
         "the path is not percent-encoded UTF-8",

@@ -9,7 +9,7 @@ use prometheus::proto::{
 };
 use prometheus::{Registry, TextEncoder};
 
-use crate::access::{AuthFailure, DeniedRule};
+use crate::access::{AuthFailure, DeniedRule, RevokedKind};
 use crate::base::{Family, Printable, Transport};
 use crate::stream::{Refusal, Refused};
 use crate::turn::police::Limit;
@@ -36,6 +36,10 @@ pub struct Context {
     pub records: Vec<(&'static str, &'static str, u64)>,
     /// Requests that the admin listener turned away for want of its token, by reason.
     pub admin_refused: [(&'static str, u64); 3],
+    /// What is revoked, by kind.
+    pub revocations: [u64; RevokedKind::ALL.len()],
+    /// What API keys were answered: id, outcome, count. The configuration bounds them.
+    pub api_keys: Vec<(String, &'static str, u64)>,
     /// How relay addresses look from outside: local, external, who says so.
     pub external: Vec<(IpAddr, IpAddr, &'static str)>,
     /// How often that has changed.
@@ -350,6 +354,27 @@ fn server(families: &mut Vec<MetricFamily>, totals: &ShardSnapshot, context: &Co
         MetricType::COUNTER,
         (context.admin_refused.into_iter())
             .map(|(reason, count)| counter(&[("reason", reason)], count))
+            .collect(),
+    );
+    push(
+        families,
+        "turn_revocations",
+        "Credentials, users and API keys that are revoked.",
+        MetricType::GAUGE,
+        (RevokedKind::ALL.into_iter().zip(context.revocations))
+            .map(|(kind, count)| gauge(&[("kind", kind.label())], count as f64))
+            .collect(),
+    );
+    push(
+        families,
+        "turn_api_credentials_total",
+        "Requests for credentials by API key and outcome.",
+        MetricType::COUNTER,
+        (context.api_keys.iter())
+            .map(|(key, result, count)| {
+                let key = Printable(key).to_string();
+                counter(&[("key", &key), ("result", result)], *count)
+            })
             .collect(),
     );
     push(

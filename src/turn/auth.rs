@@ -164,7 +164,6 @@ pub(super) fn authenticate(
         }
         _ => {
             let verified = access
-                .credentials
                 .verify(username, now.unix, |key| message.verify_integrity(key))
                 .map_err(Reject::Unauthenticated)?;
             Authenticated {

@@ -31,6 +31,8 @@ fn page(world: &World) -> BTreeSet<String> {
             records: Vec::new(),
             canary: Vec::new(),
             admin_refused: [("missing", 0), ("wrong", 0), ("limited", 0)],
+            revocations: [0, 2, 0],
+            api_keys: vec![("web".into(), "minted", 4)],
             unix_secs: 1_800_000_000,
             external: Vec::new(),
             external_changes: 0,
