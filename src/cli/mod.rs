@@ -5,10 +5,13 @@ mod banner;
 mod bench;
 mod check;
 mod credentials;
+mod generate;
 mod holder;
+mod import;
 mod quick_start;
 mod serve;
 mod state;
+mod turndb;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -58,6 +61,11 @@ enum Command {
     /// itself and releases its allocations.
     #[command(args_override_self = true)]
     Bench(Box<bench::Arguments>),
+    /// Turn coturn's configuration into one of turnix.
+    ///
+    /// Prints turnix.toml, every key with the line it comes from; and, on standard error, what became of every option:
+    /// mapped, approximated or refused, with the reason. Ends with 2 if turnix could not be configured with the result.
+    Import(import::Arguments),
     /// Have a running server read its configuration again.
     ///
     /// Prints what changed, key by key, and what takes a restart. A configuration that cannot be used changes nothing
@@ -71,6 +79,12 @@ enum Command {
     Allocations(admin::Allocations),
     /// End an allocation of a running server, or all of a user.
     Disconnect(admin::Disconnect),
+    /// Print what lets a shell complete the command line.
+    #[command(after_help = generate::COMPLETIONS_HELP)]
+    Completions(generate::Completions),
+    /// Print the man page, or write the pages of all commands into a folder.
+    #[command(hide = true)]
+    Man(generate::Man),
 }
 
 /// Where the configuration comes from.
@@ -133,6 +147,9 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Drain(arguments) => admin::drain(&arguments),
         Command::Allocations(arguments) => admin::allocations(&arguments),
         Command::Disconnect(arguments) => admin::disconnect(&arguments),
+        Command::Import(arguments) => import::run(&arguments),
+        Command::Completions(arguments) => generate::completions(&arguments),
+        Command::Man(arguments) => generate::man(&arguments),
     }
 }
 

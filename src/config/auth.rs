@@ -9,6 +9,7 @@ use super::problem::Sources;
 use super::reader::Reader;
 use super::source::{Node, Value};
 use super::values::{self, Converted, Fault};
+use crate::access::{NotAKey, stored_key};
 use crate::base::Secret;
 use crate::cluster::{Directory, Entries, UsersFile};
 
@@ -139,6 +140,13 @@ fn users(node: &Node) -> Converted<Vec<(String, Secret<String>)>> {
             ));
         }
         match values::secret(&entry.node) {
+            Ok(password) if matches!(stored_key(&password), Some(Err(_))) => {
+                faults.extend(Fault::with(
+                    &entry.node,
+                    format!("the password of {name:?} begins with md5: and is no key"),
+                    NotAKey::REMEDY,
+                ));
+            }
             Ok(password) => users.push((name.clone(), Secret::new(password))),
             Err(_) => faults.extend(Fault::with(
                 &entry.node,
