@@ -13,7 +13,7 @@ use super::{Cli, Exit, print};
 
 /// Where completions go.
 pub const COMPLETIONS_HELP: &str = "\
-bash: turnix completions bash > ~/.local/share/bash-completion/completions/turnix
+bash: turnix completions bash > /etc/bash_completion.d/turnix
 zsh:  turnix completions zsh > \"${fpath[1]}/_turnix\"
 fish: turnix completions fish > ~/.config/fish/completions/turnix.fish";
 
@@ -135,7 +135,7 @@ pub fn completions(arguments: &Completions) -> anyhow::Result<Exit> {
 /// # Errors
 /// They cannot be written.
 pub fn man(arguments: &Man) -> anyhow::Result<Exit> {
-    let mut command = Cli::command();
+    let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
     match &arguments.folder {
         None => print(&String::from_utf8(page(&command)?).context("a man page is text")?)?,
@@ -149,9 +149,7 @@ pub fn man(arguments: &Man) -> anyhow::Result<Exit> {
 }
 
 fn write_all(command: &Command, folder: &Path) -> io::Result<()> {
-    let shown = command
-        .get_subcommands()
-        .filter(|one| !one.is_hide_set() && one.get_name() != "help");
+    let shown = command.get_subcommands().filter(|one| !one.is_hide_set());
     for one in shown.chain([command]) {
         fs::write(folder.join(format!("{}.1", name(one))), page(one)?)?;
     }
@@ -168,7 +166,7 @@ fn name(command: &Command) -> String {
 
 fn page(command: &Command) -> io::Result<Vec<u8>> {
     let is_whole = command.get_name() == "turnix";
-    let manual = clap_mangen::Man::new(command.clone().disable_help_subcommand(true))
+    let manual = clap_mangen::Man::new(command.clone())
         .title(name(command).to_uppercase())
         .section("1")
         .source(format!("turnix {}", env!("CARGO_PKG_VERSION")))
@@ -198,7 +196,12 @@ fn page(command: &Command) -> io::Result<Vec<u8>> {
             rest.control("RE", []);
         }
     }
-    terms(&mut rest, "EXIT STATUS", &EXIT_STATUS);
+    // Only a probe finds faults of another server.
+    let (general, probes) = EXIT_STATUS.split_at(3);
+    terms(&mut rest, "EXIT STATUS", general);
+    if is_whole || own == "probe" {
+        entries(&mut rest, probes);
+    }
     if is_whole {
         terms(&mut rest, "FILES", &FILES);
         terms(&mut rest, "ENVIRONMENT", &ENVIRONMENT);
@@ -209,6 +212,10 @@ fn page(command: &Command) -> io::Result<Vec<u8>> {
 
 fn terms(page: &mut Roff, heading: &str, terms: &[(&str, &str)]) {
     page.control("SH", [heading]);
+    entries(page, terms);
+}
+
+fn entries(page: &mut Roff, terms: &[(&str, &str)]) {
     for (term, meaning) in terms {
         page.control("TP", []);
         page.text([bold(*term)]);

@@ -80,7 +80,7 @@ fn query(path: &Path, sql: &str) -> anyhow::Result<Vec<Value>> {
     };
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        bail!("sqlite3 says: {}", said.lines().next().unwrap_or("nothing"));
+        bail!("sqlite3 says: {}", said.lines().last().unwrap_or("nothing"));
     }
     // No rows are no text.
     if output.stdout.trim_ascii().is_empty() {

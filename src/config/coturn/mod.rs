@@ -8,6 +8,7 @@ mod lines;
 mod options;
 mod peers;
 mod render;
+mod take;
 mod translate;
 
 use std::path::Path;

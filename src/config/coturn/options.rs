@@ -1,7 +1,7 @@
 //! Every option of coturn: its names, and what becomes of it.
 
 use super::translate::{Translation, Verdict};
-use super::{lines, translate as t};
+use super::{lines, take as t};
 
 /// An option of coturn 4.17 or an earlier version.
 pub(super) struct Known {
