@@ -95,7 +95,7 @@ fn help_names_the_commands() {
     ] {
         assert!(help.contains(word), "{word} in {help}");
     }
-    for command in ["serve", "check", "credentials"] {
+    for command in ["serve", "check", "credentials", "probe", "top", "trace"] {
         let output = run(home.path(), &["help", command]);
         assert_eq!(output.status.code(), Some(0), "{command}");
     }
@@ -430,10 +430,9 @@ fn quick_start_keeps_what_it_makes() {
         .map(|url| url.split(':').next().unwrap())
         .collect();
     assert_eq!(schemes, ["turn", "turn", "turns"], "{urls:?}");
-    assert!(
-        urls[0].starts_with("turn:127.0.0.1:") && urls[0].ends_with("udp"),
-        "{urls:?}"
-    );
+    // UDP goes without saying.
+    let port = urls[0].strip_prefix("turn:127.0.0.1:").unwrap();
+    assert!(port.parse::<u16>().is_ok(), "{urls:?}");
     assert!(!first.contains('\x1b'), "no colours in a pipe");
 
     let link = first.lines().find(|line| line.contains("/test#")).unwrap();

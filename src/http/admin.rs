@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::time::duration;
 use crate::base::trace::Traces;
 use crate::base::{Clock, Pii};
+use crate::external;
 use crate::metrics::{Context, NamedAllocation, Reading, encode};
 use crate::records::Counts;
 use crate::stream::{Admission, Certificates};
@@ -23,6 +24,7 @@ use crate::turn::Direction;
 
 use super::door::{Door, Refusal};
 use super::serve::{Local, Peer};
+use super::status::Board;
 use super::{Health, Operator, Order, ShardControl, Status, Token, json, refusal, trace};
 
 /// What the admin listener answers from.
@@ -36,6 +38,8 @@ pub struct AdminState<S> {
     settings: Arc<Settings>,
     door: Arc<Door>,
     records: Option<Arc<Counts>>,
+    external: Option<Arc<external::Board>>,
+    board: Option<Board>,
     pub(super) traces: Arc<Mutex<Traces>>,
 }
 
@@ -75,6 +79,8 @@ impl<S: ShardControl> AdminState<S> {
             door: Arc::new(Door::new(settings.token.clone())),
             settings: Arc::new(settings),
             records: None,
+            external: None,
+            board: None,
             traces: Arc::default(),
         }
     }
@@ -92,6 +98,20 @@ impl<S: ShardControl> AdminState<S> {
     #[must_use]
     pub fn with_traces(mut self, traces: Arc<Mutex<Traces>>) -> Self {
         self.traces = traces;
+        self
+    }
+
+    /// Shows in the metrics how relay addresses look from outside.
+    #[must_use]
+    pub fn with_external(mut self, board: Arc<external::Board>) -> Self {
+        self.external = Some(board);
+        self
+    }
+
+    /// Says in the metrics what the server finds when it looks at itself.
+    #[must_use]
+    pub fn with_board(mut self, board: Board) -> Self {
+        self.board = Some(board);
         self
     }
 
@@ -296,6 +316,8 @@ async fn metrics<S: ShardControl>(State(state): State<AdminState<S>>) -> Respons
         0 => Vec::new(),
         most => state.shards.allocations(most).await,
     };
+    let (external, external_changes) =
+        (state.external.as_ref()).map_or_else(Default::default, |board| board.read());
     let context = Context {
         capacity_ratio: state.shards.capacity_ratio(),
         certificate_expiry_unix: state.certificates.as_ref().map(|all| all.not_after_unix()),
@@ -303,6 +325,11 @@ async fn metrics<S: ShardControl>(State(state): State<AdminState<S>>) -> Respons
         unix_secs: Clock.now().unix_secs(),
         records: (state.records.as_ref()).map_or_else(Vec::new, |counts| counts.read()),
         admin_refused: state.door.refused(),
+        external: (external.iter())
+            .map(|seen| (seen.local, seen.external, seen.source.label()))
+            .collect(),
+        external_changes,
+        canary: (state.board.as_ref()).map_or_else(Vec::new, Board::looks),
         version: state.settings.version,
     };
     let text = encode(Reading {
