@@ -20,7 +20,7 @@ fish: turnix completions fish > ~/.config/fish/completions/turnix.fish";
 /// What shows how a command is used: its name, none for `turnix` itself; what an example does, and how it is written.
 type Example = (&'static str, &'static str, &'static str);
 
-const EXAMPLES: [Example; 11] = [
+const EXAMPLES: [Example; 14] = [
     (
         "",
         "Serve without a configuration and print what to paste into an application:",
@@ -51,6 +51,17 @@ const EXAMPLES: [Example; 11] = [
         "A credential that is good for an hour:",
         "turnix credentials --user alice --ttl 1h",
     ),
+    (
+        "probe",
+        "Whether a server relays, and if not, why:",
+        "turnix probe --user alice --password wonder turn:turn.example.org",
+    ),
+    (
+        "trace",
+        "What becomes of a user's requests, for the next ten minutes:",
+        "turnix trace alice",
+    ),
+    ("top", "Who is busy:", "turnix top"),
     (
         "bench",
         "What a server of one's own carries:",
