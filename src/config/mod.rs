@@ -218,6 +218,8 @@ pub struct Http {
     pub token: Option<Token>,
     /// Names and addresses it may be asked by besides its own.
     pub hosts: Vec<String>,
+    /// How far back the dashboard sees.
+    pub history: Duration,
     /// Whether listeners that speak `http` have the test page, with credentials for each visit.
     pub test_page: bool,
     /// Whether they have the status page.
