@@ -10,6 +10,7 @@
 mod auth;
 mod changes;
 mod cluster;
+pub mod coturn;
 mod drain;
 mod exposure;
 mod http;
