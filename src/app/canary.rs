@@ -39,6 +39,7 @@ struct Eyes {
     /// Where relay sockets are bound; looks take turns.
     locals: Vec<IpAddr>,
     secret: Option<Secret<String>>,
+    realm: Arc<str>,
     every: Duration,
     /// Looks that are under way at once, at most.
     at_once: usize,
@@ -59,6 +60,7 @@ impl Running {
             ways: ways(&self.started.listeners),
             locals: self.relays.iter().map(|relay| relay.local).collect(),
             secret: self.config.access.visits.clone(),
+            realm: self.config.access.realm.as_str().into(),
             every,
             at_once: self.config.relay.ports.clone().count() / PORTS_PER_LOOK,
             shards: self.shards.clone(),
@@ -139,7 +141,11 @@ impl Eyes {
             if looks.len() >= self.at_once.max(1) {
                 take(looks.join_next().await);
             }
-            looks.spawn(async move { (index, own::look(way, local, credential, patience).await) });
+            let realm = Arc::clone(&self.realm);
+            looks.spawn(async move {
+                let seen = own::look(way, local, credential, &realm, patience).await;
+                (index, seen)
+            });
         }
         while let Some(look) = looks.join_next().await {
             take(Some(look));
