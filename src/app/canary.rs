@@ -11,7 +11,7 @@ use tokio::time::MissedTickBehavior;
 use super::Running;
 use crate::access::{Visit, rest};
 use crate::base::addr::is_private;
-use crate::base::{Clock, Secret, Transport};
+use crate::base::{Clock, Family, Secret, Transport};
 use crate::cluster::own::{self, Fault, Seen};
 use crate::config::{Config, External, Listener};
 use crate::http::status::{Board, Circumstances, Way};
@@ -164,8 +164,12 @@ fn ways(listeners: &[Listener]) -> Vec<(Way, own::Way)> {
             (listener.streams.tls, Transport::Tls),
         ];
         (spoken.into_iter().filter(|(spoken, _)| *spoken)).map(move |(_, transport)| {
-            let port = server.port();
-            (Way { transport, port }, own::Way { transport, server })
+            let way = Way {
+                transport,
+                port: server.port(),
+                family: Family::of(server.ip()),
+            };
+            (way, own::Way { transport, server })
         })
     });
     ways.take(MOST_WAYS).collect()
