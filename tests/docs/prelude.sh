@@ -1,5 +1,6 @@
 # What a page's commands find: run by tests/docs in a network, mount and process namespace of its own.
 set -eu
+umask 027
 export HOME=$WORK/home PATH=$WORK/bin:$PATH LC_ALL=C.UTF-8
 unset XDG_STATE_HOME STATE_DIRECTORY
 mkdir -p "$HOME" "$WORK/bin" "$WORK/run"
