@@ -1,5 +1,6 @@
 //! Composition root: builds everything once, in rank order, and takes it down again.
 
+mod certification;
 mod doors;
 mod handover;
 mod host;
@@ -29,9 +30,10 @@ use crate::lifecycle::{Drain, Inherited};
 use crate::net;
 use crate::records::Records;
 use crate::shard::{self, ListenerSlot, RelayIp, Shards};
-use crate::stream::{self, Admission, Certificates};
+use crate::stream::{Admission, Certificates};
 use crate::turn::Newcomers;
 
+use certification::{Certification, First};
 use doors::{AdminDoor, Door, Lobby, Prepared, PreparedAdmin};
 use handover::{Reception, check_shards, place_of, refused};
 use sockets::{
@@ -81,6 +83,7 @@ pub struct Running {
     control: Runtime,
     lobby: Lobby,
     certificates: Option<Arc<Certificates>>,
+    certification: Certification,
     admin: Option<AdminDoor>,
     /// The servers that the ICE configuration service speaks of, and who looks whether they answer.
     fleet: Arc<Fleet>,
@@ -166,7 +169,11 @@ fn begin(
         tracing::warn!("{warning}");
     }
     let mut problems = Vec::new();
-    let certificates = load_certificate(&config, &mut problems).map(Certificates::new);
+    let certification = Certification::default();
+    let certificates = match certification.first(&config, false, &mut problems) {
+        First::Load(certificate) => Some(certification.serving(certificate)),
+        First::None | First::Current => None,
+    };
     let relays = relay_ips(&config, &mut problems);
     let mut listeners = config.listeners.clone();
     let inventory = approach.as_ref().map(|approach| approach.inventory.clone());
@@ -301,7 +308,8 @@ fn begin(
         admission,
         control.handle().clone(),
         Front::new(
-            http::public::router(shards.clone(), drain.flag(), service.clone()),
+            http::public::router(shards.clone(), drain.flag(), service.clone())
+                .merge(http::challenges::routes(certification.challenges())),
             http::Limits::PUBLIC,
         ),
     );
@@ -344,6 +352,7 @@ fn begin(
         control,
         lobby,
         certificates,
+        certification,
         admin: None,
         fleet,
         canary,
@@ -379,6 +388,7 @@ fn begin(
         );
     }
     log_started(&running.started, running.shards.count());
+    running.certify();
     Ok(running)
 }
 
@@ -453,7 +463,8 @@ impl Running {
             },
         )
         .operated_by(self.operator.clone())
-        .with_traces(Arc::clone(&self.traces));
+        .with_traces(Arc::clone(&self.traces))
+        .with_acme(self.certification.counts(config));
         match &self.records {
             Some(records) => state.with_records(records.counts()),
             None => state,
@@ -495,24 +506,6 @@ fn unavailable(listeners: &[Listener], kept: &[Option<Place>]) -> Vec<Problem> {
         .filter(|(listener, place)| listener.udp && !place.is_some_and(|place| place.udp));
     let udp: Vec<_> = fresh.map(|(listener, _)| listener.address).collect();
     shard::unavailable(&udp).iter().map(udp_problem).collect()
-}
-
-fn load_certificate(
-    config: &Config,
-    problems: &mut Vec<Problem>,
-) -> Option<stream::certificates::Certificate> {
-    let tls = config.tls.as_ref()?;
-    match stream::certificates::load(&tls.certificate, &tls.key) {
-        Ok(certificate) => Some(certificate),
-        Err(error) => {
-            problems.push(Problem::host(
-                "tls",
-                error.to_string(),
-                "put it right and start again",
-            ));
-            None
-        }
-    }
 }
 
 fn mappings(relays: &[RelayIp]) -> Vec<Mapping> {

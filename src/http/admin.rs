@@ -13,6 +13,7 @@ use axum::routing::{delete, get, post};
 use axum::{Extension, Router};
 use serde::{Deserialize, Serialize};
 
+use crate::acme;
 use crate::base::time::duration;
 use crate::base::trace::Traces;
 use crate::base::{Clock, Pii};
@@ -36,6 +37,7 @@ pub struct AdminState<S> {
     settings: Arc<Settings>,
     door: Arc<Door>,
     records: Option<Arc<Counts>>,
+    acme: Option<Arc<acme::Counts>>,
     pub(super) traces: Arc<Mutex<Traces>>,
 }
 
@@ -75,6 +77,7 @@ impl<S: ShardControl> AdminState<S> {
             door: Arc::new(Door::new(settings.token.clone())),
             settings: Arc::new(settings),
             records: None,
+            acme: None,
             traces: Arc::default(),
         }
     }
@@ -98,6 +101,13 @@ impl<S: ShardControl> AdminState<S> {
     /// Counts access records in the metrics.
     pub fn with_records(mut self, counts: Arc<Counts>) -> Self {
         self.records = Some(counts);
+        self
+    }
+
+    /// Counts orders of certificates in the metrics, where certificates are ordered.
+    #[must_use]
+    pub fn with_acme(mut self, counts: Option<Arc<acme::Counts>>) -> Self {
+        self.acme = counts;
         self
     }
 }
@@ -302,6 +312,7 @@ async fn metrics<S: ShardControl>(State(state): State<AdminState<S>>) -> Respons
         streams_refused: state.admission.refused(),
         unix_secs: Clock.now().unix_secs(),
         records: (state.records.as_ref()).map_or_else(Vec::new, |counts| counts.read()),
+        acme: state.acme.as_ref().map(|counts| counts.read()),
         admin_refused: state.door.refused(),
         version: state.settings.version,
     };

@@ -5,6 +5,7 @@
 //!                        ├─ HTTP ──────────────────────────────▶ HttpStream
 //!                        ├─ TLS ── handshake ── ALPN, or the ─┬▶ ClientStream (Tls)
 //!                        │                      bytes inside  └▶ HttpStream (tls)
+//!                        │                      acme-tls/1 ──── closed: the handshake is the answer
 //!                        └─ silence, other ─ closed
 //! ```
 //!
@@ -13,12 +14,14 @@
 
 mod admission;
 pub mod certificates;
+mod challenges;
 mod io;
 mod listener;
 pub mod sniff;
 
 pub use admission::{Admission, Admitted, Refusal, Refused};
 pub use certificates::{Certificate, CertificateError, Certificates};
+pub use challenges::{Answer, Challenges};
 pub use io::{ClientIo, ClientStream, HttpStream};
 pub use listener::{Listener, Settings};
 
@@ -44,7 +47,7 @@ impl Protocols {
         }
     }
 
-    /// The ALPN names offered, most wanted first (RFC 7443, RFC 9113).
+    /// The ALPN names offered, most wanted first (RFC 7443, RFC 9113, RFC 8737).
     pub fn alpn(self) -> Vec<Vec<u8>> {
         let mut names = Vec::new();
         if self.tls {
@@ -52,6 +55,7 @@ impl Protocols {
             if self.http {
                 names.extend([ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()]);
             }
+            names.push(challenges::ALPN_ACME.to_vec());
         }
         names
     }
