@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use turnix::acme::Tally;
 use turnix::base::{Clock, Family, Transport};
 use turnix::metrics::{Context, NamedAllocation, Reading, ShardSnapshot, encode};
 use turnix::turn::police::Limit;
@@ -167,10 +168,12 @@ fn totals_carry_the_contract_names_and_labels() {
 fn without_tls_there_is_no_certificate_series() {
     let context = Context {
         certificate_expiry_unix: None,
+        acme: None,
         ..context()
     };
     let text = page(ShardSnapshot::default(), &[], context);
     assert!(!text.contains("turn_certificate_expiry"));
+    assert!(!text.contains("turn_acme"));
 }
 
 #[test]

@@ -35,7 +35,10 @@ pub(super) struct Https {
 impl Https {
     /// # Errors
     /// The cryptographic provider lacks a protocol version, which would be a bug.
-    pub fn new(roots: Arc<RootCertStore>, told_unix: Arc<AtomicU64>) -> Result<Self, rustls::Error> {
+    pub fn new(
+        roots: Arc<RootCertStore>,
+        told_unix: Arc<AtomicU64>,
+    ) -> Result<Self, rustls::Error> {
         let tls = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
@@ -59,13 +62,19 @@ impl HttpClient for Https {
         let told = Arc::clone(&self.told_unix);
         Box::pin(async move {
             let answer = async {
-                let (parts, body) = sent.await.map_err(|error| Error::Other(error.into()))?.into_parts();
+                let (parts, body) = sent
+                    .await
+                    .map_err(|error| Error::Other(error.into()))?
+                    .into_parts();
                 if parts.status.is_client_error() || parts.status.is_server_error() {
                     let now = Clock.now().unix_secs();
                     let until = retry_after_unix(&parts.headers, now).unwrap_or_default();
                     told.fetch_max(until, Ordering::Relaxed);
                 }
-                let body = Limited::new(body, ANSWER_BYTES).collect().await.map_err(Error::Other)?;
+                let body = Limited::new(body, ANSWER_BYTES)
+                    .collect()
+                    .await
+                    .map_err(Error::Other)?;
                 Ok(BytesResponse {
                     parts,
                     body: Box::new(body.to_bytes()),

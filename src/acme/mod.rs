@@ -249,9 +249,7 @@ impl Issuer {
         let failure = self.failure();
         let failures = failure.as_ref().map_or(0, |failure| failure.failures);
         (self.counts.failures).store(u64::from(failures), Ordering::Relaxed);
-        let pause = failure.map_or(0, |failure| {
-            failure.until(now, poked, &self.settings.pace)
-        });
+        let pause = failure.map_or(0, |failure| failure.until(now, poked, &self.settings.pace));
         wanted.max(pause).max(self.earliest_unix)
     }
 
@@ -283,13 +281,7 @@ impl Issuer {
             "tls.acme: ordering a certificate"
         );
         let told = Arc::new(AtomicU64::new(0));
-        let order = order::place(
-            &self.settings,
-            &self.store,
-            &self.challenges,
-            kind,
-            Arc::clone(&told),
-        );
+        let order = order::place(&self.settings, &self.store, &self.challenges, kind, &told);
         let ordered = timeout(ORDER_TIMEOUT, order)
             .await
             .unwrap_or_else(|_| Err(Trouble::slow(ORDER_TIMEOUT)));
@@ -328,7 +320,9 @@ impl Issuer {
             told_unix,
             cause: trouble.to_string(),
         };
-        let retry_in_secs = failure.until(now, false, &self.settings.pace).saturating_sub(now);
+        let retry_in_secs = failure
+            .until(now, false, &self.settings.pace)
+            .saturating_sub(now);
         if let Err(error) = self.store.keep_failure(&failure) {
             tracing::debug!(%error, "tls.acme: the pause is not kept: a restart would not know of it");
         }
@@ -336,9 +330,19 @@ impl Issuer {
         let names = self.settings.names.join(",");
         let trouble = Printable(trouble);
         if self.served.not_after_unix() < now.saturating_add(URGENT_SECS) || failures > 3 {
-            tracing::error!(names, failures, retry_in_secs, "tls.acme: no certificate: {trouble}");
+            tracing::error!(
+                names,
+                failures,
+                retry_in_secs,
+                "tls.acme: no certificate: {trouble}"
+            );
         } else {
-            tracing::warn!(names, failures, retry_in_secs, "tls.acme: no certificate: {trouble}");
+            tracing::warn!(
+                names,
+                failures,
+                retry_in_secs,
+                "tls.acme: no certificate: {trouble}"
+            );
         }
     }
 }

@@ -9,6 +9,7 @@ use instant_acme::{
     Identifier, NewAccount, NewOrder, Order, OrderStatus, RetryPolicy,
 };
 use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
 
 use super::client::Https;
 use super::store::Store;
@@ -30,22 +31,54 @@ struct Kept {
     credentials: AccountCredentials,
 }
 
-/// Orders a certificate and proves its names by `kind`: the chain and its key in PEM, and the same as it is served.
-/// `told_unix` becomes the time before which the authority does not want to be asked again.
+/// An authority of several machines may refuse nonces of its own for a while (RFC 8555 §6.5). Every request is repeated
+/// twice for that, and the whole order so often.
+const TRIES: usize = 3;
+
+/// Between two such tries.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A chain and its key in PEM, and the same as it is served.
+pub(super) type Issued = (Secret<String>, Certificate);
+
+/// Orders a certificate and proves its names by `kind`. `told_unix` becomes the time before which the authority does not
+/// want to be asked again.
 pub(super) async fn place(
     settings: &Settings,
     store: &Store,
     challenges: &Arc<Challenges>,
     kind: Challenge,
-    told_unix: Arc<AtomicU64>,
-) -> Result<(Secret<String>, Certificate), Trouble> {
+    told_unix: &Arc<AtomicU64>,
+) -> Result<Issued, Trouble> {
+    let mut tries = 1;
+    loop {
+        match attempt(settings, store, challenges, kind, told_unix).await {
+            Err(trouble) if trouble.passes && tries < TRIES => {
+                tracing::debug!(%trouble, "tls.acme: trying again");
+                tries += 1;
+                sleep(PAUSE).await;
+            }
+            ended => return ended,
+        }
+    }
+}
+
+async fn attempt(
+    settings: &Settings,
+    store: &Store,
+    challenges: &Arc<Challenges>,
+    kind: Challenge,
+    told_unix: &Arc<AtomicU64>,
+) -> Result<Issued, Trouble> {
     let explain = |error: Error| Trouble::of(&error, settings, kind);
     let https = || {
-        Https::new(Arc::clone(&settings.roots), Arc::clone(&told_unix))
+        Https::new(Arc::clone(&settings.roots), Arc::clone(told_unix))
             .map(Box::new)
             .map_err(|error| explain(Error::Other(error.into())))
     };
-    let names: Vec<Identifier> = (settings.names.iter().cloned()).map(Identifier::Dns).collect();
+    let names: Vec<Identifier> = (settings.names.iter().cloned())
+        .map(Identifier::Dns)
+        .collect();
     let wanted = NewOrder::new(&names);
     let account = match restore(settings, store, https()?).await? {
         Some(account) => account,
@@ -87,7 +120,9 @@ async fn restore(
     https: Box<Https>,
 ) -> Result<Option<Account>, Trouble> {
     let explain = |error: Error| Trouble::of(&error, settings, Challenge::Http01);
-    let kept = store.account().map_err(|error| Trouble::state(store, &error))?;
+    let kept = store
+        .account()
+        .map_err(|error| Trouble::state(store, &error))?;
     let Some(text) = kept else {
         return Ok(None);
     };
@@ -98,7 +133,9 @@ async fn restore(
             return Ok(None);
         }
     };
-    let account = (Account::builder_with_http(https).from_credentials(kept.credentials).await)
+    let account = (Account::builder_with_http(https)
+        .from_credentials(kept.credentials)
+        .await)
         .map_err(explain)?;
     if kept.email != settings.email {
         let contact = contact(settings);
@@ -133,20 +170,31 @@ async fn register(
         .await
         .map_err(|error| Trouble::of(&error, settings, Challenge::Http01))?;
     keep(settings, store, credentials)?;
-    tracing::info!(account = account.id(), "tls.acme: registered with the authority");
+    tracing::info!(
+        account = account.id(),
+        "tls.acme: registered with the authority"
+    );
     Ok(account)
 }
 
 fn contact(settings: &Settings) -> Option<String> {
-    settings.email.as_ref().map(|email| format!("mailto:{email}"))
+    settings
+        .email
+        .as_ref()
+        .map(|email| format!("mailto:{email}"))
 }
 
-fn keep(settings: &Settings, store: &Store, credentials: AccountCredentials) -> Result<(), Trouble> {
+fn keep(
+    settings: &Settings,
+    store: &Store,
+    credentials: AccountCredentials,
+) -> Result<(), Trouble> {
     let kept = Kept {
         email: settings.email.clone(),
         credentials,
     };
-    let text = serde_json::to_string(&kept).map_err(|error| Trouble::state(store, &error.into()))?;
+    let text =
+        serde_json::to_string(&kept).map_err(|error| Trouble::state(store, &error.into()))?;
     (store.keep_account(&Secret::new(text))).map_err(|error| Trouble::state(store, &error))
 }
 
@@ -172,15 +220,15 @@ async fn answer(
             Challenge::TlsAlpn01 => ChallengeType::TlsAlpn01,
             Challenge::Http01 => ChallengeType::Http01,
         };
-        let mut challenge = (authorization.challenge(wanted))
-            .ok_or_else(|| Trouble::not_offered(&name, kind))?;
+        let mut challenge =
+            (authorization.challenge(wanted)).ok_or_else(|| Trouble::not_offered(&name, kind))?;
         let proof = challenge.key_authorization();
         let answer = match kind {
             Challenge::Http01 => challenges.answer_token(&challenge.token, proof.as_str()),
             Challenge::TlsAlpn01 => {
                 let digest = proof.digest();
-                let digest: &[u8; 32] = (digest.as_ref().try_into())
-                    .map_err(|_| explain(Error::Crypto))?;
+                let digest: &[u8; 32] =
+                    (digest.as_ref().try_into()).map_err(|_| explain(Error::Crypto))?;
                 (challenges.answer_handshake(&name, digest))
                     .map_err(|error| explain(Error::Other(error.into())))?
             }
@@ -204,8 +252,12 @@ async fn refused(
 ) -> Trouble {
     let mut authorizations = order.authorizations();
     while let Some(Ok(mut authorization)) = authorizations.next().await {
-        let failed = (authorization.refresh().await)
-            .is_ok_and(|state| !matches!(state.status, AuthorizationStatus::Valid | AuthorizationStatus::Pending));
+        let failed = (authorization.refresh().await).is_ok_and(|state| {
+            !matches!(
+                state.status,
+                AuthorizationStatus::Valid | AuthorizationStatus::Pending
+            )
+        });
         if failed {
             return Trouble::of_authorization(&authorization, settings, kind);
         }

@@ -35,7 +35,10 @@ impl Pace {
     /// together do not come back together.
     pub fn pause(&self, failures: u32, draw: u16) -> Duration {
         let times = 3_u32.saturating_pow(failures.saturating_sub(1));
-        let pause = self.first_pause.saturating_mul(times).min(self.longest_pause);
+        let pause = self
+            .first_pause
+            .saturating_mul(times)
+            .min(self.longest_pause);
         pause + pause / 4 * u32::from(draw) / u32::from(u16::MAX)
     }
 }
@@ -45,7 +48,10 @@ impl Pace {
 /// restarts do not draw again.
 pub fn renewal_unix(certificate: &Certificate) -> u64 {
     let hash = Sha256::digest(certificate.leaf());
-    let draw = hash.iter().take(2).fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+    let draw = hash
+        .iter()
+        .take(2)
+        .fold(0, |sum, byte| sum << 8 | u64::from(*byte));
     let begin = certificate.not_before_unix();
     let lifetime = certificate.not_after_unix().saturating_sub(begin);
     let earlier = lifetime / 30 * draw / u64::from(u16::MAX);
@@ -83,7 +89,8 @@ mod tests {
             let certificate = Certificate::from_pem(pem.as_bytes(), pem.as_bytes()).unwrap();
             let due = renewal_unix(&certificate);
             assert_eq!(due, renewal_unix(&certificate), "drawn once");
-            let lived = (due - certificate.not_before_unix()) as f64 / SELF_SIGNED_LIFETIME.as_secs_f64();
+            let lived =
+                (due - certificate.not_before_unix()) as f64 / SELF_SIGNED_LIFETIME.as_secs_f64();
             assert!((0.63..0.667).contains(&lived), "{lived}");
             seen.insert(due);
         }

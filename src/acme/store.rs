@@ -49,7 +49,9 @@ impl Failure {
     pub fn until(&self, now: u64, poked: bool, pace: &Pace) -> u64 {
         let longest = pace.longest_pause + pace.longest_pause / 4;
         let own = self.retry_unix.min(now.saturating_add(longest.as_secs()));
-        let told = self.told_unix.min(now.saturating_add(pace.longest_told.as_secs()));
+        let told = self
+            .told_unix
+            .min(now.saturating_add(pace.longest_told.as_secs()));
         if poked { told } else { own.max(told) }
     }
 }
@@ -61,10 +63,17 @@ impl Store {
     /// It cannot be made, or nothing can be written in it.
     pub fn open(settings: &Settings) -> io::Result<Self> {
         let directory = settings.state.clone();
-        DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory)?;
         let first = settings.names.first().map_or("", String::as_str);
-        let certificate = format!("{first}-{}", hash(settings.names.iter().chain([&settings.directory])));
-        let host = (settings.directory.split('/').nth(2).unwrap_or_default()).replace([':', '[', ']'], "_");
+        let certificate = format!(
+            "{first}-{}",
+            hash(settings.names.iter().chain([&settings.directory]))
+        );
+        let host = (settings.directory.split('/').nth(2).unwrap_or_default())
+            .replace([':', '[', ']'], "_");
         let account = format!("account-{host}-{}.json", hash([&settings.directory]));
         let store = Self {
             account: directory.join(account),
@@ -144,8 +153,12 @@ impl Store {
     }
 
     fn lock_file(&self) -> io::Result<File> {
-        (OpenOptions::new().write(true).create(true).truncate(false).mode(0o600))
-            .open(self.directory.join("lock"))
+        (OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600))
+        .open(self.directory.join("lock"))
     }
 }
 
@@ -156,7 +169,9 @@ fn hash<'a>(parts: impl IntoIterator<Item = &'a String>) -> String {
         hash.update(part.as_bytes());
         hash.update([0]);
     }
-    (hash.finalize().iter().take(4)).map(|byte| format!("{byte:02x}")).collect()
+    (hash.finalize().iter().take(4))
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn others_may_read(path: &Path) -> bool {

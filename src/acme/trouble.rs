@@ -18,6 +18,8 @@ const PREFIX: &str = "urn:ietf:params:acme:error:";
 pub(super) struct Trouble {
     found: String,
     remedy: String,
+    /// It is worth another try at once.
+    pub passes: bool,
 }
 
 impl fmt::Display for Trouble {
@@ -42,6 +44,7 @@ impl Trouble {
         Self {
             found: found.into(),
             remedy: remedy.into(),
+            passes: false,
         }
     }
 
@@ -94,9 +97,14 @@ impl Trouble {
         challenge: Challenge,
     ) -> Self {
         let kind = kind_of(problem);
+        // Some say that of a name without an address.
+        let resolves = kind != "malformed" || name.is_none();
         let name = name.unwrap_or("a name of tls.acme.names");
         let port = challenge.port();
-        let mut found = format!("{kind}: {}", problem.detail.as_deref().unwrap_or("no detail"));
+        let mut found = format!(
+            "{kind}: {}",
+            problem.detail.as_deref().unwrap_or("no detail")
+        );
         if let [first, ..] = problem.subproblems.as_slice() {
             found += &format!(" ({first})");
         }
@@ -105,7 +113,7 @@ impl Trouble {
                 "the authority has to reach TCP port {port} of {name} from the internet: open it in every firewall, forward \
                  it where there is a NAT, and see that A and AAAA records name this host"
             ),
-            "dns" => format!(
+            _ if kind == "dns" || !resolves => format!(
                 "{name} needs an A or AAAA record with the public address of this host, and name servers that answer"
             ),
             "caa" => format!(
@@ -135,13 +143,19 @@ impl Trouble {
             }
             _ => "the authority's documentation may tell more".to_owned(),
         };
-        Self::new(found, remedy)
+        Self {
+            passes: kind == "badNonce",
+            ..Self::new(found, remedy)
+        }
     }
 
     /// The authority does not prove names in the way that we can.
     pub fn not_offered(name: &str, challenge: Challenge) -> Self {
         Self::new(
-            format!("the authority does not prove {name} by {}", challenge.label()),
+            format!(
+                "the authority does not prove {name} by {}",
+                challenge.label()
+            ),
             "set tls.acme.challenge to another one",
         )
     }
@@ -149,7 +163,10 @@ impl Trouble {
     /// The state directory cannot be used.
     pub fn state(store: &Store, error: &io::Error) -> Self {
         Self::new(
-            format!("nothing can be kept in {} ({error})", store.directory().display()),
+            format!(
+                "nothing can be kept in {} ({error})",
+                store.directory().display()
+            ),
             "make room there, and let the user that turnix runs as write",
         )
     }
@@ -157,7 +174,10 @@ impl Trouble {
     /// An order took longer than anybody waits.
     pub fn slow(after: Duration) -> Self {
         Self::new(
-            format!("the order was not done after {} minutes", after.as_secs() / 60),
+            format!(
+                "the order was not done after {} minutes",
+                after.as_secs() / 60
+            ),
             "the authority may be busy: nothing needs to be done",
         )
     }

@@ -40,7 +40,10 @@ impl Certification {
             None => return First::None,
             Some(Tls::Files(files)) => from_files(files),
             Some(Tls::Acme(settings)) => {
-                let unchanged = self.task.as_ref().is_some_and(|(running, _)| running == settings);
+                let unchanged = self
+                    .task
+                    .as_ref()
+                    .is_some_and(|(running, _)| running == settings);
                 if serves && unchanged {
                     return First::Current;
                 }
@@ -93,7 +96,11 @@ impl Certification {
 
     /// Orders what `settings` say from now on.
     fn order(&mut self, settings: &Settings, served: &Arc<Certificates>, control: &Handle) {
-        if self.task.as_ref().is_some_and(|(running, _)| running == settings) {
+        if self
+            .task
+            .as_ref()
+            .is_some_and(|(running, _)| running == settings)
+        {
             return;
         }
         self.stop();
@@ -124,7 +131,8 @@ impl Running {
     pub(super) fn certify(&mut self) {
         match (&self.config.tls, &self.certificates) {
             (Some(Tls::Acme(settings)), Some(served)) => {
-                self.certification.order(settings, served, self.control.handle());
+                self.certification
+                    .order(settings, served, self.control.handle());
             }
             _ => self.certification.stop(),
         }
@@ -132,9 +140,8 @@ impl Running {
 }
 
 fn from_files(files: &PemFiles) -> Result<Certificate, Problem> {
-    certificates::load(&files.certificate, &files.key).map_err(|error| {
-        Problem::host("tls", error.to_string(), "put it right and start again")
-    })
+    certificates::load(&files.certificate, &files.key)
+        .map_err(|error| Problem::host("tls", error.to_string(), "put it right and start again"))
 }
 
 /// The certificate that an earlier order brought, if it is good.
@@ -149,18 +156,28 @@ fn kept(settings: &Settings) -> Result<Option<Certificate>, Problem> {
 /// What is served until an authority has issued something: nobody trusts it, and the server starts at once.
 fn placeholder(settings: &Settings) -> Result<Certificate, Problem> {
     let failed = |error: &dyn std::fmt::Display| {
-        Problem::host("tls.acme.names", error.to_string(), "name this server by its DNS names")
+        Problem::host(
+            "tls.acme.names",
+            error.to_string(),
+            "name this server by its DNS names",
+        )
     };
     let now = Clock.now().unix_secs();
     let made = certificates::self_signed(&settings.names, now).map_err(|error| failed(&error))?;
-    Certificate::from_pem(made.certificate_pem.as_bytes(), made.key_pem.expose().as_bytes())
-        .map_err(|error| failed(&error))
+    Certificate::from_pem(
+        made.certificate_pem.as_bytes(),
+        made.key_pem.expose().as_bytes(),
+    )
+    .map_err(|error| failed(&error))
 }
 
 fn unusable(settings: &Settings, error: &std::io::Error) -> Problem {
     Problem::host(
         "tls.acme",
-        format!("account and certificates cannot be kept in {}: {error}", settings.state.display()),
+        format!(
+            "account and certificates cannot be kept in {}: {error}",
+            settings.state.display()
+        ),
         "let the user that turnix runs as write there, or set STATE_DIRECTORY to another directory (systemd's \
          StateDirectory= does)",
     )

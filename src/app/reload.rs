@@ -124,7 +124,9 @@ impl Running {
         let mut problems = Vec::new();
         let relays = relay_ips(next, &mut problems);
         let current = self.certificates.clone();
-        let first = self.certification.first(next, current.is_some(), &mut problems);
+        let first = self
+            .certification
+            .first(next, current.is_some(), &mut problems);
         let certificates = match &first {
             First::None => None,
             First::Current => current,

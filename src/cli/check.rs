@@ -291,7 +291,9 @@ fn ordered(config: &Config, settings: &acme::Settings, report: &mut Report) {
     }
     for name in &settings.names {
         let found = match (name.as_str(), 0).to_socket_addrs() {
-            Ok(found) => found.map(|address| address.ip().to_canonical()).collect::<Vec<_>>(),
+            Ok(found) => found
+                .map(|address| address.ip().to_canonical())
+                .collect::<Vec<_>>(),
             Err(error) => {
                 report.warnings.push(Problem::host(
                     "tls.acme.names",

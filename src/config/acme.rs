@@ -122,7 +122,15 @@ pub(super) fn read_acme(r: &mut Reader<'_>, sources: &Sources) -> Option<Option<
 fn check_public(r: &mut Reader<'_>, names: &[String], email: Option<&str>) -> Option<()> {
     // RFC 2606, RFC 6761, RFC 6762, RFC 8375, RFC 9476.
     const PRIVATE: [&str; 9] = [
-        "localhost", "local", "test", "example", "invalid", "internal", "lan", "arpa", "onion",
+        "localhost",
+        "local",
+        "test",
+        "example",
+        "invalid",
+        "internal",
+        "lan",
+        "arpa",
+        "onion",
     ];
     let private = |name: &&String| match name.rsplit_once('.') {
         None => true,
@@ -138,7 +146,9 @@ fn check_public(r: &mut Reader<'_>, names: &[String], email: Option<&str>) -> Op
     }
     let documentation = ["example.com", "example.net", "example.org"];
     if let Some(email) = email
-        && documentation.iter().any(|domain| email.ends_with(&format!("@{domain}")))
+        && documentation
+            .iter()
+            .any(|domain| email.ends_with(&format!("@{domain}")))
     {
         r.problem(
             "tls.acme.email",
@@ -167,9 +177,8 @@ pub(super) fn choose_challenges(
         })
     };
     let found = |challenge: Challenge| speaks(challenge).next().is_some();
-    let exposed = |challenge: Challenge| {
-        speaks(challenge).any(|one| one.address.port() == challenge.port())
-    };
+    let exposed =
+        |challenge: Challenge| speaks(challenge).any(|one| one.address.port() == challenge.port());
     let wanted = settings.challenges.first().copied();
     let mut usable: Vec<Challenge> = [Challenge::TlsAlpn01, Challenge::Http01]
         .into_iter()
@@ -196,7 +205,10 @@ pub(super) fn choose_challenges(
     if usable.iter().any(|one| exposed(*one)) {
         usable.retain(|one| exposed(*one));
     } else {
-        let ports: Vec<String> = usable.iter().map(|one| format!("{} ({})", one.port(), one.label())).collect();
+        let ports: Vec<String> = usable
+            .iter()
+            .map(|one| format!("{} ({})", one.port(), one.label()))
+            .collect();
         r.warn(Problem {
             origin: r.origin("tls.acme.names"),
             key: "tls.acme.names".into(),
@@ -204,7 +216,9 @@ pub(super) fn choose_challenges(
                 "authorities look at port {}, where no [[listen]] is",
                 ports.join(" or ")
             ),
-            remedy: "fine where a NAT or a proxy forwards that port to such a listener; else add one".into(),
+            remedy:
+                "fine where a NAT or a proxy forwards that port to such a listener; else add one"
+                    .into(),
         });
     }
     settings.challenges = usable;
@@ -213,9 +227,14 @@ pub(super) fn choose_challenges(
 
 fn names(node: &Node) -> Converted<Vec<String>> {
     let names = values::list(values::parsed(name))(node)?;
-    let again = (names.iter().enumerate()).find(|(at, name)| names.iter().take(*at).any(|one| one == *name));
+    let again = (names.iter().enumerate())
+        .find(|(at, name)| names.iter().take(*at).any(|one| one == *name));
     if let Some((_, name)) = again {
-        return Err(Fault::with(node, format!("{name:?} occurs twice"), "keep one of them"));
+        return Err(Fault::with(
+            node,
+            format!("{name:?} occurs twice"),
+            "keep one of them",
+        ));
     }
     if names.len() > MAX_NAMES {
         return Err(Fault::with(
@@ -231,24 +250,37 @@ fn names(node: &Node) -> Converted<Vec<String>> {
 fn name(text: &str) -> Result<String, String> {
     let literal = text.trim_start_matches('[').trim_end_matches(']');
     if literal.parse::<IpAddr>().is_ok() {
-        return Err("write a DNS name that leads to this address: certificates are ordered for names".into());
+        return Err(
+            "write a DNS name that leads to this address: certificates are ordered for names"
+                .into(),
+        );
     }
     if text.contains('*') {
-        return Err("name each host: a wildcard is proven in DNS, which turnix does not write to".into());
+        return Err(
+            "name each host: a wildcard is proven in DNS, which turnix does not write to".into(),
+        );
     }
     if !text.is_ascii() {
         return Err("write it as DNS has it, in ASCII: \"xn--…\"".into());
     }
     let label = |label: &str| {
         (1..=63).contains(&label.len())
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    if text.len() <= 253 && text.split('.').all(label) && !text.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+    if text.len() <= 253
+        && text.split('.').all(label)
+        && !text.bytes().all(|b| b.is_ascii_digit() || b == b'.')
+    {
         Ok(text.to_ascii_lowercase())
     } else {
-        Err("write a DNS name such as \"turn.example.org\", without scheme, port or dot at the end".into())
+        Err(
+            "write a DNS name such as \"turn.example.org\", without scheme, port or dot at the end"
+                .into(),
+        )
     }
 }
 
@@ -270,7 +302,9 @@ fn email(node: &Node) -> Converted<Option<String>> {
 fn directory(node: &Node) -> Converted<String> {
     let text = values::text(node)?;
     let uri: axum::http::Uri = text.parse().map_err(|_| Fault::of(node))?;
-    let plain = uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+    let plain = uri
+        .authority()
+        .is_some_and(|authority| !authority.as_str().contains('@'));
     match uri.scheme_str() {
         Some("https") if plain => Ok(text),
         Some("http") => Err(Fault::with(

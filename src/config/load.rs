@@ -100,8 +100,7 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
         realm,
     );
     let tls = read_tls(r, sources);
-    let has_certificate =
-        r.is_set("tls.certificate") || r.is_set("tls.key") || acme::is_wanted(r);
+    let has_certificate = r.is_set("tls.certificate") || r.is_set("tls.key") || acme::is_wanted(r);
     let listeners = read_listeners(r, has_certificate);
     let relay = read_relay(r);
     let auth = read_auth(r, sources);

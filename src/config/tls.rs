@@ -19,7 +19,10 @@ pub(super) fn read_tls(r: &mut Reader<'_>, sources: &Sources) -> Option<Option<T
         acme?;
         return Some(files?.map(Tls::Files));
     }
-    if let Some(key) = ["tls.certificate", "tls.key"].into_iter().find(|key| r.is_set(key)) {
+    if let Some(key) = ["tls.certificate", "tls.key"]
+        .into_iter()
+        .find(|key| r.is_set(key))
+    {
         r.problem(
             key,
             "given, and so is tls.acme.names",

@@ -87,8 +87,10 @@ impl Listener {
         let acceptor = match (settings.protocols.tls, certificates) {
             (false, _) => None,
             (true, Some(certificates)) => {
-                let config = server_config(certificates, settings.protocols.alpn())
-                    .map_err(io::Error::other)?;
+                // Last: who offers anything else, too, is no authority that looks for a challenge.
+                let mut alpn = settings.protocols.alpn();
+                alpn.push(ALPN_ACME.to_vec());
+                let config = server_config(certificates, alpn).map_err(io::Error::other)?;
                 Some(TlsAcceptor::from(config))
             }
             (true, None) => {

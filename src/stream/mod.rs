@@ -47,7 +47,7 @@ impl Protocols {
         }
     }
 
-    /// The ALPN names offered, most wanted first (RFC 7443, RFC 9113, RFC 8737).
+    /// The ALPN names offered, most wanted first (RFC 7443, RFC 9113).
     pub fn alpn(self) -> Vec<Vec<u8>> {
         let mut names = Vec::new();
         if self.tls {
@@ -55,7 +55,6 @@ impl Protocols {
             if self.http {
                 names.extend([ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()]);
             }
-            names.push(challenges::ALPN_ACME.to_vec());
         }
         names
     }
