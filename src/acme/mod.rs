@@ -191,9 +191,8 @@ impl Issuer {
         }
     }
 
-    /// Looks, orders and sleeps until it is dropped.
-    pub async fn keep(mut self) {
-        let mut poked = false;
+    /// Looks, orders and sleeps until it is dropped. `poked`: as by `poke`, from the beginning.
+    pub async fn keep(mut self, mut poked: bool) {
         loop {
             let now = Clock.now().unix_secs();
             let due = self.due(now, poked);
@@ -262,7 +261,7 @@ impl Issuer {
         if self.served.replace(certificate) {
             tracing::info!(
                 names = self.settings.names.join(","),
-                not_after_unix = until,
+                expires_in_days = until.saturating_sub(Clock.now().unix_secs()) / 86_400,
                 "tls.acme: the certificate is another one from now on"
             );
         }

@@ -216,6 +216,9 @@ async fn answer(
             _ => return Err(Trouble::of_authorization(&authorization, settings, kind)),
         }
         let name = name(&authorization);
+        if !settings.names.contains(&name) {
+            return Err(Trouble::not_asked(&name));
+        }
         let wanted = match kind {
             Challenge::TlsAlpn01 => ChallengeType::TlsAlpn01,
             Challenge::Http01 => ChallengeType::Http01,
@@ -223,6 +226,9 @@ async fn answer(
         let mut challenge =
             (authorization.challenge(wanted)).ok_or_else(|| Trouble::not_offered(&name, kind))?;
         let proof = challenge.key_authorization();
+        if !is_token(&challenge.token) {
+            return Err(Trouble::not_asked(&name));
+        }
         let answer = match kind {
             Challenge::Http01 => challenges.answer_token(&challenge.token, proof.as_str()),
             Challenge::TlsAlpn01 => {
@@ -237,6 +243,12 @@ async fn answer(
         challenge.set_ready().await.map_err(explain)?;
     }
     Ok(answers)
+}
+
+/// RFC 8555 §8.3: base64url.
+fn is_token(text: &str) -> bool {
+    (1..=256).contains(&text.len())
+        && (text.bytes()).all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
 }
 
 fn name(authorization: &AuthorizationHandle<'_>) -> String {

@@ -62,27 +62,48 @@ impl Store {
     /// # Errors
     /// It cannot be made, or nothing can be written in it.
     pub fn open(settings: &Settings) -> io::Result<Self> {
-        let directory = settings.state.clone();
-        DirBuilder::new()
+        let store = Self::at(settings);
+        let mut builder = DirBuilder::new();
+        builder
             .recursive(true)
             .mode(0o700)
-            .create(&directory)?;
+            .create(&store.directory)?;
+        drop(store.lock_file()?);
+        Ok(store)
+    }
+
+    /// The same without touching anything: what is not there is not found.
+    pub fn at(settings: &Settings) -> Self {
+        let directory = settings.state.clone();
         let first = settings.names.first().map_or("", String::as_str);
-        let certificate = format!(
-            "{first}-{}",
-            hash(settings.names.iter().chain([&settings.directory]))
-        );
-        let host = (settings.directory.split('/').nth(2).unwrap_or_default())
-            .replace([':', '[', ']'], "_");
+        let parts = settings.names.iter().chain([&settings.directory]);
+        let certificate = format!("{first}-{}", hash(parts));
+        let host = settings.directory.split('/').nth(2).unwrap_or_default();
+        let host = host.replace([':', '[', ']'], "_");
         let account = format!("account-{host}-{}.json", hash([&settings.directory]));
-        let store = Self {
+        Self {
             account: directory.join(account),
             certificate: directory.join(format!("{certificate}.pem")),
             failure: directory.join(format!("{certificate}.failed.json")),
             directory,
-        };
-        drop(store.lock_file()?);
-        Ok(store)
+        }
+    }
+
+    /// Whether this process could write there; leaves nothing behind.
+    ///
+    /// # Errors
+    /// Why it could not.
+    pub fn probe(&self) -> io::Result<()> {
+        let mut existing = self.directory.as_path();
+        while !existing.exists() {
+            existing = match existing.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => parent,
+                _ => Path::new("."),
+            };
+        }
+        let probe = existing.join(format!(".turnix-{:016x}", rand::random::<u64>()));
+        (OpenOptions::new().write(true).create_new(true).mode(0o600)).open(&probe)?;
+        fs::remove_file(&probe)
     }
 
     /// Where everything is.
@@ -194,4 +215,105 @@ fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
         let _ = fs::remove_file(&temporary);
     }
     written
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::acme::{Challenge, LETS_ENCRYPT};
+
+    fn settings(state: &Path) -> Settings {
+        Settings {
+            names: vec!["turn.example.org".to_owned()],
+            email: None,
+            directory: LETS_ENCRYPT.to_owned(),
+            roots: Arc::new(rustls::RootCertStore::empty()),
+            challenges: vec![Challenge::Http01],
+            state: state.join("acme"),
+            pace: Pace::default(),
+        }
+    }
+
+    #[test]
+    fn one_orders_while_others_wait() {
+        let directory = tempfile::tempdir().unwrap();
+        let [one, other] = [(); 2].map(|()| Store::open(&settings(directory.path())).unwrap());
+        let lock = one.lock().unwrap().expect("nobody has it");
+        assert!(other.lock().unwrap().is_none());
+        drop(lock);
+        assert!(other.lock().unwrap().is_some());
+    }
+
+    #[test]
+    fn each_authority_and_each_set_of_names_has_files_of_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = settings(directory.path());
+        let second = Settings {
+            names: vec!["turn.example.org".to_owned(), "b.example.org".to_owned()],
+            ..first.clone()
+        };
+        let third = Settings {
+            directory: "https://[::1]:14000/dir".to_owned(),
+            ..first.clone()
+        };
+        let [first, second, third] = [&first, &second, &third].map(Store::at);
+        assert_ne!(first.certificate, second.certificate);
+        assert_eq!(first.account, second.account);
+        assert_ne!(first.certificate, third.certificate);
+        assert_ne!(first.account, third.account);
+        assert!(!first.directory().exists(), "nothing was made");
+        first.probe().unwrap();
+        assert!(!first.directory().exists(), "nor by a look");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_pause_is_kept_and_never_longer_than_pauses_get() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&settings(directory.path())).unwrap();
+        assert!(store.failure().is_none());
+        let (pace, now) = (Pace::default(), 1_800_000_000);
+        let kept = Failure {
+            failures: 3,
+            retry_unix: now + 600,
+            told_unix: now + 3600,
+            cause: "dns".to_owned(),
+        };
+        store.keep_failure(&kept).unwrap();
+        let found = store.failure().unwrap();
+        assert_eq!(found.failures, 3);
+        // The authority's word counts, whatever an operator says.
+        assert_eq!(found.until(now, false, &pace), now + 3600);
+        assert_eq!(found.until(now, true, &pace), now + 3600);
+        let ours = Failure {
+            told_unix: 0,
+            ..kept.clone()
+        };
+        assert_eq!(ours.until(now, false, &pace), now + 600);
+        assert!(ours.until(now, true, &pace) <= now);
+        // Written by a clock that was years ahead.
+        let far = Failure {
+            retry_unix: now * 2,
+            told_unix: now * 2,
+            ..kept
+        };
+        assert_eq!(far.until(now, false, &pace), now + 7 * 86_400);
+        let far = Failure {
+            told_unix: 0,
+            ..far
+        };
+        assert_eq!(far.until(now, false, &pace), now + 15 * 3600);
+        assert_eq!(pace.longest_told, Duration::from_secs(7 * 86_400));
+        store.forget_failure().unwrap();
+        store.forget_failure().unwrap();
+        assert!(store.failure().is_none());
+        fs::write(&store.failure, "half of i").unwrap();
+        assert!(
+            store.failure().is_none(),
+            "what cannot be read keeps nobody waiting"
+        );
+    }
 }

@@ -160,6 +160,14 @@ impl Trouble {
         )
     }
 
+    /// The authority wants something proven that nobody asked for.
+    pub fn not_asked(name: &str) -> Self {
+        Self::new(
+            format!("the authority sent a challenge for {name} that belongs to no order of ours"),
+            "check tls.acme.directory",
+        )
+    }
+
     /// The state directory cannot be used.
     pub fn state(store: &Store, error: &io::Error) -> Self {
         Self::new(

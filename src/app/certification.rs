@@ -20,6 +20,8 @@ pub(super) struct Certification {
     challenges: Arc<Challenges>,
     counts: Arc<Counts>,
     poke: Arc<Notify>,
+    /// Something was ordered since the start.
+    begun: bool,
     task: Option<(Settings, JoinHandle<()>)>,
 }
 
@@ -122,7 +124,9 @@ impl Certification {
             Arc::clone(&self.counts),
             Arc::clone(&self.poke),
         );
-        self.task = Some((settings.clone(), control.spawn(issuer.keep())));
+        // Whoever has just changed what is ordered has mended what kept it from being issued.
+        let changed = std::mem::replace(&mut self.begun, true);
+        self.task = Some((settings.clone(), control.spawn(issuer.keep(changed))));
     }
 }
 

@@ -289,6 +289,10 @@ impl Running {
     async fn apply(&mut self, next: Config, plan: Plan, set_log: &SetLog) -> Vec<String> {
         let mut notes = Vec::new();
         set_log(&next.log);
+        if next.tls != self.config.tls {
+            // Lest what an order brings in this moment takes the place of what is wanted now.
+            self.certification.stop();
+        }
         if let (Some(certificate), Some(served)) = (plan.certificate, &plan.certificates)
             && served.replace(certificate)
         {

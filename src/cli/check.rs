@@ -259,30 +259,28 @@ fn certificate(files: &PemFiles, report: &mut Report) {
 
 /// What an authority would stumble over, as far as it can be told from here.
 fn ordered(config: &Config, settings: &acme::Settings, report: &mut Report) {
-    match acme::Store::open(settings) {
-        Ok(store) => match store.certificate() {
-            Ok(Some(kept)) => report.notes.push(format!(
-                "the certificate for {} is kept in {}, until {}",
-                settings.names.join(", "),
-                store.directory().display(),
-                utc(kept.not_after_unix())
-            )),
-            Ok(None) => report.notes.push(format!(
-                "no certificate for {} is kept in {} yet: it is ordered when the server starts",
-                settings.names.join(", "),
-                store.directory().display()
-            )),
-            Err(error) => report.warnings.push(Problem::host(
-                "tls.acme",
-                error.to_string(),
-                "another is ordered when the server starts",
-            )),
-        },
-        Err(error) => report.errors.push(Problem::host(
+    let store = acme::Store::at(settings);
+    let (names, place) = (settings.names.join(", "), store.directory().display());
+    if let Err(error) = store.probe() {
+        report.errors.push(Problem::host(
             "tls.acme",
-            format!("nothing can be kept in {}: {error}", settings.state.display()),
-            "run the check as the user that the server runs as, and let it write there; STATE_DIRECTORY names another \
-             directory",
+            format!("nothing can be kept in {place}: {error}"),
+            "let the user that the server runs as write there, and run this check as that user; STATE_DIRECTORY names \
+             another directory",
+        ));
+    }
+    match store.certificate() {
+        Ok(Some(kept)) => report.notes.push(format!(
+            "the certificate for {names} in {place} is good until {}",
+            utc(kept.not_after_unix())
+        )),
+        Ok(None) => report.notes.push(format!(
+            "{place} holds no certificate for {names} yet: the server orders one when it starts"
+        )),
+        Err(error) => report.warnings.push(Problem::host(
+            "tls.acme",
+            error.to_string(),
+            "nothing needs to be done: the server orders another when it starts",
         )),
     }
     let mut own: Vec<IpAddr> = host::interface_addresses();

@@ -29,6 +29,7 @@ fn page(world: &World) -> BTreeSet<String> {
             certificate_expiry_unix: None,
             streams_refused: Default::default(),
             records: Vec::new(),
+            acme: None,
             admin_refused: [("missing", 0), ("wrong", 0), ("limited", 0)],
             unix_secs: 1_800_000_000,
             version: "0",
