@@ -1216,6 +1216,11 @@ fn challenges_follow_the_listeners() {
     let elsewhere = format!("{}{http}", listen(5349, "\"tls\""));
     assert_eq!(chosen(&elsewhere, "auto"), [Http01]);
     let config = of(&listen(5349, "\"tls\""), "auto").unwrap();
+    let problems = of(&http, "http-01").unwrap_err();
+    assert!(
+        problems.contains("tls.acme.names: given, and no [[listen]] names \"tls\""),
+        "nobody would see it: {problems}"
+    );
     let warnings = acme_warnings(&config);
     assert!(
         warnings.contains("authorities look at port 443"),

@@ -57,7 +57,7 @@ const LOCKED: Duration = Duration::from_secs(5);
 /// How long an order may take from its first request to the certificate.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// With less than this left of the served certificate a failure is an error rather than a warning.
+/// With less than this left of the certificate a failure is an error rather than a warning.
 const URGENT_SECS: u64 = 7 * 86_400;
 
 /// What to order, from whom, and where to keep it.
@@ -328,7 +328,7 @@ impl Issuer {
         self.remembered = Some(failure);
         let names = self.settings.names.join(",");
         let trouble = Printable(trouble);
-        if self.served.not_after_unix() < now.saturating_add(URGENT_SECS) || failures > 3 {
+        if !self.has_time(now) || failures > 3 {
             tracing::error!(
                 names,
                 failures,
@@ -343,5 +343,11 @@ impl Issuer {
                 "tls.acme: no certificate: {trouble}"
             );
         }
+    }
+
+    /// Whether clients have a certificate that is good for a while.
+    fn has_time(&self, now: u64) -> bool {
+        let kept = self.store.certificate().ok().flatten();
+        kept.is_some_and(|kept| kept.not_after_unix() > now.saturating_add(URGENT_SECS))
     }
 }

@@ -113,14 +113,14 @@ pub(super) fn check_tls(
             "name tls.certificate and tls.key, or tls.acme.names; or remove \"tls\" from listen.protocols",
         );
     }
-    if let Some(Tls::Acme(_)) = tls {
-        // What is missing there depends on the challenge.
-        return;
-    }
-    let chosen = r.origin("tls.certificate") == Origin::QuickStart;
+    let key = match tls {
+        Some(Tls::Acme(_)) => "tls.acme.names",
+        _ => "tls.certificate",
+    };
+    let chosen = r.origin(key) == Origin::QuickStart;
     if !speaks && !elsewhere && tls.is_some() && !chosen {
         r.problem(
-            "tls.certificate",
+            key,
             "given, and no [[listen]] names \"tls\"",
             "add \"tls\" to listen.protocols, set http.tls = true, or remove the certificate",
         );

@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const TLS_PORT: u16 = 5349;
 const HTTP_PORT: u16 = 8080;
 
-const CONFIG: &str = r#"
+pub const CONFIG: &str = r#"
 [[listen]]
 address = "{ip}:5349"
 protocols = ["udp", "tcp", "tls"]
@@ -64,7 +64,7 @@ fn config(pebble: &Pebble, names: &[&str], more: &str) -> String {
 }
 
 /// A server that keeps its state in `state`.
-fn serve(config: &str, ip: Ipv4Addr, state: &Path) -> Process {
+pub fn serve(config: &str, ip: Ipv4Addr, state: &Path) -> Process {
     let mut process = Process::spawn(config, ip, |command: &mut Command| {
         command.env("STATE_DIRECTORY", state);
     });
@@ -73,7 +73,7 @@ fn serve(config: &str, ip: Ipv4Addr, state: &Path) -> Process {
 }
 
 #[track_caller]
-fn until(process: &Process, what: &str, mut reached: impl FnMut() -> bool) {
+pub fn until(process: &Process, what: &str, mut reached: impl FnMut() -> bool) {
     let deadline = now() + PATIENCE;
     while !reached() {
         assert!(now() < deadline, "never: {what}\n{}", process.log());
@@ -120,7 +120,7 @@ fn text(ip: Ipv4Addr, port: u16, path: &str) -> String {
 }
 
 /// A sample of the metrics; 0 if it is not there.
-fn metric(process: &Process, name: &str) -> u64 {
+pub fn metric(process: &Process, name: &str) -> u64 {
     let text = text(process.ip, 9641, "/metrics");
     let line = text
         .lines()

@@ -17,5 +17,6 @@ mod server;
 #[allow(dead_code, reason = "made for many tests")]
 mod process;
 
+mod busy;
 mod certificates;
 mod pebble;
