@@ -57,6 +57,9 @@ const LOCKED: Duration = Duration::from_secs(5);
 /// How long an order may take from its first request to the certificate.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(600);
 
+/// So many times shorter is the pause where nobody answered.
+const UNHEARD: u32 = 8;
+
 /// With less than this left of the certificate a failure is an error rather than a warning.
 const URGENT_SECS: u64 = 7 * 86_400;
 
@@ -312,7 +315,10 @@ impl Issuer {
     /// Notes that an order came to nothing, and tells what would help.
     fn failed(&mut self, now: u64, trouble: &Trouble, told_unix: u64) {
         let failures = self.failure().map_or(0, |failure| failure.failures) + 1;
-        let pause = self.settings.pace.pause(failures, rand::random());
+        let mut pause = self.settings.pace.pause(failures, rand::random());
+        if trouble.unheard {
+            pause /= UNHEARD;
+        }
         let failure = Failure {
             failures,
             retry_unix: now.saturating_add(pause.as_secs()),

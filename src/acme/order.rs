@@ -236,7 +236,7 @@ async fn answer(
                 let digest: &[u8; 32] =
                     (digest.as_ref().try_into()).map_err(|_| explain(Error::Crypto))?;
                 (challenges.answer_handshake(&name, digest))
-                    .map_err(|error| explain(Error::Other(error.into())))?
+                    .map_err(|error| Trouble::request(&error))?
             }
         };
         answers.push(answer);

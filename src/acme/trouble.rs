@@ -20,6 +20,8 @@ pub(super) struct Trouble {
     remedy: String,
     /// It is worth another try at once.
     pub passes: bool,
+    /// The authority has not heard of it, so that it costs nothing to ask again soon: a network that comes up late.
+    pub unheard: bool,
 }
 
 impl fmt::Display for Trouble {
@@ -45,6 +47,7 @@ impl Trouble {
             found: found.into(),
             remedy: remedy.into(),
             passes: false,
+            unheard: false,
         }
     }
 
@@ -62,11 +65,14 @@ impl Trouble {
                 "check tls.acme.directory: it is the URL of a directory, and no proxy may answer in its place",
             ),
             // What lies beneath names the cause: a name, a refused connection, a certificate.
-            Error::Other(cause) => Self::new(
-                format!("{directory} cannot be asked ({})", chain(cause.as_ref())),
-                "this host has to resolve its name and connect to its port, by HTTPS; a private authority's root belongs \
-                 in tls.acme.ca_file",
-            ),
+            Error::Other(cause) => Self {
+                unheard: true,
+                ..Self::new(
+                    format!("{directory} cannot be asked ({})", chain(cause.as_ref())),
+                    "this host has to resolve its name and connect to its port, by HTTPS; a private authority's root belongs \
+                     in tls.acme.ca_file",
+                )
+            },
             error => Self::new(
                 format!("{directory}: {error}"),
                 "check tls.acme.directory; report this as a bug of turnix if other ACME clients can use it",
