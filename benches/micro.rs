@@ -225,6 +225,7 @@ impl Population {
             let from = FromPeer {
                 peer,
                 path: Path::Kernel,
+                scope: turnix::access::Scope::Policy,
             };
             let forward = server.handle_peer_input(now, *id, from, black_box(&PAYLOAD));
             assert!(matches!(forward, Forward::ToClient { .. }));

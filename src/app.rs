@@ -1,10 +1,12 @@
 //! Composition root: builds everything once, in rank order, and takes it down again.
 
+mod canary;
 mod certification;
 mod doors;
 mod handover;
 mod host;
 pub mod ice;
+mod outside;
 mod reload;
 mod serve;
 mod sockets;
@@ -24,6 +26,9 @@ use crate::base::Clock;
 use crate::base::trace::Traces;
 use crate::cluster::{self, Fleet};
 use crate::config::{Config, Listener, Mapping, Problem, Problems, Sources};
+use crate::external::Seen;
+use crate::http::status::Board;
+use crate::http::visits::Visits;
 use crate::http::{self, Asked, Front, Operator};
 use crate::lifecycle::handover::{Approach, Giver, Place};
 use crate::lifecycle::{Drain, Inherited};
@@ -36,12 +41,14 @@ use crate::turn::Newcomers;
 use certification::{Certification, First};
 use doors::{AdminDoor, Door, Lobby, Prepared, PreparedAdmin};
 use handover::{Reception, check_shards, place_of, refused};
+use outside::{Watched, relay_ips};
 use sockets::{
-    inherited_udp, open_tcp, own_addresses, relay_ips, shard_count, shard_settings, udp_problem,
+    check_relays, inherited_udp, open_tcp, own_addresses, shard_count, shard_settings, udp_problem,
 };
 
 pub use handover::TakeOver;
 pub use host::shortages as host_shortages;
+pub use outside::Outside;
 pub use reload::Reloaded;
 pub use serve::SetLog;
 
@@ -65,6 +72,10 @@ pub struct Started {
     pub listeners: Vec<Listener>,
     /// Every local relay address and how clients and peers see it.
     pub relays: Vec<Mapping>,
+    /// The same with who says so.
+    pub outside: Vec<Seen>,
+    /// What people should know about it.
+    pub warnings: Vec<Problem>,
     /// Where metrics and the admin API answer.
     pub admin: Option<SocketAddr>,
 }
@@ -78,6 +89,8 @@ pub struct Running {
     /// Beside `started.listeners`, one for one.
     listeners: Vec<Open>,
     relays: Vec<RelayIp>,
+    /// How they look from outside, and who watches it.
+    outside: Watched,
     shards: Shards,
     threads: Vec<JoinHandle<()>>,
     control: Runtime,
@@ -89,6 +102,11 @@ pub struct Running {
     fleet: Arc<Fleet>,
     canary: tokio::task::JoinHandle<()>,
     service: http::ice::Service<Shards>,
+    /// What the test page is told.
+    visits: Visits,
+    /// What the status page says, and who finds it out.
+    board: Board,
+    eyes: Option<tokio::task::JoinHandle<()>>,
     drain: Drain,
     /// So much is in use that newcomers are better off elsewhere.
     overloaded: bool,
@@ -157,7 +175,7 @@ pub fn start_on(config: Config, inherited: Inherited) -> anyhow::Result<Running>
 
 /// The same, in the place of a process that serves.
 fn begin(
-    config: Config,
+    mut config: Config,
     mut inherited: Inherited,
     approach: Option<Approach>,
     take_over: TakeOver,
@@ -174,9 +192,12 @@ fn begin(
         First::Load(certificate) => Some(certification.serving(certificate)),
         First::None | First::Current => None,
     };
-    let relays = relay_ips(&config, &mut problems);
-    let mut listeners = config.listeners.clone();
     let inventory = approach.as_ref().map(|approach| approach.inventory.clone());
+    let known = inventory.as_ref().map_or_else(Vec::new, handover::seen);
+    let look = outside::at_start(&config, &known)?;
+    let relays = relay_ips(&look.seen);
+    check_relays(&relays, &mut problems);
+    let mut listeners = config.listeners.clone();
     if let Some(inventory) = &inventory {
         check_shards(&config, inventory, &mut problems);
     }
@@ -262,10 +283,16 @@ fn begin(
         }
     };
 
+    let told = ice::visits(&config, &listeners, mappings(&relays));
+    let visits = Visits::new(Clock.now(), told);
+    config.access.visits = Some(visits.secret());
     let admin_address = (admin.as_ref()).and_then(|socket| socket.local_addr().ok());
+    let earlier = inventory.as_ref().map_or_else(Vec::new, handover::earlier);
     let decide = |listeners: &[Listener]| {
         let own = own_addresses(&config, listeners, &relays, admin_address);
-        Arc::new(Access::new(&config.access, own))
+        let mut access = Access::new(&config.access, own);
+        access.peers = access.peers.with_earlier_relays(earlier.clone());
+        Arc::new(access)
     };
     let emitter = records.as_ref().map(Records::emitter);
     let settings = shard_settings(&config, &listeners, relays.clone(), emitter);
@@ -301,6 +328,8 @@ fn begin(
     let drain = Drain::default();
     let (operator, orders) = Operator::new(drain.deadline_unix_ms());
     let fleet = ice::fleet(&config);
+    let board = Board::new(Clock.now(), config.http.status_page, true);
+    visits.replace(ice::visits(&config, &listeners, mappings(&relays)));
     let offer = ice::offer(&config, &listeners, mappings(&relays), Arc::clone(&fleet));
     let service = http::ice::Service::new(shards.clone(), offer);
     let lobby = Lobby::new(
@@ -308,8 +337,14 @@ fn begin(
         admission,
         control.handle().clone(),
         Front::new(
-            http::public::router(shards.clone(), drain.flag(), service.clone())
-                .merge(http::challenges::routes(certification.challenges())),
+            http::public::router(
+                shards.clone(),
+                drain.flag(),
+                service.clone(),
+                visits.clone(),
+                board.clone(),
+            )
+            .merge(http::challenges::routes(certification.challenges())),
             http::Limits::PUBLIC,
         ),
     );
@@ -338,15 +373,20 @@ fn begin(
         Arc::clone(&fleet),
         ice::mint(&config),
     ));
+    let own = own_addresses(&config, &listeners, &relays, admin_address);
+    let outside = Watched::new(&config, look, (own, earlier), control.handle());
     let mut running = Running {
         started: Started {
             listeners,
             relays: mappings(&relays),
+            outside: outside.seen().to_vec(),
+            warnings: outside.told().to_vec(),
             admin: admin_address,
         },
         config,
         listeners: open,
         relays,
+        outside,
         shards,
         threads,
         control,
@@ -357,6 +397,9 @@ fn begin(
         fleet,
         canary,
         service,
+        visits,
+        board,
+        eyes: None,
         drain,
         overloaded: false,
         operator,
@@ -387,6 +430,7 @@ fn begin(
             "taken over from the running server"
         );
     }
+    running.open_eyes();
     log_started(&running.started, running.shards.count());
     running.certify();
     Ok(running)
@@ -463,7 +507,9 @@ impl Running {
             },
         )
         .operated_by(self.operator.clone())
+        .with_external(self.outside.board())
         .with_traces(Arc::clone(&self.traces))
+        .with_board(self.board.clone())
         .with_acme(self.certification.counts(config));
         match &self.records {
             Some(records) => state.with_records(records.counts()),
@@ -530,9 +576,13 @@ fn log_started(started: &Started, shards: usize) {
             .collect();
         tracing::info!(address = %listener.address, protocols = speaks.join(","), "listening");
     }
-    for relay in &started.relays {
-        let local = relay.local.unwrap_or(relay.external);
-        tracing::info!(%local, external = %relay.external, "relaying");
+    for Seen {
+        local,
+        external,
+        source,
+    } in &started.outside
+    {
+        tracing::info!(%local, %external, source = source.label(), "relaying");
     }
     if let Some(admin) = started.admin {
         tracing::info!(address = %admin, "admin API and metrics");

@@ -140,6 +140,7 @@ fn peer_to_client_allocates_nothing() {
                 let from = FromPeer {
                     peer,
                     path: Path::Kernel,
+                    scope: turnix::access::Scope::Policy,
                 };
                 let server = &mut world.server;
                 let count = allocations(|| {
@@ -170,6 +171,7 @@ fn policing_allocates_nothing() {
     let from = FromPeer {
         peer: addr(BOUND),
         path: Path::Kernel,
+        scope: turnix::access::Scope::Policy,
     };
     let (mut now, mut settled, mut dropped) = (world.now, 0, 0);
     for _ in 0..20_000 {
@@ -224,6 +226,7 @@ fn dropping_allocates_nothing() {
     let from = FromPeer {
         peer: addr(STRANGER),
         path: Path::Kernel,
+        scope: turnix::access::Scope::Policy,
     };
     let count = allocations(|| {
         let forward = server.handle_peer_input(now, ids[0], from, &garbage);

@@ -487,10 +487,9 @@ fn quick_start_keeps_what_it_makes() {
         .map(|url| url.split(':').next().unwrap())
         .collect();
     assert_eq!(schemes, ["turn", "turn", "turns"], "{urls:?}");
-    assert!(
-        urls[0].starts_with("turn:127.0.0.1:") && urls[0].ends_with("udp"),
-        "{urls:?}"
-    );
+    // UDP goes without saying.
+    let port = urls[0].strip_prefix("turn:127.0.0.1:").unwrap();
+    assert!(port.parse::<u16>().is_ok(), "{urls:?}");
     assert!(!first.contains('\x1b'), "no colours in a pipe");
 
     let link = first.lines().find(|line| line.contains("/test#")).unwrap();

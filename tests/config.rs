@@ -8,6 +8,7 @@ use turnix::access::Limits;
 use turnix::acme;
 use turnix::base::{Clock, PiiMode};
 use turnix::config::{Config, External, Mapping, Sources, Tls, declared, values};
+use turnix::external::Cloud;
 use turnix::logging::{Format, Level};
 use turnix::stream::certificates;
 use turnix::turn::{self, Bandwidth, ChannelRange};
@@ -1322,4 +1323,51 @@ fn what_no_authority_would_issue_is_refused() {
         "tls.acme.directory=https://ca.example-1.org/directory",
     ]);
     assert!(problems.contains("names another authority"), "{problems}");
+}
+
+#[test]
+fn who_tells_external_addresses() {
+    let config = set(&[
+        AUTH,
+        "relay.metadata=[\"gcp\", \"aws\"]",
+        "relay.stun_servers=[\"stun:stun.example.org\", \"192.0.2.1:19302\"]",
+    ])
+    .unwrap();
+    let discovery = &config.relay.discovery;
+    assert_eq!(discovery.metadata, [Cloud::Gcp, Cloud::Aws]);
+    assert_eq!(
+        discovery.stun_servers,
+        ["192.0.2.1:19302", "stun.example.org:3478"]
+    );
+    let config = set(&[AUTH, "relay.metadata=hetzner"]).unwrap();
+    assert_eq!(config.relay.discovery.metadata, [Cloud::Hetzner]);
+    // Nobody is asked unless somebody says so.
+    assert!(!set(&[AUTH]).unwrap().relay.discovery.asks());
+    for (assignments, says) in [
+        (
+            vec!["relay.metadata=ibm"],
+            "expected \"off\", or one or more of",
+        ),
+        (
+            vec!["relay.metadata=[\"off\", \"aws\"]"],
+            "write one or the other",
+        ),
+        (vec!["relay.stun_servers=[\"192.0.2.1\"]"], "name two"),
+        (
+            vec!["relay.stun_servers=[\"192.0.2.1\", \"192.0.2.1:3478\"]"],
+            "name two",
+        ),
+        (
+            vec!["relay.stun_servers=[\"https://example.org\", \"192.0.2.1\"]"],
+            "write a host, and a port unless it is 3478",
+        ),
+        (
+            vec!["relay.external_address=192.0.2.7", "relay.metadata=aws"],
+            "relay.metadata: asks for addresses, and relay.external_address names them",
+        ),
+    ] {
+        let assignments: Vec<&str> = [AUTH].into_iter().chain(assignments).collect();
+        let problems = set(&assignments).unwrap_err();
+        assert!(problems.contains(says), "{problems}");
+    }
 }

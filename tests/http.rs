@@ -13,10 +13,13 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use turnix::base::{Clock, Family, Transport};
+use turnix::base::{Clock, Family, Now, Transport};
 use turnix::cluster::Fleet;
+use turnix::cluster::own::{Fault, Seen};
 use turnix::http::admin::{self, AdminState};
 use turnix::http::ice::{Offer, Service};
+use turnix::http::status::{Board, Circumstances, State, Way};
+use turnix::http::visits::{self, Form, Visits};
 use turnix::http::{Front, Limits, ShardControl, public};
 use turnix::metrics::{NamedAllocation, ShardSnapshot};
 use turnix::stream::{
@@ -49,6 +52,7 @@ impl Fake {
                         generation: 0,
                     },
                     user: Arc::from(*user),
+                    scope: turnix::access::Scope::Policy,
                     transport: Transport::Udp,
                     client: "198.51.100.7:4000".parse().unwrap(),
                     relayed: "[2001:db8::7]:50000".parse().unwrap(),
@@ -395,6 +399,7 @@ async fn slow_huge_and_numerous_clients_are_cut_off() {
 struct Public {
     address: SocketAddr,
     root: String,
+    board: Board,
     draining: Arc<AtomicBool>,
     running: tokio::task::JoinHandle<std::io::Error>,
 }
@@ -403,6 +408,27 @@ impl Drop for Public {
     fn drop(&mut self) {
         self.running.abort();
     }
+}
+
+fn visits() -> Visits {
+    let form = |transport, port| Form {
+        transport,
+        host: "192.0.2.7".into(),
+        port,
+        bound: "0.0.0.0".parse().unwrap(),
+    };
+    let settings = visits::Settings {
+        enabled: true,
+        forms: vec![
+            form(Transport::Udp, 3478),
+            form(Transport::Tcp, 443),
+            form(Transport::Tls, 443),
+        ],
+        bits_per_second: 0,
+        node: "node".into(),
+        region: "region".into(),
+    };
+    Visits::new(Clock.now(), settings)
 }
 
 fn public_port() -> Public {
@@ -432,7 +458,14 @@ fn public_port() -> Public {
         fleet: Arc::new(Fleet::new("", Vec::new(), None)),
     };
     let service = Service::new(Fake::default(), offer);
-    let router = public::router(Fake::default(), Arc::clone(&draining), service);
+    let board = Board::new(Clock.now(), true, true);
+    let router = public::router(
+        Fake::default(),
+        Arc::clone(&draining),
+        service,
+        visits(),
+        board.clone(),
+    );
     let front = Front::new(router, Limits::PUBLIC);
     let running = tokio::spawn(listener.run(drop, move |stream| {
         let front = front.clone();
@@ -441,6 +474,7 @@ fn public_port() -> Public {
     Public {
         address,
         root: pair.certificate_pem,
+        board,
         draining,
         running,
     }
@@ -524,4 +558,304 @@ async fn http2_with_prior_knowledge_is_answered() {
         .unwrap()
         .unwrap();
     assert_eq!(header[3], 0x04);
+}
+
+/// What looks found, one after the other, at a time that only this test moves.
+struct Watcher {
+    board: Board,
+    now: Now,
+}
+
+const UDP: Way = Way {
+    transport: Transport::Udp,
+    port: 3478,
+};
+const TLS: Way = Way {
+    transport: Transport::Tls,
+    port: 443,
+};
+
+impl Watcher {
+    fn new() -> Self {
+        let now = Now {
+            unix: Duration::from_secs(1_000_000 * 300),
+            ..Clock.now()
+        };
+        Self {
+            board: Board::new(now, true, true),
+            now,
+        }
+    }
+
+    fn well() -> Circumstances {
+        Circumstances {
+            alive: true,
+            draining: false,
+            capacity_ratio: 0.5,
+            certificate_expiry_unix: Some(u64::MAX),
+            private: false,
+        }
+    }
+
+    fn sees(
+        &mut self,
+        udp: Option<Fault>,
+        tls: Option<Fault>,
+        around: Circumstances,
+    ) -> (State, Vec<&'static str>) {
+        self.now.unix += Duration::from_secs(5);
+        let result = |fault: Option<Fault>| match fault {
+            Some(fault) => Err(fault),
+            None => Ok(Seen {
+                echo: Duration::from_millis(1),
+                whole: Duration::from_millis(5),
+            }),
+        };
+        let found = vec![(UDP, result(udp)), (TLS, result(tls))];
+        self.board.record(self.now, found, around);
+        let report = self.board.report(self.now).unwrap();
+        (
+            report.state,
+            report.reasons.iter().map(|reason| reason.code).collect(),
+        )
+    }
+}
+
+#[test]
+fn one_look_that_fails_is_no_outage_and_two_are() {
+    let mut watcher = Watcher::new();
+    let well = Watcher::well();
+    let report = watcher.board.report(watcher.now).unwrap();
+    assert_eq!(
+        (report.state, report.reasons[0].code),
+        (State::Degraded, "starting")
+    );
+    let online = (State::Online, vec![]);
+    assert_eq!(watcher.sees(None, None, well), online);
+    assert_eq!(watcher.sees(Some(Fault::Silent), None, well), online);
+    assert_eq!(watcher.sees(None, None, well), online);
+    for (fault, code) in [
+        (Fault::Silent, "silent"),
+        (Fault::Closed, "closed"),
+        (Fault::Handshake, "handshake"),
+        (Fault::Relay, "relay"),
+        (Fault::Refused(401), "refused"),
+        (Fault::Broken, "broken"),
+    ] {
+        assert_eq!(watcher.sees(None, Some(fault), well), online);
+        let degraded = (State::Degraded, vec![code]);
+        assert_eq!(watcher.sees(None, Some(fault), well), degraded);
+        // All of them.
+        assert_eq!(watcher.sees(Some(fault), Some(fault), well), degraded);
+        let (state, codes) = watcher.sees(Some(fault), Some(fault), well);
+        assert_eq!(state, State::Offline);
+        assert_eq!(
+            codes.len(),
+            if code == "relay" { 1 } else { 2 },
+            "{codes:?}"
+        );
+        // One success is enough.
+        assert_eq!(watcher.sees(None, None, well), online);
+    }
+}
+
+#[test]
+fn circumstances_have_words_of_their_own() {
+    let mut watcher = Watcher::new();
+    let well = Watcher::well();
+    let unix = watcher.now.unix_secs();
+    let cases = [
+        (
+            Circumstances {
+                alive: false,
+                ..well
+            },
+            State::Degraded,
+            "stuck",
+        ),
+        (
+            Circumstances {
+                draining: true,
+                ..well
+            },
+            State::Degraded,
+            "draining",
+        ),
+        (
+            Circumstances {
+                capacity_ratio: 1.0,
+                ..well
+            },
+            State::Degraded,
+            "full",
+        ),
+        (
+            Circumstances {
+                capacity_ratio: 0.96,
+                ..well
+            },
+            State::Online,
+            "nearly_full",
+        ),
+        (
+            Circumstances {
+                private: true,
+                ..well
+            },
+            State::Online,
+            "private_address",
+        ),
+        (
+            Circumstances {
+                certificate_expiry_unix: Some(unix),
+                ..well
+            },
+            State::Degraded,
+            "certificate_expired",
+        ),
+        (
+            Circumstances {
+                certificate_expiry_unix: Some(unix + 86_400),
+                ..well
+            },
+            State::Online,
+            "certificate_expires",
+        ),
+    ];
+    for (around, state, code) in cases {
+        assert_eq!(watcher.sees(None, None, around), (state, vec![code]));
+    }
+    // The worst comes first; a full server is up.
+    watcher.sees(Some(Fault::Full), Some(Fault::Full), well);
+    assert_eq!(
+        watcher.sees(
+            Some(Fault::Full),
+            Some(Fault::Full),
+            Circumstances {
+                private: true,
+                ..well
+            }
+        ),
+        (State::Degraded, vec!["full", "private_address"])
+    );
+    let without_tls = Circumstances {
+        certificate_expiry_unix: None,
+        ..well
+    };
+    assert_eq!(
+        watcher.sees(None, None, without_tls),
+        (State::Online, vec![])
+    );
+}
+
+#[tokio::test]
+async fn the_history_is_bounded_and_remembers_the_worst() {
+    let port = public_port();
+    let mut watcher = Watcher::new();
+    watcher.board = port.board.clone();
+    watcher.now = Clock.now();
+    let well = Watcher::well();
+    for _ in 0..2 {
+        watcher.sees(Some(Fault::Silent), Some(Fault::Silent), well);
+    }
+    watcher.sees(None, None, well);
+    let history = async || {
+        let answer = ask(port.address, "GET", "/status").await.json();
+        let slots = answer["history"]["slots"].as_array().unwrap().clone();
+        (answer["status"].clone(), slots)
+    };
+    let (status, slots) = history().await;
+    assert_eq!(
+        (status, slots.last()),
+        (json!("online"), Some(&json!("offline")))
+    );
+    // An hour of which nothing is known, then days.
+    watcher.now.unix += Duration::from_secs(3600);
+    watcher.sees(None, None, well);
+    let (_, slots) = history().await;
+    assert_eq!(slots.last(), Some(&json!("online")));
+    assert_eq!(slots[slots.len() - 2], Value::Null);
+    assert!((12..=14).contains(&slots.len()), "{}", slots.len());
+    for _ in 0..10_000 {
+        watcher.now.unix += Duration::from_secs(295);
+        watcher.sees(None, None, well);
+    }
+    let (_, slots) = history().await;
+    assert_eq!(slots.len(), 144);
+    assert!(slots.iter().all(|slot| slot == "online"));
+}
+
+/// What the test page gets that was opened as `host`.
+async fn visit(port: &Public, host: &str) -> Answer {
+    let socket = TcpStream::connect(port.address).await.unwrap();
+    let request = format!(
+        "POST /test/session HTTP/1.1\r\nhost: {host}\r\norigin: http://{host}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+    );
+    exchange(socket, request.as_bytes()).await
+}
+
+#[tokio::test]
+async fn visitors_are_led_by_the_name_they_came_by() {
+    let port = public_port();
+    for (host, name) in [
+        ("turn.example.org", "turn.example.org"),
+        ("TURN.example.org:8080", "turn.example.org"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("[2001:db8::1]:80", "[2001:db8::1]"),
+        // Which address a browser takes for it is not certain.
+        ("localhost:1234", "127.0.0.1"),
+    ] {
+        let answer = visit(&port, host).await;
+        assert_eq!(answer.code, 200, "{host}");
+        assert!(
+            answer.head.contains("cache-control: no-store"),
+            "{}",
+            answer.head
+        );
+        let body = answer.json();
+        let expected = [
+            (
+                format!("turn:{name}:3478?transport=udp"),
+                "TURN over UDP, port 3478",
+                "udp",
+                3478,
+            ),
+            (
+                format!("turn:{name}:443?transport=tcp"),
+                "TURN over TCP, port 443",
+                "tcp",
+                443,
+            ),
+            (
+                format!("turns:{name}:443?transport=tcp"),
+                "TURN over TLS, port 443",
+                "tls",
+                443,
+            ),
+        ];
+        let servers = body["iceServers"].as_array().unwrap();
+        assert_eq!(servers.len(), expected.len());
+        for (server, (url, name, transport, number)) in servers.iter().zip(expected) {
+            assert_eq!(server["urls"], json!([url]));
+            assert_eq!(server["name"], name);
+            assert_eq!(
+                (&server["transport"], &server["port"]),
+                (&json!(transport), &json!(number))
+            );
+            assert_eq!(server["username"], body["username"]);
+            assert_eq!(server["credential"], body["credential"]);
+        }
+        assert!(body["username"].as_str().unwrap().contains(":turnix-test:"));
+        assert_eq!(body["server"]["node"], "node");
+    }
+    // What is no name of a host leads to what the operator named.
+    for host in ["turn_server!", "a..b"] {
+        let answer = visit(&port, host).await;
+        if answer.code == 200 {
+            let url = &answer.json()["iceServers"][0]["urls"][0];
+            assert_eq!(url, "turn:192.0.2.7:3478?transport=udp", "{host}");
+        } else {
+            assert_eq!(answer.code, 403, "{host}");
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules and their ranks; a module imports from strictly lower ranks only.
-const RANKS: [(&str, u8); 21] = [
+const RANKS: [(&str, u8); 22] = [
     ("base", 0),
     ("logging", 1),
     ("wire", 1),
@@ -19,6 +19,7 @@ const RANKS: [(&str, u8); 21] = [
     ("records", 4),
     ("shard", 5),
     ("cluster", 5),
+    ("external", 5),
     ("http", 6),
     ("lifecycle", 7),
     ("config", 8),
@@ -28,12 +29,13 @@ const RANKS: [(&str, u8); 21] = [
     ("lib", 12),
 ];
 
-const TOKIO: [&str; 9] = [
+const TOKIO: [&str; 10] = [
     "acme",
     "records",
     "shard",
     "stream",
     "cluster",
+    "external",
     "http",
     "lifecycle",
     "app",

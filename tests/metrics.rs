@@ -26,7 +26,10 @@ fn context() -> Context {
             failures: 1,
             next_unix: 1_850_000_000,
         }),
+        canary: Vec::new(),
         admin_refused: [("missing", 3), ("wrong", 2), ("limited", 0)],
+        external: vec![([10, 0, 0, 5].into(), [203, 0, 113, 7].into(), "aws")],
+        external_changes: 2,
         version: "9.9.9",
     }
 }
@@ -73,6 +76,7 @@ fn allocation(user: &str) -> NamedAllocation {
                 generation: 7,
             },
             user: Arc::from(user),
+            scope: turnix::access::Scope::Policy,
             transport: Transport::Tcp,
             client: "198.51.100.7:4000".parse().unwrap(),
             relayed: "203.0.113.7:50000".parse().unwrap(),
@@ -174,6 +178,17 @@ fn without_tls_there_is_no_certificate_series() {
     let text = page(ShardSnapshot::default(), &[], context);
     assert!(!text.contains("turn_certificate_expiry"));
     assert!(!text.contains("turn_acme"));
+}
+
+#[test]
+fn external_addresses_are_shown_with_who_says_so() {
+    let text = page(ShardSnapshot::default(), &[], context());
+    for line in [
+        r#"turn_external_address_info{local="10.0.0.5",external="203.0.113.7",source="aws"} 1"#,
+        "turn_external_address_changes_total 2",
+    ] {
+        assert!(text.lines().any(|have| have == line), "{line}: {text}");
+    }
 }
 
 #[test]

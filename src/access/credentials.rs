@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::access::rest;
+use crate::access::scope::{Scope, VISIT_PREFIX, Visit};
 use crate::base::Secret;
 use crate::wire::key::prepare;
 
@@ -72,6 +73,8 @@ pub struct Identity {
     pub user: Arc<str>,
     /// When a time-limited credential ends, since the Unix epoch; `None` for static users.
     pub expires: Option<Duration>,
+    /// How far it reaches.
+    pub scope: Scope,
 }
 
 /// A username whose key matched.
@@ -97,6 +100,8 @@ pub struct Credentials {
     realm: Box<str>,
     users: HashMap<Box<str>, User>,
     secrets: Box<[Secret<String>]>,
+    /// Signs for visits, which reach no further than a loop.
+    visits: Option<Secret<String>>,
 }
 
 struct User {
@@ -135,6 +140,16 @@ impl Credentials {
             realm: realm.into(),
             users,
             secrets: secrets.into(),
+            visits: None,
+        }
+    }
+
+    /// Also accepts what `secret` signed, for a loop and nothing beyond.
+    #[must_use]
+    pub fn with_visits(self, secret: Option<Secret<String>>) -> Self {
+        Self {
+            visits: secret,
+            ..self
         }
     }
 
@@ -194,6 +209,7 @@ impl Credentials {
                 identity: Identity {
                     user: Arc::clone(&user.id),
                     expires: None,
+                    scope: Scope::Policy,
                 },
                 key: *user.key.expose(),
             });
@@ -210,7 +226,17 @@ impl Credentials {
             if black_box(matches(&key))
                 && let Some(limited) = limited
             {
-                return verified(limited, key, unix);
+                return verified(limited, key, unix, Scope::Policy);
+            }
+        }
+        // The name alone says whether this is tried.
+        if let Some(limited) = limited.filter(|limited| limited.user.starts_with(VISIT_PREFIX))
+            && let Some(secret) = &self.visits
+        {
+            let password = rest::password(secret, username);
+            let key = long_term_key(username, &self.realm, password.expose());
+            if matches(&key) {
+                return verified(limited, key, unix, Scope::Loop(Visit::of(limited.user)));
             }
         }
         if user.is_none() && (self.secrets.is_empty() || !self.users.is_empty()) {
@@ -250,6 +276,7 @@ fn verified(
     limited: rest::TimeLimited<'_>,
     key: Key,
     unix: Duration,
+    scope: Scope,
 ) -> Result<Verified, AuthFailure> {
     let expires = Duration::from_secs(limited.expires_unix);
     if unix >= expires {
@@ -259,6 +286,7 @@ fn verified(
         identity: Identity {
             user: limited.user.into(),
             expires: Some(expires),
+            scope,
         },
         key,
     })

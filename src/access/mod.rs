@@ -6,11 +6,13 @@ pub mod quota;
 mod ranges;
 pub mod rate;
 pub mod rest;
+pub mod scope;
 
 pub use credentials::{AuthFailure, Credentials, Identity, Key, Verified};
 pub use peers::{Denied, DeniedRule, OwnAddresses, PeerPolicy, PermittedIp, PermittedPeer};
-pub use quota::{Limits, Quota, QuotaExceeded, Wanted};
+pub use quota::{LOOPS_PER_VISIT, Limits, Quota, QuotaExceeded, Wanted};
 pub use rate::{AddressRate, Debts};
+pub use scope::{Scope, Visit};
 
 use crate::base::Secret;
 
@@ -23,6 +25,9 @@ pub struct Settings {
     pub users: Vec<(String, Secret<String>)>,
     /// TURN REST shared secrets; the first one mints, all verify.
     pub secrets: Vec<Secret<String>>,
+    /// The secret of credentials that reach no further than a loop: the test page's and the canary's. `None`: there are
+    /// none.
+    pub visits: Option<Secret<String>>,
     /// Whether a time-limited credential also ends at Refresh.
     pub strict_expiry: bool,
     /// Peer policy.
@@ -49,7 +54,8 @@ impl Access {
     pub fn new(settings: &Settings, own: OwnAddresses) -> Self {
         Self {
             realm: settings.realm.as_str().into(),
-            credentials: Credentials::new(&settings.realm, &settings.users, &settings.secrets),
+            credentials: Credentials::new(&settings.realm, &settings.users, &settings.secrets)
+                .with_visits(settings.visits.clone()),
             peers: PeerPolicy::new(&settings.peers, own),
             strict_expiry: settings.strict_expiry,
         }

@@ -29,6 +29,7 @@ use std::str::FromStr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::ranges::{MAPPED, NAT64_LOCAL, embedded, low_ipv4, rfc6052, safe_default};
+use super::scope::Scope;
 use crate::base::addr::canonical;
 
 /// Which rule refused a peer: one label each of `turn_peer_denied_total`.
@@ -68,11 +69,13 @@ pub enum DeniedRule {
     Reserved,
     /// 64:ff9b:1::/48, a translator of the local network (RFC 8215).
     Translated,
+    /// Anything but a relayed address of the same visit, for credentials that reach no further ([`Scope::Loop`]).
+    LoopOnly,
 }
 
 impl DeniedRule {
     /// Every rule, in the order of their discriminants.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::PortZero,
         Self::OwnAddress,
         Self::Configured,
@@ -89,6 +92,7 @@ impl DeniedRule {
         Self::Benchmarking,
         Self::Reserved,
         Self::Translated,
+        Self::LoopOnly,
     ];
 
     /// The label of metrics and logs.
@@ -110,6 +114,7 @@ impl DeniedRule {
             Self::Benchmarking => "benchmarking",
             Self::Reserved => "reserved",
             Self::Translated => "translated",
+            Self::LoopOnly => "loop_only",
         }
     }
 }
@@ -417,6 +422,7 @@ pub struct PermittedPeer {
     address: SocketAddr,
     own_relay: bool,
     kernel: bool,
+    scope: Scope,
 }
 
 impl PermittedIp {
@@ -447,6 +453,11 @@ impl PermittedPeer {
     /// Whether it may be reached through the kernel when it is not a live relayed address of ours.
     pub const fn may_use_kernel(self) -> bool {
         self.kernel
+    }
+
+    /// Whose allocation it has to be if it is a relayed address of ours.
+    pub const fn scope(self) -> Scope {
+        self.scope
     }
 }
 
@@ -541,8 +552,72 @@ impl PeerPolicy {
                 address,
                 own_relay,
                 kernel,
+                scope: Scope::Policy,
             }),
             Err(rule) => Err(Denied { rule }),
+        }
+    }
+
+    /// The same as [`permit_ip`](Self::permit_ip), for an allocation of `scope`. The canary, which nobody else can be,
+    /// meets itself on any address of this host as well: so it sees what the kernel delivers.
+    ///
+    /// # Errors
+    /// The rule that refuses it.
+    pub fn permit_ip_within(&self, scope: Scope, ip: IpAddr) -> Result<PermittedIp, Denied> {
+        let ip = ip.to_canonical();
+        if scope.is_canary() && self.own.host.contains(&ip) {
+            return Ok(PermittedIp { ip });
+        }
+        let permitted = self.permit_ip(ip)?;
+        if scope.is_loop() && !self.is_own_relay(permitted.ip, None) {
+            return Err(Denied {
+                rule: DeniedRule::LoopOnly,
+            });
+        }
+        Ok(permitted)
+    }
+
+    /// The same as [`permit`](Self::permit), for an allocation of `scope`.
+    ///
+    /// # Errors
+    /// The rule that refuses it.
+    pub fn permit_within(&self, scope: Scope, peer: SocketAddr) -> Result<PermittedPeer, Denied> {
+        let address = canonical(peer);
+        let own_port = address.port() != 0 && !self.is_own_service(address);
+        if scope.is_canary() && own_port && self.own.host.contains(&address.ip()) {
+            return Ok(PermittedPeer {
+                address,
+                own_relay: self.is_own_relay(address.ip(), Some(address.port())),
+                kernel: true,
+                scope,
+            });
+        }
+        let permitted = self.permit(peer)?;
+        match scope {
+            Scope::Policy => Ok(permitted),
+            Scope::Loop(_) if permitted.own_relay => Ok(PermittedPeer {
+                kernel: false,
+                scope,
+                ..permitted
+            }),
+            Scope::Loop(_) => Err(Denied {
+                rule: DeniedRule::LoopOnly,
+            }),
+        }
+    }
+
+    /// May what comes from an allocation of `from`, or through the kernel from anybody, be passed on to one of `to`? The
+    /// canary has to see what its relay gets from the kernel.
+    ///
+    /// # Errors
+    /// One of them reaches no further than a loop, and the other is not of the same visit.
+    pub fn join(from: Scope, to: Scope) -> Result<(), Denied> {
+        if from == to || to.is_canary() {
+            Ok(())
+        } else {
+            Err(Denied {
+                rule: DeniedRule::LoopOnly,
+            })
         }
     }
 
@@ -555,6 +630,18 @@ impl PeerPolicy {
     pub fn admit(&self, peer: SocketAddr) -> Result<(), Denied> {
         if self.by_port {
             self.permit(peer).map(drop)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The same as [`admit`](Self::admit), for an allocation of `scope`.
+    ///
+    /// # Errors
+    /// The rule that refuses it.
+    pub fn admit_within(&self, scope: Scope, peer: SocketAddr) -> Result<(), Denied> {
+        if self.by_port {
+            self.permit_within(scope, peer).map(drop)
         } else {
             Ok(())
         }
@@ -598,6 +685,13 @@ impl PeerPolicy {
             && self.own.host.contains(&address.ip().to_canonical())
     }
 
+    /// Whether `port` of the canonical `ip`, or any port of it, can be a relayed address of this server.
+    fn is_own_relay(&self, ip: IpAddr, port: Option<u16>) -> bool {
+        let within = |ports: &RangeInclusive<u16>| port.is_none_or(|port| ports.contains(&port));
+        (self.own.relays.contains(&ip) && within(&self.own.relay_ports))
+            || (self.earlier.iter()).any(|(earlier, ports)| *earlier == ip && within(ports))
+    }
+
     /// Which roads lead to `port` of the canonical `ip`; `None` is a port that no rule and no service has.
     fn roads(&self, ip: IpAddr, port: Option<u16>) -> Result<Roads, DeniedRule> {
         let default = safe_default(ip);
@@ -607,19 +701,13 @@ impl PeerPolicy {
             default,
             Some(DeniedRule::Loopback | DeniedRule::Unspecified)
         );
-        let current = self.own.relays.contains(&ip);
-        let own_relay = current || self.earlier.iter().any(|(earlier, _)| *earlier == ip);
+        let own_relay = self.is_own_relay(ip, None);
         if own_relay || local || self.own.host.contains(&ip) {
             if port.is_some_and(|port| self.own.service_ports.contains(&port)) {
                 return Err(DeniedRule::OwnAddress);
             }
             let roads = Roads {
-                own_relay: own_relay
-                    && port.is_none_or(|port| {
-                        (current && self.own.relay_ports.contains(&port))
-                            || (self.earlier.iter())
-                                .any(|(earlier, ports)| *earlier == ip && ports.contains(&port))
-                    }),
+                own_relay: own_relay && self.is_own_relay(ip, port),
                 kernel: allowed && self.check_embedded(ip, port).is_ok(),
             };
             return match default {

@@ -5,8 +5,21 @@ use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::scope::Scope;
 use crate::base::Family;
 use crate::base::addr::subscriber;
+
+/// Allocations of one visit of the test page at once.
+pub const LOOPS_PER_VISIT: u32 = 16;
+
+/// Those of all visits from one IPv4 address or IPv6 /64.
+pub const LOOPS_PER_ADDRESS: u32 = 2 * LOOPS_PER_VISIT;
+
+/// Those of all visits.
+pub const LOOPS: u32 = 128;
+
+/// Visits get no more than one of so many allocations and ports that there may be, though a few in any case.
+const LOOPS_SHARE: u32 = 4;
 
 /// How many allocations may live at once; 0 is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,6 +41,8 @@ pub struct Wanted {
     pub family: Family,
     /// EVEN-PORT asks for an even one (RFC 8656 §18.9).
     pub even_port: bool,
+    /// How far the allocation reaches that it is for.
+    pub scope: Scope,
 }
 
 /// Which limit was reached.
@@ -42,11 +57,19 @@ pub enum QuotaExceeded {
     Address,
     /// `share_per_user`
     Share,
+    /// What visits of the test page may have.
+    Visits,
 }
 
 impl QuotaExceeded {
     /// Every limit, in the order of their discriminants.
-    pub const ALL: [Self; 4] = [Self::Total, Self::User, Self::Address, Self::Share];
+    pub const ALL: [Self; 5] = [
+        Self::Total,
+        Self::User,
+        Self::Address,
+        Self::Share,
+        Self::Visits,
+    ];
 
     /// The label of metrics and logs.
     pub const fn label(self) -> &'static str {
@@ -55,6 +78,7 @@ impl QuotaExceeded {
             Self::User => "user",
             Self::Address => "address",
             Self::Share => "share",
+            Self::Visits => "visits",
         }
     }
 }
@@ -89,6 +113,9 @@ pub struct Quota {
     // Strangers choose these keys: std's hasher is seeded from the kernel.
     by_user: HashMap<Arc<str>, Live>,
     by_address: HashMap<IpAddr, u32>,
+    /// Those of visits, by address and in total.
+    loops_by_address: HashMap<IpAddr, u32>,
+    loops: u32,
 }
 
 impl Quota {
@@ -155,6 +182,9 @@ impl Quota {
         if self.is_over_share(user, wanted) {
             return Err(QuotaExceeded::Share);
         }
+        if wanted.scope.is_loop() && self.is_over_visits(user, client) {
+            return Err(QuotaExceeded::Visits);
+        }
         self.adopt(user, client, wanted);
         Ok(())
     }
@@ -162,8 +192,13 @@ impl Quota {
     /// Counts one that lives already, whatever the limits.
     pub fn adopt(&mut self, user: &Arc<str>, client: IpAddr, wanted: Wanted) {
         *self.live.of(wanted) += 1;
+        let address = subscriber(client);
         *self.by_user.entry(Arc::clone(user)).or_default().of(wanted) += 1;
-        *self.by_address.entry(subscriber(client)).or_default() += 1;
+        *self.by_address.entry(address).or_default() += 1;
+        if wanted.scope.is_loop() {
+            self.loops += 1;
+            *self.loops_by_address.entry(address).or_default() += 1;
+        }
     }
 
     /// Gives back what `reserve` counted; does nothing if `user` and `client` have nothing like it to give back.
@@ -181,6 +216,24 @@ impl Quota {
         }
         *self.live.of(wanted) -= 1;
         decrement(&mut self.by_address, &address);
+        if wanted.scope.is_loop() {
+            self.loops = self.loops.saturating_sub(1);
+            decrement(&mut self.loops_by_address, &address);
+        }
+    }
+
+    /// Whether one more of the visit `user` from `client` would be more than visits may have.
+    fn is_over_visits(&self, user: &str, client: IpAddr) -> bool {
+        let here = self.loops_by_address.get(&subscriber(client));
+        let ports: u32 = self.ports.iter().sum();
+        let all = match self.limits.allocations {
+            0 => ports,
+            limit => limit.min(ports),
+        };
+        let most = (all / LOOPS_SHARE).clamp(LOOPS_SHARE, LOOPS);
+        self.live_of_user(user) >= LOOPS_PER_VISIT
+            || here.is_some_and(|count| *count >= LOOPS_PER_ADDRESS)
+            || self.loops >= most
     }
 
     fn held(&self, user: &str) -> Live {
@@ -242,6 +295,7 @@ mod tests {
         let [any, even] = [false, true].map(|even_port| Wanted {
             family: Family::V4,
             even_port,
+            scope: Scope::Policy,
         });
         quota.reserve(&user, client, any).unwrap();
         quota.reserve(&user, client, even).unwrap();
@@ -252,5 +306,56 @@ mod tests {
         quota.release(&user, client, even);
         assert_eq!((quota.by_user.len(), quota.by_address.len()), (0, 0));
         assert_eq!(quota.live(), 0);
+    }
+
+    #[test]
+    fn visits_are_small_each_at_an_address_and_all_together() {
+        let of = |visit: &str| Wanted {
+            family: Family::V4,
+            even_port: false,
+            scope: Scope::Loop(super::super::scope::Visit::of(visit)),
+        };
+        let mut quota = Quota::new(Limits::default(), [10_000, 0]);
+        let mut take = |visit: u32, address: u8| {
+            let user = format!("turnix-test:{visit}");
+            let client = IpAddr::from([192, 0, 2, address]);
+            quota.reserve(&Arc::from(&*user), client, of(&user)).err()
+        };
+        let over = Some(QuotaExceeded::Visits);
+        for _ in 0..LOOPS_PER_VISIT {
+            assert_eq!(take(0, 0), None);
+        }
+        assert_eq!(take(0, 9), over, "wherever it is");
+        for _ in LOOPS_PER_VISIT..LOOPS_PER_ADDRESS {
+            assert_eq!(take(1, 0), None);
+        }
+        assert_eq!(take(2, 0), over, "whoever it is");
+        for visit in LOOPS_PER_ADDRESS..LOOPS {
+            assert_eq!(take(visit, visit as u8), None);
+        }
+        assert_eq!(take(LOOPS, 200), over);
+        let (alice, client) = (Arc::from("alice"), IpAddr::from([192, 0, 2, 0]));
+        let any = Wanted {
+            scope: Scope::Policy,
+            ..of("")
+        };
+        assert_eq!(quota.reserve(&alice, client, any), Ok(()));
+        quota.release(&Arc::from("turnix-test:1"), client, of("turnix-test:1"));
+        let user = Arc::from("turnix-test:2");
+        assert_eq!(quota.reserve(&user, client, of("turnix-test:2")), Ok(()));
+        // A small server leaves most of what it has to those who have credentials of their own.
+        let mut quota = Quota::new(
+            Limits {
+                allocations: 40,
+                ..Limits::default()
+            },
+            [10_000, 0],
+        );
+        let taken = (0..40).filter(|visit| {
+            let user = format!("turnix-test:{visit}");
+            let client = IpAddr::from([192, 0, 2, *visit as u8]);
+            (quota.reserve(&Arc::from(&*user), client, of(&user))).is_ok()
+        });
+        assert_eq!(taken.count(), 10);
     }
 }

@@ -10,10 +10,11 @@ use x509_parser::pem::parse_x509_pem;
 
 use crate::access::rest;
 use crate::base::addr::is_link_local;
-use crate::base::{Clock, Family, Secret};
+use crate::base::{Clock, Family, Secret, Transport};
 use crate::cluster::{self, Fleet, canary};
 use crate::config::{Config, External, Listener, Mapping, Tls};
 use crate::http::ice::Offer;
+use crate::http::visits::{self, Form};
 use crate::net::host;
 
 /// The user id of canaries, in the metrics and logs of the nodes that they look at.
@@ -21,6 +22,9 @@ const CANARY: &str = "canary";
 
 /// How long the credential of one look of a canary is good for: clocks of nodes may differ.
 const CANARY_TTL: Duration = Duration::from_secs(600);
+
+/// Where clients look for STUN and TURN if no port is given.
+const STUN_PORT: u16 = 3478;
 
 /// How clients name this server.
 #[derive(Clone, Debug)]
@@ -47,7 +51,10 @@ impl Host {
 
     fn address(&self, local: IpAddr) -> IpAddr {
         if !local.is_unspecified() {
-            let outside = self.external.of(local);
+            let found = (self.relays.iter())
+                .find(|relay| relay.local == Some(local))
+                .map(|relay| relay.external);
+            let outside = self.external.of(local).or(found);
             return outside.filter(|_| !local.is_loopback()).unwrap_or(local);
         }
         // "[::]" takes IPv4 too, which more clients have.
@@ -80,18 +87,44 @@ fn bracketed(ip: IpAddr) -> String {
     }
 }
 
-/// URLs of every listener (RFC 7065): UDP, then TCP, then TLS, which is the order from fast to passable.
+/// URLs of every listener (RFC 7065) in the order of [`forms`].
 pub fn urls(listeners: &[Listener], host: &Host) -> Vec<String> {
-    let form = |scheme: &str, listener: &Listener, transport: &str| {
-        let (name, port) = (host.of(listener), listener.address.port());
-        format!("{scheme}:{name}:{port}?transport={transport}")
+    forms(listeners, host).iter().map(Form::url).collect()
+}
+
+/// URLs for people to copy: those of [`urls`] less what goes without saying. UDP is what a client takes if nothing is said,
+/// and the port of STUN (RFC 8489, section 12.1) is no way out where UDP is closed, if there is another.
+pub fn plain_urls(listeners: &[Listener], host: &Host) -> Vec<String> {
+    let all = forms(listeners, host);
+    let says_more = |form: &&Form| {
+        let others = || all.iter().filter(|other| other.port != STUN_PORT);
+        form.transport == Transport::Udp
+            || form.port != STUN_PORT
+            || !others().any(|other| other.transport == form.transport)
+    };
+    let urls = all.iter().filter(says_more).map(Form::url);
+    urls.map(|url| {
+        url.strip_suffix("?transport=udp")
+            .unwrap_or(&url)
+            .to_owned()
+    })
+    .collect()
+}
+
+/// Ways to every listener: UDP, then TCP, then TLS, which is the order from fast to passable.
+fn forms(listeners: &[Listener], host: &Host) -> Vec<Form> {
+    let form = |transport, listener: &Listener| Form {
+        transport,
+        host: host.of(listener),
+        port: listener.address.port(),
+        bound: listener.address.ip(),
     };
     let udp = listeners.iter().filter(|listener| listener.udp);
     let tcp = listeners.iter().filter(|listener| listener.streams.tcp);
     let tls = listeners.iter().filter(|listener| listener.streams.tls);
-    udp.map(|listener| form("turn", listener, "udp"))
-        .chain(tcp.map(|listener| form("turn", listener, "tcp")))
-        .chain(tls.map(|listener| form("turns", listener, "tcp")))
+    udp.map(|listener| form(Transport::Udp, listener))
+        .chain(tcp.map(|listener| form(Transport::Tcp, listener)))
+        .chain(tls.map(|listener| form(Transport::Tls, listener)))
         .collect()
 }
 
@@ -140,16 +173,35 @@ pub(super) fn offer(
     relays: Vec<Mapping>,
     fleet: Arc<Fleet>,
 ) -> Offer {
-    let host = Host {
-        name: config.tls.as_ref().and_then(certificate_name),
-        external: config.relay.external.clone(),
-        relays,
-    };
+    let host = host(config, relays);
     Offer {
         keys: config.api_keys.clone(),
         secret: config.access.secrets.first().cloned(),
         own_urls: urls(listeners, &host),
         fleet,
+    }
+}
+
+fn host(config: &Config, relays: Vec<Mapping>) -> Host {
+    Host {
+        name: config.tls.as_ref().and_then(certificate_name),
+        external: config.relay.external.clone(),
+        relays,
+    }
+}
+
+/// What the test page is told: `listeners` and `relays` as they are bound.
+pub(super) fn visits(
+    config: &Config,
+    listeners: &[Listener],
+    relays: Vec<Mapping>,
+) -> visits::Settings {
+    visits::Settings {
+        enabled: config.http.test_page,
+        forms: forms(listeners, &host(config, relays)),
+        bits_per_second: config.turn.bandwidth.per_allocation,
+        node: config.cluster.node.clone(),
+        region: config.cluster.region.clone(),
     }
 }
 

@@ -109,6 +109,7 @@ impl Running {
                     Signal::Drain => self.begin_drain(self.config.drain.deadline),
                     Signal::Certificate => self.renew_certificate(),
                 },
+                look = self.outside.next() => self.take_look(look).await,
                 Some(asked) = self.orders.recv() => {
                     let outcome = match asked.order {
                         Order::Reload => self.reload_and_tell(sources, set_log).await,

@@ -121,19 +121,26 @@ fn describe(quick: QuickStart, started: &Started) -> Banner {
         external: config.relay.external,
         relays: started.relays.clone(),
     };
-    let urls = ice::urls(&started.listeners, &host);
+    let urls = ice::plain_urls(&started.listeners, &host);
     let servers = ice::ice_servers(&urls, &credential.username, credential.password.expose());
-    let page = started.listeners.iter().find(|one| one.streams.http);
+    let speak_http = || (started.listeners.iter()).filter(|one| one.streams.http);
+    let page = speak_http()
+        .find(|one| one.address.port() == 80)
+        .or_else(|| speak_http().next());
     let test_page = page.map(|listener| {
-        let (name, port) = (host.of(listener), listener.address.port());
+        let name = host.of(listener);
+        let port = match listener.address.port() {
+            80 => String::new(),
+            port => format!(":{port}"),
+        };
         // Browsers keep the fragment to themselves: the credential stays out of requests and their logs.
         let fragment = URL_SAFE_NO_PAD.encode(servers.to_string());
-        Secret::new(format!("http://{name}:{port}/test#{fragment}"))
+        Secret::new(format!("http://{name}{port}/test#{fragment}"))
     });
     Banner {
         version: env!("CARGO_PKG_VERSION"),
         listeners: started.listeners.clone(),
-        relays: started.relays.clone(),
+        relays: started.outside.clone(),
         ports: config.relay.ports,
         admin: config.admin.map(|admin| {
             let scheme = if config.http.tls { "https" } else { "http" };
@@ -143,7 +150,9 @@ fn describe(quick: QuickStart, started: &Started) -> Banner {
         urls,
         test_page,
         state: quick.state.directory,
-        notes: quick.notes,
+        notes: (quick.notes.into_iter())
+            .chain(started.warnings.iter().map(ToString::to_string))
+            .collect(),
         terminal: io::stdout().is_terminal(),
     }
 }

@@ -3,12 +3,13 @@
 //! A node answers as long as it does all of that. It is given up after two failures in a row, and taken back after one
 //! success: at the longest eight seconds after its last answer no client is sent there any more.
 
+use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket, lookup_host};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
@@ -102,22 +103,17 @@ async fn look_at(uri: &TurnUri, credential: Option<Credential>) -> io::Result<Du
         .ok_or_else(|| io::Error::other("its name has no address"))?;
     let begun = Instant::now();
     let path = match uri.transport {
-        Transport::Udp => {
-            let any: SocketAddr = match server {
-                SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-                SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-            };
-            let socket = UdpSocket::bind(any).await?;
-            socket.connect(server).await?;
-            Wire::Udp(socket)
-        }
-        Transport::Tcp => Wire::Tcp(TcpStream::connect(server).await?, Vec::new()),
+        Transport::Udp => Wire::udp(server).await?,
+        Transport::Tcp => Wire::stream(TcpStream::connect(server).await?),
         Transport::Tls => {
             TcpStream::connect(server).await?;
             return Ok(begun.elapsed());
         }
     };
-    let allocates = credential.is_some();
+    let goal = match credential {
+        Some(_) => Goal::Loop,
+        None => Goal::Answer,
+    };
     let (username, password) =
         credential.unwrap_or_else(|| (String::new(), Secret::new(String::new())));
     let settings = Settings {
@@ -127,31 +123,81 @@ async fn look_at(uri: &TurnUri, credential: Option<Credential>) -> io::Result<Du
         family: Some(Family::of(server.ip())),
         lifetime_secs: None,
     };
-    Look {
-        client: Client::new(settings, Clock.now(), rand::random()),
-        path,
-        allocates,
-        proof_sent: None,
-    }
-    .run()
-    .await
+    (Look::new(settings, path, goal).run().await).map_err(io::Error::other)
 }
 
-enum Wire {
+/// How a look came to nothing.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// The connection is gone, or what comes is not TURN.
+    Broken(io::Error),
+    /// A request failed.
+    Failed(Step, Failure),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (step, why) = match self {
+            Self::Broken(error) => return error.fmt(f),
+            Self::Failed(step, why) => (step, why),
+        };
+        match why {
+            Failure::Refused(code) => write!(f, "{step} was refused with {code}"),
+            Failure::Timeout => write!(f, "no answer to {step}"),
+            Failure::Integrity => {
+                write!(f, "the answer to {step} is not signed with our secret")
+            }
+            Failure::Malformed => write!(f, "the answer to {step} makes no sense"),
+        }
+    }
+}
+
+impl std::error::Error for Fault {}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Self::Broken(error)
+    }
+}
+
+/// A byte stream, with or without TLS.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// The way to a server.
+pub(super) enum Wire {
     Udp(UdpSocket),
     /// With the bytes of a frame whose end has not come.
-    Tcp(TcpStream, Vec<u8>),
+    Stream(Box<dyn Stream>, Vec<u8>),
 }
 
 impl Wire {
+    pub async fn udp(server: SocketAddr) -> io::Result<Self> {
+        let any: SocketAddr = match server {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        let socket = UdpSocket::bind(any).await?;
+        socket.connect(server).await?;
+        Ok(Self::Udp(socket))
+    }
+
+    pub fn stream(stream: impl Stream + 'static) -> Self {
+        Self::Stream(Box::new(stream), Vec::new())
+    }
+
     async fn send(&mut self, message: &[u8]) -> io::Result<()> {
         match self {
             Self::Udp(socket) => socket.send(message).await.map(drop),
-            Self::Tcp(stream, _) => stream.write_all(message).await,
+            Self::Stream(stream, _) => {
+                stream.write_all(message).await?;
+                stream.flush().await
+            }
         }
     }
 
-    /// The next datagram or whole frame, without padding.
+    /// The next datagram or whole frame, without padding. Nothing is lost if the future is dropped.
     async fn receive(&mut self) -> io::Result<Vec<u8>> {
         match self {
             Self::Udp(socket) => {
@@ -160,7 +206,7 @@ impl Wire {
                 datagram.truncate(length);
                 Ok(datagram)
             }
-            Self::Tcp(stream, held) => loop {
+            Self::Stream(stream, held) => loop {
                 match next_frame(held) {
                     Frame::Complete { message, total } => {
                         let frame = held.get(..message).unwrap_or_default().to_vec();
@@ -183,100 +229,159 @@ impl Wire {
     }
 }
 
+/// What has to work.
+pub(super) enum Goal {
+    /// A Binding is answered: there are no credentials to do more with.
+    Answer,
+    /// Data comes back from the own relayed address, a peer that every node permits.
+    Loop,
+    /// Data comes back from this socket, which the relay reaches through the kernel.
+    Echo(UdpSocket),
+}
+
 /// One look under way.
-struct Look {
+pub(super) struct Look {
     client: Client,
     path: Wire,
-    /// There are credentials to do more with than a Binding.
-    allocates: bool,
+    goal: Goal,
+    proof: Vec<u8>,
     proof_sent: Option<Instant>,
 }
 
 impl Look {
-    async fn run(mut self) -> io::Result<Duration> {
+    pub fn new(settings: Settings, path: Wire, goal: Goal) -> Self {
+        Self {
+            client: Client::new(settings, Clock.now(), rand::random()),
+            path,
+            goal,
+            proof: [PROOF, &rand::random::<[u8; 8]>()].concat(),
+            proof_sent: None,
+        }
+    }
+
+    /// Whether everything went well up to the data that was to come back.
+    pub const fn has_sent_proof(&self) -> bool {
+        self.proof_sent.is_some()
+    }
+
+    /// How long data took to the peer and back; of a Binding, how long its answer took.
+    pub async fn run(&mut self) -> Result<Duration, Fault> {
+        let outcome = self.seek().await;
+        // The node gets its port back at once, whatever the outcome.
+        self.release().await;
+        outcome
+    }
+
+    /// Ends the allocation, if there is one.
+    pub async fn release(&mut self) {
+        if self.client.relayed().is_some() {
+            self.client.release(Clock.now());
+            while let Some(message) = self.client.poll_transmit() {
+                if self.path.send(&message).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn seek(&mut self) -> Result<Duration, Fault> {
         let begun = Instant::now();
-        self.client.begin(Clock.now(), Step::Binding);
-        let outcome = loop {
-            if let Some(outcome) = self.advance(begun).await {
-                break outcome;
+        let first = match self.goal {
+            // Whoever looks at itself knows its own address.
+            Goal::Echo(_) => Step::Allocate,
+            Goal::Answer | Goal::Loop => Step::Binding,
+        };
+        self.client.begin(Clock.now(), first);
+        let mut heard = [0; 256];
+        loop {
+            if let Some(took) = self.advance(begun).await? {
+                return Ok(took);
             }
             let deadline = self.client.poll_timeout();
             let received = tokio::select! {
                 received = self.path.receive() => Some(received?),
+                heard = hear(&self.goal, &mut heard) => {
+                    if let Goal::Echo(socket) = &self.goal {
+                        let (data, from) = heard?;
+                        if data == self.proof {
+                            socket.send_to(data, from).await?;
+                        }
+                    }
+                    continue;
+                }
                 () = sleep_until(deadline) => None,
             };
             let now = Clock.now();
             match received {
                 Some(message) => {
                     if self.took(now, &message) {
-                        break Ok(self
-                            .proof_sent
-                            .map_or(Duration::ZERO, |sent| sent.elapsed()));
+                        return Ok((self.proof_sent).map_or(Duration::ZERO, |sent| sent.elapsed()));
                     }
                 }
                 None => self.client.handle_timeout(now),
             }
-        };
-        // The node gets its port back at once, whatever the outcome.
-        if self.client.relayed().is_some() {
-            self.client.release(Clock.now());
-            while let Some(message) = self.client.poll_transmit() {
-                self.path.send(&message).await?;
-            }
         }
-        outcome
+    }
+
+    /// Where data is sent to.
+    fn peer(&self) -> Option<SocketAddr> {
+        match &self.goal {
+            Goal::Answer => None,
+            Goal::Loop => self.client.relayed(),
+            Goal::Echo(socket) => socket.local_addr().ok(),
+        }
     }
 
     /// Whether `message` is the proof, come back.
     fn took(&mut self, now: Now, message: &[u8]) -> bool {
-        let relayed = self.client.relayed();
-        matches!(self.client.handle_input(now, message), Input::Data(peer, data)
-            if Some(peer) == relayed && data == PROOF)
+        let peer = self.peer();
+        matches!(self.client.handle_input(now, message), Input::Data(from, data)
+            if Some(from) == peer && data == self.proof)
     }
 
-    /// Takes what happened one step further and sends what there is to send; how the look ended, if it did.
-    async fn advance(&mut self, begun: Instant) -> Option<io::Result<Duration>> {
+    /// Takes what happened one step further and sends what there is to send; how long it took, if it is done.
+    async fn advance(&mut self, begun: Instant) -> Result<Option<Duration>, Fault> {
         let now = Clock.now();
         while let Some(event) = self.client.poll_event() {
             match event {
-                Event::Mapped { .. } if !self.allocates => {
-                    return Some(Ok(begun.elapsed()));
-                }
-                Event::Mapped { .. } => self.client.begin(now, Step::Allocate),
-                Event::Allocated { relayed, .. } => {
-                    self.client.begin(now, Step::CreatePermission(relayed));
-                }
-                Event::Permitted(_) => {
-                    // Its own relayed address is a peer that every node permits.
-                    let to = self.client.relayed()?;
-                    let header = self.client.header_to(to, PROOF.len())?;
-                    let mut message = [header.bytes(), PROOF].concat();
-                    message.resize(message.len() + header.padding(), 0);
-                    self.proof_sent = Some(Instant::now());
-                    if let Err(error) = self.path.send(&message).await {
-                        return Some(Err(error));
+                Event::Mapped { .. } => match self.goal {
+                    Goal::Answer => return Ok(Some(begun.elapsed())),
+                    Goal::Loop | Goal::Echo(_) => self.client.begin(now, Step::Allocate),
+                },
+                Event::Allocated { .. } => {
+                    if let Some(peer) = self.peer() {
+                        self.client.begin(now, Step::CreatePermission(peer));
                     }
                 }
-                Event::Failed(step, why) => {
-                    let why = match why {
-                        Failure::Refused(code) => format!("{step} was refused with {code}"),
-                        Failure::Timeout => format!("no answer to {step}"),
-                        Failure::Integrity => {
-                            format!("the answer to {step} is not signed with our secret")
-                        }
-                        Failure::Malformed => format!("the answer to {step} makes no sense"),
-                    };
-                    return Some(Err(io::Error::other(why)));
+                Event::Permitted(_) => {
+                    let length = self.proof.len();
+                    let header = (self.peer())
+                        .and_then(|peer| self.client.header_to(peer, length))
+                        .ok_or_else(|| io::Error::other("there is nobody to send to"))?;
+                    let mut message = [header.bytes(), &self.proof].concat();
+                    message.resize(message.len() + header.padding(), 0);
+                    self.proof_sent = Some(Instant::now());
+                    self.path.send(&message).await?;
                 }
+                Event::Failed(step, why) => return Err(Fault::Failed(step, why)),
                 Event::ChannelBound(..) | Event::Refreshed(_) | Event::Released => {}
             }
         }
         while let Some(message) = self.client.poll_transmit() {
-            if let Err(error) = self.path.send(&message).await {
-                return Some(Err(error));
-            }
+            self.path.send(&message).await?;
         }
-        None
+        Ok(None)
+    }
+}
+
+/// What comes to the socket that sends back, and from whom.
+async fn hear<'a>(goal: &Goal, into: &'a mut [u8]) -> io::Result<(&'a [u8], SocketAddr)> {
+    match goal {
+        Goal::Echo(socket) => {
+            let (length, from) = socket.recv_from(into).await?;
+            Ok((into.get(..length).unwrap_or_default(), from))
+        }
+        Goal::Answer | Goal::Loop => std::future::pending().await,
     }
 }
 

@@ -2,11 +2,12 @@
 //! client should be sent to.
 //!
 //! Nothing is shared between them but secrets. Each server looks at the others with a canary of its own (`canary.rs`)
-//! and draws its own conclusions.
+//! and draws its own conclusions; at itself it looks as well (`own.rs`).
 
 pub mod canary;
 mod directory;
 mod geo;
+pub mod own;
 mod uri;
 
 use std::cmp::Ordering;

@@ -1,4 +1,4 @@
-//! The keys of `[http]`: where the admin listener is, and who may use it.
+//! The keys of `[http]`: where the admin listener is and who may use it, and which pages everybody may see.
 
 use std::net::SocketAddr;
 
@@ -51,6 +51,8 @@ pub(super) fn read_http(r: &mut Reader<'_>, sources: &Sources) -> Option<Keys> {
         r#"a list of names or IP addresses, without port, such as "turn.example.org""#,
         values::list(values::parsed(host)),
     );
+    let test_page = r.key("http.test_page", "true", "true or false", values::boolean);
+    let status_page = r.key("http.status_page", "true", "true or false", values::boolean);
     let (token, token_file) = (token?, token_file?);
     if let Some((path, token)) = &token_file {
         (r.keys).note_secrets("http.token_file", std::iter::once(token));
@@ -89,6 +91,8 @@ pub(super) fn read_http(r: &mut Reader<'_>, sources: &Sources) -> Option<Keys> {
             tls,
             token: token.map(|token| Token::new(&token)),
             hosts: hosts?,
+            test_page: test_page?,
+            status_page: status_page?,
         },
     })
 }

@@ -146,6 +146,8 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
             realm: realm?,
             users: auth.users,
             secrets: auth.secrets,
+            // Made by the process that serves.
+            visits: None,
             strict_expiry: auth.strict_expiry,
             peers: peers?,
             limits: limits.quotas,

@@ -1,5 +1,6 @@
 //! The keys of `[server]`: threads, what they wait with and how much the kernel holds for them.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::reader::Reader;
@@ -15,6 +16,10 @@ const MOST_BUFFER_BYTES: u64 = 512 << 20;
 
 /// Longer than this is no wait for a packet but a core that is always busy.
 const LONGEST_BUSY_POLL: Duration = Duration::from_millis(10);
+
+/// More often costs more than it tells, less often tells too late.
+const CANARY_PAUSES: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(3600);
 
 /// The longest that two versions serve side by side.
 const LONGEST_GRACE_SECS: u64 = 7 * 86_400;
@@ -67,6 +72,15 @@ pub(super) fn read_server(r: &mut Reader<'_>) -> Option<Server> {
             _ => Err(Fault::of(node)),
         },
     );
+    let canary = r.key(
+        "server.canary",
+        r#""5s""#,
+        r#"a duration from "100ms" to "1h", or "0" for never"#,
+        |node: &Node| match values::parsed(values::duration)(node)? {
+            every if every.is_zero() || CANARY_PAUSES.contains(&every) => Ok(every),
+            _ => Err(Fault::of(node)),
+        },
+    );
     let core_dumps = r.key(
         "server.core_dumps",
         "false",
@@ -79,6 +93,7 @@ pub(super) fn read_server(r: &mut Reader<'_>) -> Option<Server> {
         shards: shards? as usize,
         pin_shards: pin_shards?,
         busy_poll: busy_poll?,
+        canary: canary?,
         core_dumps: core_dumps?,
         listener_buffer_bytes: listener_buffer?,
         relay_buffer_bytes: relay_buffer?,

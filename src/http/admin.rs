@@ -17,6 +17,7 @@ use crate::acme;
 use crate::base::time::duration;
 use crate::base::trace::Traces;
 use crate::base::{Clock, Pii};
+use crate::external;
 use crate::metrics::{Context, NamedAllocation, Reading, encode};
 use crate::records::Counts;
 use crate::stream::{Admission, Certificates};
@@ -24,6 +25,7 @@ use crate::turn::Direction;
 
 use super::door::{Door, Refusal};
 use super::serve::{Local, Peer};
+use super::status::Board;
 use super::{Health, Operator, Order, ShardControl, Status, Token, json, refusal, trace};
 
 /// What the admin listener answers from.
@@ -38,6 +40,8 @@ pub struct AdminState<S> {
     door: Arc<Door>,
     records: Option<Arc<Counts>>,
     acme: Option<Arc<acme::Counts>>,
+    external: Option<Arc<external::Board>>,
+    board: Option<Board>,
     pub(super) traces: Arc<Mutex<Traces>>,
 }
 
@@ -78,6 +82,8 @@ impl<S: ShardControl> AdminState<S> {
             settings: Arc::new(settings),
             records: None,
             acme: None,
+            external: None,
+            board: None,
             traces: Arc::default(),
         }
     }
@@ -95,6 +101,20 @@ impl<S: ShardControl> AdminState<S> {
     #[must_use]
     pub fn with_traces(mut self, traces: Arc<Mutex<Traces>>) -> Self {
         self.traces = traces;
+        self
+    }
+
+    /// Shows in the metrics how relay addresses look from outside.
+    #[must_use]
+    pub fn with_external(mut self, board: Arc<external::Board>) -> Self {
+        self.external = Some(board);
+        self
+    }
+
+    /// Says in the metrics what the server finds when it looks at itself.
+    #[must_use]
+    pub fn with_board(mut self, board: Board) -> Self {
+        self.board = Some(board);
         self
     }
 
@@ -306,6 +326,8 @@ async fn metrics<S: ShardControl>(State(state): State<AdminState<S>>) -> Respons
         0 => Vec::new(),
         most => state.shards.allocations(most).await,
     };
+    let (external, external_changes) =
+        (state.external.as_ref()).map_or_else(Default::default, |board| board.read());
     let context = Context {
         capacity_ratio: state.shards.capacity_ratio(),
         certificate_expiry_unix: state.certificates.as_ref().map(|all| all.not_after_unix()),
@@ -314,6 +336,11 @@ async fn metrics<S: ShardControl>(State(state): State<AdminState<S>>) -> Respons
         records: (state.records.as_ref()).map_or_else(Vec::new, |counts| counts.read()),
         acme: state.acme.as_ref().map(|counts| counts.read()),
         admin_refused: state.door.refused(),
+        external: (external.iter())
+            .map(|seen| (seen.local, seen.external, seen.source.label()))
+            .collect(),
+        external_changes,
+        canary: (state.board.as_ref()).map_or_else(Vec::new, Board::looks),
         version: state.settings.version,
     };
     let text = encode(Reading {

@@ -11,7 +11,9 @@ mod operator;
 mod pages;
 pub mod public;
 mod serve;
+pub mod status;
 mod trace;
+pub mod visits;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -11,17 +11,20 @@ use axum::response::Response;
 use axum::routing::get;
 
 use super::ice::{self, Service};
-use super::{Health, ShardControl, dialects, json, pages, refusal};
+use super::status::{self, Board};
+use super::visits::{self, Visits};
+use super::{Health, ShardControl, dialects, json, refusal};
 
 /// The routes of public listeners; `draining` is set while the server is being emptied.
 pub fn router<S: ShardControl>(
     shards: S,
     draining: Arc<AtomicBool>,
     service: Service<S>,
+    visits: Visits,
+    board: Board,
 ) -> Router {
     Router::new()
         .route("/health", get(health))
-        .route("/test", get(async || pages::test()))
         .fallback(async || refusal(StatusCode::NOT_FOUND, "not found"))
         .method_not_allowed_fallback(async || {
             refusal(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
@@ -29,6 +32,8 @@ pub fn router<S: ShardControl>(
         .with_state(Health::new(shards, draining))
         .merge(dialects::routes(service.clone()))
         .merge(ice::routes(service))
+        .merge(visits::routes(visits))
+        .merge(status::routes(board))
 }
 
 async fn health<S: ShardControl>(State(health): State<Health<S>>) -> Response {

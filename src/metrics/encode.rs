@@ -1,5 +1,7 @@
 //! Writes what shards counted in Prometheus' text format, version 0.0.4.
 
+use std::net::IpAddr;
+
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram as HistogramProto, LabelPair, Metric, MetricFamily,
@@ -18,7 +20,7 @@ use crate::turn::stats::{
 use crate::turn::{Direction, DropReason, Path, Stats};
 use crate::wire::{ErrorCode, Method};
 
-use super::{NamedAllocation, ShardSnapshot};
+use super::{CanaryLook, NamedAllocation, ShardSnapshot};
 
 /// What metrics say that no shard counts.
 #[derive(Clone, Debug)]
@@ -37,6 +39,12 @@ pub struct Context {
     pub acme: Option<Tally>,
     /// Requests that the admin listener turned away for want of its token, by reason.
     pub admin_refused: [(&'static str, u64); 3],
+    /// How relay addresses look from outside: local, external, who says so.
+    pub external: Vec<(IpAddr, IpAddr, &'static str)>,
+    /// How often that has changed.
+    pub external_changes: u64,
+    /// What the server found when it looked at itself last; none where it does not.
+    pub canary: Vec<CanaryLook>,
     /// The version of turnix.
     pub version: &'static str,
 }
@@ -386,6 +394,30 @@ fn server(families: &mut Vec<MetricFamily>, totals: &ShardSnapshot, context: &Co
     );
     push(
         families,
+        "turn_external_address_info",
+        "Always 1; the labels name a local relay address, the address that clients and peers use instead, and who says so.",
+        MetricType::GAUGE,
+        (context.external.iter())
+            .map(|(local, external, source)| {
+                let (local, external) = (local.to_string(), external.to_string());
+                let labels = [
+                    ("local", local.as_str()),
+                    ("external", external.as_str()),
+                    ("source", source),
+                ];
+                gauge(&labels, 1.0)
+            })
+            .collect(),
+    );
+    push(
+        families,
+        "turn_external_address_changes_total",
+        "Relay addresses that came, went, or look another from outside, while the server runs.",
+        MetricType::COUNTER,
+        vec![counter(&[], context.external_changes)],
+    );
+    push(
+        families,
         "turn_records_total",
         "Access records by sink and what became of them there.",
         MetricType::COUNTER,
@@ -399,6 +431,30 @@ fn server(families: &mut Vec<MetricFamily>, totals: &ShardSnapshot, context: &Co
         "Sockets for which the kernel or the device refused UDP_SEGMENT.",
         MetricType::COUNTER,
         vec![counter(&[], totals.segmentation_fallbacks)],
+    );
+    push(
+        families,
+        "turn_canary_success",
+        "Whether the server's last look at itself by every port of a transport came through a relay and back: 1 or 0.",
+        MetricType::GAUGE,
+        (context.canary.iter())
+            .map(|look| {
+                let success = if look.success { 1.0 } else { 0.0 };
+                gauge(&[("transport", look.transport.label())], success)
+            })
+            .collect(),
+    );
+    push(
+        families,
+        "turn_canary_duration_seconds",
+        "What the slowest of the last looks of a transport that came through took, from its first packet on.",
+        MetricType::GAUGE,
+        (context.canary.iter())
+            .filter_map(|look| {
+                let seconds = look.duration?.as_secs_f64();
+                Some(gauge(&[("transport", look.transport.label())], seconds))
+            })
+            .collect(),
     );
     push(
         families,

@@ -6,8 +6,21 @@ mod encode;
 
 pub use encode::{Context, Reading, encode};
 
+use std::time::Duration;
+
 use crate::base::Transport;
 use crate::turn::{AllocationView, Stats};
+
+/// What the last looks of the server's own canary by one transport found.
+#[derive(Clone, Copy, Debug)]
+pub struct CanaryLook {
+    /// How it reached the server.
+    pub transport: Transport,
+    /// Whether all of them came through the relay and back.
+    pub success: bool,
+    /// What the slowest of those that did took.
+    pub duration: Option<Duration>,
+}
 
 /// What one shard counted, or the sum over all of them.
 #[derive(Clone, Debug, Default)]

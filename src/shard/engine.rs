@@ -15,7 +15,7 @@ use ahash::RandomState;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use crate::access::{Access, PermittedPeer, Wanted};
+use crate::access::{Access, PermittedPeer, Scope, Wanted};
 use crate::base::{Clock, FiveTuple, ListenerId, Now, Pii, Transport};
 use crate::metrics::ShardSnapshot;
 use crate::net::{Batch, HEADROOM, Outgoing, Poller, RecvFault, TAILROOM, UdpSocket};
@@ -41,7 +41,8 @@ pub(super) struct Parts {
     pub sockets: Vec<UdpSocket>,
     pub listener_buffer_bytes: usize,
     pub relay_buffer_bytes: usize,
-    pub pool: Arc<RelayPool>,
+    /// The pools of relayed addresses in use: the last one is where new ones come from.
+    pub pools: Vec<Arc<RelayPool>>,
     pub budgets: Arc<Budgets>,
     pub parcels: Parcels,
     pub stream_idle: Duration,
@@ -188,7 +189,7 @@ impl Shard {
             drops_of_closed: 0,
             endpoints: Vec::new(),
             poller,
-            relays: Relays::new(parts.index, parts.relay_buffer_bytes, parts.pool, keyed()),
+            relays: Relays::new(parts.index, parts.relay_buffer_bytes, parts.pools, keyed()),
             purses: Purses::new(parts.budgets),
             to_peers: Vec::with_capacity(GATHER),
             run: Vec::with_capacity(GATHER),
@@ -327,6 +328,7 @@ impl Shard {
             let from = FromPeer {
                 peer: self.relays.as_seen(received.from),
                 path: Path::Kernel,
+                scope: Scope::Policy,
             };
             for range in received.datagrams() {
                 self.make_room();
@@ -363,6 +365,7 @@ impl Shard {
             let from = FromPeer {
                 peer: hairpin.from,
                 path: Path::Hairpin,
+                scope: hairpin.scope,
             };
             let payload = received_at(slot, &(0..length));
             self.peer_input(now, id, from, payload);
@@ -425,16 +428,25 @@ impl Shard {
             };
             let shard = match owner {
                 Owner::Here(id) => {
-                    self.server.count_to_peer(Path::Hairpin, payload.length);
+                    if !peer.scope().is_canary() {
+                        self.server.count_to_peer(Path::Hairpin, payload.length);
+                    }
                     let from = FromPeer {
                         peer: relayed,
                         path: Path::Hairpin,
+                        scope: peer.scope(),
                     };
                     self.peer_input(now, id, from, payload);
                     return;
                 }
                 Owner::Shard(shard) => shard,
+                // The other process could not tell how far it reaches.
+                Owner::Abroad(_) if peer.scope().is_loop() => {
+                    (self.server).count_undelivered(now, allocation, to, DropReason::NoRelay);
+                    return;
+                }
                 Owner::Abroad(local) => {
+                    self.server.count_to_peer(Path::Kernel, payload.length);
                     self.gather(allocation, payload, local);
                     return;
                 }
@@ -442,6 +454,7 @@ impl Shard {
             let hairpin = Hairpin {
                 to,
                 from: relayed,
+                scope: peer.scope(),
                 payload: payload.bytes(&self.batches[self.current]),
             };
             let server = &mut self.server;
@@ -452,12 +465,14 @@ impl Shard {
             (self.server).count_undelivered(now, allocation, to, DropReason::NoRelay);
             return;
         }
+        if !peer.scope().is_canary() {
+            self.server.count_to_peer(Path::Kernel, payload.length);
+        }
         self.gather(allocation, payload, to);
     }
 
     /// Application data that leaves with the next batch.
     fn gather(&mut self, allocation: AllocationId, payload: Payload, to: SocketAddr) {
-        self.server.count_to_peer(Path::Kernel, payload.length);
         self.to_peers.push(ToPeer {
             relay_slot: allocation.slot,
             sequence: self.to_peers.len() as u32,
@@ -533,9 +548,14 @@ impl Shard {
                     family,
                     even_port,
                     user,
+                    scope,
                     client,
                 } => {
-                    let wanted = Wanted { family, even_port };
+                    let wanted = Wanted {
+                        family,
+                        even_port,
+                        scope,
+                    };
                     let relays = &mut self.relays;
                     let opened = relays.open(now.mono, id, wanted, user, client, &self.poller);
                     self.server.handle_relay_opened(now, id, opened);

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use tokio::sync::mpsc;
 
 use super::mailbox::Mailbox;
+use crate::access::Scope;
 
 /// Datagrams of one parcel.
 pub(super) const DATAGRAMS: usize = 64;
@@ -25,6 +26,7 @@ pub(super) struct Parcel {
 struct Item {
     to: SocketAddr,
     from: SocketAddr,
+    scope: Scope,
     end: usize,
 }
 
@@ -34,6 +36,8 @@ pub(super) struct Hairpin<'a> {
     pub to: SocketAddr,
     /// The relayed address it is from.
     pub from: SocketAddr,
+    /// How far the sending allocation reaches.
+    pub scope: Scope,
     pub payload: &'a [u8],
 }
 
@@ -64,6 +68,7 @@ impl Parcel {
             Hairpin {
                 to: item.to,
                 from: item.from,
+                scope: item.scope,
                 payload,
             }
         })
@@ -125,6 +130,7 @@ impl Parcels {
         parcel.items.push(Item {
             to: hairpin.to,
             from: hairpin.from,
+            scope: hairpin.scope,
             end: parcel.bytes.len(),
         });
         self.waiting = true;

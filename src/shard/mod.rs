@@ -290,10 +290,11 @@ impl Shards {
             .collect();
         let (begin, begun) = std::sync::mpsc::channel();
         let begin = legacy.is_some().then_some(begin);
-        let starts = match legacy {
+        let (starts, mut pools) = match legacy {
             Some(legacy) => legacy.starts(&addresses, &pool),
-            None => (0..count).map(|_| None).collect(),
+            None => ((0..count).map(|_| None).collect(), Vec::new()),
         };
+        pools.push(pool);
         let mut joins = Vec::new();
         let shards = sockets.into_iter().zip(inboxes).zip(starts);
         for (index, ((sockets, (inbox, empties)), start)) in shards.enumerate() {
@@ -303,7 +304,7 @@ impl Shards {
                 sockets,
                 listener_buffer_bytes: settings.listener_buffer_bytes,
                 relay_buffer_bytes: settings.relay_buffer_bytes,
-                pool: Arc::clone(&pool),
+                pools: pools.clone(),
                 budgets: Arc::clone(&budgets),
                 parcels: Parcels::new(index as u8, mailboxes.clone(), empties),
                 stream_idle: settings.stream_idle,
@@ -333,7 +334,7 @@ impl Shards {
         Ok((
             Self {
                 handles,
-                pools: Arc::new(Mutex::new(vec![pool])),
+                pools: Arc::new(Mutex::new(pools)),
                 budgets,
                 next: Arc::default(),
                 listeners: Arc::new(Mutex::new(addresses.into_iter().map(Some).collect())),

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::access::{Key, PermittedIp, PermittedPeer};
+use crate::access::{Key, PermittedIp, PermittedPeer, Scope};
 use crate::base::{Family, FiveTuple, Now, RelayedAddress, Transport};
 use crate::wire::{ChannelNumber, TransactionId};
 
@@ -43,6 +43,8 @@ pub struct AllocationView {
     pub id: AllocationId,
     /// The user id that quotas and metrics count, not the raw USERNAME.
     pub user: Arc<str>,
+    /// How far its credentials reach.
+    pub scope: Scope,
     /// How the client reaches us.
     pub transport: Transport,
     /// The client's transport address.
@@ -115,6 +117,8 @@ pub(super) struct Allocation {
     pub key: Key,
     /// When the credential ends, if it is time-limited.
     pub credential_expires: Option<Duration>,
+    /// How far it reaches.
+    pub scope: Scope,
     /// The Allocate that made it: its retransmissions get the same answer.
     pub transaction: TransactionId,
     pub fingerprint: bool,
@@ -206,6 +210,7 @@ impl Allocation {
         Some(AllocationView {
             id: self.id,
             user: Arc::clone(&self.user),
+            scope: self.scope,
             transport: self.five_tuple.transport(),
             client: self.five_tuple.client(),
             relayed: relayed.0,

@@ -8,7 +8,7 @@ use subtle::ConstantTimeEq;
 
 use std::time::Duration;
 
-use crate::access::{Access, AuthFailure, Identity, Key};
+use crate::access::{Access, AuthFailure, Identity, Key, Scope};
 use crate::base::addr::bits;
 use crate::base::{FiveTuple, Now};
 use crate::wire::Message;
@@ -85,12 +85,18 @@ impl std::fmt::Debug for Nonces {
 pub(super) struct Authenticated {
     identity: Option<Identity>,
     key: Key,
+    scope: Scope,
 }
 
 impl Authenticated {
     /// The key that the answer is signed with.
     pub const fn key(&self) -> &Key {
         &self.key
+    }
+
+    /// How far the credentials reach.
+    pub const fn scope(&self) -> Scope {
+        self.scope
     }
 
     /// Who sent the request; `None` if it is the owner of the allocation on this five-tuple, recognized by its key.
@@ -112,6 +118,7 @@ impl Authenticated {
             None => Ok(()),
             Some(identity)
                 if identity.user == allocation.user
+                    && identity.scope == allocation.scope
                     && identity.expires.is_some() == allocation.credential_expires.is_some() =>
             {
                 Ok(())
@@ -148,6 +155,7 @@ pub(super) fn authenticate(
         Some(allocation) if message.verify_integrity(&allocation.key) => Authenticated {
             identity: None,
             key: allocation.key,
+            scope: allocation.scope,
         },
         // The key is derived from our realm; a client that signed for another one fails here rather than as a wrong
         // password.
@@ -160,6 +168,7 @@ pub(super) fn authenticate(
                 .verify(username, now.unix, |key| message.verify_integrity(key))
                 .map_err(Reject::Unauthenticated)?;
             Authenticated {
+                scope: verified.identity.scope,
                 identity: Some(verified.identity),
                 key: verified.key,
             }

@@ -116,10 +116,10 @@ impl Server {
         let Some(allocation) = self.allocations.get_mut(id) else {
             return;
         };
-        let before = allocation.next_expiry();
+        let (before, scope) = (allocation.next_expiry(), allocation.scope);
         let mut refused: Vec<(SocketAddr, Denied)> = Vec::new();
         (allocation.permissions).retain_mut(|permission| {
-            match access.peers.permit_ip(permission.ip.ip()) {
+            match access.peers.permit_ip_within(scope, permission.ip.ip()) {
                 Ok(ip) => {
                     permission.ip = ip;
                     true
@@ -133,7 +133,7 @@ impl Server {
         let ended: Vec<_> = allocation
             .channels
             .extract_if(.., |binding| {
-                match access.peers.permit(binding.peer.address()) {
+                match access.peers.permit_within(scope, binding.peer.address()) {
                     Ok(peer) => {
                         binding.peer = peer;
                         false

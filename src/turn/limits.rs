@@ -6,7 +6,7 @@ use crate::base::{Now, Pii};
 
 use super::allocation::AllocationId;
 use super::contacts::Contacts;
-use super::police::{Bandwidth, Grant, Police, Rates};
+use super::police::{Bandwidth, Grant, Police, Rates, ScopedRates};
 use super::purses::{PurseId, Purses, Settlement};
 use super::server::Server;
 use super::stats::Direction;
@@ -19,18 +19,19 @@ impl Server {
         }
         let at = self.nanos(now);
         self.settings.bandwidth = bandwidth;
-        self.rates = Rates::new(bandwidth);
+        self.rates = ScopedRates::new(bandwidth);
         for allocation in self.allocations.iter_mut() {
             if allocation.relayed().is_some() {
                 let old = allocation.police.take();
-                allocation.police = engage(&self.rates, &mut self.purses, at, &allocation.user);
+                let rates = self.rates.of(allocation.scope);
+                allocation.police = engage(rates, &mut self.purses, at, &allocation.user);
                 // Closed after the new one was opened: a purse that stays keeps what it holds.
                 if let Some(purse) = old.and_then(|police| police.user) {
                     self.purses.close(purse);
                 }
             }
         }
-        if self.rates.total {
+        if self.rates.total() {
             self.purses.call(PurseId::TOTAL);
         }
     }
@@ -61,7 +62,8 @@ impl Server {
     pub(super) fn place_under_limits(&mut self, now: Now, id: AllocationId) {
         let at = self.nanos(now);
         if let Some(allocation) = self.allocations.get_mut(id) {
-            allocation.police = engage(&self.rates, &mut self.purses, at, &allocation.user);
+            let rates = self.rates.of(allocation.scope);
+            allocation.police = engage(rates, &mut self.purses, at, &allocation.user);
         }
     }
 

@@ -35,7 +35,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::access::PermittedPeer;
+use crate::access::{PermittedPeer, Scope};
 use crate::base::{Family, FiveTuple};
 use crate::wire::Header;
 
@@ -54,6 +54,10 @@ pub use stats::{
 
 /// What an allocation gets when its client asks for nothing or for less (RFC 8656 §3).
 pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(600);
+
+/// What an allocation that reaches no further than a loop may relay, in each direction: bits per second. A lower
+/// [`Bandwidth::per_allocation`] holds as well.
+pub const LOOP_BITS_PER_SECOND: u64 = 2_000_000;
 
 /// The data path's verdict on the datagram that the caller holds.
 #[derive(Debug, PartialEq, Eq)]
@@ -100,6 +104,8 @@ pub enum Output {
         even_port: bool,
         /// User id, for quotas.
         user: Arc<str>,
+        /// How far the user's credentials reach, for quotas.
+        scope: Scope,
         /// The client's address, for quotas.
         client: IpAddr,
     },
@@ -238,4 +244,7 @@ pub struct FromPeer {
     pub peer: SocketAddr,
     /// The road it took.
     pub path: Path,
+    /// How far the credentials of the sending allocation reach where `path` is `Hairpin`; what anybody sent through the
+    /// kernel is of [`Scope::Policy`].
+    pub scope: Scope,
 }

@@ -11,8 +11,10 @@
 //! A datagram counts with its payload, as [`Traffic`](super::Traffic) does. One that meets a bucket with anything in it
 //! passes whole, and the bucket owes the rest.
 
+use super::LOOP_BITS_PER_SECOND;
 use super::purses::{PurseId, Purses};
 use super::stats::{Direction, DropReason};
+use crate::access::Scope;
 
 /// Bits per second that may be relayed, in each direction on its own; 0 is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -236,7 +238,42 @@ impl Spread {
     }
 }
 
-/// The rates that a server holds to.
+/// The rates that a server holds to, by how far an allocation reaches.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ScopedRates {
+    policy: Rates,
+    loops: Rates,
+}
+
+impl ScopedRates {
+    pub fn new(bandwidth: Bandwidth) -> Self {
+        let per_allocation = match bandwidth.per_allocation {
+            0 => LOOP_BITS_PER_SECOND,
+            limit => limit.min(LOOP_BITS_PER_SECOND),
+        };
+        Self {
+            policy: Rates::new(bandwidth),
+            loops: Rates::new(Bandwidth {
+                per_allocation,
+                ..bandwidth
+            }),
+        }
+    }
+
+    pub const fn of(&self, scope: Scope) -> &Rates {
+        match scope {
+            Scope::Policy => &self.policy,
+            Scope::Loop(_) => &self.loops,
+        }
+    }
+
+    /// Whether the whole server has a limit.
+    pub const fn total(&self) -> bool {
+        self.policy.total
+    }
+}
+
+/// The rates that an allocation is held to.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Rates {
     pub allocation: Option<Rate>,

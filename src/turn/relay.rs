@@ -1,5 +1,6 @@
 //! The data path: verdicts on application data. Allocates nothing, queues nothing, copies no payload.
 
+use crate::access::PeerPolicy;
 use crate::base::{FiveTuple, Now};
 use crate::wire::{Header, channel_data, indication};
 
@@ -50,7 +51,7 @@ impl Server {
         }
         let id = allocation.id;
         let permission = allocation.permitted_until(send.peer.ip(), now.mono);
-        let peer = match self.access.peers.permit(send.peer) {
+        let peer = match (self.access.peers).permit_within(allocation.scope, send.peer) {
             Ok(peer) => peer,
             Err(denied) => {
                 self.count_denied(id, send.peer, denied);
@@ -91,6 +92,10 @@ impl Server {
         let Some(allocation) = self.allocations.get_mut(to) else {
             return Forward::Drop(DropReason::NoAllocation);
         };
+        if let Err(denied) = PeerPolicy::join(from.scope, allocation.scope) {
+            self.stats.peer_denied[denied.rule as usize] += 1;
+            return Forward::Drop(DropReason::PeerDenied);
+        }
         let (five_tuple, header) = match self.routes.to_client(to, from.peer, now.mono) {
             Some(route) => {
                 let stream = route.five_tuple.transport().is_stream();
@@ -104,7 +109,7 @@ impl Server {
                     return Forward::Drop(DropReason::NoPermission);
                 }
                 // A channel was bound to a port that policy had judged; here a permission speaks for the IP alone.
-                if let Err(denied) = self.access.peers.admit(from.peer) {
+                if let Err(denied) = (self.access.peers).admit_within(allocation.scope, from.peer) {
                     self.stats.peer_denied[denied.rule as usize] += 1;
                     return Forward::Drop(DropReason::PeerDenied);
                 }
@@ -125,7 +130,7 @@ impl Server {
         };
         if let Some(police) = &mut allocation.police {
             let admitted = police.admit(
-                &self.rates,
+                self.rates.of(allocation.scope),
                 &mut self.purses,
                 nanos(elapsed),
                 Direction::ToClient,
@@ -137,7 +142,9 @@ impl Server {
             }
         }
         allocation.count(Direction::ToClient, elapsed.as_secs() as u32, length);
-        self.stats.relayed[Direction::ToClient as usize][from.path as usize].add(length);
+        if !allocation.scope.is_canary() {
+            self.stats.relayed[Direction::ToClient as usize][from.path as usize].add(length);
+        }
         Forward::ToClient { five_tuple, header }
     }
 
@@ -155,7 +162,7 @@ impl Server {
         if let Some(police) = &mut allocation.police {
             police
                 .admit(
-                    &self.rates,
+                    self.rates.of(allocation.scope),
                     &mut self.purses,
                     nanos(elapsed),
                     Direction::ToPeer,

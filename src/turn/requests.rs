@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::access::{AuthFailure, Denied, PermittedIp};
+use crate::access::{AuthFailure, Denied, PermittedIp, Scope};
 use crate::base::{Family, FiveTuple, Now};
 use crate::wire::{ChannelNumber, DecodeError, Message, Method, Response, attribute};
 
@@ -107,8 +107,10 @@ impl Server {
             // Reserving the sibling port is not offered; this is what the RFC answers when it cannot be had.
             return Err(Reject::Capacity);
         }
-        self.admit_newcomer(from)?;
-        let granted_secs = self.granted_secs(message.lifetime()?);
+        if !authenticated.scope().is_canary() {
+            self.admit_newcomer(from)?;
+        }
+        let requested = message.lifetime()?;
         let Some(username) = message.username() else {
             return Err(Reject::BadRequest("USERNAME is missing"));
         };
@@ -117,6 +119,8 @@ impl Server {
             // Only the owner of an allocation on this five-tuple has no identity, and there is none.
             return Err(Reject::ServerError);
         };
+        let granted_secs = self.granted_secs(now, requested, identity.scope, identity.expires);
+        let scope = identity.scope;
         let user = identity.user;
         let id = self.allocations.insert(|id| Allocation {
             id,
@@ -127,6 +131,7 @@ impl Server {
             username: username.into(),
             key,
             credential_expires: identity.expires,
+            scope,
             transaction: message.transaction_id(),
             fingerprint: message.has_fingerprint(),
             granted_secs,
@@ -149,6 +154,7 @@ impl Server {
             family,
             even_port: even_port.is_some(),
             user,
+            scope,
             client: from.client().ip(),
         });
         Ok(None)
@@ -184,7 +190,11 @@ impl Server {
         {
             return Err(Reject::Unauthenticated(AuthFailure::Expired));
         }
-        let granted_secs = self.granted_secs(requested);
+        let ends = match renewed {
+            Some((identity, _)) => identity.expires,
+            None => allocation.credential_expires,
+        };
+        let granted_secs = self.granted_secs(now, requested, allocation.scope, ends);
         self.touch(now, id, |allocation| {
             allocation.expires = now.mono + Duration::from_secs(granted_secs.into());
             if let Some((identity, username)) = renewed {
@@ -213,9 +223,10 @@ impl Server {
         if !peers.iter().all(|peer| allocation.same_family(*peer)) {
             return Err(Reject::PeerFamily);
         }
+        let scope = allocation.scope;
         let mut permitted: Vec<PermittedIp> = Vec::with_capacity(peers.len());
         for peer in &peers {
-            let permit = self.access.peers.permit_ip(peer.ip());
+            let permit = (self.access.peers).permit_ip_within(scope, peer.ip());
             permitted.push(permit.map_err(|denied| self.denied(id, *peer, denied))?);
         }
         let Some(allocation) = self.allocations.get(id) else {
@@ -283,7 +294,7 @@ impl Server {
         if !allocation.same_family(peer) {
             return Err(Reject::PeerFamily);
         }
-        let permitted = self.access.peers.permit(peer);
+        let permitted = (self.access.peers).permit_within(allocation.scope, peer);
         let permitted = permitted.map_err(|denied| self.denied(id, peer, denied))?;
         let Some(allocation) = self.allocations.get(id) else {
             return Err(Reject::NoAllocation);
@@ -368,11 +379,25 @@ impl Server {
         }
     }
 
-    /// LIFETIME that is granted, in seconds: at least the default, at most the maximum (RFC 8656 §7.2).
-    fn granted_secs(&self, requested: Option<u32>) -> u32 {
+    /// LIFETIME that is granted, in seconds: at least the default, at most the maximum (RFC 8656 §7.2), and in a loop no
+    /// longer than the credential, which `ends` since the Unix epoch.
+    fn granted_secs(
+        &self,
+        now: Now,
+        requested: Option<u32>,
+        scope: Scope,
+        ends: Option<Duration>,
+    ) -> u32 {
         let default = DEFAULT_LIFETIME.as_secs() as u32;
         let max = u32::try_from(self.settings.max_lifetime.as_secs()).unwrap_or(u32::MAX);
-        requested.unwrap_or(default).max(default).min(max)
+        let granted = requested.unwrap_or(default).max(default).min(max);
+        match ends {
+            Some(ends) if scope.is_loop() => {
+                let left = ends.saturating_sub(now.unix).as_secs().max(1);
+                granted.min(u32::try_from(left).unwrap_or(u32::MAX))
+            }
+            _ => granted,
+        }
     }
 }
 

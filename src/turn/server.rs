@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ahash::RandomState;
 
-use crate::access::{Access, AddressRate};
+use crate::access::{Access, AddressRate, Scope};
 use crate::base::trace::Traces;
 use crate::base::{FiveTuple, Now, RelayedAddress};
 use crate::wire::{self, Class, DecodeError, Key, Kind, Message, Method, Response};
@@ -14,7 +14,7 @@ use crate::wire::{self, Class, DecodeError, Key, Kind, Message, Method, Response
 use super::allocation::{Allocation, AllocationId, AllocationView, Allocations, State};
 use super::auth::Nonces;
 use super::change::Newcomers;
-use super::police::Rates;
+use super::police::ScopedRates;
 use super::purses::{PurseId, Purses};
 use super::reject::Reject;
 use super::routes::Routes;
@@ -33,7 +33,7 @@ pub struct Server {
     pub(super) by_five_tuple: HashMap<FiveTuple, AllocationId, RandomState>,
     pub(super) routes: Routes,
     pub(super) stats: Stats,
-    pub(super) rates: Rates,
+    pub(super) rates: ScopedRates,
     pub(super) purses: Purses,
     /// A hash that strangers cannot aim at.
     pub(super) hasher: RandomState,
@@ -59,8 +59,8 @@ impl Server {
         let [a, b, c, d] = seed.hash;
         let hasher = RandomState::with_seeds(a, b, c, d);
         let mut purses = Purses::new(hasher.clone());
-        let rates = Rates::new(settings.bandwidth);
-        if rates.total {
+        let rates = ScopedRates::new(settings.bandwidth);
+        if rates.total() {
             purses.call(PurseId::TOTAL);
         }
         Self {
@@ -145,20 +145,27 @@ impl Server {
             Ok(relayed) => {
                 allocation.state = State::Live(relayed);
                 let answer = allocate_success(allocation, relayed);
-                self.stats.live[five_tuple.transport() as usize][relayed.family() as usize] += 1;
+                let counts = !allocation.scope.is_canary();
+                if counts {
+                    self.stats.live[five_tuple.transport() as usize][relayed.family() as usize] +=
+                        1;
+                }
                 // The answer grants the whole lifetime, however long the relay took to open.
                 let granted = Duration::from_secs(allocation.granted_secs.into());
                 self.place_under_limits(now, id);
                 self.touch(now, id, |allocation| {
                     allocation.expires = now.mono + granted
                 });
-                self.stats
-                    .answered(Method::Allocate, five_tuple.transport(), Ok(()));
+                if counts {
+                    self.stats
+                        .answered(Method::Allocate, five_tuple.transport(), Ok(()));
+                }
                 self.answer(five_tuple, answer.finish(Some(&key), fingerprint));
                 self.trace_opened(now, id);
             }
             Err(error) => {
                 let user = Arc::clone(&allocation.user);
+                let counts = !allocation.scope.is_canary();
                 self.trace_unopened(now, id, error);
                 self.forget(id);
                 let reject = match error {
@@ -166,9 +173,11 @@ impl Server {
                     OpenError::Capacity => Reject::Capacity,
                 };
                 let code = reject.code();
-                self.stats
-                    .answered(Method::Allocate, five_tuple.transport(), Err(code));
-                self.stats.affected.user(now.unix_secs(), &user);
+                if counts {
+                    self.stats
+                        .answered(Method::Allocate, five_tuple.transport(), Err(code));
+                    self.stats.affected.user(now.unix_secs(), &user);
+                }
                 let answer = Response::error(Method::Allocate, transaction, code);
                 self.answer(five_tuple, answer.finish(Some(&key), fingerprint));
             }
@@ -233,12 +242,13 @@ impl Server {
         self.stats.relayed[Direction::ToPeer as usize][path as usize].add(bytes);
     }
 
-    /// Live allocations in the slots `from..from + count`, and whether there are slots beyond.
+    /// Live allocations in the slots `from..from + count` but for the canary's, and whether there are slots beyond.
     pub fn views(&self, now: Now, from: usize, count: usize) -> (Vec<AllocationView>, bool) {
         let second = self.second(now);
         let views = self
             .allocations
             .range(from, count)
+            .filter(|allocation| !allocation.scope.is_canary())
             .filter_map(|allocation| allocation.view(now, second))
             .collect();
         (views, from.saturating_add(count) < self.allocations.slots())
@@ -304,7 +314,8 @@ impl Server {
             if unverified && !self.may_answer(now, from, Some(*reject)) {
                 return Forward::Drop(DropReason::RateLimited);
             }
-            if method == Method::Allocate && reject.is_failure() {
+            let canary = signer.as_ref().is_some_and(|(_, scope)| scope.is_canary());
+            if method == Method::Allocate && reject.is_failure() && !canary {
                 self.count_affected(now, from, message);
             }
         }
@@ -316,7 +327,9 @@ impl Server {
             Ok(Some(_)) => Ok(()),
             Err(reject) => Err(reject.code()),
         };
-        self.stats.answered(method, from.transport(), outcome);
+        if !signer.is_some_and(|(_, scope)| scope.is_canary()) {
+            self.stats.answered(method, from.transport(), outcome);
+        }
         let response = match result {
             Ok(None) => return Forward::Consumed,
             Ok(Some(response)) => response,
@@ -329,7 +342,10 @@ impl Server {
         };
         self.answer(
             from,
-            response.finish(signer.as_ref(), message.has_fingerprint()),
+            response.finish(
+                signer.map(|(key, _)| key).as_ref(),
+                message.has_fingerprint(),
+            ),
         );
         Forward::Consumed
     }
@@ -406,7 +422,7 @@ impl Server {
         from: FiveTuple,
         message: &Message<'_>,
         method: Method,
-        signer: &mut Option<Key>,
+        signer: &mut Option<(Key, Scope)>,
     ) -> Result<Option<Response>, Reject> {
         if method == Method::Binding {
             return self.binding(from, message).map(Some);
@@ -418,7 +434,7 @@ impl Server {
         let owned = id.and_then(|id| self.allocations.get(id));
         let authenticated =
             super::auth::authenticate(message, now, from, &self.access, &self.nonces, owned)?;
-        *signer = Some(*authenticated.key());
+        *signer = Some((*authenticated.key(), authenticated.scope()));
         match method {
             Method::Allocate => self.allocate(now, from, message, authenticated),
             Method::Refresh => self.refresh(now, id, message, &authenticated).map(Some),
@@ -465,9 +481,12 @@ impl Server {
     /// Ends a live allocation: routes closed, relay closed, the last word said. False if it is not there.
     pub(super) fn end(&mut self, now: Now, id: AllocationId, reason: EndReason) -> bool {
         let second = self.second(now);
-        let Some(view) = self.allocations.get(id).map(|a| a.view(now, second)) else {
+        let Some(allocation) = self.allocations.get(id) else {
             return false;
         };
+        // Nobody is told of the server's own.
+        let canary = allocation.scope.is_canary();
+        let view = allocation.view(now, second).filter(|_| !canary);
         self.forget(id);
         self.outputs.push_back(Output::CloseRelay { id });
         let Some(view) = view else {

@@ -17,7 +17,7 @@ use ahash::RandomState;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::access::{Access, AddressRate, AuthFailure, Debts, Denied, DeniedRule};
+use crate::access::{Access, AddressRate, AuthFailure, Debts, Denied, DeniedRule, Scope, Visit};
 use crate::base::{Family, FiveTuple, ListenerId, Now, RelayedAddress, Transport};
 use crate::wire::{ChannelNumber, ErrorCode, Method, TransactionId};
 
@@ -25,7 +25,7 @@ use super::allocation::{Allocation, AllocationId, Allocations, ChannelBinding, P
 use super::auth::Nonces;
 use super::change::Newcomers;
 use super::contacts::Contacts;
-use super::police::{Limit, Rates};
+use super::police::{Limit, ScopedRates};
 use super::purses::{PurseId, Purses};
 use super::routes::Routes;
 use super::server::Server;
@@ -85,6 +85,10 @@ struct Image {
     generations: Vec<u32>,
     free: Vec<u32>,
     allocations: Vec<AllocationImage>,
+    /// Those that reach no further than a loop, and the number of their visit. A version that does not know them passes
+    /// them over rather than let them reach anybody.
+    #[serde(default)]
+    loops: Vec<(u32, AllocationImage)>,
     counters: BTreeMap<String, u64>,
     #[serde(default)]
     unauthenticated: Debts,
@@ -267,6 +271,10 @@ impl Server {
         };
         let at = now.mono.saturating_duration_since(*started);
         let (generations, free) = allocations.shape();
+        let wanted = || {
+            (allocations.range(0, usize::MAX))
+                .filter(|allocation| which(allocation.five_tuple.transport()))
+        };
         Snapshot(Image {
             taken: now.unix,
             realm: access.realm.to_string(),
@@ -277,9 +285,17 @@ impl Server {
             indications: *indications,
             generations,
             free: free.to_vec(),
-            allocations: (allocations.range(0, usize::MAX))
-                .filter(|allocation| which(allocation.five_tuple.transport()))
+            allocations: wanted()
+                .filter(|allocation| !allocation.scope.is_loop())
                 .map(|allocation| AllocationImage::of(allocation, now))
+                .collect(),
+            loops: wanted()
+                .filter_map(|allocation| match allocation.scope {
+                    Scope::Policy => None,
+                    Scope::Loop(visit) => {
+                        Some((visit.number(), AllocationImage::of(allocation, now)))
+                    }
+                })
                 .collect(),
             counters: counters(stats),
             unauthenticated: unauthenticated.debts(at),
@@ -310,6 +326,7 @@ impl Server {
             generations,
             free,
             allocations: images,
+            loops,
             counters,
             unauthenticated,
             auth_failures,
@@ -323,7 +340,14 @@ impl Server {
         let mut routes = Routes::new(hasher.clone());
         let mut timers = Timers::default();
         let mut stats = stats(&counters);
-        for image in &images {
+        let images = (images.iter().map(|image| (Some(Scope::Policy), image))).chain(
+            (loops.iter())
+                .map(|(visit, image)| (Visit::from_number(*visit).map(Scope::Loop), image)),
+        );
+        for (scope, image) in images {
+            let Some(scope) = scope else {
+                continue;
+            };
             let key = (realm == *access.realm).then_some(&*image.key);
             let revoked = image.credential_expires.is_none()
                 && !access.credentials.holds(&image.username, key);
@@ -331,7 +355,7 @@ impl Server {
                 continue;
             }
             let denied = |denied: Denied| stats.peer_denied[denied.rule as usize] += 1;
-            let Some(allocation) = image.restored(taken, &access, denied) else {
+            let Some(allocation) = image.restored(taken, scope, &access, denied) else {
                 continue;
             };
             let (id, five_tuple) = (allocation.id, allocation.five_tuple);
@@ -343,7 +367,9 @@ impl Server {
             timers.reschedule(id, next, Some(next));
             if let Some(allocation) = allocations.get(id) {
                 routes.sync(allocation, now.mono);
-                if let Some(relayed) = allocation.relayed() {
+                if let Some(relayed) = allocation.relayed()
+                    && !allocation.scope.is_canary()
+                {
                     let transport = five_tuple.transport() as usize;
                     stats.live[transport][relayed.family() as usize] += 1;
                 }
@@ -356,8 +382,8 @@ impl Server {
             rate
         };
         let mut purses = Purses::new(hasher.clone());
-        let rates = Rates::new(settings.bandwidth);
-        if rates.total {
+        let rates = ScopedRates::new(settings.bandwidth);
+        if rates.total() {
             purses.call(PurseId::TOTAL);
         }
         let mut server = Self {
@@ -404,6 +430,8 @@ pub struct Tenant {
     pub five_tuple: FiveTuple,
     /// User id, for quotas.
     pub user: Arc<str>,
+    /// How far its credentials reach, for quotas.
+    pub scope: Scope,
 }
 
 impl Server {
@@ -415,6 +443,7 @@ impl Server {
                 id: allocation.id,
                 five_tuple: allocation.five_tuple,
                 user: Arc::clone(&allocation.user),
+                scope: allocation.scope,
             })
     }
 
@@ -427,7 +456,7 @@ impl Server {
                 (
                     allocation.id,
                     allocation.five_tuple.transport(),
-                    allocation.relayed(),
+                    (allocation.relayed()).filter(|_| !allocation.scope.is_canary()),
                 )
             })
             .collect();
@@ -460,6 +489,7 @@ impl AllocationImage {
             username,
             key,
             credential_expires,
+            scope: _,
             transaction,
             fingerprint,
             granted_secs,
@@ -518,6 +548,7 @@ impl AllocationImage {
     fn restored(
         &self,
         taken: Instant,
+        scope: Scope,
         access: &Access,
         mut denied: impl FnMut(Denied),
     ) -> Option<Allocation> {
@@ -525,7 +556,7 @@ impl AllocationImage {
         let family = *Family::ALL.get(usize::from(self.family))?;
         let mut permissions = Vec::with_capacity(self.permissions.len());
         for (ip, expires) in &self.permissions {
-            match access.peers.permit_ip(*ip) {
+            match access.peers.permit_ip_within(scope, *ip) {
                 Ok(ip) => permissions.push(Permission {
                     ip,
                     expires: moment(*expires, taken),
@@ -535,7 +566,7 @@ impl AllocationImage {
         }
         let mut channels = Vec::with_capacity(self.channels.len());
         for (number, peer, expires) in &self.channels {
-            match access.peers.permit(*peer) {
+            match access.peers.permit_within(scope, *peer) {
                 Ok(peer) => channels.push(ChannelBinding {
                     number: ChannelNumber::new(*number)?,
                     peer,
@@ -553,6 +584,7 @@ impl AllocationImage {
             username: self.username.clone(),
             key: *self.key,
             credential_expires: self.credential_expires,
+            scope,
             transaction: TransactionId(self.transaction),
             fingerprint: self.fingerprint,
             granted_secs: self.granted_secs,

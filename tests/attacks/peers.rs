@@ -5,15 +5,16 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
-use turnix::access::{self, Access, DeniedRule, OwnAddresses};
-use turnix::base::{Family, FiveTuple, ListenerId, Transport};
-use turnix::turn::{AllocationId, Direction, DropReason, Forward, Path, Settings};
+use turnix::access::{self, Access, DeniedRule, OwnAddresses, Scope, Visit, rest};
+use turnix::base::{Family, FiveTuple, ListenerId, Secret, Transport};
+use turnix::turn::{AllocationId, Direction, DropReason, Forward, FromPeer, Path, Settings};
 use turnix::wire::Method;
 
 use super::client::Client;
 use super::common::wire::{Request, Signer};
 use super::common::world::{
-    PASSWORD, RELAY_V4, RELAY_V6, USER, World, access_settings, addr, own_addresses, seed, udp,
+    EPOCH, PASSWORD, RELAY_V4, RELAY_V6, USER, VISITS, World, access_settings, addr, own_addresses,
+    seed, udp,
 };
 use super::server::{BOTH, Server, peer, quiet_address, receive, until};
 
@@ -260,6 +261,19 @@ struct Attacker {
 impl Attacker {
     fn new(mut world: World, from: FiveTuple, relay: Family) -> Self {
         let signer = world.alice(from);
+        Self::signed(world, from, relay, signer)
+    }
+
+    /// A visitor of the test page.
+    fn visiting(mut world: World, from: FiveTuple, relay: Family) -> Self {
+        let expires = EPOCH.as_secs() + 300;
+        let secret = Secret::new(VISITS.to_owned());
+        let (username, password) = rest::mint(&secret, Some(VISITOR), expires);
+        let signer = Signer::new(&username, &password, &world.nonce(from));
+        Self::signed(world, from, relay, signer)
+    }
+
+    fn signed(mut world: World, from: FiveTuple, relay: Family, signer: Signer) -> Self {
         let reply = world.ask(from, &allocate(relay).sign(&signer));
         assert_eq!(reply.code(), 0);
         let id = *world.opened.last().unwrap();
@@ -350,6 +364,104 @@ fn refused_peers_are_reached_by_no_way() {
         let (views, _) = attacker.world.server.views(attacker.world.now, 0, 10);
         assert_eq!((views[0].permissions, views[0].channels), (0, 0));
         assert_eq!(views[0].traffic[Direction::ToPeer as usize].packets, 0);
+    }
+}
+
+/// The user id of a visit.
+const VISITOR: &str = "turnix-test:0123456789abcdef";
+
+/// What a visitor of the test page may reach is no more than others may, and of that relayed addresses only.
+#[test]
+fn a_visitor_reaches_relayed_addresses_and_nobody_else_by_any_way() {
+    let loop_only = DeniedRule::LoopOnly;
+    // Whatever the operator allows to others.
+    let everything = &["0.0.0.0/0", "::/0", "64:ff9b:1::/48", "metadata"];
+    for (allow, opened) in [(&[][..], false), (everything, true)] {
+        for (transport, client, relay) in everywhere() {
+            let world = World::with(roomy(), &access(&[], allow), seed());
+            let mut visitor = Attacker::visiting(world, five_tuple(transport, client), relay);
+            for &(text, rule) in REFUSED {
+                let peer = peer_at(text, PORT);
+                if family_of(peer) == relay {
+                    visitor.is_refused(peer, if opened { loop_only } else { rule });
+                }
+            }
+            for text in PERMITTED {
+                let peer = peer_at(text, PORT);
+                if family_of(peer) == relay {
+                    visitor.is_refused(peer, loop_only);
+                }
+            }
+            let (relayed, now) = (visitor.relayed, visitor.world.now);
+            let permit = Request::create_permission(&[relayed]);
+            let found = visitor.outcome(Method::CreatePermission, &permit);
+            assert_eq!(found, Outcome::Granted);
+            // The permission is per IP; neither services nor what is no relay port is reached by it.
+            for port in [0, 80, 443, 3478, 9641, PORT] {
+                let peer = SocketAddr::new(relayed.ip(), port);
+                let send = Request::send(peer, b"attack");
+                let found = visitor.outcome(Method::Send, &send);
+                assert_eq!(found, Outcome::Dropped(DropReason::PeerDenied), "{peer}");
+                let bind = Request::channel_bind(0x4000, peer);
+                assert_eq!(
+                    visitor.outcome(Method::ChannelBind, &bind),
+                    Outcome::Error(403),
+                    "{peer}"
+                );
+            }
+            // In memory, even where others may use the kernel.
+            let send = Request::send(relayed, b"loop");
+            let found = visitor.outcome(Method::Send, &send);
+            assert_eq!(found, Outcome::Sent(relayed, (true, false)));
+            let bind = Request::channel_bind(0x4000, relayed);
+            assert_eq!(
+                visitor.outcome(Method::ChannelBind, &bind),
+                Outcome::Granted
+            );
+            // And back: only what the same visit sent, whether a channel or a permission lets it in.
+            let mine = Scope::Loop(Visit::of(VISITOR));
+            let other = Scope::Loop(Visit::of("turnix-test:fedcba9876543210"));
+            let elsewhere = SocketAddr::new(relayed.ip(), 60_000);
+            for peer in [relayed, elsewhere] {
+                for (path, scope, passes) in [
+                    (Path::Hairpin, mine, true),
+                    (Path::Hairpin, other, false),
+                    (Path::Hairpin, Scope::Policy, false),
+                    (Path::Kernel, Scope::Policy, false),
+                ] {
+                    let from = FromPeer { peer, path, scope };
+                    let id = visitor.id;
+                    let forward = visitor.world.server.handle_peer_input(now, id, from, b"in");
+                    let passed = matches!(forward, Forward::ToClient { .. });
+                    assert!(passed || forward == Forward::Drop(DropReason::PeerDenied));
+                    assert_eq!(passed, passes, "{path:?} {scope:?}");
+                }
+            }
+        }
+    }
+}
+
+/// Who has an ordinary allocation gets nothing of a visit, whatever it permits.
+#[test]
+fn a_visitor_sends_to_no_user() {
+    let mut alice = Attacker::new(World::new(), udp("192.0.2.7:4000"), Family::V4);
+    let visit = SocketAddr::new(alice.relayed.ip(), 60_000);
+    let permit = Request::create_permission(&[visit]);
+    assert_eq!(
+        alice.outcome(Method::CreatePermission, &permit),
+        Outcome::Granted
+    );
+    let bind = Request::channel_bind(0x4000, visit);
+    assert_eq!(alice.outcome(Method::ChannelBind, &bind), Outcome::Granted);
+    for visitor in [Visit::of(VISITOR), Visit::CANARY] {
+        let from = FromPeer {
+            peer: visit,
+            path: Path::Hairpin,
+            scope: Scope::Loop(visitor),
+        };
+        let forward =
+            (alice.world.server).handle_peer_input(alice.world.now, alice.id, from, b"in");
+        assert_eq!(forward, Forward::Drop(DropReason::PeerDenied));
     }
 }
 

@@ -40,6 +40,9 @@ pub struct World {
     next_port: u16,
 }
 
+/// Signs for visits of the test page.
+pub const VISITS: &str = "signs for visits";
+
 pub fn access_settings() -> access::Settings {
     access::Settings {
         realm: REALM.into(),
@@ -48,6 +51,7 @@ pub fn access_settings() -> access::Settings {
             ("bob".into(), Secret::new("builder".into())),
         ],
         secrets: vec![Secret::new(SECRET.into()), Secret::new(OLD_SECRET.into())],
+        visits: Some(Secret::new(VISITS.into())),
         strict_expiry: false,
         peers: PeerSettings::default(),
         limits: Limits::default(),
@@ -143,6 +147,7 @@ impl World {
         let from = FromPeer {
             peer,
             path: Path::Kernel,
+            scope: turnix::access::Scope::Policy,
         };
         let forward = self.server.handle_peer_input(self.now, to, from, bytes);
         self.drain();

@@ -2,11 +2,8 @@
 //! on the one port, and the server's own test page.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::path::Path;
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -15,8 +12,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
+use crate::chromium::{Tab, command};
 use crate::server::{Options, PASSWORD, Server, USER, is_stand_in};
-use crate::tools::{Process, find_tool, now, one_at_a_time, wait_for};
+use crate::tools::{Process, find_tool, one_at_a_time, wait_for};
 
 const CALL: Duration = Duration::from_secs(60);
 
@@ -119,7 +117,7 @@ fn check_call(test: &str, uri: &str, relay_protocol: &str) {
 }
 
 /// What the test page has found so far: the JSON of the result it promises, or null.
-const FOUND: &str = "window.turnixFound ?? \
+pub const FOUND: &str = "window.turnixFound ?? \
     (window.turnixResult?.then((result) => { window.turnixFound = JSON.stringify(result); }), null)";
 
 /// The server's own page tests the ICE servers it is given, in a browser, and promises `turnixResult`.
@@ -136,22 +134,26 @@ fn built_in_test_page() {
     let port = server.port;
     let urls = [
         format!("turn:127.0.0.1:{port}?transport=udp"),
-        format!("turn:127.0.0.1:{port}?transport=tcp"),
         format!("turns:localhost:{port}?transport=tcp"),
     ];
-    let ice_servers = json!([{ "urls": urls, "username": USER, "credential": PASSWORD }]);
-    let fragment = URL_SAFE_NO_PAD.encode(ice_servers.to_string());
-    let mut tab = Tab::open(
-        &chromium,
-        server.dir(),
-        &format!("http://127.0.0.1:{port}/test#{fragment}"),
-    );
-    let found = wait_for("window.turnixResult", CALL, || {
-        tab.evaluate(FOUND).as_str().map(str::to_owned)
-    });
-    let found: Value = serde_json::from_str(&found).expect("JSON in turnixResult");
-    assert_eq!(found["verdict"], "ok", "{found:#}");
-    let results = found["results"].as_array().expect("results");
+    let page = |password: &str| {
+        let ice_servers = json!([{ "urls": urls, "username": USER, "credential": password }]);
+        let fragment = URL_SAFE_NO_PAD.encode(ice_servers.to_string());
+        format!("http://127.0.0.1:{port}/test?{password}#{fragment}")
+    };
+    let browser = command(&chromium, server.dir());
+    let mut tab = Tab::open(&browser, server.dir(), &page(PASSWORD));
+    let mut found = || {
+        let found = wait_for("window.turnixResult", CALL, || {
+            tab.evaluate(FOUND).as_str().map(str::to_owned)
+        });
+        let found: Value = serde_json::from_str(&found).expect("JSON in turnixResult");
+        tab.go(&page("wrong"));
+        found
+    };
+    let right = found();
+    assert_eq!(right["finding"], "all_work", "{right:#}");
+    let results = right["results"].as_array().expect("results");
     assert_eq!(
         results
             .iter()
@@ -160,19 +162,28 @@ fn built_in_test_page() {
         urls.each_ref().map(|url| Some(url.as_str()))
     );
     for result in results {
-        assert_eq!(result["state"], "ok", "{found:#}");
+        assert_eq!(result["state"], "ok", "{right:#}");
         assert!(
             result["relayed"]
                 .as_str()
                 .is_some_and(|address| address.starts_with("127.0.0.1:")),
-            "{found:#}"
+            "{right:#}"
         );
         assert!(
             number(result, "rtt_ms") >= 0.0 && number(result, "throughput_bits_per_second") > 0.0,
-            "{found:#}"
+            "{right:#}"
         );
     }
+    assert!(!right.to_string().contains(PASSWORD), "{right:#}");
     server.wait_until_idle();
+
+    let wrong = found();
+    assert_eq!(wrong["finding"], "refused", "{wrong:#}");
+    let reason = wrong["results"][0]["reason"].as_str();
+    assert!(
+        reason.is_some_and(|text| text.contains("(401)")),
+        "{wrong:#}"
+    );
 }
 
 /// Shows that a tab can be driven, with a page of ours.
@@ -185,39 +196,13 @@ fn tab_is_driven() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let page = Page::serve(json!({}));
     let mut tab = Tab::open(
-        &chromium,
+        &command(&chromium, dir.path()),
         dir.path(),
         &format!("http://127.0.0.1:{}/blank#words", page.port),
     );
     wait_for("the page", Duration::from_secs(20), || {
         (tab.evaluate("document.readyState + location.hash") == "complete#words").then_some(())
     });
-}
-
-/// Chromium without a window or a profile of its own, with a fake camera and microphone, that trusts any certificate,
-/// gathers candidates on loopback and asks for nothing from outside.
-fn command(chromium: &Path, dir: &Path) -> Command {
-    let mut command = Command::new(chromium);
-    command.env("HOME", dir);
-    command.arg(format!("--user-data-dir={}", dir.join("profile").display()));
-    command.args([
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--disable-dev-shm-usage",
-        "--disable-features=WebRtcHideLocalIpsWithMdns",
-        "--allow-loopback-in-peer-connection",
-        "--ignore-certificate-errors",
-        "--use-fake-device-for-media-stream",
-        "--use-fake-ui-for-media-stream",
-        "--autoplay-policy=no-user-gesture-required",
-    ]);
-    command
 }
 
 fn number(value: &Value, key: &str) -> f64 {
@@ -317,92 +302,4 @@ fn answer(stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
         "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close"
     );
     write!(reader.get_mut(), "{head}\r\n\r\n{content}")
-}
-
-/// A browser tab driven through the DevTools protocol, over two named pipes in place of the WebSocket.
-struct Tab {
-    requests: File,
-    answers: BufReader<File>,
-    session: Value,
-    last_id: u64,
-    // Dropped last, so that the browser outlives its pipes.
-    _browser: Process,
-}
-
-impl Tab {
-    fn open(chromium: &Path, dir: &Path, url: &str) -> Tab {
-        let (requests, answers) = (dir.join("requests"), dir.join("answers"));
-        let made = Command::new("mkfifo")
-            .args([&requests, &answers])
-            .status()
-            .expect("mkfifo");
-        assert!(made.success(), "mkfifo");
-        // Opened for reading and writing, a pipe neither blocks at open nor ends with one of its writers.
-        let mut open = OpenOptions::new();
-        open.read(true).write(true);
-        let (to_browser, from_browser) = (
-            open.open(&requests).expect("pipe"),
-            open.open(&answers).expect("pipe"),
-        );
-        let browser = command(chromium, dir);
-        let mut shell = Command::new("sh");
-        shell
-            .env("HOME", dir)
-            .args(["-c", "exec \"$@\" 3<requests 4>answers", "sh"])
-            .current_dir(dir);
-        shell
-            .arg(browser.get_program())
-            .args(browser.get_args())
-            .arg("--remote-debugging-pipe");
-        let browser = Process::start(&mut shell, dir.join("chromium.log"));
-        let mut tab = Tab {
-            requests: to_browser,
-            answers: BufReader::new(from_browser),
-            session: Value::Null,
-            last_id: 0,
-            _browser: browser,
-        };
-        let target = tab
-            .ask("Target.createTarget", json!({ "url": url }))
-            .expect("a tab");
-        let attach = json!({ "targetId": target["targetId"], "flatten": true });
-        let attached = tab.ask("Target.attachToTarget", attach).expect("a session");
-        tab.session = attached["sessionId"].clone();
-        tab
-    }
-
-    /// The value of an expression in the page; null while the page is on its way, when there is nowhere to look.
-    fn evaluate(&mut self, expression: &str) -> Value {
-        let arguments =
-            json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
-        let answer = self.ask("Runtime.evaluate", arguments);
-        answer.map_or(Value::Null, |mut answer| answer["result"]["value"].take())
-    }
-
-    fn ask(&mut self, method: &str, parameters: Value) -> Result<Value, Value> {
-        self.last_id += 1;
-        let mut request = json!({ "id": self.last_id, "method": method, "params": parameters });
-        if !self.session.is_null() {
-            request["sessionId"] = self.session.clone();
-        }
-        write!(self.requests, "{request}\0").expect("pipe to the browser");
-        let end = now() + Duration::from_secs(30);
-        loop {
-            assert!(now() < end, "{method}: no answer");
-            let mut message = Vec::new();
-            self.answers
-                .read_until(0, &mut message)
-                .expect("pipe from the browser");
-            message.pop();
-            let mut message: Value =
-                serde_json::from_slice(&message).expect("JSON from the browser");
-            if message["id"] == self.last_id {
-                let error = message["error"].take();
-                if !error.is_null() {
-                    return Err(error);
-                }
-                return Ok(message["result"].take());
-            }
-        }
-    }
 }

@@ -1,5 +1,5 @@
-//! Other implementations' clients against the built server: coturn's load generator, a real browser, aiortc, the
-//! `turn` crate, Twilio's library. Everything runs on loopback and ends by itself.
+//! Other implementations' clients against the built server: coturn's load generator, browsers, aiortc, the
+//! `turn` crate, Twilio's library. Everything runs on loopback or in a network that the test makes, and ends by itself.
 //!
 //! A test whose tool is missing prints `SKIPPED` and passes, unless `INTEROP_REQUIRE_TOOLS=1`.
 //! `INTEROP_SERVER=coturn` runs the same clients against coturn's `turnserver`, which tells a fault of the
@@ -7,10 +7,14 @@
 
 mod aiortc;
 mod browser;
+mod chromium;
+mod firefox;
 mod metrics;
+mod network;
 mod prometheus;
 mod promtool;
 mod server;
+mod test_page;
 mod tools;
 mod turn_crate;
 mod twilio;

@@ -175,6 +175,7 @@ fn the_core_is_empty_after_allocations_that_came_and_went() {
         let wanted = Wanted {
             family: Family::V4,
             even_port: cycle % 3 == 0,
+            scope: turnix::access::Scope::Policy,
         };
         world.input(from, if wanted.even_port { even } else { any });
         let id = world.opened.pop().expect("a relay is to be opened");

@@ -17,5 +17,7 @@ mod limits;
 mod load;
 mod service;
 mod start;
+mod status;
 mod streams;
 mod turn_crate;
+mod visits;

@@ -203,7 +203,7 @@ pub fn config(listen: &[&str], protocols: &str, set: Vec<String>) -> Config {
          [auth]\nusers = {{ {USER} = \"{PASSWORD}\", bob = \"builder\" }}\nsecrets = [\"{SECRET}\"]\n\
          [peers]\nallow = [\"loopback\"]\n\
          [http]\nadmin = \"\"\n\
-         [server]\nshards = 2\n\
+         [server]\nshards = 2\ncanary = \"0\"\n\
          {listeners}"
     );
     Config::load(&Sources {

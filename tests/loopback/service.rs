@@ -27,7 +27,7 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap()
     }
 
-    fn field(&self, name: &str) -> Option<&str> {
+    pub fn field(&self, name: &str) -> Option<&str> {
         (self.head.lines()).find_map(|line| {
             let (field, value) = line.split_once(": ")?;
             field.eq_ignore_ascii_case(name).then_some(value)

@@ -158,6 +158,7 @@ fn traffic_is_counted_by_direction_path_and_allocation() {
         let from = FromPeer {
             peer: addr(PEER),
             path,
+            scope: turnix::access::Scope::Policy,
         };
         world
             .server

@@ -470,6 +470,7 @@ impl Ledger {
         let from = FromPeer {
             peer: address,
             path: Path::Kernel,
+            scope: turnix::access::Scope::Policy,
         };
         let now = self.tell(back);
         match self.server.handle_peer_input(now, id, from, &data) {
@@ -553,7 +554,10 @@ impl Ledger {
             Ok(RelayedAddress(address)) => {
                 assert_eq!((reply.code(), reply.relayed()), (0, address));
                 let secs = u64::from(reply.lifetime());
-                assert!((600..=model::MAX_LIFETIME_SECS).contains(&secs));
+                assert!(
+                    (1..=model::MAX_LIFETIME_SECS).contains(&secs),
+                    "600 and more, but for a visit"
+                );
                 self.held[at].relayed = Some(address);
                 self.held[at].ends = self.latest + 1000 * secs;
             }
@@ -688,7 +692,10 @@ impl Ledger {
             }
             m::METHOD_REFRESH => {
                 let secs = u64::from(reply.lifetime());
-                assert!((600..=model::MAX_LIFETIME_SECS).contains(&secs));
+                assert!(
+                    (1..=model::MAX_LIFETIME_SECS).contains(&secs),
+                    "600 and more, but for a visit"
+                );
                 held.ends = latest + 1000 * secs;
             }
             m::METHOD_CREATE_PERMISSION => {

@@ -10,6 +10,7 @@ use turnix::base::Family;
 const ANY: Wanted = Wanted {
     family: Family::V4,
     even_port: false,
+    scope: turnix::access::Scope::Policy,
 };
 
 #[derive(Clone, Debug)]
@@ -52,6 +53,7 @@ fn wanted() -> impl Strategy<Value = Wanted> {
     (any::<bool>(), any::<bool>()).prop_map(|(v4, even_port)| Wanted {
         family: if v4 { Family::V4 } else { Family::V6 },
         even_port,
+        scope: turnix::access::Scope::Policy,
     })
 }
 
@@ -168,6 +170,7 @@ fn no_user_takes_all_relay_ports_and_each_leaves_some_to_the_next() {
     };
     let even = Wanted {
         even_port: true,
+        scope: turnix::access::Scope::Policy,
         ..ANY
     };
     let mut quota = Quota::new(limits, [10_000, 10_000]);

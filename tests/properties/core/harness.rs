@@ -18,7 +18,7 @@ use turnix::turn::{
 use super::model::{self, Credential, Event, Kind, Model, Ms, Nonce, Verdict, Why};
 use super::operations::{CLIENTS, CREDENTIALS, NonceChoice, Opening, Operation, Signature, Step};
 use crate::common::wire::{Reply, Request, Signer, channel_data, padded_channel_data};
-use crate::common::world::{self, EPOCH, OLD_SECRET, RELAY_V4, RELAY_V6, SECRET, World};
+use crate::common::world::{self, EPOCH, OLD_SECRET, RELAY_V4, RELAY_V6, SECRET, VISITS, World};
 
 /// What a run came across, to see that runs get somewhere.
 #[derive(Debug, Default)]
@@ -92,6 +92,7 @@ pub fn credentials() -> Vec<Credential> {
             user,
             expires_secs: Some(secs),
             valid: true,
+            looping: secret.expose() == VISITS,
         }
     };
     let fixed = |user: &'static str, password: &str, valid| Credential {
@@ -100,6 +101,7 @@ pub fn credentials() -> Vec<Credential> {
         user,
         expires_secs: None,
         valid,
+        looping: false,
     };
     let credentials = vec![
         fixed("alice", "wonderland", true),
@@ -110,6 +112,7 @@ pub fn credentials() -> Vec<Credential> {
         fixed("alice", "wrong", false),
         rest(SECRET, "alice", 5000),
         rest("nobody's", "carol", 5000),
+        rest(VISITS, "turnix-test:0123", 4000),
     ];
     assert_eq!(credentials.len(), CREDENTIALS);
     let mut credentials = credentials;
@@ -133,7 +136,7 @@ pub fn accesses(strict_expiry: bool) -> [Arc<Access>; 2] {
 }
 
 /// The credential each client signs with unless the operation says otherwise.
-pub const OWN: [usize; CLIENTS] = [0, 2, 1, 4, 3, 0];
+pub const OWN: [usize; CLIENTS] = [0, 2, 1, 4, 3, 8];
 
 impl Harness {
     pub fn new(strict_expiry: bool) -> Self {
@@ -612,6 +615,7 @@ impl Harness {
         let from = FromPeer {
             peer: address,
             path: Path::Kernel,
+            scope: turnix::access::Scope::Policy,
         };
         let late = self.is_late(back);
         let now = self.tell(back);
@@ -789,6 +793,7 @@ impl Harness {
                 family,
                 even_port,
                 user,
+                scope: _,
                 client,
             } => {
                 assert!(!self.ids.contains(&id), "an id names one allocation ever");

@@ -18,6 +18,9 @@ pub struct Credential {
     pub user: &'static str,
     pub expires_secs: Option<u64>,
     pub valid: bool,
+    /// It is a visit's: good for a loop through relayed addresses of its own, which no peer here is, and no longer than
+    /// it lasts.
+    pub looping: bool,
 }
 
 /// Peers, and what policy says of the IP and of the transport address.
@@ -31,6 +34,9 @@ pub const PEERS: [(&str, bool, bool); 8] = [
     ("198.51.100.1:50001", true, true),
     ("198.51.100.1:3478", true, false),
 ];
+
+/// Which of them are on the address that is relayed from.
+pub const OWN_RELAYS: [usize; 2] = [6, 7];
 
 /// Whom the stricter snapshot does not know, and what it refuses beside the rest: peer 2, and peer 1 by its port.
 pub const REMOVED_USER: &str = "bob";
@@ -176,12 +182,18 @@ impl Model {
     }
 
     /// What policy says of a peer's IP.
-    fn permits_ip(&self, index: usize) -> bool {
+    fn permits_ip(&self, index: usize, looping: bool) -> bool {
+        if looping {
+            return OWN_RELAYS.contains(&index);
+        }
         PEERS[index].1 && !(self.stricter && index == 2)
     }
 
     /// What policy says of a peer's transport address.
-    fn permits(&self, index: usize) -> bool {
+    fn permits(&self, index: usize, looping: bool) -> bool {
+        if looping && !OWN_RELAYS.contains(&index) {
+            return false;
+        }
         PEERS[index].2 && !(self.stricter && matches!(index, 1 | 2))
     }
 
@@ -470,7 +482,7 @@ impl Model {
         if let Some(code) = refused {
             return Ok(Some(Err(code)));
         }
-        let granted = granted(lifetime);
+        let granted = granted(now, lifetime, &self.credentials[credential]);
         self.allocations.push(Allocation {
             number: self.opened,
             client: request.client,
@@ -494,6 +506,10 @@ impl Model {
         })
     }
 
+    fn is_looping(&self, allocation: &Allocation) -> bool {
+        self.credentials[allocation.credential].looping
+    }
+
     fn owned(&self, client: usize, credential: usize) -> Result<usize, u16> {
         let at = (self.allocations.iter())
             .position(|allocation| allocation.client == client && allocation.relayed.is_some())
@@ -508,7 +524,9 @@ impl Model {
     fn same_user(&self, allocation: &Allocation, credential: usize) -> bool {
         let owner = &self.credentials[allocation.credential];
         let asking = &self.credentials[credential];
-        owner.user == asking.user && owner.expires_secs.is_some() == asking.expires_secs.is_some()
+        owner.user == asking.user
+            && owner.expires_secs.is_some() == asking.expires_secs.is_some()
+            && owner.looping == asking.looping
     }
 
     /// RFC 8656 §8.2.
@@ -528,10 +546,10 @@ impl Model {
         if lifetime != Some(0) {
             let over = (self.credentials[credential].expires_secs)
                 .is_some_and(|expires| now >= expires * 1000);
-            if self.strict_expiry && over {
+            if (self.strict_expiry || self.credentials[credential].looping) && over {
                 return Err(401);
             }
-            secs = granted(lifetime);
+            secs = granted(now, lifetime, &self.credentials[credential]);
             allocation.ends = now + 1000 * u64::from(secs);
             allocation.credential = credential;
         }
@@ -543,7 +561,8 @@ impl Model {
 
     /// RFC 8656 §10.2.
     fn create_permission(&mut self, now: Ms, at: usize, peers: &[usize]) -> Result<Granted, u16> {
-        let refused = peers.iter().any(|index| !self.permits_ip(*index));
+        let looping = self.is_looping(&self.allocations[at]);
+        let refused = (peers.iter()).any(|index| !self.permits_ip(*index, looping));
         let allocation = &mut self.allocations[at];
         if peers.is_empty() {
             return Err(400);
@@ -579,7 +598,7 @@ impl Model {
         let (Some(channel), Some(index)) = (channel, index) else {
             return Err(400);
         };
-        let refused = !self.permits(index);
+        let refused = !self.permits(index, self.is_looping(&self.allocations[at]));
         let allocation = &mut self.allocations[at];
         let address = peer(index);
         if !(0x4000..=0x4FFF).contains(&channel) {
@@ -618,12 +637,13 @@ impl Model {
     /// A Send indication (RFC 8656 §11.2).
     pub fn send(&mut self, now: Ms, client: usize, index: usize, bytes: usize) -> Verdict {
         let address = peer(index);
-        let refused = !self.permits(index);
-        let allocation = (self.allocations.iter_mut())
-            .find(|a| a.client == client && a.relayed.is_some() && a.ends > now);
-        let Some(allocation) = allocation else {
+        let found = (self.allocations.iter())
+            .position(|a| a.client == client && a.relayed.is_some() && a.ends > now);
+        let Some(at) = found else {
             return Verdict::NoAllocation;
         };
+        let refused = !self.permits(index, self.is_looping(&self.allocations[at]));
+        let allocation = &mut self.allocations[at];
         if family_of(address) != allocation.family {
             return Verdict::Family;
         }
@@ -660,10 +680,15 @@ impl Model {
     pub fn from_peer(&mut self, now: Ms, number: usize, index: usize, bytes: usize) -> Verdict {
         let from = peer(index);
         // Of the two snapshots the stricter one has rules with ports, which hold in both directions.
-        let refused = self.stricter && !self.permits(index);
-        let Some(allocation) = self.allocations.iter_mut().find(|a| a.number == number) else {
+        let refused = self.stricter && !self.permits(index, false);
+        let Some(at) = (self.allocations.iter()).position(|a| a.number == number) else {
             return Verdict::NoAllocation;
         };
+        // What comes through the kernel comes from no visit.
+        if self.is_looping(&self.allocations[at]) {
+            return Verdict::PeerDenied;
+        }
+        let allocation = &mut self.allocations[at];
         if allocation.relayed.is_none()
             || allocation.ends <= now
             || !permitted(&allocation.permissions, from.ip(), now)
@@ -691,10 +716,15 @@ struct Granted {
     relayed: Option<SocketAddr>,
 }
 
-fn granted(requested: Option<u32>) -> u32 {
-    requested
-        .unwrap_or(600)
-        .clamp(600, MAX_LIFETIME_SECS as u32)
+fn granted(now: Ms, requested: Option<u32>, credential: &Credential) -> u32 {
+    let granted = (requested.unwrap_or(600)).clamp(600, MAX_LIFETIME_SECS as u32);
+    match credential.expires_secs {
+        Some(expires) if credential.looping => {
+            let left = (expires * 1000).saturating_sub(now) / 1000;
+            granted.min(left.max(1) as u32)
+        }
+        _ => granted,
+    }
 }
 
 pub fn family_of(address: SocketAddr) -> u8 {

@@ -3,7 +3,7 @@
 use super::model::Kind;
 
 pub const CLIENTS: usize = 6;
-pub const CREDENTIALS: usize = 8;
+pub const CREDENTIALS: usize = 9;
 
 #[derive(Clone, Debug)]
 pub struct World {

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use turnix::access::{Access, Settings as AccessSettings};
+use turnix::access::{Access, Scope, Settings as AccessSettings, Visit, rest};
 use turnix::base::{Secret, Transport};
-use turnix::turn::{DropReason, Forward, Server, Settings, Snapshot, SnapshotError};
+use turnix::turn::{
+    DropReason, Forward, FromPeer, Path, Server, Settings, Snapshot, SnapshotError,
+};
 
-use crate::common::wire::{Request, channel_data};
+use crate::common::wire::{Request, Signer, channel_data};
 use crate::common::world::{self, World, addr, secs, tcp, udp};
 
 const PEER: &str = "203.0.113.9:5000";
@@ -95,6 +97,56 @@ fn what_the_new_policy_refuses_is_not_taken_over() {
     assert!(passes(&mut world, 0x4001));
     let denied: u64 = world.server.stats().peer_denied.iter().sum();
     assert_eq!(denied, 2, "a channel and a permission");
+}
+
+/// A visitor of the test page stays one, in a process that signs for visits with another secret.
+#[test]
+fn a_visit_goes_no_further_in_another_process() {
+    const VISITOR: &str = "turnix-test:0123456789abcdef";
+    let mut world = World::with(Settings::default(), &open_to_documentation(), world::seed());
+    let client = udp("192.0.2.7:4000");
+    let secret = Secret::new(world::VISITS.to_owned());
+    let expires = world::EPOCH.as_secs() + 300;
+    let (username, password) = rest::mint(&secret, Some(VISITOR), expires);
+    let visitor = Signer::new(&username, &password, &world.nonce(client));
+    let reply = world.ask(client, &Request::allocate().sign(&visitor));
+    assert_eq!((reply.code(), reply.lifetime()), (0, 300));
+    let (id, relayed) = (*world.opened.last().unwrap(), reply.relayed());
+    let bind = Request::channel_bind(0x4000, relayed).sign(&visitor);
+    assert_eq!(world.code(client, &bind), 0);
+
+    let mut access = open_to_documentation();
+    access.visits = Some(Secret::new("another".to_owned()));
+    handed_over(&mut world, &access, Duration::ZERO);
+    assert_eq!(world.server.len(), 1);
+    assert!(passes(&mut world, 0x4000), "its own loop");
+    let mut comes = |path, scope| {
+        let from = FromPeer {
+            peer: relayed,
+            path,
+            scope,
+        };
+        let forward = world.server.handle_peer_input(world.now, id, from, b"in");
+        matches!(forward, Forward::ToClient { .. })
+    };
+    assert!(comes(Path::Hairpin, Scope::Loop(Visit::of(VISITOR))));
+    assert!(!comes(Path::Hairpin, Scope::Policy));
+    assert!(!comes(Path::Kernel, Scope::Policy));
+    for peer in [PEER, OTHER] {
+        let permit = Request::create_permission(&[addr(peer)]).sign(&visitor);
+        assert_eq!(world.code(client, &permit), 403, "allowed to others");
+    }
+    // What was signed there begins nothing here, and what began ends with its credentials.
+    let elsewhere = udp("192.0.2.7:4001");
+    let again = Signer::new(&username, &password, &world.nonce(elsewhere));
+    assert_eq!(
+        world.code(elsewhere, &Request::allocate().sign(&again)),
+        401
+    );
+    let reply = world.ask(client, &Request::refresh(3600).sign(&visitor));
+    assert_eq!((reply.code(), reply.lifetime()), (0, 300));
+    world.pass(secs(300));
+    assert_eq!(world.server.len(), 0);
 }
 
 #[test]

@@ -1,0 +1,192 @@
+//! Looks at this very server the way its clients do: through its own listeners, by a relayed address, to a socket of this
+//! host and back.
+//!
+//! What lies between the server and the Internet is not seen from here.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
+
+use super::canary::{self, Credential, Goal, Look, Wire};
+use crate::base::{Family, Transport};
+use crate::client::{Failure, Settings};
+use crate::wire::ErrorCode;
+
+/// LIFETIME of what a look allocates, in seconds: it is given back at once, or else soon.
+const LIFETIME_SECS: u32 = 30;
+
+/// One way into this server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// What is spoken.
+    pub transport: Transport,
+    /// Where, from this host.
+    pub server: SocketAddr,
+}
+
+/// Why a way does not lead through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nobody accepts connections there.
+    Closed,
+    /// The TLS handshake fails.
+    Handshake,
+    /// Requests are not answered.
+    Silent,
+    /// No allocation is to be had: 486 or 508.
+    Full,
+    /// A request was refused otherwise, with this ERROR-CODE.
+    Refused(u16),
+    /// There is an allocation, and no data comes through it.
+    Relay,
+    /// The answers make no sense, or this host has no room for a client.
+    Broken,
+}
+
+/// What a look found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// From the client by the relay to the peer and back.
+    pub echo: Duration,
+    /// All of it, from the first packet.
+    pub whole: Duration,
+}
+
+/// One look by `way` that takes no longer than `patience`, with data that goes to a socket on `local`, a local address that is relayed from, and comes back.
+///
+/// # Errors
+/// How far it came.
+pub async fn look(
+    way: Way,
+    local: IpAddr,
+    credential: Credential,
+    patience: Duration,
+) -> Result<Seen, Fault> {
+    let begun = Instant::now();
+    let deadline = begun + patience;
+    let peer = (UdpSocket::bind((local, 0)).await).map_err(|_| Fault::Broken)?;
+    let path = match way.transport {
+        Transport::Udp => (Wire::udp(way.server).await).map_err(|_| Fault::Broken)?,
+        Transport::Tcp => Wire::stream(connect(way.server, deadline).await?),
+        Transport::Tls => {
+            let stream = connect(way.server, deadline).await?;
+            let connector = TlsConnector::from(tls().ok_or(Fault::Broken)?);
+            let name = ServerName::from(way.server.ip());
+            let handshake = timeout_at(deadline, connector.connect(name, stream)).await;
+            Wire::stream(
+                handshake
+                    .map_err(|_| Fault::Silent)?
+                    .map_err(|_| Fault::Handshake)?,
+            )
+        }
+    };
+    let (username, password) = credential;
+    let settings = Settings {
+        username,
+        password,
+        transport: way.transport,
+        family: Some(Family::of(local)),
+        lifetime_secs: Some(LIFETIME_SECS),
+    };
+    let mut look = Look::new(settings, path, Goal::Echo(peer));
+    match timeout_at(deadline, look.run()).await {
+        Ok(Ok(echo)) => Ok(Seen {
+            echo,
+            whole: begun.elapsed(),
+        }),
+        Ok(Err(canary::Fault::Failed(_, Failure::Refused(code)))) => Err(refused(code)),
+        Ok(Err(canary::Fault::Failed(_, Failure::Timeout))) => Err(Fault::Silent),
+        Ok(Err(_)) => Err(Fault::Broken),
+        Err(_) => {
+            look.release().await;
+            if look.has_sent_proof() {
+                Err(Fault::Relay)
+            } else {
+                Err(Fault::Silent)
+            }
+        }
+    }
+}
+
+fn refused(code: u16) -> Fault {
+    let full = [
+        ErrorCode::AllocationQuotaReached,
+        ErrorCode::InsufficientCapacity,
+    ];
+    if full.iter().any(|full| full.code() == code) {
+        Fault::Full
+    } else {
+        Fault::Refused(code)
+    }
+}
+
+async fn connect(server: SocketAddr, deadline: Instant) -> Result<TcpStream, Fault> {
+    match timeout_at(deadline, TcpStream::connect(server)).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(_)) => Err(Fault::Closed),
+        Err(_) => Err(Fault::Silent),
+    }
+}
+
+/// A client that takes any certificate; `None` if the provider lacks a protocol version, which would be a bug.
+fn tls() -> Option<Arc<ClientConfig>> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let verifier = Arc::new(Itself(Arc::clone(&provider)));
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .ok()?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    Some(Arc::new(config))
+}
+
+/// Takes any certificate: whoever looks at itself by an address has no name to verify, and knows what it serves and until
+/// when.
+#[derive(Debug)]
+struct Itself(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Itself {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, cert, dss, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, cert, dss, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
