@@ -194,6 +194,13 @@ fn free_block() -> Block {
     panic!("no free ports");
 }
 
+/// A free port for another server, the port ten above it included, and some for its relays.
+pub fn free_ports() -> (u16, std::ops::RangeInclusive<u16>) {
+    let block = free_block();
+    let (first, last) = block.relays();
+    (block.listen(), first..=last)
+}
+
 /// Whether `port` can be bound for UDP and TCP on both loopback addresses.
 pub fn is_free(port: u16) -> bool {
     LOOPBACK.iter().all(|ip| {
@@ -202,7 +209,8 @@ pub fn is_free(port: u16) -> bool {
     })
 }
 
-fn write_certificate(dir: &TempDir) {
+/// `cert.pem` and `key.pem` for loopback.
+pub fn write_certificate(dir: &TempDir) {
     let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
     let made = rcgen::generate_simple_self_signed(names).expect("certificate");
     std::fs::write(dir.path().join("cert.pem"), made.cert.pem()).expect("certificate");
