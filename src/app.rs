@@ -1,6 +1,7 @@
 //! Composition root: builds everything once, in rank order, and takes it down again.
 
 mod canary;
+mod certification;
 mod doors;
 mod handover;
 mod host;
@@ -36,9 +37,10 @@ use crate::lifecycle::{Drain, Inherited};
 use crate::net;
 use crate::records::Records;
 use crate::shard::{self, ListenerSlot, RelayIp, Shards};
-use crate::stream::{self, Admission, Certificates};
+use crate::stream::{Admission, Certificates};
 use crate::turn::Newcomers;
 
+use certification::{Certification, First};
 use doors::{AdminDoor, Door, Lobby, Prepared, PreparedAdmin};
 use handover::{Reception, check_shards, place_of, refused};
 use outside::{Watched, relay_ips};
@@ -96,6 +98,7 @@ pub struct Running {
     control: Runtime,
     lobby: Lobby,
     certificates: Option<Arc<Certificates>>,
+    certification: Certification,
     admin: Option<AdminDoor>,
     /// The servers that the ICE configuration service speaks of, and who looks whether they answer.
     fleet: Arc<Fleet>,
@@ -189,7 +192,11 @@ fn begin(
         tracing::warn!("{warning}");
     }
     let mut problems = Vec::new();
-    let certificates = load_certificate(&config, &mut problems).map(Certificates::new);
+    let certification = Certification::default();
+    let certificates = match certification.first(&config, false, &mut problems) {
+        First::Load(certificate) => Some(certification.serving(certificate)),
+        First::None | First::Current => None,
+    };
     let inventory = approach.as_ref().map(|approach| approach.inventory.clone());
     let known = inventory.as_ref().map_or_else(Vec::new, handover::seen);
     let look = outside::at_start(&config, &known)?;
@@ -343,7 +350,8 @@ fn begin(
                 service.clone(),
                 visits.clone(),
                 board.clone(),
-            ),
+            )
+            .merge(http::challenges::routes(certification.challenges())),
             http::Limits::PUBLIC,
         ),
     );
@@ -391,6 +399,7 @@ fn begin(
         control,
         lobby,
         certificates,
+        certification,
         admin: None,
         fleet,
         canary,
@@ -436,6 +445,7 @@ fn begin(
     }
     running.open_eyes();
     log_started(&running.started, running.shards.count());
+    running.certify();
     Ok(running)
 }
 
@@ -523,7 +533,8 @@ impl Running {
         .with_traces(Arc::clone(&self.traces))
         .with_ledger(self.ledger.clone(), self.service.meters())
         .with_board(self.board.clone())
-        .with_events(self.events.clone());
+        .with_events(self.events.clone())
+        .with_acme(self.certification.counts(config));
         match &self.records {
             Some(records) => state.with_records(records.counts()),
             None => state,
@@ -599,24 +610,6 @@ fn unavailable(listeners: &[Listener], kept: &[Option<Place>]) -> Vec<Problem> {
         .filter(|(listener, place)| listener.udp && !place.is_some_and(|place| place.udp));
     let udp: Vec<_> = fresh.map(|(listener, _)| listener.address).collect();
     shard::unavailable(&udp).iter().map(udp_problem).collect()
-}
-
-fn load_certificate(
-    config: &Config,
-    problems: &mut Vec<Problem>,
-) -> Option<stream::certificates::Certificate> {
-    let tls = config.tls.as_ref()?;
-    match stream::certificates::load(&tls.certificate, &tls.key) {
-        Ok(certificate) => Some(certificate),
-        Err(error) => {
-            problems.push(Problem::host(
-                "tls",
-                error.to_string(),
-                "put it right and start again",
-            ));
-            None
-        }
-    }
 }
 
 fn mappings(relays: &[RelayIp]) -> Vec<Mapping> {

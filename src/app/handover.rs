@@ -240,6 +240,8 @@ impl Running {
         };
         if released {
             self.left = true;
+            // It orders from now on.
+            self.certification.stop();
             self.successor = Some(giver);
             self.paused_admin = None;
             let left = self.shards.leave().await;

@@ -8,7 +8,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::base::Clock;
 use crate::cluster::{Directory, RevokedFile, Version};
-use crate::config::Sources;
+use crate::config::{Sources, Tls};
 use crate::http::{LastReload, Order, Outcome};
 use crate::lifecycle::{Signal, Signals, notify};
 use crate::logging;
@@ -138,9 +138,8 @@ impl Running {
                     self.renew_revoked(&mut revoked_file).await;
                     if now.mono >= look {
                         look = now.mono + FILES_PAUSE;
-                        if certificate.changed(self.config.tls.as_ref().map(states))
-                            && self.config.tls.is_some()
-                        {
+                        let files = self.config.tls.as_ref().and_then(Tls::files);
+                        if certificate.changed(files.map(states)) && files.is_some() {
                             self.renew_certificate();
                         }
                         let users = self.config.directory.as_ref();
@@ -264,6 +263,9 @@ impl Running {
     }
 
     fn renew_certificate(&self) {
+        if self.certification.poke() {
+            return;
+        }
         match self.reload_certificate() {
             Ok(true) => tracing::info!("the certificate is another one from now on"),
             Ok(false) => tracing::info!("the certificate is the same as before"),

@@ -120,7 +120,9 @@ fn describe(quick: QuickStart, started: &Started) -> Banner {
     let preset = (config.warnings.iter()).filter(|warning| warning.key == "preset");
     notes.extend(preset.map(|warning| format!("{}; {}", warning.found, warning.remedy)));
     let host = Host {
-        name: None,
+        // That of the quick start's own certificate leads nobody here.
+        name: (config.tls.as_ref().filter(|tls| tls.files().is_none()))
+            .and_then(ice::certificate_name),
         external: config.relay.external,
         relays: started.relays.clone(),
     };

@@ -7,6 +7,7 @@
 //! --set key=value  >  TURNIX_SECTION__KEY  >  file  >  what the quick start chose  >  default
 //! ```
 
+mod acme;
 mod auth;
 mod changes;
 mod cluster;
@@ -193,9 +194,28 @@ impl External {
     }
 }
 
-/// Where the certificate is.
+/// Where the certificate comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Tls {
+    /// Somebody else renews it.
+    Files(PemFiles),
+    /// It is ordered and renewed here.
+    Acme(crate::acme::Settings),
+}
+
+impl Tls {
+    /// The files, if it comes from files.
+    pub const fn files(&self) -> Option<&PemFiles> {
+        match self {
+            Self::Files(files) => Some(files),
+            Self::Acme(_) => None,
+        }
+    }
+}
+
+/// Where a certificate is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tls {
+pub struct PemFiles {
     /// PEM chain, the server's own certificate first.
     pub certificate: PathBuf,
     /// PEM private key; may be the same file.

@@ -151,6 +151,30 @@ pub struct Sources {
     pub set: Vec<String>,
 }
 
+impl Sources {
+    /// Where state is kept: `$STATE_DIRECTORY`, `$XDG_STATE_HOME/turnix`, `~/.local/state/turnix`, `/var/lib/turnix`.
+    pub fn state_directory(&self) -> PathBuf {
+        let variable = |wanted: &str| {
+            (self.environment.iter())
+                .find(|(name, value)| name == wanted && !value.is_empty())
+                .map(|(_, value)| value.as_str())
+        };
+        if let Some(directories) = variable("STATE_DIRECTORY") {
+            // systemd separates several by colons.
+            let first = directories.split(':').next().unwrap_or(directories);
+            return PathBuf::from(first);
+        }
+        // The XDG specification has relative paths ignored.
+        if let Some(home) = variable("XDG_STATE_HOME").filter(|path| path.starts_with('/')) {
+            return Path::new(home).join("turnix");
+        }
+        match variable("HOME").filter(|path| path.starts_with('/')) {
+            Some(home) => Path::new(home).join(".local/state/turnix"),
+            None => PathBuf::from("/var/lib/turnix"),
+        }
+    }
+}
+
 impl fmt::Debug for Sources {
     /// Shows the file only: everything else may hold secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -14,6 +14,7 @@ use axum::{Extension, Router};
 use serde::{Deserialize, Serialize};
 
 use crate::access::Limits;
+use crate::acme;
 use crate::base::time::duration;
 use crate::base::trace::Traces;
 use crate::base::{Clock, Pii};
@@ -47,6 +48,7 @@ pub struct AdminState<S> {
     pub(super) epoch: u64,
     door: Arc<Door>,
     records: Option<Arc<Counts>>,
+    acme: Option<Arc<acme::Counts>>,
     external: Option<Arc<external::Board>>,
     board: Option<Board>,
     pub(super) traces: Arc<Mutex<Traces>>,
@@ -96,6 +98,7 @@ impl<S: ShardControl> AdminState<S> {
             events: Events::default(),
             epoch: 0,
             records: None,
+            acme: None,
             external: None,
             board: None,
             traces: Arc::default(),
@@ -155,6 +158,13 @@ impl<S: ShardControl> AdminState<S> {
     /// Counts access records in the metrics.
     pub fn with_records(mut self, counts: Arc<Counts>) -> Self {
         self.records = Some(counts);
+        self
+    }
+
+    /// Counts orders of certificates in the metrics, where certificates are ordered.
+    #[must_use]
+    pub fn with_acme(mut self, counts: Option<Arc<acme::Counts>>) -> Self {
+        self.acme = counts;
         self
     }
 }
@@ -383,6 +393,7 @@ async fn metrics<S: ShardControl>(State(state): State<AdminState<S>>) -> Respons
         streams_refused: state.admission.refused(),
         unix_secs: Clock.now().unix_secs(),
         records: (state.records.as_ref()).map_or_else(Vec::new, |counts| counts.read()),
+        acme: state.acme.as_ref().map(|counts| counts.read()),
         admin_refused: state.door.refused(),
         revocations: state.ledger.counts(Clock.now().unix_secs()),
         api_keys: (state.meters.as_ref()).map_or_else(Vec::new, |meters| meters.read()),

@@ -3,6 +3,7 @@
 //! Owns routes and pages. Asks shards through `ShardControl`, and never keeps state about a client between requests.
 
 pub mod admin;
+pub mod challenges;
 mod dialects;
 mod door;
 pub mod events;

@@ -10,6 +10,7 @@ use prometheus::proto::{
 use prometheus::{Registry, TextEncoder};
 
 use crate::access::{AuthFailure, DeniedRule, RevokedKind};
+use crate::acme::Tally;
 use crate::base::{Family, Printable, Transport};
 use crate::stream::{Refusal, Refused};
 use crate::turn::police::Limit;
@@ -34,6 +35,8 @@ pub struct Context {
     pub unix_secs: u64,
     /// Access records: sink, result, count; none where nobody wants them.
     pub records: Vec<(&'static str, &'static str, u64)>,
+    /// Orders of certificates; none where none are ordered.
+    pub acme: Option<Tally>,
     /// Requests that the admin listener turned away for want of its token, by reason.
     pub admin_refused: [(&'static str, u64); 3],
     /// What is revoked, by kind.
@@ -384,6 +387,34 @@ fn server(families: &mut Vec<MetricFamily>, totals: &ShardSnapshot, context: &Co
         MetricType::GAUGE,
         (context.certificate_expiry_unix.into_iter())
             .map(|expiry| gauge(&[], expiry as f64))
+            .collect(),
+    );
+    push(
+        families,
+        "turn_acme_orders_total",
+        "Orders of certificates by ACME and what became of them.",
+        MetricType::COUNTER,
+        (context.acme.into_iter())
+            .flat_map(|tally| [("issued", tally.issued), ("failed", tally.failed)])
+            .map(|(outcome, count)| counter(&[("outcome", outcome)], count))
+            .collect(),
+    );
+    push(
+        families,
+        "turn_acme_failures",
+        "Orders that failed since the last certificate was issued, across restarts.",
+        MetricType::GAUGE,
+        (context.acme.into_iter())
+            .map(|tally| gauge(&[], tally.failures as f64))
+            .collect(),
+    );
+    push(
+        families,
+        "turn_acme_next_order_timestamp_seconds",
+        "When the next certificate is to be ordered, in seconds since the Unix epoch.",
+        MetricType::GAUGE,
+        (context.acme.into_iter())
+            .map(|tally| gauge(&[], tally.next_unix as f64))
             .collect(),
     );
     push(

@@ -29,6 +29,7 @@ fn page(world: &World) -> BTreeSet<String> {
             certificate_expiry_unix: None,
             streams_refused: Default::default(),
             records: Vec::new(),
+            acme: None,
             canary: Vec::new(),
             admin_refused: [("missing", 0), ("wrong", 0), ("limited", 0)],
             revocations: [0, 2, 0],
