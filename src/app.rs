@@ -1,6 +1,7 @@
 //! Composition root: builds everything once, in rank order, and takes it down again.
 
 mod canary;
+mod certification;
 mod doors;
 mod handover;
 mod host;
@@ -11,7 +12,9 @@ mod serve;
 mod sockets;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -23,7 +26,7 @@ use tokio::sync::mpsc;
 use crate::access::Access;
 use crate::base::Clock;
 use crate::base::trace::Traces;
-use crate::cluster::{self, Fleet};
+use crate::cluster::{self, Fleet, Ledger};
 use crate::config::{Config, Listener, Mapping, Problem, Problems, Sources};
 use crate::external::Seen;
 use crate::http::status::Board;
@@ -34,9 +37,10 @@ use crate::lifecycle::{Drain, Inherited};
 use crate::net;
 use crate::records::Records;
 use crate::shard::{self, ListenerSlot, RelayIp, Shards};
-use crate::stream::{self, Admission, Certificates};
+use crate::stream::{Admission, Certificates};
 use crate::turn::Newcomers;
 
+use certification::{Certification, First};
 use doors::{AdminDoor, Door, Lobby, Prepared, PreparedAdmin};
 use handover::{Reception, check_shards, place_of, refused};
 use outside::{Watched, relay_ips};
@@ -94,11 +98,13 @@ pub struct Running {
     control: Runtime,
     lobby: Lobby,
     certificates: Option<Arc<Certificates>>,
+    certification: Certification,
     admin: Option<AdminDoor>,
     /// The servers that the ICE configuration service speaks of, and who looks whether they answer.
     fleet: Arc<Fleet>,
     canary: tokio::task::JoinHandle<()>,
     service: http::ice::Service<Shards>,
+    ledger: Ledger,
     /// What the test page is told.
     visits: Visits,
     /// What the status page says, and who finds it out.
@@ -186,7 +192,11 @@ fn begin(
         tracing::warn!("{warning}");
     }
     let mut problems = Vec::new();
-    let certificates = load_certificate(&config, &mut problems).map(Certificates::new);
+    let certification = Certification::default();
+    let certificates = match certification.first(&config, false, &mut problems) {
+        First::Load(certificate) => Some(certification.serving(certificate)),
+        First::None | First::Current => None,
+    };
     let inventory = approach.as_ref().map(|approach| approach.inventory.clone());
     let known = inventory.as_ref().map_or_else(Vec::new, handover::seen);
     let look = outside::at_start(&config, &known)?;
@@ -278,6 +288,8 @@ fn begin(
         }
     };
 
+    // A process that gave everything away has let go of it.
+    let ledger = open_ledger(take_over.state.as_deref(), &config);
     let told = ice::visits(&config, &listeners, mappings(&relays));
     let visits = Visits::new(Clock.now(), told);
     config.access.visits = Some(visits.secret());
@@ -285,7 +297,7 @@ fn begin(
     let earlier = inventory.as_ref().map_or_else(Vec::new, handover::earlier);
     let decide = |listeners: &[Listener]| {
         let own = own_addresses(&config, listeners, &relays, admin_address);
-        let mut access = Access::new(&config.access, own);
+        let mut access = Access::new(&config.access, own).with_revoked(ledger.revoked());
         access.peers = access.peers.with_earlier_relays(earlier.clone());
         Arc::new(access)
     };
@@ -326,7 +338,7 @@ fn begin(
     let board = Board::new(Clock.now(), config.http.status_page, true);
     visits.replace(ice::visits(&config, &listeners, mappings(&relays)));
     let offer = ice::offer(&config, &listeners, mappings(&relays), Arc::clone(&fleet));
-    let service = http::ice::Service::new(shards.clone(), offer);
+    let service = http::ice::Service::new(shards.clone(), offer, ledger.clone());
     let lobby = Lobby::new(
         shards.clone(),
         admission,
@@ -338,7 +350,8 @@ fn begin(
                 service.clone(),
                 visits.clone(),
                 board.clone(),
-            ),
+            )
+            .merge(http::challenges::routes(certification.challenges())),
             http::Limits::PUBLIC,
         ),
     );
@@ -386,10 +399,12 @@ fn begin(
         control,
         lobby,
         certificates,
+        certification,
         admin: None,
         fleet,
         canary,
         service,
+        ledger,
         visits,
         board,
         eyes: None,
@@ -430,6 +445,7 @@ fn begin(
     }
     running.open_eyes();
     log_started(&running.started, running.shards.count());
+    running.certify();
     Ok(running)
 }
 
@@ -515,13 +531,49 @@ impl Running {
         .operated_by(self.operator.clone())
         .with_external(self.outside.board())
         .with_traces(Arc::clone(&self.traces))
+        .with_ledger(self.ledger.clone(), self.service.meters())
         .with_board(self.board.clone())
-        .with_events(self.events.clone());
+        .with_events(self.events.clone())
+        .with_acme(self.certification.counts(config));
         match &self.records {
             Some(records) => state.with_records(records.counts()),
             None => state,
         }
     }
+}
+
+/// What is revoked and kept, as it was left in `state`, and as `config` has it now.
+fn open_ledger(state: Option<&Path>, config: &Config) -> Ledger {
+    let now_unix = Clock.now().unix_secs();
+    let ledger = match state {
+        None => Ledger::default(),
+        Some(directory) => {
+            let (ledger, problem) = Ledger::open(directory, now_unix);
+            if let Some(error) = problem {
+                tracing::warn!(
+                    directory = %directory.display(),
+                    %error,
+                    "revocations and credentials of API keys are forgotten when this process ends: set STATE_DIRECTORY to a                      directory of its own that it may write"
+                );
+            }
+            ledger
+        }
+    };
+    for id in ledger.set_keys(key_lifetimes(config), now_unix) {
+        tracing::info!(
+            key = id,
+            "an API key is gone: what it has minted is revoked"
+        );
+    }
+    ledger.configure(config.revoked.clone(), now_unix);
+    ledger
+}
+
+/// The API keys, and for how many seconds at most what they mint is good.
+fn key_lifetimes(config: &Config) -> BTreeMap<String, u64> {
+    (config.api_keys.iter())
+        .map(|key| (key.id.clone(), key.ttl.as_secs()))
+        .collect()
 }
 
 /// Opens the file and starts the threads of access records, if anybody wants them.
@@ -558,24 +610,6 @@ fn unavailable(listeners: &[Listener], kept: &[Option<Place>]) -> Vec<Problem> {
         .filter(|(listener, place)| listener.udp && !place.is_some_and(|place| place.udp));
     let udp: Vec<_> = fresh.map(|(listener, _)| listener.address).collect();
     shard::unavailable(&udp).iter().map(udp_problem).collect()
-}
-
-fn load_certificate(
-    config: &Config,
-    problems: &mut Vec<Problem>,
-) -> Option<stream::certificates::Certificate> {
-    let tls = config.tls.as_ref()?;
-    match stream::certificates::load(&tls.certificate, &tls.key) {
-        Ok(certificate) => Some(certificate),
-        Err(error) => {
-            problems.push(Problem::host(
-                "tls",
-                error.to_string(),
-                "put it right and start again",
-            ));
-            None
-        }
-    }
 }
 
 fn mappings(relays: &[RelayIp]) -> Vec<Mapping> {

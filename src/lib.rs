@@ -10,6 +10,7 @@
 )]
 
 pub mod access;
+pub mod acme;
 pub mod app;
 pub mod base;
 pub mod cli;

@@ -9,6 +9,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use serde_json::Value;
+use turnix::stream::certificates;
 
 const ONE_LISTENER: &str =
     r#"listen=[{ address = "127.0.0.1:0", protocols = ["udp", "tcp", "tls", "http"] }]"#;
@@ -176,6 +177,62 @@ fn check_finds_every_problem_of_the_host() {
     ] {
         assert!(report.contains(&line), "{line}\nin\n{report}");
     }
+}
+
+#[test]
+fn check_looks_at_what_an_acme_authority_would() {
+    let home = tempfile::tempdir().unwrap();
+    let certificate = certificates::self_signed(&["127.0.0.1".to_owned()], 1_800_000_000).unwrap();
+    let authority = home.path().join("authority.pem");
+    std::fs::write(&authority, certificate.certificate_pem).unwrap();
+    let path = file(
+        home.path(),
+        &format!(
+            "[[listen]]\naddress = \"127.0.0.1:0\"\nprotocols = [\"tls\"]\n\
+             [auth]\nsecrets = [\"s3cret\"]\n[relay]\naddresses = [\"127.0.0.1\"]\n[http]\nadmin = \"\"\n\
+             [tls]\nacme = {{ names = [\"localhost\"], directory = \"https://127.0.0.1:1/dir\", ca_file = {authority:?} }}\n"
+        ),
+    );
+    let path = path.to_str().unwrap();
+    let output = run(home.path(), &["check", "-c", path]);
+    let report = text(&output.stdout);
+    assert!(output.status.success(), "{report}");
+    assert!(
+        report.contains(
+            "holds no certificate for localhost yet: the server orders one when it starts"
+        ),
+        "{report}"
+    );
+    assert!(
+        report.contains("authorities look at port 443 (tls-alpn-01)"),
+        "{report}"
+    );
+    assert!(!report.contains("leads to"), "it leads here: {report}");
+    assert!(!home.path().join("turnix").exists(), "nothing is made");
+
+    let mut command = turnix(home.path(), &["check", "-c", path]);
+    let output = command
+        .env("STATE_DIRECTORY", "/proc/turnix")
+        .output()
+        .unwrap();
+    let report = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(2), "{report}");
+    assert!(
+        report.contains("error: host: tls.acme: nothing can be kept in /proc/turnix/acme"),
+        "{report}"
+    );
+    // A server says the same, and does not begin to serve.
+    let mut command = turnix(home.path(), &["serve", "-c", path]);
+    let output = command
+        .env("STATE_DIRECTORY", "/proc/turnix")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let told = text(&output.stderr);
+    assert!(
+        told.contains("cannot be kept in /proc/turnix/acme"),
+        "{told}"
+    );
 }
 
 #[test]

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use turnix::access::Limits;
+use turnix::acme;
 use turnix::base::{Clock, PiiMode};
-use turnix::config::{Config, External, Mapping, Sources, declared, values};
+use turnix::config::{Config, External, Mapping, Sources, Tls, declared, values};
 use turnix::external::Cloud;
 use turnix::logging::{Format, Level};
 use turnix::stream::certificates;
@@ -641,7 +642,7 @@ fn tls_and_listeners_agree() {
         config.listeners[0].streams.tls,
         "left out, tls comes with the certificate"
     );
-    assert_eq!(config.tls.unwrap().key, pem);
+    assert_eq!(config.tls.unwrap().files().unwrap().key, pem);
 }
 
 #[test]
@@ -1160,6 +1161,181 @@ fn files_of_users() {
         missing.contains("/nowhere/at.all cannot be read"),
         "{missing}"
     );
+}
+
+/// What is to be put right about ACME, a line for each.
+fn acme_warnings(config: &Config) -> String {
+    let warnings = config.warnings.iter().map(ToString::to_string);
+    let ours: Vec<String> = warnings.filter(|one| one.contains("tls.acme")).collect();
+    ours.join("\n")
+}
+
+fn acme(config: Config) -> acme::Settings {
+    match config.tls {
+        Some(Tls::Acme(settings)) => settings,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_name_is_enough_to_have_certificates_ordered() {
+    let config = load(
+        "[auth]\nsecrets = [\"s3cret\"]\n[tls]\nacme = { names = [\"Turn.Example-1.org\", \"b.example-1.org\"] }\n",
+    )
+    .unwrap();
+    assert!(acme_warnings(&config).is_empty());
+    assert!(
+        config.listeners.iter().all(|listener| listener.streams.tls),
+        "as with a certificate of one's own"
+    );
+    let settings = acme(config);
+    assert_eq!(settings.names, ["turn.example-1.org", "b.example-1.org"]);
+    assert_eq!(settings.directory, acme::LETS_ENCRYPT);
+    assert_eq!(settings.challenges, [acme::Challenge::TlsAlpn01]);
+    assert_eq!(settings.email, None);
+
+    let config = environment(&[
+        ("TURNIX_AUTH__SECRETS", "s3cret"),
+        ("TURNIX_TLS__ACME__NAMES", "a.example-1.org,b.example-1.org"),
+        ("TURNIX_TLS__ACME__EMAIL", "admin@example-1.org"),
+        ("TURNIX_TLS__ACME__STAGING", "true"),
+        ("STATE_DIRECTORY", "/var/lib/turnix"),
+    ])
+    .unwrap();
+    let settings = acme(config);
+    assert_eq!(settings.names.len(), 2);
+    assert_eq!(settings.email.as_deref(), Some("admin@example-1.org"));
+    assert_eq!(settings.directory, acme::LETS_ENCRYPT_STAGING);
+    assert_eq!(settings.state, Path::new("/var/lib/turnix/acme"));
+}
+
+#[test]
+fn challenges_follow_the_listeners() {
+    let of = |listen: &str, challenge: &str| {
+        load(&format!(
+            "[auth]\nsecrets = [\"s3cret\"]\n[tls.acme]\nnames = [\"turn.example-1.org\"]\nchallenge = \"{challenge}\"\n{listen}"
+        ))
+    };
+    let listen = |port: u16, protocols: &str| {
+        format!("[[listen]]\naddress = \"[::]:{port}\"\nprotocols = [{protocols}]\n")
+    };
+    let (tls, http) = (listen(443, "\"tls\""), listen(80, "\"http\""));
+    let both = format!("{tls}{http}");
+    let chosen = |listen: &str, challenge: &str| acme(of(listen, challenge).unwrap()).challenges;
+    use acme::Challenge::{Http01, TlsAlpn01};
+    assert_eq!(chosen(&both, "auto"), [TlsAlpn01, Http01]);
+    assert_eq!(chosen(&both, "http-01"), [Http01]);
+    assert_eq!(chosen(&tls, "auto"), [TlsAlpn01]);
+    // TLS at another port is not where authorities look.
+    let elsewhere = format!("{}{http}", listen(5349, "\"tls\""));
+    assert_eq!(chosen(&elsewhere, "auto"), [Http01]);
+    let config = of(&listen(5349, "\"tls\""), "auto").unwrap();
+    let problems = of(&http, "http-01").unwrap_err();
+    assert!(
+        problems.contains("tls.acme.names: given, and no [[listen]] names \"tls\""),
+        "nobody would see it: {problems}"
+    );
+    let warnings = acme_warnings(&config);
+    assert!(
+        warnings.contains("authorities look at port 443"),
+        "{warnings}"
+    );
+
+    for (listen, challenge, wanted) in [
+        (
+            &tls,
+            "http-01",
+            "\"http-01\", and no [[listen]] names \"http\"",
+        ),
+        (
+            &http,
+            "tls-alpn-01",
+            "\"tls-alpn-01\", and no [[listen]] names \"tls\"",
+        ),
+        (
+            &listen(3478, "\"udp\""),
+            "auto",
+            "no [[listen]] names \"tls\" or \"http\"",
+        ),
+    ] {
+        let problems = of(listen, challenge).unwrap_err();
+        assert!(problems.contains(wanted), "{problems}");
+    }
+}
+
+#[test]
+fn what_no_authority_would_issue_is_refused() {
+    let refused = |keys: &[&str]| {
+        let mut all = vec![AUTH];
+        all.extend(keys);
+        set(&all).unwrap_err()
+    };
+    for (name, wanted) in [
+        ("203.0.113.7", "write a DNS name that leads to this address"),
+        (
+            "[2001:db8::7]",
+            "write a DNS name that leads to this address",
+        ),
+        ("*.example-1.org", "name each host"),
+        ("turn.exämple.org", "in ASCII"),
+        ("turn_1.example-1.org", "write a DNS name"),
+        ("https://turn.example-1.org", "write a DNS name"),
+        ("turn.example-1.org:443", "write a DNS name"),
+        ("turn.example-1.org.", "write a DNS name"),
+        ("-turn.example-1.org", "write a DNS name"),
+        ("turn", "no public authority"),
+        ("turn.local", "no public authority"),
+        ("turn.test", "no public authority"),
+    ] {
+        let problems = refused(&[&format!("tls.acme.names=[\"{name}\"]")]);
+        assert!(problems.contains("tls.acme.names"), "{name}: {problems}");
+        assert!(problems.contains(wanted), "{name}: {problems}");
+    }
+    let name = "tls.acme.names=[\"turn.example-1.org\"]";
+    for (keys, wanted) in [
+        (
+            [name, "tls.certificate=/etc/chain.pem"],
+            "tls.certificate: given, and so is tls.acme.names",
+        ),
+        ([name, "tls.acme.email=nobody"], "expected an address"),
+        (
+            [name, "tls.acme.email=admin@example.org"],
+            "which the authority refuses",
+        ),
+        (
+            [name, "tls.acme.directory=http://127.0.0.1/dir"],
+            "use https:",
+        ),
+        (
+            [name, "tls.acme.ca_file=/nonexistent"],
+            "tls.acme.ca_file: /nonexistent cannot be read",
+        ),
+        ([name, "tls.acme.challenge=dns-01"], "expected \"auto\""),
+        (
+            ["tls.acme.staging=true", "tls.acme.email=a@example-1.org"],
+            "tls.acme.email: given, and tls.acme.names is empty",
+        ),
+        (
+            ["tls.acme.staging=true", "tls.acme.names=[]"],
+            "tls.acme.staging: given, and tls.acme.names is empty",
+        ),
+        (
+            [
+                "tls.acme.names=[\"a.example-1.org\", \"A.example-1.org\"]",
+                "tls.acme.staging=false",
+            ],
+            "occurs twice",
+        ),
+    ] {
+        let problems = refused(&keys);
+        assert!(problems.contains(wanted), "{keys:?}: {problems}");
+    }
+    let problems = refused(&[
+        name,
+        "tls.acme.staging=true",
+        "tls.acme.directory=https://ca.example-1.org/directory",
+    ]);
+    assert!(problems.contains("names another authority"), "{problems}");
 }
 
 #[test]

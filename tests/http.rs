@@ -18,8 +18,8 @@ use tokio::time::timeout;
 
 use turnix::access::AuthFailure;
 use turnix::base::{Clock, Family, Now, Transport};
-use turnix::cluster::Fleet;
 use turnix::cluster::own::{Fault, Seen};
+use turnix::cluster::{Fleet, Ledger};
 use turnix::http::admin::{self, AdminState};
 use turnix::http::ice::{Offer, Service};
 use turnix::http::status::{Board, Circumstances, State, Way};
@@ -518,7 +518,7 @@ fn public_port() -> Public {
         own_urls: Vec::new(),
         fleet: Arc::new(Fleet::new("", Vec::new(), None)),
     };
-    let service = Service::new(Fake::default(), offer);
+    let service = Service::new(Fake::default(), offer, Ledger::default());
     let board = Board::new(Clock.now(), true, true);
     let router = public::router(
         Fake::default(),
@@ -630,10 +630,12 @@ struct Watcher {
 const UDP: Way = Way {
     transport: Transport::Udp,
     port: 3478,
+    family: Family::V4,
 };
 const TLS: Way = Way {
     transport: Transport::Tls,
     port: 443,
+    family: Family::V4,
 };
 
 impl Watcher {
@@ -718,6 +720,23 @@ fn one_look_that_fails_is_no_outage_and_two_are() {
         // One success is enough.
         assert_eq!(watcher.sees(None, None, well), online);
     }
+}
+
+/// Two addresses with the same port: each has its own failures, and one alone is out.
+#[test]
+fn ways_that_look_alike_are_told_apart() {
+    let mut watcher = Watcher::new();
+    let seen = Ok(Seen {
+        echo: Duration::from_millis(1),
+        whole: Duration::from_millis(5),
+    });
+    for _ in 0..2 {
+        let found = vec![(UDP, seen), (UDP, Err(Fault::Silent))];
+        (watcher.board).record(watcher.now, found, Watcher::well());
+    }
+    let report = watcher.board.report(watcher.now).unwrap();
+    assert_eq!((report.state, report.reasons.len()), (State::Degraded, 1));
+    assert_eq!(report.reasons[0].code, "silent");
 }
 
 #[test]

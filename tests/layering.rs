@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules and their ranks; a module imports from strictly lower ranks only.
-const RANKS: [(&str, u8); 21] = [
+const RANKS: [(&str, u8); 22] = [
     ("base", 0),
     ("logging", 1),
     ("wire", 1),
@@ -13,6 +13,7 @@ const RANKS: [(&str, u8); 21] = [
     ("stream", 2),
     ("client", 2),
     ("turn", 3),
+    ("acme", 3),
     ("quality", 4),
     ("metrics", 4),
     ("records", 4),
@@ -28,7 +29,8 @@ const RANKS: [(&str, u8); 21] = [
     ("lib", 12),
 ];
 
-const TOKIO: [&str; 9] = [
+const TOKIO: [&str; 10] = [
+    "acme",
     "records",
     "shard",
     "stream",

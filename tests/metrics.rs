@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use turnix::acme::Tally;
 use turnix::base::{Clock, Family, Transport};
 use turnix::metrics::{Context, NamedAllocation, Reading, ShardSnapshot, encode};
 use turnix::turn::police::Limit;
@@ -19,8 +20,16 @@ fn context() -> Context {
         streams_refused: [7, 0, 0, 0, 1],
         unix_secs: 1_800_000_000,
         records: vec![("file", "ok", 5), ("file", "dropped", 2)],
+        acme: Some(Tally {
+            issued: 4,
+            failed: 3,
+            failures: 1,
+            next_unix: 1_850_000_000,
+        }),
         canary: Vec::new(),
         admin_refused: [("missing", 3), ("wrong", 2), ("limited", 0)],
+        revocations: [0, 2, 0],
+        api_keys: vec![("web".into(), "minted", 4)],
         external: vec![([10, 0, 0, 5].into(), [203, 0, 113, 7].into(), "aws")],
         external_changes: 2,
         version: "9.9.9",
@@ -142,6 +151,10 @@ fn totals_carry_the_contract_names_and_labels() {
         "turn_certificate_expiry_timestamp_seconds 1900000000",
         "turn_segmentation_fallbacks_total 0",
         r#"turn_records_total{sink="file",result="ok"} 5"#,
+        r#"turn_acme_orders_total{outcome="issued"} 4"#,
+        r#"turn_acme_orders_total{outcome="failed"} 3"#,
+        "turn_acme_failures 1",
+        "turn_acme_next_order_timestamp_seconds 1850000000",
         r#"turn_records_total{sink="file",result="dropped"} 2"#,
         "turn_capacity_ratio 0.25",
         r#"turn_build_info{version="9.9.9"} 1"#,
@@ -161,10 +174,12 @@ fn totals_carry_the_contract_names_and_labels() {
 fn without_tls_there_is_no_certificate_series() {
     let context = Context {
         certificate_expiry_unix: None,
+        acme: None,
         ..context()
     };
     let text = page(ShardSnapshot::default(), &[], context);
     assert!(!text.contains("turn_certificate_expiry"));
+    assert!(!text.contains("turn_acme"));
 }
 
 #[test]

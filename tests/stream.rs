@@ -4,11 +4,11 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ClientConfig;
-use rustls::RootCertStore;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -20,7 +20,7 @@ use turnix::base::{Clock, Transport};
 use turnix::stream::certificates::{self, Fault, SELF_SIGNED_LIFETIME, SelfSigned};
 use turnix::stream::sniff::{DECISIVE_BYTES, Verdict, sniff};
 use turnix::stream::{
-    Certificate, Certificates, ClientStream, HttpStream, Listener, Protocols, Settings,
+    Certificate, Certificates, Challenges, ClientStream, HttpStream, Listener, Protocols, Settings,
 };
 
 const ALL: Protocols = Protocols {
@@ -149,6 +149,10 @@ fn settings(protocols: Protocols) -> Settings {
 fn start(settings: Settings) -> Server {
     let pair = signed(&["localhost", "127.0.0.1"]);
     let certificates = Certificates::new(certificate(&pair));
+    start_with(settings, pair, certificates)
+}
+
+fn start_with(settings: Settings, pair: SelfSigned, certificates: Arc<Certificates>) -> Server {
     let socket = StdListener::bind("127.0.0.1:0").unwrap();
     let listener = Listener::new(socket, settings, Some(Arc::clone(&certificates))).unwrap();
     let address = listener.local_addr().unwrap();
@@ -618,4 +622,105 @@ fn unusable_certificates_say_which_file_and_what_helps() {
 #[test]
 fn names_that_certificates_cannot_carry_are_refused() {
     assert!(certificates::self_signed(&["bücher.example".to_owned()], 0).is_err());
+}
+
+/// The leaf that a handshake for `name` brings where the client offers `alpn`.
+async fn leaf(server: &Server, name: &str, alpn: &[&str]) -> std::io::Result<Vec<u8>> {
+    let mut config = client_config(&server.root, alpn);
+    config
+        .dangerous()
+        .set_certificate_verifier(Arc::new(Anybody));
+    let socket = TcpStream::connect(server.address).await?;
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let mut stream = TlsConnector::from(Arc::new(config))
+        .connect(name, socket)
+        .await?;
+    let chain = stream.get_ref().1.peer_certificates().unwrap();
+    let leaf = chain[0].to_vec();
+    if stream.get_ref().1.alpn_protocol() == Some(b"acme-tls/1") {
+        assert!(closed(&mut stream).await, "there is nothing more to say");
+    }
+    Ok(leaf)
+}
+
+#[derive(Debug)]
+struct Anybody;
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
+    }
+}
+
+#[tokio::test]
+async fn rfc8737_an_authority_finds_the_certificate_of_its_challenge_and_nobody_else_does() {
+    let challenges = Arc::new(Challenges::default());
+    let pair = signed(&["localhost", "127.0.0.1"]);
+    let served = Certificates::answering(certificate(&pair), Arc::clone(&challenges));
+    let ordinary = certificate(&pair).leaf().to_vec();
+    let server = start_with(settings(ALL), pair, served);
+    let looks = |name: &'static str, alpn: &'static [&'static str]| soon(leaf(&server, name, alpn));
+    let acme: &[&str] = &["acme-tls/1"];
+
+    assert!(
+        looks("turn.example.org", acme).await.is_err(),
+        "nothing was ordered"
+    );
+    let digest = [7; 32];
+    let answer = challenges
+        .answer_handshake("Turn.example.org", &digest)
+        .unwrap();
+    let found = looks("turn.example.org", acme).await.unwrap();
+    assert_ne!(found, ordinary);
+    // An octet string of an octet string, critical: id-pe-acmeIdentifier is 1.3.6.1.5.5.7.1.31.
+    let mut extension = vec![6, 8, 0x2b, 6, 1, 5, 5, 7, 1, 31, 1, 1, 0xff, 4, 34, 4, 32];
+    extension.extend(digest);
+    assert!(found.windows(extension.len()).any(|part| part == extension));
+    assert!(found.windows(16).any(|part| part == b"turn.example.org"));
+    // Any other name, and any other client, sees what it would see without.
+    assert!(looks("other.example.org", acme).await.is_err());
+    assert_eq!(
+        looks("turn.example.org", &["stun.turn"]).await.unwrap(),
+        ordinary
+    );
+    assert_eq!(looks("turn.example.org", &[]).await.unwrap(), ordinary);
+    let among_others: &[&str] = &["acme-tls/1", "stun.turn"];
+    assert_eq!(
+        looks("turn.example.org", among_others).await.unwrap(),
+        ordinary
+    );
+    drop(answer);
+    assert!(
+        looks("turn.example.org", acme).await.is_err(),
+        "the order is over"
+    );
 }

@@ -35,11 +35,13 @@ pub enum AuthFailure {
     StaleNonce,
     /// Not the user who made the allocation (441).
     WrongUser,
+    /// The credentials are right, and revoked.
+    Revoked,
 }
 
 impl AuthFailure {
     /// Every reason, in the order of their discriminants.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Missing,
         Self::UnknownUser,
         Self::BadPassword,
@@ -47,6 +49,7 @@ impl AuthFailure {
         Self::WrongRealm,
         Self::StaleNonce,
         Self::WrongUser,
+        Self::Revoked,
     ];
 
     /// The label of metrics and logs.
@@ -59,6 +62,7 @@ impl AuthFailure {
             Self::WrongRealm => "wrong_realm",
             Self::StaleNonce => "stale_nonce",
             Self::WrongUser => "wrong_user",
+            Self::Revoked => "revoked",
         }
     }
 }

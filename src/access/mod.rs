@@ -6,13 +6,18 @@ pub mod quota;
 mod ranges;
 pub mod rate;
 pub mod rest;
+pub mod revocations;
 pub mod scope;
 
 pub use credentials::{AuthFailure, Credentials, Identity, Key, NotAKey, Verified, stored_key};
 pub use peers::{Denied, DeniedRule, OwnAddresses, PeerPolicy, PermittedIp, PermittedPeer};
 pub use quota::{LOOPS_PER_VISIT, Limits, Quota, QuotaExceeded, Wanted};
 pub use rate::{AddressRate, Debts};
+pub use revocations::{Revocation, Revocations, RevokedKind};
 pub use scope::{Scope, Visit};
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use crate::base::Secret;
 
@@ -37,12 +42,14 @@ pub struct Settings {
 }
 
 /// One immutable snapshot of everything that decides access.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Access {
     /// REALM of every challenge.
     pub realm: Box<str>,
     /// Who may allocate.
-    pub credentials: Credentials,
+    pub credentials: Arc<Credentials>,
+    /// Who may do so no longer.
+    pub revoked: Revocations,
     /// Who may be reached.
     pub peers: PeerPolicy,
     /// Whether an expired time-limited credential is refused at Refresh too.
@@ -54,10 +61,38 @@ impl Access {
     pub fn new(settings: &Settings, own: OwnAddresses) -> Self {
         Self {
             realm: settings.realm.as_str().into(),
-            credentials: Credentials::new(&settings.realm, &settings.users, &settings.secrets)
-                .with_visits(settings.visits.clone()),
+            credentials: Arc::new(
+                Credentials::new(&settings.realm, &settings.users, &settings.secrets)
+                    .with_visits(settings.visits.clone()),
+            ),
+            revoked: Revocations::default(),
             peers: PeerPolicy::new(&settings.peers, own),
             strict_expiry: settings.strict_expiry,
+        }
+    }
+
+    /// The same without what `revoked` holds.
+    #[must_use]
+    pub fn with_revoked(self, revoked: Revocations) -> Self {
+        Self { revoked, ..self }
+    }
+
+    /// Finds the key of `username` for which `matches` holds, as [`Credentials::verify`] does, unless it is revoked. That
+    /// it is learns only who has the right password.
+    ///
+    /// # Errors
+    /// Those of [`Credentials::verify`], and `Revoked`.
+    pub fn verify(
+        &self,
+        username: &[u8],
+        unix: Duration,
+        matches: impl FnMut(&Key) -> bool,
+    ) -> Result<Verified, AuthFailure> {
+        let verified = self.credentials.verify(username, unix, matches)?;
+        let Identity { user, expires, .. } = &verified.identity;
+        match self.revoked.find(username, user, expires.is_some(), unix) {
+            None => Ok(verified),
+            Some(_) => Err(AuthFailure::Revoked),
         }
     }
 }

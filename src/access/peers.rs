@@ -462,7 +462,7 @@ impl PermittedPeer {
 }
 
 /// Decides which peers may be reached; equal ones decide alike.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerPolicy {
     deny: Box<[Rule]>,
     allow: Box<[Rule]>,

@@ -17,6 +17,9 @@ pub const ANONYMOUS: &str = "anonymous";
 /// It is exact as a JSON number and far below what a monotonic clock can be moved by without overflow.
 pub const MAX_EXPIRY_UNIX: u64 = (1 << 53) - 1;
 
+/// What stands between the user id in a name and the API key that minted it: `<expiry>:<user id>;key=<key id>`.
+pub const KEY_MARK: &str = ";key=";
+
 /// A password as it travels: base64, with padding, of 20 bytes.
 pub type Password = [u8; 28];
 
@@ -27,6 +30,8 @@ pub struct TimeLimited<'a> {
     pub expires_unix: u64,
     /// The user id, [`ANONYMOUS`] if the name carries none.
     pub user: &'a str,
+    /// The id of the API key that minted it, if one did.
+    pub key: Option<&'a str>,
 }
 
 /// Makes the credential of `user` that ends at `expires_unix`, in seconds since the Unix epoch: (username, password).
@@ -48,6 +53,10 @@ pub fn mint(secret: &Secret<String>, user: Option<&str>, expires_unix: u64) -> (
 ///
 /// The first form wins where both fit, so `123:456` is user `456`. Only the outermost separator counts:
 /// `123:a:b` is user `a:b`. An expiry is decimal digits without a sign, up to [`MAX_EXPIRY_UNIX`].
+///
+/// What follows the last [`KEY_MARK`] is not part of the user id: the id of the API key that minted the name and, behind a
+/// semicolon, what tells it from others of the same user. Whoever asks a key for a name cannot forge it, for the key's
+/// own mark comes last.
 pub fn parse(username: &str) -> Option<TimeLimited<'_>> {
     let (expires_unix, user) = match username.split_once(':') {
         None => (expiry(username)?, ""),
@@ -59,8 +68,16 @@ pub fn parse(username: &str) -> Option<TimeLimited<'_>> {
             }
         },
     };
+    let (user, key) = match user.rsplit_once(KEY_MARK) {
+        Some((user, mark)) => (user, mark.split(';').next()),
+        None => (user, None),
+    };
     let user = if user.is_empty() { ANONYMOUS } else { user };
-    Some(TimeLimited { expires_unix, user })
+    Some(TimeLimited {
+        expires_unix,
+        user,
+        key,
+    })
 }
 
 /// The password of `username`: base64(HMAC-SHA1(secret, username)).

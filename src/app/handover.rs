@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::base::Clock;
+use crate::cluster::Version;
 use crate::config::{Config, Listener, Problem, Problems};
 use crate::external::{Seen, Source};
 use crate::lifecycle::handover::{
@@ -21,6 +22,7 @@ use crate::net::{Channel, Doorway};
 
 use super::Running;
 use super::doors::PreparedAdmin;
+use super::watch::Watch;
 
 /// How often connections that stayed are counted.
 const TICK: Duration = Duration::from_millis(250);
@@ -35,6 +37,8 @@ pub struct TakeOver {
     pub socket: Option<PathBuf>,
     /// Whether to take over from who listens there.
     pub wanted: bool,
+    /// The directory of what both know: revocations, credentials of API keys. None: they are in memory only.
+    pub state: Option<PathBuf>,
 }
 
 impl TakeOver {
@@ -236,6 +240,8 @@ impl Running {
         };
         if released {
             self.left = true;
+            // It orders from now on.
+            self.certification.stop();
             self.successor = Some(giver);
             self.paused_admin = None;
             let left = self.shards.leave().await;
@@ -330,6 +336,7 @@ impl Running {
     /// Accepts nobody any more: who comes waits in the kernel.
     async fn pause(&mut self) {
         self.lobby.accept(false);
+        self.ledger.leave();
         if let Some(door) = self.admin.take() {
             let socket = door.socket();
             let address = door.address;
@@ -340,6 +347,7 @@ impl Running {
     }
 
     fn resume(&mut self) {
+        self.ledger.come_back();
         self.lobby.accept(true);
         if let Some((address, socket)) = self.paused_admin.take() {
             let certificates = self.certificates.clone();
@@ -353,7 +361,11 @@ impl Running {
 
     /// Serves the connections that could not be handed over, until they are gone, `server.handover_grace` is over or a
     /// signal says so.
-    pub(super) async fn linger(&mut self, signals: &mut Signals) {
+    pub(super) async fn linger(
+        &mut self,
+        signals: &mut Signals,
+        revoked_file: &mut Watch<Option<Version>>,
+    ) {
         self.close_eyes();
         let until = Clock.now().mono + self.config.handover.grace;
         let mut tick = tokio::time::interval(TICK);
@@ -365,6 +377,11 @@ impl Running {
                     }
                 }
                 _ = tick.tick() => {
+                    // Who is revoked by the process that serves now has no business here either.
+                    if let Some(revoked) = self.ledger.follow(Clock.now().unix_secs()) {
+                        self.shards.revoke(revoked).await;
+                    }
+                    self.renew_revoked(revoked_file).await;
                     if self.shards.connections().await == 0 {
                         return;
                     }

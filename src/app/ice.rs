@@ -133,9 +133,13 @@ pub fn ice_servers(urls: &[String], username: &str, credential: &str) -> Value {
     json!([{ "urls": urls, "username": username, "credential": credential }])
 }
 
-/// The domain name that the certificate was issued for; `None` for a wildcard, a bare host name or no name.
+/// The domain name that the certificate was issued for, or will be; `None` for a wildcard, a bare host name or no name.
 pub fn certificate_name(tls: &Tls) -> Option<String> {
-    let file = std::fs::read(&tls.certificate).ok()?;
+    let files = match tls {
+        Tls::Files(files) => files,
+        Tls::Acme(settings) => return settings.names.first().cloned(),
+    };
+    let file = std::fs::read(&files.certificate).ok()?;
     let (_, pem) = parse_x509_pem(&file).ok()?;
     let certificate = pem.parse_x509().ok()?;
     let names = certificate.subject_alternative_name().ok()??;

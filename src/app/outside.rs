@@ -338,7 +338,7 @@ impl Running {
         let earlier = self.shards.earlier_relays(all);
         self.outside.own.clone_from(&own);
         self.outside.earlier.clone_from(&earlier);
-        let mut access = Access::new(&config.access, own);
+        let mut access = Access::new(&config.access, own).with_revoked(self.ledger.revoked());
         access.peers = access.peers.with_earlier_relays(earlier);
         Arc::new(access)
     }

@@ -5,19 +5,21 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::base::Clock;
 use crate::cluster;
-use crate::config::{Change, Config, Listener, Problem, Problems, Sources};
+use crate::config::{Change, Config, Listener, Problem, Problems, Sources, Tls};
 use crate::external::Look;
 use crate::lifecycle::Inherited;
 use crate::shard::{self, ListenerSlot, RelayIp, Unread};
 use crate::stream::Certificates;
 use crate::stream::certificates::{self, Certificate};
 
+use super::certification::First;
 use super::doors::{Door, Prepared, PreparedAdmin};
 use super::outside::relay_ips;
 use super::serve::SetLog;
 use super::sockets::{check_relays, open_tcp, own_addresses, udp_problem};
-use super::{Open, Running, host_shortages, ice, load_certificate, log_started, mappings};
+use super::{Open, Running, host_shortages, ice, key_lifetimes, log_started, mappings};
 
 /// Keys, or sections of them, that a running server cannot change: its threads, what they run on, and the form and place
 /// of what is being written.
@@ -127,11 +129,21 @@ impl Running {
         let mut problems = Vec::new();
         let relays = relay_ips(&look.seen);
         check_relays(&relays, &mut problems);
-        let certificate = load_certificate(next, &mut problems);
-        let certificates = certificate.as_ref().map(|certificate| {
-            let current = self.certificates.clone();
-            current.unwrap_or_else(|| Certificates::new(certificate.clone()))
-        });
+        let current = self.certificates.clone();
+        let first = self
+            .certification
+            .first(next, current.is_some(), &mut problems);
+        let certificates = match &first {
+            First::None => None,
+            First::Current => current,
+            First::Load(certificate) => {
+                Some(current.unwrap_or_else(|| self.certification.serving(certificate.clone())))
+            }
+        };
+        let certificate = match first {
+            First::Load(certificate) => Some(certificate),
+            First::None | First::Current => None,
+        };
         let mut used = vec![false; self.listeners.len()];
         let mut listeners = Vec::new();
         for wanted in &next.listeners {
@@ -284,6 +296,10 @@ impl Running {
     async fn apply(&mut self, next: Config, plan: Plan, set_log: &SetLog) -> Vec<String> {
         let mut notes = Vec::new();
         set_log(&next.log);
+        if next.tls != self.config.tls {
+            // Lest what an order brings in this moment takes the place of what is wanted now.
+            self.certification.stop();
+        }
         if let (Some(certificate), Some(served)) = (plan.certificate, &plan.certificates)
             && served.replace(certificate)
         {
@@ -302,6 +318,14 @@ impl Running {
         let own = own_addresses(&next, &listeners, &plan.relays, admin_address);
         let relays_differ =
             plan.relays != self.relays || next.relay.ports != self.config.relay.ports;
+        let now_unix = Clock.now().unix_secs();
+        let gone = self.ledger.set_keys(key_lifetimes(&next), now_unix);
+        self.ledger.configure(next.revoked.clone(), now_unix);
+        for id in gone {
+            notes.push(format!(
+                "the API key {id:?} is gone: what it has minted is revoked"
+            ));
+        }
         let access = self.access(&next, own, relays_differ);
         let mut open = Vec::new();
         let mut udp = Vec::new();
@@ -370,6 +394,7 @@ impl Running {
             self.open_admin(prepared);
         }
         self.update_newcomers();
+        self.certify();
         log_started(&self.started, self.shards.count());
         notes
     }
@@ -402,9 +427,10 @@ impl Running {
     /// # Errors
     /// What is wrong with them; the certificate that was served before is served on.
     pub fn reload_certificate(&self) -> Result<bool, certificates::CertificateError> {
-        match (&self.config.tls, &self.certificates) {
-            (Some(tls), Some(served)) => {
-                certificates::load(&tls.certificate, &tls.key).map(|new| served.replace(new))
+        let files = self.config.tls.as_ref().and_then(Tls::files);
+        match (files, &self.certificates) {
+            (Some(files), Some(served)) => {
+                certificates::load(&files.certificate, &files.key).map(|new| served.replace(new))
             }
             _ => Ok(false),
         }

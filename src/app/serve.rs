@@ -7,8 +7,8 @@ use serde_json::json;
 use tokio::time::MissedTickBehavior;
 
 use crate::base::Clock;
-use crate::cluster::Directory;
-use crate::config::Sources;
+use crate::cluster::{Directory, RevokedFile, Version};
+use crate::config::{Sources, Tls};
 use crate::http::{LastReload, Order, Outcome};
 use crate::lifecycle::{Signal, Signals, notify};
 use crate::logging;
@@ -81,6 +81,8 @@ impl Running {
         let mut terminated = false;
         let mut certificate = Watch::new();
         let mut directory = Watch::new();
+        let first = (self.config.revoked_file.as_ref()).map(RevokedFile::first_version);
+        let mut revoked_file = first.map_or_else(Watch::new, Watch::since);
         let mut look = Clock.now().mono;
         loop {
             tokio::select! {
@@ -120,7 +122,7 @@ impl Running {
                 Some(knock) = successors.knocks.recv() => {
                     if self.answer(knock).await {
                         told.abort();
-                        self.linger(&mut signals).await;
+                        self.linger(&mut signals, &mut revoked_file).await;
                         break;
                     }
                     self.renew(&mut successors);
@@ -133,11 +135,11 @@ impl Running {
                         break;
                     }
                     self.balance();
+                    self.renew_revoked(&mut revoked_file).await;
                     if now.mono >= look {
                         look = now.mono + FILES_PAUSE;
-                        if certificate.changed(self.config.tls.as_ref().map(states))
-                            && self.config.tls.is_some()
-                        {
+                        let files = self.config.tls.as_ref().and_then(Tls::files);
+                        if certificate.changed(files.map(states)) && files.is_some() {
                             self.renew_certificate();
                         }
                         let users = self.config.directory.as_ref();
@@ -235,7 +237,35 @@ impl Running {
         }
     }
 
+    /// Reads `auth.revoked_file` again if it is another one: by itself, so that no other mistake in the configuration
+    /// keeps it from having effect.
+    pub(super) async fn renew_revoked(&mut self, watch: &mut Watch<Option<Version>>) {
+        let Some(file) = &self.config.revoked_file else {
+            return;
+        };
+        if !watch.changed(file.version()) {
+            return;
+        }
+        match file.read() {
+            Ok(entries) => {
+                self.config.revoked = entries.revoked;
+                let revoked = self.config.revoked.clone();
+                let count = revoked.len();
+                let revoked = (self.ledger).configure(revoked, Clock.now().unix_secs());
+                let ended = self.shards.revoke(revoked).await;
+                tracing::info!(count, ended, "auth.revoked_file is another one");
+            }
+            Err(error) => tracing::error!(
+                %error,
+                "auth.revoked_file cannot be used: what it said before stays revoked"
+            ),
+        }
+    }
+
     fn renew_certificate(&self) {
+        if self.certification.poke() {
+            return;
+        }
         match self.reload_certificate() {
             Ok(true) => tracing::info!("the certificate is another one from now on"),
             Ok(false) => tracing::info!("the certificate is the same as before"),

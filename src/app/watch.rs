@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::config::Tls;
+use crate::config::PemFiles;
 
 /// What tells one state of a file from the next, symbolic links followed: a new target counts as well as new content.
 type State = Option<(u64, u64, u64, i64, i64)>;
@@ -22,6 +22,14 @@ impl<S: Copy + PartialEq> Watch<S> {
     pub const fn new() -> Self {
         Self {
             known: None,
+            seen: None,
+        }
+    }
+
+    /// One that knows a state already, lest a change be missed before the first look.
+    pub const fn since(known: S) -> Self {
+        Self {
+            known: Some(known),
             seen: None,
         }
     }
@@ -47,8 +55,8 @@ impl<S: Copy + PartialEq> Watch<S> {
 }
 
 /// The state of a certificate and its key.
-pub(super) fn states(tls: &Tls) -> [State; 2] {
-    [state(&tls.certificate), state(&tls.key)]
+pub(super) fn states(files: &PemFiles) -> [State; 2] {
+    [state(&files.certificate), state(&files.key)]
 }
 
 fn state(file: &Path) -> State {

@@ -28,7 +28,7 @@ const MAX_ANSWER_BYTES: usize = 64 << 20;
 
 /// Which server, and how the answer is shown.
 #[derive(Args)]
-pub struct Server {
+pub(super) struct Server {
     /// Where the admin listener of the server is (http.admin).
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9641")]
     admin: Uri,
@@ -339,7 +339,7 @@ fn said(answer: &Value) -> &str {
 }
 
 /// Every byte that is not plainly harmless in a path or query (RFC 3986 §2.3).
-fn percent_encoded(text: &str) -> String {
+pub(super) fn percent_encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

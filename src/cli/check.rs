@@ -2,14 +2,16 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
 use std::path::Path;
 
 use super::credentials::utc;
 use super::{Configuration, Exit, holder, print, quick_start, state};
+use crate::acme;
 use crate::app::{self, Outside};
 use crate::base::Clock;
-use crate::config::{Config, External, Problem, Problems, Tls};
+use crate::config::{Config, External, PemFiles, Problem, Problems, Tls};
+use crate::net::host;
 use crate::stream::certificates;
 
 /// 2024-01-01: a clock before this day has never been set.
@@ -50,8 +52,10 @@ pub fn run(configuration: &Configuration) -> anyhow::Result<Exit> {
         if let Some(admin) = config.admin {
             check_bind(&mut report, "http.admin", admin, false);
         }
-        if let Some(tls) = &config.tls {
-            certificate(tls, &mut report);
+        match &config.tls {
+            Some(Tls::Files(files)) => certificate(files, &mut report),
+            Some(Tls::Acme(settings)) => ordered(&config, settings, &mut report),
+            None => {}
         }
         if let Some(file) = &config.records.file {
             records_file(file, &mut report);
@@ -243,8 +247,8 @@ fn relay_bindable(config: &Config, ip: IpAddr) -> Result<(), Problem> {
 }
 
 /// What loading does not refuse already.
-fn certificate(tls: &Tls, report: &mut Report) {
-    let Ok(loaded) = certificates::load(&tls.certificate, &tls.key) else {
+fn certificate(files: &PemFiles, report: &mut Report) {
+    let Ok(loaded) = certificates::load(&files.certificate, &files.key) else {
         return;
     };
     let left = loaded
@@ -260,6 +264,62 @@ fn certificate(tls: &Tls, report: &mut Report) {
             ),
             "renew it; turnix reads the files again when they change",
         ));
+    }
+}
+
+/// What an authority would stumble over, as far as it can be told from here.
+fn ordered(config: &Config, settings: &acme::Settings, report: &mut Report) {
+    let store = acme::Store::at(settings);
+    let (names, place) = (settings.names.join(", "), store.directory().display());
+    if let Err(error) = store.probe() {
+        report.errors.push(Problem::host(
+            "tls.acme",
+            format!("nothing can be kept in {place}: {error}"),
+            "let the user that the server runs as write there, and run this check as that user; STATE_DIRECTORY names \
+             another directory",
+        ));
+    }
+    match store.certificate() {
+        Ok(Some(kept)) => report.notes.push(format!(
+            "the certificate for {names} in {place} is good until {}",
+            utc(kept.not_after_unix())
+        )),
+        Ok(None) => report.notes.push(format!(
+            "{place} holds no certificate for {names} yet: the server orders one when it starts"
+        )),
+        Err(error) => report.warnings.push(Problem::host(
+            "tls.acme",
+            error.to_string(),
+            "nothing needs to be done: the server orders another when it starts",
+        )),
+    }
+    let mut own: Vec<IpAddr> = host::interface_addresses();
+    if let External::Mapped(mappings) = &config.relay.external {
+        own.extend(mappings.iter().map(|mapping| mapping.external));
+    }
+    for name in &settings.names {
+        let found = match (name.as_str(), 0).to_socket_addrs() {
+            Ok(found) => found
+                .map(|address| address.ip().to_canonical())
+                .collect::<Vec<_>>(),
+            Err(error) => {
+                report.warnings.push(Problem::host(
+                    "tls.acme.names",
+                    format!("{name} leads nowhere from here: {error}"),
+                    "give it an A or AAAA record with the public address of this host",
+                ));
+                continue;
+            }
+        };
+        if !found.iter().any(|ip| own.contains(ip)) {
+            let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+            report.warnings.push(Problem::host(
+                "tls.acme.names",
+                format!("{name} leads to {}, which this host does not have", found.join(", ")),
+                "fine where that is a NAT or a proxy in front of it (relay.external_address may say so); else correct the \
+                 record",
+            ));
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod holder;
 mod import;
 mod probe;
 mod quick_start;
+mod revoke;
 mod serve;
 mod state;
 mod tls;
@@ -94,6 +95,10 @@ enum Command {
     Allocations(admin::Allocations),
     /// End an allocation of a running server, or all of a user.
     Disconnect(admin::Disconnect),
+    /// Revoke a credential, a user, or everything that an API key has minted; or list and undo that.
+    ///
+    /// Whoever is revoked gets no allocation any more, and what lives ends at once. It outlives restarts.
+    Revoke(revoke::Revoke),
     /// Watch the live allocations of a running server, busiest first.
     ///
     /// Keys: q quits, s sorts by something else, r turns the order around, / filters by user, arrows scroll. Where standard
@@ -123,6 +128,12 @@ pub struct Configuration {
     /// Wins over the environment (TURNIX_LIMITS__ALLOCATIONS) and the file.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Start from a whole configuration of this name, beneath all others: the same as --set preset=NAME.
+    ///
+    /// openrelay serves the user openrelayproject, whose password the whole world knows, on ports 80, 443 and 3478, with
+    /// limits that keep one client from taking what others need.
+    #[arg(long, value_name = "NAME")]
+    preset: Option<String>,
 }
 
 impl Configuration {
@@ -141,7 +152,10 @@ impl Configuration {
                     (text(name), text(value))
                 })
                 .collect(),
-            set: self.set.clone(),
+            set: (self.preset.iter())
+                .map(|name| format!("preset={name}"))
+                .chain(self.set.iter().cloned())
+                .collect(),
         }
     }
 }
@@ -175,6 +189,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Drain(arguments) => admin::drain(&arguments),
         Command::Allocations(arguments) => admin::allocations(&arguments),
         Command::Disconnect(arguments) => admin::disconnect(&arguments),
+        Command::Revoke(arguments) => revoke::revoke(&arguments),
         Command::Top(arguments) => top::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),

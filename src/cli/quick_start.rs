@@ -30,7 +30,14 @@ pub struct QuickStart {
 /// State that cannot be used, no free port, a bad environment or `--set`.
 pub fn prepare(mut sources: Sources) -> anyhow::Result<QuickStart> {
     let state = state::prepare(&sources, Clock.now().unix_secs())?;
-    let (listeners, notes) = choose_listeners(&sources)?;
+    let (listeners, mut notes) = choose_listeners(&sources)?;
+    if listeners.iter().any(|one| one.streams.tls) && !sources.overrides("tls") {
+        notes.push(
+            "The certificate is self-signed: browsers take turns: URLs once there is one that they trust, \
+             in tls.certificate and tls.key."
+                .into(),
+        );
+    }
     sources.base = Some(describe(&sources, &state, &listeners));
     finish(sources, state, notes)
 }
@@ -76,10 +83,13 @@ fn describe(sources: &Sources, state: &State, listeners: &[Listener]) -> String 
     let mut text = String::from("# Written by the quick start of turnix, anew at every start.\n");
     if !decides_access(sources) {
         text += "\n[auth]\n";
-        let (name, password) = &state.user;
-        let (name, password) = (quoted(name), quoted(password.expose()));
         text += &format!("secret_files = [{}]\n", path(&state.secret_file));
-        text += &format!("users = {{ {name} = {password} }}\n");
+        // A preset has users of its own.
+        if !sources.overrides("preset") {
+            let (name, password) = &state.user;
+            let (name, password) = (quoted(name), quoted(password.expose()));
+            text += &format!("users = {{ {name} = {password} }}\n");
+        }
     }
     let needs_tls =
         sources.overrides("listen") || listeners.iter().any(|listener| listener.streams.tls);

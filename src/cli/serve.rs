@@ -100,6 +100,7 @@ fn take_over(arguments: &Arguments, config: &Config, sources: &Sources) -> TakeO
             HandoverSocket::Auto => Some(state::runtime_directory(sources).join("handover.sock")),
         },
         wanted: arguments.take_over,
+        state: Some(state::directory(sources)),
     }
 }
 
@@ -115,8 +116,13 @@ fn keep_memory_private(config: &Config) {
 fn describe(quick: QuickStart, started: &Started) -> Banner {
     let config = quick.config;
     let credential = credential(&config);
+    let mut notes = quick.notes;
+    let preset = (config.warnings.iter()).filter(|warning| warning.key == "preset");
+    notes.extend(preset.map(|warning| format!("{}; {}", warning.found, warning.remedy)));
     let host = Host {
-        name: None,
+        // That of the quick start's own certificate leads nobody here.
+        name: (config.tls.as_ref().filter(|tls| tls.files().is_none()))
+            .and_then(ice::certificate_name),
         external: config.relay.external,
         relays: started.relays.clone(),
     };
@@ -149,7 +155,7 @@ fn describe(quick: QuickStart, started: &Started) -> Banner {
         urls,
         test_page,
         state: quick.state.directory,
-        notes: (quick.notes.into_iter())
+        notes: (notes.into_iter())
             .chain(started.warnings.iter().map(ToString::to_string))
             .collect(),
         terminal: io::stdout().is_terminal(),

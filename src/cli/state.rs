@@ -40,28 +40,9 @@ pub struct State {
     pub certificate: PathBuf,
 }
 
-/// Where state is kept: `$STATE_DIRECTORY`, `$XDG_STATE_HOME/turnix`, `~/.local/state/turnix`, `/var/lib/turnix`.
+/// Where state is kept.
 pub fn directory(sources: &Sources) -> PathBuf {
-    let variable = |wanted: &str| {
-        sources
-            .environment
-            .iter()
-            .find(|(name, value)| name == wanted && !value.is_empty())
-            .map(|(_, value)| value.as_str())
-    };
-    if let Some(directories) = variable("STATE_DIRECTORY") {
-        // systemd separates several by colons.
-        let first = directories.split(':').next().unwrap_or(directories);
-        return PathBuf::from(first);
-    }
-    // The XDG specification has relative paths ignored.
-    if let Some(home) = variable("XDG_STATE_HOME").filter(|path| path.starts_with('/')) {
-        return Path::new(home).join("turnix");
-    }
-    match variable("HOME").filter(|path| path.starts_with('/')) {
-        Some(home) => Path::new(home).join(".local/state/turnix"),
-        None => PathBuf::from("/var/lib/turnix"),
-    }
+    sources.state_directory()
 }
 
 /// Where what lives as long as the server is kept: `$RUNTIME_DIRECTORY`, else with the state, in a directory that is made

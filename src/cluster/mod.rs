@@ -7,6 +7,8 @@
 pub mod canary;
 mod directory;
 mod geo;
+mod journal;
+pub mod ledger;
 pub mod own;
 mod uri;
 
@@ -17,8 +19,9 @@ use std::sync::atomic::{AtomicBool, Ordering as Memory};
 
 use rand::RngExt;
 
-pub use directory::{Directory, DirectoryError, Entries, UsersFile, Version};
+pub use directory::{Directory, DirectoryError, Entries, RevokedFile, UsersFile, Version};
 pub use geo::{Location, Places, PlacesError};
+pub use ledger::Ledger;
 pub use uri::{IceUri, TurnUri, UriError};
 
 /// One server of the service.

@@ -9,9 +9,9 @@ use super::problem::Sources;
 use super::reader::Reader;
 use super::source::{Node, Value};
 use super::values::{self, Converted, Fault};
-use crate::access::{NotAKey, stored_key};
+use crate::access::{NotAKey, Revocation, stored_key};
 use crate::base::Secret;
-use crate::cluster::{Directory, Entries, UsersFile};
+use crate::cluster::{Directory, DirectoryError, Entries, RevokedFile, UsersFile};
 
 /// What `[auth]` says.
 pub(super) struct Auth {
@@ -21,6 +21,9 @@ pub(super) struct Auth {
     pub nonce_lifetime: Duration,
     /// Where some of the users are kept.
     pub directory: Option<UsersFile>,
+    /// What is revoked, and the file that says so.
+    pub revoked: Vec<Revocation>,
+    pub revoked_file: Option<RevokedFile>,
 }
 
 impl Auth {
@@ -42,6 +45,12 @@ pub(super) fn read_auth(r: &mut Reader<'_>, sources: &Sources) -> Option<Auth> {
         r#""""#,
         "the path of a file with name:password on each line",
         users_file,
+    );
+    let revoked = r.key(
+        "auth.revoked_file",
+        r#""""#,
+        "the path of a file with credential, user or key and a name on each line",
+        revoked_file,
     );
     let secrets = r.key(
         "auth.secrets",
@@ -68,6 +77,15 @@ pub(super) fn read_auth(r: &mut Reader<'_>, sources: &Sources) -> Option<Auth> {
         values::duration_within(10, 86_400),
     );
     let (mut users, mut secrets, from_files) = (users?, secrets?, from_files?);
+    let (revoked_file, revoked) = match revoked? {
+        Some((file, entries)) => {
+            let text = |one: &Revocation| Secret::new(format!("{} {}", one.kind.label(), one.name));
+            let lines: Vec<_> = entries.revoked.iter().map(text).collect();
+            (r.keys).note_secrets("auth.revoked_file", lines.iter());
+            (Some(file), entries.revoked)
+        }
+        None => (None, Vec::new()),
+    };
     let directory = directory?.map(|(file, entries)| {
         let text = |(name, password): &(String, Secret<String>)| {
             Secret::new(format!("{name}:{}", password.expose()))
@@ -109,18 +127,32 @@ pub(super) fn read_auth(r: &mut Reader<'_>, sources: &Sources) -> Option<Auth> {
         strict_expiry: strict_expiry?,
         nonce_lifetime: nonce_lifetime?,
         directory,
+        revoked,
+        revoked_file,
     })
 }
 
 fn users_file(node: &Node) -> Converted<Option<(UsersFile, Entries)>> {
+    directory(node, UsersFile::new)
+}
+
+fn revoked_file(node: &Node) -> Converted<Option<(RevokedFile, Entries)>> {
+    directory(node, RevokedFile::new)
+}
+
+/// The directory at the path that `node` names, and what is in it; `None` if it names none.
+fn directory<D: Directory>(
+    node: &Node,
+    new: impl Fn(String) -> D,
+) -> Converted<Option<(D, Entries)>> {
     let path = values::text(node)?;
     if path.is_empty() {
         return Ok(None);
     }
-    let file = UsersFile::new(path);
+    let file = new(path);
     match file.read() {
         Ok(entries) => Ok(Some((file, entries))),
-        Err(error) => Err(Fault::with(node, error.found, error.remedy)),
+        Err(DirectoryError { found, remedy }) => Err(Fault::with(node, found, remedy)),
     }
 }
 

@@ -151,7 +151,16 @@ pub(super) fn read_keys(
 }
 
 fn read_api_key(r: &mut Reader<'_>, sources: &Sources) -> Option<ApiKey> {
-    let id = r.key("api.keys.id", r#""""#, "a name", named);
+    let id = r.key(
+        "api.keys.id",
+        r#""""#,
+        "a name of 1 to 64 bytes without semicolons and control characters",
+        |node: &Node| match named(node)? {
+            // Names that it mints carry it.
+            id if id.len() <= 64 && !id.chars().any(|c| c.is_control() || c == ';') => Ok(id),
+            _ => Err(Fault::of(node)),
+        },
+    );
     let secret = r.key(
         "api.keys.secret",
         r#""""#,
@@ -204,6 +213,12 @@ fn read_api_key(r: &mut Reader<'_>, sources: &Sources) -> Option<ApiKey> {
             _ => Err(Fault::of(node)),
         },
     );
+    let rate = r.key(
+        "api.keys.rate",
+        "0",
+        "a number of credentials a minute from 0 to 1000000",
+        values::number(0..=1_000_000),
+    );
     let secret_hash = match (secret?, from_file?) {
         (Some((hash, in_clear)), None) => {
             if in_clear {
@@ -238,6 +253,7 @@ fn read_api_key(r: &mut Reader<'_>, sources: &Sources) -> Option<ApiKey> {
         ttl: ttl?.max(Duration::from_secs(1)),
         origins: origins?,
         user_prefix: user_prefix?,
+        rate: rate?,
     })
 }
 

@@ -116,7 +116,7 @@ pub(super) fn check_http(r: &mut Reader<'_>, tls: Option<&Option<Tls>>, keys: Op
         r.problem(
             "http.tls",
             "true, and tls.certificate is empty",
-            "name tls.certificate and tls.key",
+            "name tls.certificate and tls.key, or tls.acme.names",
         );
     }
 }

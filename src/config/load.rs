@@ -3,6 +3,7 @@
 use std::fs;
 
 use super::Config;
+use super::acme;
 use super::auth::{Auth, read_auth};
 use super::changes::Keys;
 use super::cluster::{read_cluster, read_keys};
@@ -12,6 +13,7 @@ use super::http::{check_http, read_http};
 use super::limits::read_limits;
 use super::listen::{read_listeners, read_relay};
 use super::log::read_log;
+use super::preset;
 use super::problem::{Origin, Problem, Problems, Sources};
 use super::reader::{Declared, Reader};
 use super::records::read_records;
@@ -92,14 +94,15 @@ pub fn host_name() -> String {
 }
 
 fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
+    preset::read(r);
     let realm = r.key(
         "realm",
         r#""turnix""#,
         "1 to 127 characters, usually the server's domain name",
         realm,
     );
-    let tls = read_tls(r);
-    let has_certificate = r.is_set("tls.certificate") || r.is_set("tls.key");
+    let tls = read_tls(r, sources);
+    let has_certificate = r.is_set("tls.certificate") || r.is_set("tls.key") || acme::is_wanted(r);
     let listeners = read_listeners(r, has_certificate);
     let relay = read_relay(r);
     let auth = read_auth(r, sources);
@@ -132,6 +135,7 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
     let records = read_records(r);
     let elsewhere = http.as_ref().is_none_or(|keys| keys.http.tls);
     check_tls(r, tls.as_ref(), listeners.as_deref(), elsewhere);
+    let tls = acme::choose_challenges(r, tls, listeners.as_deref());
     check_http(r, tls.as_ref(), http.as_ref());
     exposure::warn(r, sources);
 
@@ -181,6 +185,8 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
             ..records?
         },
         directory: auth.directory,
+        revoked: auth.revoked,
+        revoked_file: auth.revoked_file,
         api_keys: api_keys?,
         cluster,
         keys: Keys::default(),

@@ -7,6 +7,7 @@
 //! --set key=value  >  TURNIX_SECTION__KEY  >  file  >  what the quick start chose  >  default
 //! ```
 
+mod acme;
 mod auth;
 mod changes;
 mod cluster;
@@ -18,6 +19,7 @@ mod limits;
 mod listen;
 mod load;
 mod log;
+mod preset;
 mod problem;
 mod reader;
 mod records;
@@ -32,9 +34,10 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::access::Revocation;
 use crate::base::Family;
 use crate::base::addr::is_link_local;
-use crate::cluster::UsersFile;
+use crate::cluster::{RevokedFile, UsersFile};
 use crate::http::Token;
 use crate::http::ice::ApiKey;
 use crate::net::host;
@@ -80,6 +83,10 @@ pub struct Config {
     pub records: crate::records::Settings,
     /// Where users are kept outside the configuration; a change there is a reload.
     pub directory: Option<UsersFile>,
+    /// What is revoked, as a file says it that is read again when it changes.
+    pub revoked: Vec<Revocation>,
+    /// That file.
+    pub revoked_file: Option<RevokedFile>,
     /// Who may ask the ICE configuration service.
     pub api_keys: Vec<ApiKey>,
     /// The servers of the service.
@@ -187,9 +194,28 @@ impl External {
     }
 }
 
-/// Where the certificate is.
+/// Where the certificate comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Tls {
+    /// Somebody else renews it.
+    Files(PemFiles),
+    /// It is ordered and renewed here.
+    Acme(crate::acme::Settings),
+}
+
+impl Tls {
+    /// The files, if it comes from files.
+    pub const fn files(&self) -> Option<&PemFiles> {
+        match self {
+            Self::Files(files) => Some(files),
+            Self::Acme(_) => None,
+        }
+    }
+}
+
+/// Where a certificate is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tls {
+pub struct PemFiles {
     /// PEM chain, the server's own certificate first.
     pub certificate: PathBuf,
     /// PEM private key; may be the same file.

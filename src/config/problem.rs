@@ -17,6 +17,8 @@ pub enum Origin {
     Set,
     /// What the quick start chose.
     QuickStart,
+    /// What the preset of that name says.
+    Preset(&'static str),
     /// Nobody wrote it.
     Default,
     /// The machine, not the configuration.
@@ -31,6 +33,7 @@ impl fmt::Display for Origin {
             Self::Environment(name) => write!(f, "environment {name}"),
             Self::Set => f.write_str("--set"),
             Self::QuickStart => f.write_str("quick start"),
+            Self::Preset(name) => write!(f, "preset {name}"),
             Self::Default => f.write_str("configuration"),
             Self::Host => f.write_str("host"),
         }
@@ -146,6 +149,30 @@ pub struct Sources {
     pub environment: Vec<(String, String)>,
     /// `key=value` of each `--set`, in order.
     pub set: Vec<String>,
+}
+
+impl Sources {
+    /// Where state is kept: `$STATE_DIRECTORY`, `$XDG_STATE_HOME/turnix`, `~/.local/state/turnix`, `/var/lib/turnix`.
+    pub fn state_directory(&self) -> PathBuf {
+        let variable = |wanted: &str| {
+            (self.environment.iter())
+                .find(|(name, value)| name == wanted && !value.is_empty())
+                .map(|(_, value)| value.as_str())
+        };
+        if let Some(directories) = variable("STATE_DIRECTORY") {
+            // systemd separates several by colons.
+            let first = directories.split(':').next().unwrap_or(directories);
+            return PathBuf::from(first);
+        }
+        // The XDG specification has relative paths ignored.
+        if let Some(home) = variable("XDG_STATE_HOME").filter(|path| path.starts_with('/')) {
+            return Path::new(home).join("turnix");
+        }
+        match variable("HOME").filter(|path| path.starts_with('/')) {
+            Some(home) => Path::new(home).join(".local/state/turnix"),
+            None => PathBuf::from("/var/lib/turnix"),
+        }
+    }
 }
 
 impl fmt::Debug for Sources {

@@ -211,6 +211,23 @@ impl<'a> Reader<'a> {
         self.find(name).is_some_and(|node| !empty(node))
     }
 
+    /// Whether somebody wrote `name`, and something else than an empty text or list.
+    pub fn is_filled(&self, name: &str) -> bool {
+        let empty = |node: &Node| matches!(&node.value, Value::List(items) if items.is_empty());
+        self.is_set(name) && !self.find(name).is_some_and(empty)
+    }
+
+    /// Whether somebody wrote `name`, a text that has been declared, and something else than its default.
+    pub fn is_changed(&self, name: &str) -> bool {
+        let text = |node: &Node| match &node.value {
+            Value::Text(text) => Some(text.clone()),
+            _ => None,
+        };
+        let declared = self.declared.iter().find(|declared| declared.name == name);
+        let default = declared.and_then(|declared| text(&default_node(declared.default)));
+        self.find(name).is_some_and(|node| text(node) != default)
+    }
+
     /// Records a problem with `name`.
     pub fn problem(&mut self, name: &str, found: impl Into<String>, remedy: impl Into<String>) {
         self.problems.push(Problem {

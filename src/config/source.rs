@@ -161,6 +161,7 @@ pub(super) fn merge(sources: &Sources, problems: &mut Vec<Problem>) -> (Table, b
             }),
         }
     }
+    super::preset::apply(&mut root, problems);
     (root, whole)
 }
 
@@ -175,7 +176,7 @@ fn is_service_link(suffix: &str, text: &str) -> bool {
 }
 
 /// Merges the TOML in `text` over `root`; false if it has syntax errors.
-fn read_text(
+pub(super) fn read_text(
     text: &str,
     root: &mut Table,
     problems: &mut Vec<Problem>,
@@ -195,7 +196,7 @@ fn read_text(
     errors.is_empty()
 }
 
-fn overlay(under: &mut Table, over: Table) {
+pub(super) fn overlay(under: &mut Table, over: Table) {
     for (name, entry) in over {
         match (under.get_mut(&name), entry.node.value) {
             (

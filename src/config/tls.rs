@@ -1,20 +1,49 @@
-//! The keys of `[tls]`: whether the certificate can be served with.
+//! The keys of `[tls]`: whether the certificate can be served with, or who is to issue one.
 
 use std::path::PathBuf;
 
+use super::acme::{self, read_acme};
 use super::exposure;
-use super::problem::Origin;
+use super::problem::{Origin, Sources};
 use super::reader::Reader;
 use super::values;
-use super::{Listener, Tls};
+use super::{Listener, PemFiles, Tls};
 use crate::base::Clock;
 use crate::stream::certificates;
 
-pub(super) fn read_tls(r: &mut Reader<'_>) -> Option<Option<Tls>> {
+pub(super) fn read_tls(r: &mut Reader<'_>, sources: &Sources) -> Option<Option<Tls>> {
+    let paths = read_paths(r);
+    let acme = read_acme(r, sources);
+    if !acme::is_wanted(r) {
+        let files = paths.and_then(|paths| read_files(r, paths));
+        acme?;
+        return Some(files?.map(Tls::Files));
+    }
+    if let Some(key) = ["tls.certificate", "tls.key"]
+        .into_iter()
+        .find(|key| r.is_set(key))
+    {
+        r.problem(
+            key,
+            "given, and so is tls.acme.names",
+            "keep one of them: files that somebody else renews, or names that turnix orders a certificate for",
+        );
+        return None;
+    }
+    Some(acme??).map(|settings| Some(Tls::Acme(settings)))
+}
+
+fn read_paths(r: &mut Reader<'_>) -> Option<(String, String)> {
     const PATH: &str = "the path of a PEM file";
     let certificate = r.key("tls.certificate", r#""""#, PATH, values::text);
     let key = r.key("tls.key", r#""""#, PATH, values::text);
-    let (certificate, key) = (certificate?, key?);
+    Some((certificate?, key?))
+}
+
+fn read_files(
+    r: &mut Reader<'_>,
+    (certificate, key): (String, String),
+) -> Option<Option<PemFiles>> {
     match (certificate.is_empty(), key.is_empty()) {
         (true, true) => return Some(None),
         (false, false) => {}
@@ -49,7 +78,7 @@ pub(super) fn read_tls(r: &mut Reader<'_>) -> Option<Option<Tls>> {
                 return None;
             }
             exposure::warn_of_file(r, "tls.key", &key);
-            Some(Some(Tls { certificate, key }))
+            Some(Some(PemFiles { certificate, key }))
         }
         Err(error) => {
             let name = if error.file == certificate {
@@ -81,13 +110,17 @@ pub(super) fn check_tls(
         r.problem(
             "tls.certificate",
             "empty, and a [[listen]] names \"tls\"",
-            "name tls.certificate and tls.key, or remove \"tls\" from listen.protocols",
+            "name tls.certificate and tls.key, or tls.acme.names; or remove \"tls\" from listen.protocols",
         );
     }
-    let chosen = r.origin("tls.certificate") == Origin::QuickStart;
+    let key = match tls {
+        Some(Tls::Acme(_)) => "tls.acme.names",
+        _ => "tls.certificate",
+    };
+    let chosen = r.origin(key) == Origin::QuickStart;
     if !speaks && !elsewhere && tls.is_some() && !chosen {
         r.problem(
-            "tls.certificate",
+            key,
             "given, and no [[listen]] names \"tls\"",
             "add \"tls\" to listen.protocols, set http.tls = true, or remove the certificate",
         );

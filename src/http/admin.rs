@@ -14,9 +14,11 @@ use axum::{Extension, Router};
 use serde::{Deserialize, Serialize};
 
 use crate::access::Limits;
+use crate::acme;
 use crate::base::time::duration;
 use crate::base::trace::Traces;
 use crate::base::{Clock, Pii};
+use crate::cluster::Ledger;
 use crate::external;
 use crate::metrics::{Context, NamedAllocation, Reading, encode};
 use crate::records::Counts;
@@ -24,11 +26,12 @@ use crate::stream::{Admission, Certificates};
 use crate::turn::{AllocationView, Bandwidth, Direction};
 
 use super::door::{Door, Refusal};
+use super::keys::Meters;
 use super::serve::{Local, Peer};
 use super::status::Board;
 use super::{
     Events, Health, Operator, Order, ShardControl, Status, Token, events, json, pages, refusal,
-    trace,
+    revocations, trace,
 };
 
 /// What the admin listener answers from.
@@ -45,9 +48,12 @@ pub struct AdminState<S> {
     pub(super) epoch: u64,
     door: Arc<Door>,
     records: Option<Arc<Counts>>,
+    acme: Option<Arc<acme::Counts>>,
     external: Option<Arc<external::Board>>,
     board: Option<Board>,
     pub(super) traces: Arc<Mutex<Traces>>,
+    pub(super) ledger: Ledger,
+    meters: Option<Arc<Meters>>,
 }
 
 /// What the admin listener says about this server, and to whom.
@@ -92,9 +98,12 @@ impl<S: ShardControl> AdminState<S> {
             events: Events::default(),
             epoch: 0,
             records: None,
+            acme: None,
             external: None,
             board: None,
             traces: Arc::default(),
+            ledger: Ledger::default(),
+            meters: None,
         }
     }
 
@@ -122,6 +131,16 @@ impl<S: ShardControl> AdminState<S> {
         self
     }
 
+    /// Keeps revocations in `ledger`, and tells what API keys were answered, as `meters` count it.
+    #[must_use]
+    pub fn with_ledger(self, ledger: Ledger, meters: Arc<Meters>) -> Self {
+        Self {
+            ledger,
+            meters: Some(meters),
+            ..self
+        }
+    }
+
     /// Shows in the metrics how relay addresses look from outside.
     #[must_use]
     pub fn with_external(mut self, board: Arc<external::Board>) -> Self {
@@ -139,6 +158,13 @@ impl<S: ShardControl> AdminState<S> {
     /// Counts access records in the metrics.
     pub fn with_records(mut self, counts: Arc<Counts>) -> Self {
         self.records = Some(counts);
+        self
+    }
+
+    /// Counts orders of certificates in the metrics, where certificates are ordered.
+    #[must_use]
+    pub fn with_acme(mut self, counts: Option<Arc<acme::Counts>>) -> Self {
+        self.acme = counts;
         self
     }
 }
@@ -161,6 +187,14 @@ pub fn router<S: ShardControl>(state: AdminState<S>) -> Router {
         .route("/api/v1/events", get(events::stream))
         .route("/api/v1/reload", post(reload))
         .route("/api/v1/drain", post(drain))
+        .route(
+            "/api/v1/revocations",
+            get(revocations::list).post(revocations::revoke),
+        )
+        .route(
+            "/api/v1/revocations/{kind}/{name}",
+            delete(revocations::lift),
+        )
         .route("/api/v1/trace", get(trace::list).post(trace::change))
         .fallback(async || refusal(StatusCode::NOT_FOUND, "there is nothing at this path"))
         .method_not_allowed_fallback(async || {
@@ -326,7 +360,7 @@ impl Known<'_> {
 }
 
 /// Whether a web page of another origin sends this: a browser sends a plain POST without asking the server first.
-fn is_from_elsewhere(headers: &HeaderMap) -> bool {
+pub(super) fn is_from_elsewhere(headers: &HeaderMap) -> bool {
     let host = headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok());
@@ -359,7 +393,10 @@ async fn metrics<S: ShardControl>(State(state): State<AdminState<S>>) -> Respons
         streams_refused: state.admission.refused(),
         unix_secs: Clock.now().unix_secs(),
         records: (state.records.as_ref()).map_or_else(Vec::new, |counts| counts.read()),
+        acme: state.acme.as_ref().map(|counts| counts.read()),
         admin_refused: state.door.refused(),
+        revocations: state.ledger.counts(Clock.now().unix_secs()),
+        api_keys: (state.meters.as_ref()).map_or_else(Vec::new, |meters| meters.read()),
         external: (external.iter())
             .map(|seen| (seen.local, seen.external, seen.source.label()))
             .collect(),
@@ -632,7 +669,7 @@ fn unknown() -> Response {
     )
 }
 
-fn unreadable() -> Response {
+pub(super) fn unreadable() -> Response {
     refusal(
         StatusCode::BAD_REQUEST,
         "the path is not percent-encoded UTF-8",

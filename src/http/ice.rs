@@ -2,7 +2,8 @@
 //! themselves, and the totals that it may watch.
 //!
 //! Whoever asks shows the secret of an API key. Only hashes of them are kept; they are compared in constant time, and
-//! wrong ones are answered at a bounded rate per address. Web pages may ask where the key lists their origin.
+//! wrong ones are answered at a bounded rate per address. Web pages may ask where the key lists their origin. Names that a
+//! key mints carry its id, so that all of them can be revoked.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -21,23 +22,29 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::time::Instant;
 
-use crate::access::{AddressRate, rest};
+use crate::access::{AddressRate, RevokedKind, rest};
 use crate::base::time::duration;
 use crate::base::{Clock, Secret};
+use crate::cluster::ledger::{By, Changed, Ledger};
 use crate::cluster::{Fleet, Wish};
 use crate::turn::{Direction, DropReason};
 use crate::wire::ErrorCode;
+use crate::wire::key::MAX_USERNAME_BYTES;
 
+use super::keys::{Answered, Meters};
 use super::serve::Peer;
 use super::{ShardControl, refusal};
 
 /// Wrong keys per second that one address is answered.
 const FAILURES_PER_SECOND: u32 = 1;
 
+/// When whoever showed too many wrong keys should try again, in seconds.
+const FAILURES_RETRY_SECS: u64 = 10;
+
 /// Nodes that a client is told of: the best, and one to fall back to.
 const NODES: usize = 2;
 
-/// The longest user id; with its prefix and the expiry it fits into USERNAME (RFC 8489 §14.3).
+/// The longest user id, without its prefix.
 const MAX_USER_BYTES: usize = 400;
 
 /// Who may ask.
@@ -53,6 +60,8 @@ pub struct ApiKey {
     pub origins: Vec<String>,
     /// What the user ids that it asks for begin with.
     pub user_prefix: String,
+    /// Credentials it may mint in a minute, and at once; 0 is no limit.
+    pub rate: u32,
 }
 
 impl std::fmt::Debug for ApiKey {
@@ -83,15 +92,61 @@ pub struct Service<S> {
     offer: Arc<RwLock<Arc<Offer>>>,
     failures: Arc<Mutex<AddressRate>>,
     started: Instant,
+    ledger: Ledger,
+    meters: Arc<Meters>,
+}
+
+/// Why a request gets no credentials.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    pub code: StatusCode,
+    pub why: &'static str,
+    /// After how many seconds it is worth asking again.
+    pub retry_after_secs: Option<u64>,
+}
+
+impl From<(StatusCode, &'static str)> for Refusal {
+    fn from((code, why): (StatusCode, &'static str)) -> Self {
+        Self {
+            code,
+            why,
+            retry_after_secs: None,
+        }
+    }
+}
+
+impl Refusal {
+    fn later(why: &'static str, secs: u64) -> Self {
+        Self {
+            code: StatusCode::TOO_MANY_REQUESTS,
+            why,
+            retry_after_secs: Some(secs),
+        }
+    }
+
+    /// Adds to a response that refuses for this reason when to ask again.
+    pub fn mark(&self, mut response: Response) -> Response {
+        if let Some(secs) = self.retry_after_secs {
+            (response.headers_mut()).insert(header::RETRY_AFTER, secs.into());
+        }
+        response
+    }
+
+    /// The refusal in our own words.
+    pub fn response(&self) -> Response {
+        self.mark(refusal(self.code, self.why))
+    }
 }
 
 impl<S: ShardControl> Service<S> {
-    /// Answers from `offer` and about `shards`.
-    pub fn new(shards: S, offer: Offer) -> Self {
+    /// Answers from `offer` and about `shards`, and keeps what it has to in `ledger`.
+    pub fn new(shards: S, offer: Offer, ledger: Ledger) -> Self {
         let [a, b, c, d] = rand::random();
         let hasher = RandomState::with_seeds(a, b, c, d);
         Self {
             shards,
+            meters: Arc::new(Meters::new(&offer.keys)),
+            ledger,
             offer: Arc::new(RwLock::new(Arc::new(offer))),
             failures: Arc::new(Mutex::new(AddressRate::new(FAILURES_PER_SECOND, hasher))),
             started: Instant::now(),
@@ -100,6 +155,7 @@ impl<S: ShardControl> Service<S> {
 
     /// Answers from `offer` from now on.
     pub fn replace(&self, offer: Offer) {
+        self.meters.set(&offer.keys);
         *self.offer.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(offer);
     }
 
@@ -111,6 +167,117 @@ impl<S: ShardControl> Service<S> {
     pub(super) fn may_fail(&self, client: IpAddr) -> bool {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         failures.admit(self.started.elapsed(), client)
+    }
+
+    /// What the keys were answered.
+    pub fn meters(&self) -> Arc<Meters> {
+        Arc::clone(&self.meters)
+    }
+
+    pub(super) const fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The key of `keys` with `secret`, and with `id` where a request names one, for a client that may be guessing.
+    ///
+    /// # Errors
+    /// There is none, or it is revoked.
+    pub(super) fn key<'a>(
+        &self,
+        keys: &'a [ApiKey],
+        client: IpAddr,
+        id: Option<&str>,
+        secret: Option<&str>,
+    ) -> Result<&'a ApiKey, Refusal> {
+        let Some(key) = secret.and_then(|secret| find_key(keys, id, secret)) else {
+            return Err(match self.may_fail(client) {
+                true => (
+                    StatusCode::UNAUTHORIZED,
+                    "no API key has this id and secret",
+                )
+                    .into(),
+                false => Refusal::later("too many wrong keys; wait a while", FAILURES_RETRY_SECS),
+            });
+        };
+        let unix = Clock.now().unix;
+        if (self.ledger.revoked()).has(RevokedKind::Key, key.id.as_bytes(), unix) {
+            self.meters.count(key, Answered::Revoked);
+            return Err((StatusCode::UNAUTHORIZED, "this API key is revoked").into());
+        }
+        Ok(key)
+    }
+
+    /// Credentials of `key`, made for this answer, and where they are good.
+    ///
+    /// # Errors
+    /// What the request cannot mean, what the configuration lacks, or that the key or the user may have none now.
+    pub(super) fn mint(
+        &self,
+        offer: &Offer,
+        key: &ApiKey,
+        order: Order<'_>,
+    ) -> Result<Minted, Refusal> {
+        let (username, ttl) = offer.name(key, order)?;
+        let user = rest::parse(&username).map_or("", |limited| limited.user);
+        let unix = Clock.now().unix;
+        if (self.ledger.revoked()).has(RevokedKind::User, user.as_bytes(), unix) {
+            self.meters.count(key, Answered::Revoked);
+            return Err((StatusCode::FORBIDDEN, "this user is revoked").into());
+        }
+        if let Err(wait) = self.meters.take(key) {
+            self.meters.count(key, Answered::RateLimited);
+            return Err(Refusal::later(
+                "this API key has asked for as many credentials as it may in a minute",
+                wait.as_secs() + 1,
+            ));
+        }
+        self.meters.count(key, Answered::Minted);
+        offer.minted(username, ttl, order.region, order.client)
+    }
+
+    /// Gives what the ledger has changed to the shards, and waits until it outlives the host, if it can; how many
+    /// allocations it ended.
+    pub(super) async fn put_into_effect(&self, changed: Changed) -> usize {
+        put_into_effect(&self.shards, changed).await
+    }
+
+    /// Revokes a credential of `key` until it ends by itself.
+    ///
+    /// # Errors
+    /// The ledger has no room for it.
+    pub(super) async fn revoke(&self, key: &ApiKey, username: &str) -> Result<usize, Refusal> {
+        let by = By::Key(key.id.clone());
+        let (kind, now_unix) = (RevokedKind::Credential, Clock.now().unix_secs());
+        let changed = (self.ledger).revoke(kind, username, None, by, now_unix);
+        let changed =
+            changed.map_err(|_| Refusal::later("the server cannot take it down now", 60))?;
+        let ended = self.put_into_effect(changed).await;
+        tracing::info!(
+            kind = kind.label(),
+            name = username,
+            by = %By::Key(key.id.clone()),
+            ended,
+            "revoked"
+        );
+        Ok(ended)
+    }
+}
+
+/// Gives what the ledger has changed to `shards`, and waits until it outlives the host, if it can; how many allocations
+/// it ended.
+pub(super) async fn put_into_effect<S: ShardControl>(shards: &S, changed: Changed) -> usize {
+    let ended = shards.revoke(changed.revoked).await;
+    if let Some(file) = changed.written {
+        synchronise(file).await;
+    }
+    ended
+}
+
+/// Waits until `file` is where it outlives the host.
+pub(super) async fn synchronise(file: Arc<std::fs::File>) {
+    let synchronised = tokio::task::spawn_blocking(move || file.sync_data()).await;
+    if let Ok(Err(error)) = synchronised {
+        tracing::error!(%error, "the ledger cannot be written to the disk: its last change may not outlive the host");
     }
 }
 
@@ -173,9 +340,9 @@ async fn config<S: ShardControl>(
         client.ip(),
         &asked,
         &headers,
-        async |offer, key| match configuration(offer, key, &asked, client.ip()) {
+        async |offer, key| match configuration(&service, offer, key, &asked, client.ip()) {
             Ok(body) => super::json(StatusCode::OK, &body),
-            Err((code, why)) => refusal(code, why),
+            Err(refused) => refused.response(),
         },
     )
     .await
@@ -204,20 +371,20 @@ async fn answered<S: ShardControl>(
     answer: impl AsyncFnOnce(&Offer, &ApiKey) -> Response,
 ) -> Response {
     let offer = service.offer();
-    let Some(key) = shown(&offer.keys, asked, headers) else {
-        if !service.may_fail(client) {
-            return refusal(
-                StatusCode::TOO_MANY_REQUESTS,
-                "too many wrong keys; wait a while",
-            );
+    let secret = authorization(headers, "bearer").or(asked.key.as_deref());
+    let key = match service.key(&offer.keys, client, None, secret) {
+        Ok(key) => key,
+        Err(refused) if refused.code == StatusCode::UNAUTHORIZED => {
+            let why = match secret {
+                Some(_) => refused.why,
+                None => "show an API key: Authorization: Bearer SECRET, or ?key=SECRET",
+            };
+            let mut response = refusal(refused.code, why);
+            (response.headers_mut())
+                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            return response;
         }
-        let mut response = refusal(
-            StatusCode::UNAUTHORIZED,
-            "show an API key: Authorization: Bearer SECRET, or ?key=SECRET",
-        );
-        (response.headers_mut())
-            .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        return response;
+        Err(refused) => return refused.response(),
     };
     let origin = headers.get(header::ORIGIN);
     if origin.is_some_and(|origin| !lists(key, origin)) {
@@ -240,15 +407,6 @@ fn lists(key: &ApiKey, origin: &HeaderValue) -> bool {
     (key.origins.iter()).any(|listed| listed.as_bytes() == origin.as_bytes())
 }
 
-/// The key whose secret the request shows.
-fn shown<'a>(keys: &'a [ApiKey], asked: &Asked, headers: &HeaderMap) -> Option<&'a ApiKey> {
-    find_key(
-        keys,
-        None,
-        authorization(headers, "bearer").or(asked.key.as_deref())?,
-    )
-}
-
 /// What follows the scheme `wanted` in Authorization.
 pub(super) fn authorization<'a>(headers: &'a HeaderMap, wanted: &str) -> Option<&'a str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
@@ -258,11 +416,7 @@ pub(super) fn authorization<'a>(headers: &'a HeaderMap, wanted: &str) -> Option<
 
 /// The key with `secret`, and with `id` where a request names one. Every key is compared, so that time tells nothing
 /// about which is close.
-pub(super) fn find_key<'a>(
-    keys: &'a [ApiKey],
-    id: Option<&str>,
-    secret: &str,
-) -> Option<&'a ApiKey> {
+fn find_key<'a>(keys: &'a [ApiKey], id: Option<&str>, secret: &str) -> Option<&'a ApiKey> {
     let hash = Sha256::digest(secret);
     let mut found = None;
     for key in keys {
@@ -276,7 +430,7 @@ pub(super) fn find_key<'a>(
 
 /// What an answer of any dialect is made of.
 pub(super) struct Minted {
-    /// USERNAME, `<expiry>:<user id>`.
+    /// USERNAME, `<expiry>:<user id>;key=<key id>`.
     pub username: String,
     /// Its password.
     pub credential: String,
@@ -296,45 +450,73 @@ pub(super) struct Order<'a> {
     pub ttl: Option<Duration>,
     pub region: Option<&'a str>,
     pub client: IpAddr,
+    /// Whether no two credentials may have the same name, so that each can be revoked on its own.
+    pub is_unique: bool,
 }
 
 impl Offer {
-    /// Credentials of `key`, made for this answer, and where they are good.
+    /// The name that `key` gives to a credential, and how long it is good for.
     ///
     /// # Errors
-    /// What the request cannot mean, or what the configuration lacks.
-    pub(super) fn mint(
-        &self,
-        key: &ApiKey,
-        order: Order<'_>,
-    ) -> Result<Minted, (StatusCode, &'static str)> {
-        let Some(secret) = &self.secret else {
-            return Err((
-                StatusCode::SERVICE_UNAVAILABLE,
-                "no auth.secrets to make credentials with",
-            ));
-        };
+    /// What the request cannot mean.
+    fn name(&self, key: &ApiKey, order: Order<'_>) -> Result<(String, Duration), Refusal> {
         if order.user.len() > MAX_USER_BYTES || order.user.chars().any(char::is_control) {
             return Err((
                 StatusCode::BAD_REQUEST,
                 "a user is at most 400 bytes without control characters",
-            ));
+            )
+                .into());
         }
         let ttl = order.ttl.unwrap_or(key.ttl).min(key.ttl);
         if ttl < Duration::from_secs(1) {
             return Err((
                 StatusCode::BAD_REQUEST,
                 "a credential is good for a second or longer",
-            ));
+            )
+                .into());
         }
-        let user = format!("{}{}", key.user_prefix, order.user);
         let expires_unix = Clock.now().unix_secs().saturating_add(ttl.as_secs());
-        let (username, credential) = rest::mint(secret, Some(&user), expires_unix);
-        let urls = urls(self, order.region, order.client);
+        let (prefix, user, mark, id) = (&key.user_prefix, order.user, rest::KEY_MARK, &key.id);
+        let mut username = format!("{expires_unix}:{prefix}{user}{mark}{id}");
+        if order.is_unique {
+            username += &format!(";id={:016x}", rand::random::<u64>());
+        }
+        if username.len() > MAX_USERNAME_BYTES {
+            return Err((
+                StatusCode::BAD_REQUEST,
+                "the user is too long: with its prefix, the expiry and the key's id a username has 508 bytes at most",
+            )
+                .into());
+        }
+        Ok((username, ttl))
+    }
+
+    /// The credential of that name, good for `ttl`, and where it is good.
+    ///
+    /// # Errors
+    /// There is nothing to make credentials with.
+    pub(super) fn minted(
+        &self,
+        username: String,
+        ttl: Duration,
+        region: Option<&str>,
+        client: IpAddr,
+    ) -> Result<Minted, Refusal> {
+        let Some(secret) = &self.secret else {
+            return Err((
+                StatusCode::SERVICE_UNAVAILABLE,
+                "no auth.secrets to make credentials with",
+            )
+                .into());
+        };
+        let password = rest::password(secret, username.as_bytes());
+        let urls = urls(self, region, client);
         let stun = urls.iter().find_map(|url| stun_of(url));
         Ok(Minted {
+            credential: (password.expose().iter().copied())
+                .map(char::from)
+                .collect(),
             username,
-            credential,
             ttl,
             urls,
             stun,
@@ -342,12 +524,13 @@ impl Offer {
     }
 }
 
-fn configuration(
+fn configuration<S: ShardControl>(
+    service: &Service<S>,
     offer: &Offer,
     key: &ApiKey,
     asked: &Asked,
     client: IpAddr,
-) -> Result<Value, (StatusCode, &'static str)> {
+) -> Result<Value, Refusal> {
     let ttl = match asked.ttl.as_deref() {
         None => None,
         Some(text) => match text
@@ -360,7 +543,8 @@ fn configuration(
                 return Err((
                     StatusCode::BAD_REQUEST,
                     "ttl is a duration such as 90s, 10m, 24h, or a number of seconds",
-                ));
+                )
+                    .into());
             }
         },
     };
@@ -369,8 +553,9 @@ fn configuration(
         ttl,
         region: asked.region.as_deref(),
         client,
+        is_unique: false,
     };
-    let minted = offer.mint(key, order)?;
+    let minted = service.mint(offer, key, order)?;
     let mut servers = vec![minted.turn_server()];
     servers.extend(minted.stun.as_ref().map(|url| json!({ "urls": [url] })));
     Ok(json!({

@@ -3,13 +3,16 @@
 //! Owns routes and pages. Asks shards through `ShardControl`, and never keeps state about a client between requests.
 
 pub mod admin;
+pub mod challenges;
 mod dialects;
 mod door;
 pub mod events;
 pub mod ice;
+pub mod keys;
 mod operator;
 mod pages;
 pub mod public;
+mod revocations;
 mod serve;
 pub mod status;
 mod trace;
@@ -25,6 +28,7 @@ use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::access::Revocations;
 use crate::base::printable;
 use crate::base::trace::Traces;
 use crate::metrics::{Capacity, NamedAllocation, ShardSnapshot, Survey};
@@ -60,6 +64,10 @@ pub trait ShardControl: Clone + Send + Sync + 'static {
     fn capacity(&self) -> Capacity;
     /// See `Shards::set_traces`.
     fn set_traces(&self, _traces: &Arc<Traces>) {}
+    /// See `Shards::revoke`.
+    fn revoke(&self, _revoked: Revocations) -> impl Future<Output = usize> + Send {
+        std::future::ready(0)
+    }
 }
 
 impl ShardControl for Shards {
@@ -101,6 +109,10 @@ impl ShardControl for Shards {
 
     fn set_traces(&self, traces: &Arc<Traces>) {
         Self::set_traces(self, traces);
+    }
+
+    async fn revoke(&self, revoked: Revocations) -> usize {
+        Self::revoke(self, revoked).await
     }
 }
 

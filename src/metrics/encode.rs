@@ -9,7 +9,8 @@ use prometheus::proto::{
 };
 use prometheus::{Registry, TextEncoder};
 
-use crate::access::{AuthFailure, DeniedRule};
+use crate::access::{AuthFailure, DeniedRule, RevokedKind};
+use crate::acme::Tally;
 use crate::base::{Family, Printable, Transport};
 use crate::stream::{Refusal, Refused};
 use crate::turn::police::Limit;
@@ -34,8 +35,14 @@ pub struct Context {
     pub unix_secs: u64,
     /// Access records: sink, result, count; none where nobody wants them.
     pub records: Vec<(&'static str, &'static str, u64)>,
+    /// Orders of certificates; none where none are ordered.
+    pub acme: Option<Tally>,
     /// Requests that the admin listener turned away for want of its token, by reason.
     pub admin_refused: [(&'static str, u64); 3],
+    /// What is revoked, by kind.
+    pub revocations: [u64; RevokedKind::ALL.len()],
+    /// What API keys were answered: id, outcome, count. The configuration bounds them.
+    pub api_keys: Vec<(String, &'static str, u64)>,
     /// How relay addresses look from outside: local, external, who says so.
     pub external: Vec<(IpAddr, IpAddr, &'static str)>,
     /// How often that has changed.
@@ -354,11 +361,60 @@ fn server(families: &mut Vec<MetricFamily>, totals: &ShardSnapshot, context: &Co
     );
     push(
         families,
+        "turn_revocations",
+        "Credentials, users and API keys that are revoked.",
+        MetricType::GAUGE,
+        (RevokedKind::ALL.into_iter().zip(context.revocations))
+            .map(|(kind, count)| gauge(&[("kind", kind.label())], count as f64))
+            .collect(),
+    );
+    push(
+        families,
+        "turn_api_credentials_total",
+        "Requests for credentials by API key and outcome.",
+        MetricType::COUNTER,
+        (context.api_keys.iter())
+            .map(|(key, result, count)| {
+                let key = Printable(key).to_string();
+                counter(&[("key", &key), ("result", result)], *count)
+            })
+            .collect(),
+    );
+    push(
+        families,
         "turn_certificate_expiry_timestamp_seconds",
         "When the served certificate expires, in seconds since the Unix epoch.",
         MetricType::GAUGE,
         (context.certificate_expiry_unix.into_iter())
             .map(|expiry| gauge(&[], expiry as f64))
+            .collect(),
+    );
+    push(
+        families,
+        "turn_acme_orders_total",
+        "Orders of certificates by ACME and what became of them.",
+        MetricType::COUNTER,
+        (context.acme.into_iter())
+            .flat_map(|tally| [("issued", tally.issued), ("failed", tally.failed)])
+            .map(|(outcome, count)| counter(&[("outcome", outcome)], count))
+            .collect(),
+    );
+    push(
+        families,
+        "turn_acme_failures",
+        "Orders that failed since the last certificate was issued, across restarts.",
+        MetricType::GAUGE,
+        (context.acme.into_iter())
+            .map(|tally| gauge(&[], tally.failures as f64))
+            .collect(),
+    );
+    push(
+        families,
+        "turn_acme_next_order_timestamp_seconds",
+        "When the next certificate is to be ordered, in seconds since the Unix epoch.",
+        MetricType::GAUGE,
+        (context.acme.into_iter())
+            .map(|tally| gauge(&[], tally.next_unix as f64))
             .collect(),
     );
     push(

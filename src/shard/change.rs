@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::access::{Access, Limits};
+use crate::access::{Access, Limits, Revocations};
 use crate::base::{Clock, Family};
 use crate::net::UdpSocket;
 use crate::turn::{self, Newcomers};
@@ -118,20 +118,25 @@ impl Shards {
             }
         }
         let mut answers = Vec::new();
-        for (handle, open) in self.handles.iter().zip(each_open) {
-            let (answer, answered) = oneshot::channel();
-            let change = ShardChange {
-                access: Arc::clone(&change.access),
-                turn: change.turn.clone(),
-                relays: relays.clone(),
-                listener_buffer_bytes: change.listener_buffer_bytes,
-                relay_buffer_bytes: change.relay_buffer_bytes,
-                busy_poll: change.busy_poll,
-                close: change.close.clone(),
-                open,
-            };
-            (handle.mailbox).send(Message::Change(Box::new(change), answer));
-            answers.push(answered);
+        {
+            // Held until every shard has it in its mailbox: they all take changes of access in the same order.
+            let mut current = lock(&self.access);
+            *current = at_least_as_new(&change.access, &current.revoked);
+            for (handle, open) in self.handles.iter().zip(each_open) {
+                let (answer, answered) = oneshot::channel();
+                let change = ShardChange {
+                    access: Arc::clone(&current),
+                    turn: change.turn.clone(),
+                    relays: relays.clone(),
+                    listener_buffer_bytes: change.listener_buffer_bytes,
+                    relay_buffer_bytes: change.relay_buffer_bytes,
+                    busy_poll: change.busy_poll,
+                    close: change.close.clone(),
+                    open,
+                };
+                (handle.mailbox).send(Message::Change(Box::new(change), answer));
+                answers.push(answered);
+            }
         }
         let all = async {
             for answered in answers {
@@ -145,6 +150,43 @@ impl Shards {
         let patience = ANSWER_TIMEOUT * 10;
         let all = tokio::time::timeout(patience, all).await.unwrap_or(false);
         (slots, all)
+    }
+
+    /// Replaces the snapshot that decides access, in every shard, between two batches.
+    pub fn set_access(&self, access: &Arc<Access>) {
+        let mut current = lock(&self.access);
+        *current = at_least_as_new(access, &current.revoked);
+        drop(self.send_access(&current));
+    }
+
+    /// Has every shard refuse what `revoked` holds, and end what lives of it; how many allocations that were. What is
+    /// older than what they have changes nothing.
+    pub async fn revoke(&self, revoked: Revocations) -> usize {
+        let answers = {
+            let mut current = lock(&self.access);
+            if !revoked.is_newer(&current.revoked) {
+                return 0;
+            }
+            *current = Arc::new((**current).clone().with_revoked(revoked));
+            self.send_access(&current)
+        };
+        let mut ended = 0;
+        for answered in answers {
+            // A shard that is busy for longer does it later.
+            let answer = tokio::time::timeout(ANSWER_TIMEOUT, answered).await;
+            ended += answer.map_or(0, Result::unwrap_or_default);
+        }
+        ended
+    }
+
+    fn send_access(&self, access: &Arc<Access>) -> Vec<oneshot::Receiver<usize>> {
+        (self.handles.iter())
+            .map(|handle| {
+                let (answer, answered) = oneshot::channel();
+                (handle.mailbox).send(Message::Access(Arc::clone(access), answer));
+                answered
+            })
+            .collect()
     }
 
     /// Decides in every shard what newcomers get.
@@ -180,5 +222,14 @@ impl Shards {
         pools.retain(|pool| !pool.is_idle());
         pools.push(Arc::clone(&next));
         (next, super::families(ips))
+    }
+}
+
+/// `access`, with what is `revoked` meanwhile.
+fn at_least_as_new(access: &Arc<Access>, revoked: &Revocations) -> Arc<Access> {
+    if revoked.is_newer(&access.revoked) {
+        Arc::new((**access).clone().with_revoked(revoked.clone()))
+    } else {
+        Arc::clone(access)
     }
 }

@@ -38,8 +38,8 @@ pub(super) enum Message {
         reason: EndReason,
         answer: oneshot::Sender<bool>,
     },
-    /// Decide access by this from now on.
-    Access(Arc<Access>),
+    /// Decide access by this from now on; answers how many allocations that ended.
+    Access(Arc<Access>, oneshot::Sender<usize>),
     /// Take this from now on, and say when it is done.
     Change(Box<ShardChange>, oneshot::Sender<()>),
     /// Give this to clients that ask for an allocation and have none.

@@ -147,6 +147,8 @@ pub struct Shards {
     next: Arc<AtomicUsize>,
     /// Addresses the UDP listeners got, in their slots.
     listeners: Arc<Mutex<Vec<Option<SocketAddr>>>>,
+    /// What decides access, in every shard once it has read its mailbox.
+    access: Arc<Mutex<Arc<Access>>>,
 }
 
 /// The most shards there can be: a relay port names its shard in one byte.
@@ -339,6 +341,7 @@ impl Shards {
                 budgets,
                 next: Arc::default(),
                 listeners: Arc::new(Mutex::new(addresses.into_iter().map(Some).collect())),
+                access: Arc::new(Mutex::new(access)),
             },
             joins,
         ))
@@ -458,13 +461,6 @@ impl Shards {
         let next = self.next.fetch_add(1, Ordering::Relaxed) % self.handles.len();
         if let Some(handle) = self.handles.get(next) {
             handle.mailbox.send(Message::Adopt(Box::new(stream)));
-        }
-    }
-
-    /// Replaces the snapshot that decides access, in every shard, between two batches.
-    pub fn set_access(&self, access: &Arc<Access>) {
-        for handle in self.handles.iter() {
-            handle.mailbox.send(Message::Access(Arc::clone(access)));
         }
     }
 

@@ -193,10 +193,11 @@ fn handle(shard: &Rc<RefCell<Shard>>, patience: &mut Patience, message: Message)
             shard.drain_outputs(now);
             let _ = answer.send(ended);
         }
-        Message::Access(access) => {
+        Message::Access(access, answer) => {
             let mut shard = shard.borrow_mut();
-            shard.server.set_access(now, access);
+            let ended = shard.server.set_access(now, access);
             shard.drain_outputs(now);
+            let _ = answer.send(ended);
         }
         Message::Change(change, done) => {
             patience.most = change.busy_poll;

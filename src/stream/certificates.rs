@@ -14,6 +14,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::challenges::{Challenges, names_acme_alone};
 use crate::base::Secret;
 
 /// How long a self-signed certificate is good for: the longest that browsers accept.
@@ -26,6 +27,7 @@ const MAX_FILE_BYTES: u64 = 1024 * 1024;
 #[derive(Clone, Debug)]
 pub struct Certificate {
     key: Arc<CertifiedKey>,
+    not_before_unix: u64,
     not_after_unix: u64,
 }
 
@@ -39,7 +41,7 @@ impl Certificate {
             .collect::<Result<Vec<_>, _>>()
             .map_err(Fault::CertificatePem)?;
         let leaf = chain.first().ok_or(Fault::NoCertificate)?;
-        let not_after_unix = not_after_unix(leaf)?;
+        let (not_before_unix, not_after_unix) = validity_unix(leaf)?;
         let private = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
             pem::Error::NoItemsFound if names(key, b"ENCRYPTED PRIVATE KEY") => Fault::EncryptedKey,
             pem::Error::NoItemsFound => Fault::NoKey,
@@ -52,6 +54,7 @@ impl Certificate {
             Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {
                 Ok(Self {
                     key: Arc::new(certified),
+                    not_before_unix,
                     not_after_unix,
                 })
             }
@@ -60,9 +63,19 @@ impl Certificate {
         }
     }
 
+    /// From when on the leaf is good, in seconds since the Unix epoch.
+    pub const fn not_before_unix(&self) -> u64 {
+        self.not_before_unix
+    }
+
     /// When the leaf expires, in seconds since the Unix epoch.
     pub const fn not_after_unix(&self) -> u64 {
         self.not_after_unix
+    }
+
+    /// The server's own certificate in DER.
+    pub fn leaf(&self) -> &[u8] {
+        self.key.cert.first().map_or(&[], |leaf| leaf.as_ref())
     }
 }
 
@@ -70,11 +83,16 @@ fn names(text: &[u8], what: &[u8]) -> bool {
     text.windows(what.len()).any(|window| window == what)
 }
 
-fn not_after_unix(leaf: &CertificateDer<'_>) -> Result<u64, Fault> {
+/// From when and until when the leaf is good.
+fn validity_unix(leaf: &CertificateDer<'_>) -> Result<(u64, u64), Fault> {
     let (_, parsed) =
         X509Certificate::from_der(leaf).map_err(|error| Fault::Leaf(error.to_string()))?;
-    let not_after = parsed.validity().not_after.timestamp();
-    Ok(u64::try_from(not_after).unwrap_or_default())
+    let unix = |time: i64| u64::try_from(time).unwrap_or_default();
+    let validity = parsed.validity();
+    Ok((
+        unix(validity.not_before.timestamp()),
+        unix(validity.not_after.timestamp()),
+    ))
 }
 
 /// Reads a certificate chain and its key.
@@ -264,17 +282,28 @@ impl std::error::Error for SelfSignError {}
 
 /// The certificate that handshakes use from now on; replaced without touching a connection.
 #[derive(Debug)]
-pub struct Certificates(RwLock<Certificate>);
+pub struct Certificates {
+    current: RwLock<Certificate>,
+    challenges: Arc<Challenges>,
+}
 
 impl Certificates {
     /// Serves `certificate`.
     pub fn new(certificate: Certificate) -> Arc<Self> {
-        Arc::new(Self(RwLock::new(certificate)))
+        Self::answering(certificate, Arc::default())
+    }
+
+    /// Serves `certificate`, and to an authority that looks for it (TLS-ALPN-01) what `challenges` hold.
+    pub fn answering(certificate: Certificate, challenges: Arc<Challenges>) -> Arc<Self> {
+        Arc::new(Self {
+            current: RwLock::new(certificate),
+            challenges,
+        })
     }
 
     /// Serves `certificate` from the next handshake on; whether its chain is another one.
     pub fn replace(&self, certificate: Certificate) -> bool {
-        let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let differs = current.key.cert != certificate.key.cert;
         *current = certificate;
         differs
@@ -282,13 +311,16 @@ impl Certificates {
 
     /// When the served certificate expires, in seconds since the Unix epoch.
     pub fn not_after_unix(&self) -> u64 {
-        (self.0.read().unwrap_or_else(PoisonError::into_inner)).not_after_unix
+        (self.current.read().unwrap_or_else(PoisonError::into_inner)).not_after_unix
     }
 }
 
 impl ResolvesServerCert for Certificates {
-    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let current = self.0.read().unwrap_or_else(PoisonError::into_inner);
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        if hello.alpn().is_some_and(names_acme_alone) {
+            return self.challenges.certificate(hello.server_name()?);
+        }
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         Some(Arc::clone(&current.key))
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
@@ -18,6 +18,7 @@ use crate::base::addr::canonical;
 
 use super::admission::{Admission, Admitted, Refusal};
 use super::certificates::{Certificates, server_config};
+use super::challenges::ALPN_ACME;
 use super::io::{ClientIo, ClientStream, Ends, HttpStream, Rehomable};
 use super::sniff::{DECISIVE_BYTES, Verdict, sniff};
 use super::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TURN, Protocols};
@@ -86,8 +87,10 @@ impl Listener {
         let acceptor = match (settings.protocols.tls, certificates) {
             (false, _) => None,
             (true, Some(certificates)) => {
-                let config = server_config(certificates, settings.protocols.alpn())
-                    .map_err(io::Error::other)?;
+                // Last: who offers anything else, too, is no authority that looks for a challenge.
+                let mut alpn = settings.protocols.alpn();
+                alpn.push(ALPN_ACME.to_vec());
+                let config = server_config(certificates, alpn).map_err(io::Error::other)?;
                 Some(TlsAcceptor::from(config))
             }
             (true, None) => {
@@ -403,6 +406,11 @@ impl<T, H> Reception<T, H> {
         stream.get_mut().0.settle();
         match stream.get_ref().1.alpn_protocol() {
             Some(name) if name == ALPN_TURN => Ok(Arrival::Turn(ClientIo::tls(stream), Vec::new())),
+            Some(name) if name == ALPN_ACME => {
+                // What it came for was the certificate. If it does not wait for the end, it has it all the same.
+                let _ = stream.shutdown().await;
+                Err(GONE)
+            }
             Some(_) => Ok(Arrival::Http(ClientIo::tls(stream), Vec::new())),
             None => match read_until_decided(&mut stream, self.inside).await {
                 Ok((Verdict::Turn, received)) => Ok(Arrival::Turn(ClientIo::tls(stream), received)),

@@ -5,6 +5,7 @@
 //!                        ├─ HTTP ──────────────────────────────▶ HttpStream
 //!                        ├─ TLS ── handshake ── ALPN, or the ─┬▶ ClientStream (Tls)
 //!                        │                      bytes inside  └▶ HttpStream (tls)
+//!                        │                      acme-tls/1 ──── closed: the handshake is the answer
 //!                        └─ silence, other ─ closed
 //! ```
 //!
@@ -13,12 +14,14 @@
 
 mod admission;
 pub mod certificates;
+mod challenges;
 mod io;
 mod listener;
 pub mod sniff;
 
 pub use admission::{Admission, Admitted, Refusal, Refused};
 pub use certificates::{Certificate, CertificateError, Certificates};
+pub use challenges::{Answer, Challenges};
 pub use io::{ClientIo, ClientStream, HttpStream};
 pub use listener::{Listener, Settings};
 

@@ -27,26 +27,34 @@ pub struct Newcomers {
 
 impl Server {
     /// Replaces what decides access, and ends at once what it forbids: allocations of static users who are gone or whose
-    /// password is another, permissions and channels of peers that are refused.
+    /// password is another, and of whoever is revoked; permissions and channels of peers that are refused. How many
+    /// allocations that were.
     ///
     /// A time-limited credential outlives its secret: its allocation can be refreshed until the credential is over.
     /// Drain `poll_output` afterwards.
-    pub fn set_access(&mut self, now: Now, access: Arc<Access>) {
+    pub fn set_access(&mut self, now: Now, access: Arc<Access>) -> usize {
         let now = self.advance(now);
         let before = std::mem::replace(&mut self.access, access);
         let same_policy = before.peers == self.access.peers;
+        let same_users = Arc::ptr_eq(&before.credentials, &self.access.credentials);
+        let mut ended = 0;
         for id in self.ids(|_| true) {
             let Some(allocation) = self.allocations.get(id) else {
                 continue;
             };
-            let revoked = allocation.credential_expires.is_none()
+            let is_limited = allocation.credential_expires.is_some();
+            let gone = !is_limited
+                && !same_users
                 && !(self.access.credentials).confirm(&before.credentials, &allocation.username);
-            if revoked {
-                self.end(now, id, EndReason::Revoked);
+            let (username, user) = (&allocation.username, &allocation.user);
+            let revoked = || (self.access.revoked).find(username, user, is_limited, now.unix);
+            if gone || revoked().is_some() {
+                ended += usize::from(self.end(now, id, EndReason::Revoked));
             } else if !same_policy {
                 self.judge_peers(now, id);
             }
         }
+        ended
     }
 
     /// Replaces the settings. What was granted before stays granted until it is refreshed.

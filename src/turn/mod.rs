@@ -140,7 +140,7 @@ pub enum EndReason {
     ClientClosed,
     /// An operator ended it.
     Administrative,
-    /// Its user is gone from the configuration, or has another password.
+    /// It is revoked, or its user is gone from the configuration or has another password.
     Revoked,
     /// The UDP listener of its client is gone from the configuration.
     ListenerClosed,

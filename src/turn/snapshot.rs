@@ -305,7 +305,7 @@ impl Server {
 
     /// A server that goes on where `snapshot` was taken, with settings and access of its own. What `access` forbids is
     /// not taken over: permissions and channels of refused peers, allocations of static users who are gone or have
-    /// another password.
+    /// another password, and of whoever is revoked.
     ///
     /// The time in between counts, by the wall clock: lifetimes end when clients expect them to.
     pub fn restore(
@@ -349,9 +349,10 @@ impl Server {
                 continue;
             };
             let key = (realm == *access.realm).then_some(&*image.key);
-            let revoked = image.credential_expires.is_none()
-                && !access.credentials.holds(&image.username, key);
-            if revoked {
+            let is_limited = image.credential_expires.is_some();
+            let gone = !is_limited && !access.credentials.holds(&image.username, key);
+            let revoked = (access.revoked).find(&image.username, &image.user, is_limited, now.unix);
+            if gone || revoked.is_some() {
                 continue;
             }
             let denied = |denied: Denied| stats.peer_denied[denied.rule as usize] += 1;

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use turnix::access::rest;
-use turnix::access::{self, Access, DeniedRule};
+use turnix::access::{self, Access, AuthFailure, DeniedRule, Revocations, RevokedKind};
 use turnix::base::Secret;
-use turnix::turn::{AllocationId, DropReason, EndReason, Forward, Settings};
+use turnix::turn::{AllocationId, DropReason, EndReason, Forward, Server, Settings};
 
 use super::common::wire::{Request, Signer, channel_data};
 use super::common::world::{
@@ -269,4 +269,132 @@ fn relayed_addresses_of_an_earlier_configuration_are_reached_in_memory_only() {
     let current = super::common::world::RELAY_V4;
     assert!(permit(&format!("{current}:20005")).is_err());
     assert!(permit(&format!("{current}:50000")).is_ok());
+}
+
+/// Replaces what is revoked and nothing else, as a server that runs does it.
+fn revoke(world: &mut World, entries: &[(RevokedKind, &str, Option<u64>)]) -> usize {
+    let mut revoked = Revocations::default();
+    for (kind, name, until) in entries {
+        revoked.revoke(*kind, name, *until, world.now.unix.as_secs());
+    }
+    let access = Arc::new((*world.access).clone().with_revoked(revoked));
+    world.access = Arc::clone(&access);
+    let ended = world.server.set_access(world.now, access);
+    world.drain();
+    ended
+}
+
+fn limited(name: &str, ttl: u64) -> (String, String) {
+    let expires = EPOCH.as_secs() + ttl;
+    rest::mint(&Secret::new(SECRET.into()), Some(name), expires)
+}
+
+/// Answer to an Allocate of `client` with these credentials.
+fn allocates(world: &mut World, client: &str, (user, password): (&str, &str)) -> u16 {
+    let signer = Signer::new(user, password, &world.nonce(udp(client)));
+    world.code(udp(client), &Request::allocate().sign(&signer))
+}
+
+#[test]
+fn what_is_revoked_ends_at_once_and_comes_back_no_more() {
+    let credentials = [
+        ("192.0.2.1:4000", limited("carol;key=web", 3600)),
+        ("192.0.2.2:4000", limited("carol;key=web;id=2", 3600)),
+        ("192.0.2.3:4000", limited("carol;key=other", 3600)),
+        ("192.0.2.4:4000", limited("dave;key=web", 3600)),
+        ("192.0.2.5:4000", limited("carol", 3600)),
+        ("192.0.2.6:4000", (USER.into(), PASSWORD.into())),
+        // Asked of the key `other` by somebody who would like to be mistaken for another.
+        ("192.0.2.7:4000", limited("eve;key=web;key=other", 3600)),
+    ];
+    let first = credentials[0].1.0.clone();
+    let cases: [(RevokedKind, &str, &[usize]); 6] = [
+        (RevokedKind::Credential, &first, &[0]),
+        (RevokedKind::User, "carol", &[0, 1, 2, 4]),
+        (RevokedKind::Key, "web", &[0, 1, 3]),
+        (RevokedKind::Key, "other", &[2, 6]),
+        (RevokedKind::User, USER, &[5]),
+        (RevokedKind::Credential, USER, &[5]),
+    ];
+    for (kind, name, affected) in cases {
+        let mut world = World::new();
+        for (client, (user, password)) in &credentials {
+            assert_eq!(allocates(&mut world, client, (user, password)), 0, "{user}");
+        }
+        let ended = revoke(&mut world, &[(kind, name, None)]);
+        assert_eq!(ended, affected.len(), "{kind:?} {name}");
+        assert_eq!(world.server.len(), credentials.len() - affected.len());
+        assert!(
+            (world.ended.iter()).all(|ended| ended.reason == EndReason::Revoked),
+            "{kind:?} {name}"
+        );
+        for (index, (client, (user, password))) in credentials.iter().enumerate() {
+            let expected = if affected.contains(&index) { 401 } else { 437 };
+            let code = allocates(&mut world, client, (user, password));
+            assert_eq!(code, expected, "{kind:?} {name}: {user}");
+        }
+        let refused = world.server.stats().auth_failures[AuthFailure::Revoked as usize];
+        assert_eq!(refused, affected.len() as u64, "{kind:?} {name}");
+    }
+}
+
+#[test]
+fn only_the_right_password_learns_that_it_is_revoked() {
+    let mut world = World::new();
+    revoke(&mut world, &[(RevokedKind::User, USER, None)]);
+    assert_eq!(allocates(&mut world, CLIENT, (USER, "a guess")), 401);
+    let failures = world.server.stats().auth_failures;
+    assert_eq!(failures[AuthFailure::Revoked as usize], 0);
+    assert_eq!(failures[AuthFailure::BadPassword as usize], 1);
+    assert_eq!(allocates(&mut world, CLIENT, (USER, PASSWORD)), 401);
+    let failures = world.server.stats().auth_failures;
+    assert_eq!(failures[AuthFailure::Revoked as usize], 1);
+}
+
+#[test]
+fn a_revocation_is_over_to_the_second_or_when_it_is_lifted() {
+    let mut world = World::new();
+    let until = EPOCH.as_secs() + 60;
+    revoke(&mut world, &[(RevokedKind::User, USER, Some(until))]);
+    world.pass(secs(59));
+    assert_eq!(allocates(&mut world, CLIENT, (USER, PASSWORD)), 401);
+    world.pass(secs(1));
+    assert_eq!(allocates(&mut world, CLIENT, (USER, PASSWORD)), 0);
+    assert_eq!(revoke(&mut world, &[(RevokedKind::User, USER, None)]), 1);
+    assert_eq!(revoke(&mut world, &[]), 0);
+    assert_eq!(allocates(&mut world, CLIENT, (USER, PASSWORD)), 0);
+}
+
+#[test]
+fn a_refresh_cannot_change_to_a_revoked_credential() {
+    let mut world = World::new();
+    let (old, new) = (limited("carol", 600), limited("carol", 3600));
+    let signer = Signer::new(&old.0, &old.1, &world.nonce(udp(CLIENT)));
+    let allocate = Request::allocate().sign(&signer);
+    assert_eq!(world.code(udp(CLIENT), &allocate), 0);
+    revoke(&mut world, &[(RevokedKind::Credential, &new.0, None)]);
+    let renewed = Signer::new(&new.0, &new.1, &world.nonce(udp(CLIENT)));
+    assert_eq!(
+        world.code(udp(CLIENT), &Request::refresh(600).sign(&renewed)),
+        401
+    );
+    assert_eq!(
+        world.code(udp(CLIENT), &Request::refresh(600).sign(&signer)),
+        0
+    );
+}
+
+#[test]
+fn another_process_does_not_take_over_what_is_revoked() {
+    let mut world = World::new();
+    let (user, password) = limited("carol;key=web", 3600);
+    assert_eq!(allocates(&mut world, CLIENT, (&user, &password)), 0);
+    world.allocate(udp("192.0.2.8:4000"));
+    let snapshot = world.server.snapshot(world.now, |_| true);
+    let mut revoked = Revocations::default();
+    revoked.revoke(RevokedKind::Key, "web", None, world.now.unix.as_secs());
+    let access = Arc::new((*world.access).clone().with_revoked(revoked));
+    let families = seed().families;
+    let server = Server::restore(world.now, Settings::default(), families, access, snapshot);
+    assert_eq!(server.len(), 1);
 }

@@ -271,6 +271,25 @@ impl Server {
         body.to_owned()
     }
 
+    /// Has the admin listener take `body`, as JSON; the answer.
+    #[track_caller]
+    pub fn post(&self, path: &str, body: &str) -> Value {
+        let mut connection = TcpStream::connect(self.admin()).unwrap();
+        connection.set_read_timeout(Some(PATIENCE)).unwrap();
+        let length = body.len();
+        write!(
+            connection,
+            "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
+             Connection: close\r\n\r\n{body}"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 20"), "{answer}");
+        serde_json::from_str(body).unwrap()
+    }
+
     /// The sum of a metric over its labels.
     #[track_caller]
     pub fn metric(&self, name: &str) -> f64 {

@@ -10,6 +10,7 @@ use turnix::net::host;
 use super::flows::{Client, StreamClient, Traffic};
 use super::process::{Site, until};
 use crate::common::wire::{Reply, Request};
+use crate::common::world::USER;
 
 /// Descriptors beside one for each client, in any of the processes.
 const SPARE: u64 = 200;
@@ -289,6 +290,34 @@ fn without_a_running_server_it_starts_anew() {
     assert!(server.log().contains("nobody to take over from"));
     until("it can be taken over from", || site.socket().exists());
     Client::allocate(server.listener());
+}
+
+#[test]
+fn what_is_revoked_stays_so_and_ends_clients_that_stayed_behind() {
+    let site = Site::new();
+    let mut old = site.start(&[]);
+    let order = |user: &str| format!("{{\"user\": \"{user}\"}}");
+    let done = old.post("/api/v1/revocations", &order("mallory"));
+    assert_eq!(done["kept"], true, "{done}");
+    let moves = Client::allocate(old.listener());
+    let _stays = StreamClient::tls(old.listener(), &site.tls);
+    let new = site.successor(&[]);
+    new.serves();
+    assert!(new.get("/api/v1/revocations").contains("mallory"));
+    assert_eq!(moves.refresh(), 0);
+    assert!(old.is_running(), "{}", old.log());
+
+    // One of the two lives in the process that serves, the other in the one that does not.
+    let done = new.post("/api/v1/revocations", &order(USER));
+    assert_eq!(done["ended"], 1, "{done}");
+    assert_eq!(moves.refresh(), 401);
+    old.says("\"revoked\"");
+    let left = |log: String| {
+        log.lines()
+            .filter(|line| line.contains("\"revoked\""))
+            .count()
+    };
+    until("both have ended", || left(old.log()) + left(new.log()) >= 2);
 }
 
 #[test]

@@ -12,8 +12,10 @@ mod server;
 
 mod certificates;
 mod drain;
+mod openrelay;
 mod process;
 mod reload;
+mod revocation;
 mod shell;
 mod systemd;
 mod thousand;

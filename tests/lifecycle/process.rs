@@ -75,6 +75,7 @@ impl Process {
             .current_dir(directory.path())
             .env_clear()
             .env("NOTIFY_SOCKET", directory.path().join("notify"))
+            .env("STATE_DIRECTORY", directory.path().join("state"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);

@@ -252,6 +252,14 @@ impl Client {
         reply
     }
 
+    /// The code that a signed request is answered with; challenges are not signed.
+    #[track_caller]
+    #[allow(dead_code, reason = "not every target that shares this file needs it")]
+    pub fn code_of(&mut self, request: Request) -> u16 {
+        let signer = self.signer.clone().expect("logged in");
+        self.ask(&request.sign(&signer)).code()
+    }
+
     /// Gets a nonce for `user`.
     #[track_caller]
     pub fn login(&mut self, user: &str, password: &str) {

@@ -100,7 +100,7 @@ fn credentials_from_the_service_allocate() {
         (&json!(600), &json!("all"))
     );
     let (username, credential, urls) = offered(&answer);
-    assert!(username.ends_with(":app-carol"), "{username}");
+    assert!(username.ends_with(":app-carol;key=web"), "{username}");
     // The order in which clients should try them: UDP, TCP, TLS, and then STUN.
     let port = address.port();
     let v4: Vec<&String> = urls

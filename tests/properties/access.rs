@@ -5,3 +5,4 @@ mod peers;
 mod ports;
 mod quota;
 mod rate;
+mod revocations;

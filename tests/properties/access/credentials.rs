@@ -80,6 +80,15 @@ fn shapes_of_time_limited_names() {
         ("+1800000000:a", None),
         ("a:-1", None),
         ("a:+1", None),
+        // What an API key has minted, for a user who may call itself as it likes.
+        ("1800000000:a;key=web", Some((1_800_000_000, "a"))),
+        ("1800000000:;key=web;id=1", Some((1_800_000_000, ANONYMOUS))),
+        (
+            "1800000000:a;key=b;key=web;id=1",
+            Some((1_800_000_000, "a;key=b")),
+        ),
+        ("a;key=web:1800000000", Some((1_800_000_000, "a"))),
+        ("1800000000;key=web", None),
         (" 1800000000:a", None),
         ("1800000000 :a", None),
         ("1.8e9:a", None),
@@ -97,6 +106,10 @@ fn shapes_of_time_limited_names() {
         let read = rest::parse(name).map(|limited| (limited.expires_unix, limited.user));
         assert_eq!(read, expected, "{name:?}");
     }
+    let key = |name| rest::parse(name).and_then(|limited| limited.key);
+    assert_eq!(key("1800000000:a"), None);
+    assert_eq!(key("1800000000:a;key=web"), Some("web"));
+    assert_eq!(key("1800000000:a;key=b;key=web;id=1"), Some("web"));
 }
 
 #[test]

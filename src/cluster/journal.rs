@@ -1,0 +1,169 @@
+//! What the ledger writes down: a file of lines, appended to at every change and written anew at every start.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::directory::{Version, version};
+
+/// The file of the ledger in the directory of the state.
+const FILE: &str = "ledger";
+/// Held by the process that writes it.
+const LOCK: &str = "ledger.lock";
+/// Where what could not be read is put aside.
+const DAMAGED: &str = "ledger.damaged";
+
+/// One change.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Line {
+    Revoke {
+        kind: String,
+        name: String,
+        until: Option<u64>,
+        since: u64,
+        by: String,
+    },
+    Lift {
+        kind: String,
+        name: String,
+    },
+    Keep {
+        key: String,
+        username: String,
+        label: String,
+        made: u64,
+        expires: u64,
+    },
+    Drop {
+        key: String,
+        username: String,
+    },
+    /// The API keys there are, and how long what they mint lasts at most, in seconds.
+    Keys(BTreeMap<String, u64>),
+}
+
+/// The file, open for this process alone.
+#[derive(Debug)]
+pub(super) struct Journal {
+    directory: PathBuf,
+    file: Arc<File>,
+    _lock: File,
+    /// Lines appended since it was written anew.
+    pub appended: usize,
+}
+
+impl Journal {
+    /// Takes the ledger in `directory` for this process alone; makes the directory if need be.
+    pub fn open(directory: &Path) -> io::Result<Self> {
+        (DirBuilder::new().recursive(true).mode(0o700)).create(directory)?;
+        let lock = private().open(directory.join(LOCK))?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => {
+                io::Error::new(ErrorKind::ResourceBusy, "another process has it")
+            }
+            TryLockError::Error(error) => error,
+        })?;
+        let file = Arc::new(private().append(true).open(directory.join(FILE))?);
+        Ok(Self {
+            directory: directory.to_owned(),
+            file,
+            _lock: lock,
+            appended: 0,
+        })
+    }
+
+    /// Where it is.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Appends `line`, so that it outlives the process. [`file`](Self::file) makes it outlive the host.
+    pub fn append(&mut self, line: &Line) -> io::Result<()> {
+        let mut text = serde_json::to_vec(line)?;
+        text.push(b'\n');
+        (&*self.file).write_all(&text)?;
+        self.appended += 1;
+        Ok(())
+    }
+
+    /// Replaces everything by `lines`, whole or not at all.
+    pub fn rewrite(&mut self, lines: impl Iterator<Item = Line>) -> io::Result<()> {
+        let temporary = self
+            .directory
+            .join(format!("{FILE}.{:016x}", rand::random::<u64>()));
+        let write = || {
+            let mut file = io::BufWriter::new(private().create_new(true).open(&temporary)?);
+            for line in lines {
+                serde_json::to_writer(&mut file, &line)?;
+                file.write_all(b"\n")?;
+            }
+            file.into_inner()?.sync_all()?;
+            let path = self.directory.join(FILE);
+            fs::rename(&temporary, &path)?;
+            File::open(&self.directory)?.sync_all()?;
+            private().append(true).open(path)
+        };
+        let written = write();
+        if written.is_err() {
+            // What is left of the attempt is in nobody's way.
+            let _ = fs::remove_file(&temporary);
+        }
+        self.file = Arc::new(written?);
+        self.appended = 0;
+        Ok(())
+    }
+
+    /// The file that was appended to, to be synchronised without holding the ledger.
+    pub fn file(&self) -> Arc<File> {
+        Arc::clone(&self.file)
+    }
+}
+
+/// Every line there is. What cannot be read is put aside and said.
+pub(super) fn read(directory: &Path) -> io::Result<Vec<Line>> {
+    let path = directory.join(FILE);
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut lines = Vec::new();
+    let mut unreadable = 0;
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        match serde_json::from_slice(line) {
+            Ok(line) => lines.push(line),
+            // A process that ended while it wrote its last line had not answered whoever asked for it.
+            Err(_) if !line.ends_with(b"\n") => {}
+            Err(_) => unreadable += 1,
+        }
+    }
+    if unreadable > 0 {
+        let aside = directory.join(DAMAGED);
+        let kept = fs::copy(&path, &aside).is_ok();
+        tracing::error!(
+            file = %path.display(),
+            unreadable,
+            copy = %aside.display(),
+            kept,
+            "lines of the ledger cannot be read: revocations may be missing, see GET /api/v1/revocations"
+        );
+    }
+    Ok(lines)
+}
+
+/// What changes whenever the file does.
+pub(super) fn state(directory: &Path) -> Option<Version> {
+    version(&directory.join(FILE))
+}
+
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).mode(0o600);
+    options
+}
