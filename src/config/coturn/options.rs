@@ -649,7 +649,7 @@ pub(super) const OPTIONS: &[Known] = &[
         "web-admin",
         None,
         Plan::Never(
-            "users and secrets are kept in files that are read again when they change; the admin API shows the rest",
+            "http.admin has a dashboard; users and secrets are kept in files that are read again when they change",
         ),
     ),
     option(
