@@ -5,6 +5,7 @@ mod doors;
 mod handover;
 mod host;
 pub mod ice;
+mod outside;
 mod reload;
 mod serve;
 mod sockets;
@@ -24,9 +25,10 @@ use crate::base::Clock;
 use crate::base::trace::Traces;
 use crate::cluster::{self, Fleet};
 use crate::config::{Config, Listener, Mapping, Problem, Problems, Sources};
+use crate::external::Seen;
 use crate::http::status::Board;
 use crate::http::visits::Visits;
-use crate::http::{self, Asked, Front, Operator};
+use crate::http::{self, Asked, Events, Front, Operator};
 use crate::lifecycle::handover::{Approach, Giver, Place};
 use crate::lifecycle::{Drain, Inherited};
 use crate::net;
@@ -37,12 +39,14 @@ use crate::turn::Newcomers;
 
 use doors::{AdminDoor, Door, Lobby, Prepared, PreparedAdmin};
 use handover::{Reception, check_shards, place_of, refused};
+use outside::{Watched, relay_ips};
 use sockets::{
-    inherited_udp, open_tcp, own_addresses, relay_ips, shard_count, shard_settings, udp_problem,
+    check_relays, inherited_udp, open_tcp, own_addresses, shard_count, shard_settings, udp_problem,
 };
 
 pub use handover::TakeOver;
 pub use host::shortages as host_shortages;
+pub use outside::Outside;
 pub use reload::Reloaded;
 pub use serve::SetLog;
 
@@ -66,6 +70,10 @@ pub struct Started {
     pub listeners: Vec<Listener>,
     /// Every local relay address and how clients and peers see it.
     pub relays: Vec<Mapping>,
+    /// The same with who says so.
+    pub outside: Vec<Seen>,
+    /// What people should know about it.
+    pub warnings: Vec<Problem>,
     /// Where metrics and the admin API answer.
     pub admin: Option<SocketAddr>,
 }
@@ -79,6 +87,8 @@ pub struct Running {
     /// Beside `started.listeners`, one for one.
     listeners: Vec<Open>,
     relays: Vec<RelayIp>,
+    /// How they look from outside, and who watches it.
+    outside: Watched,
     shards: Shards,
     threads: Vec<JoinHandle<()>>,
     control: Runtime,
@@ -112,6 +122,8 @@ pub struct Running {
     paused_admin: Option<(SocketAddr, TcpListener)>,
     records: Option<Records>,
     traces: Arc<Mutex<Traces>>,
+    /// Who looks at the dashboard, and what there was to see before.
+    events: Events,
 }
 
 /// One listener as it was asked for, and what is open for it.
@@ -175,9 +187,12 @@ fn begin(
     }
     let mut problems = Vec::new();
     let certificates = load_certificate(&config, &mut problems).map(Certificates::new);
-    let relays = relay_ips(&config, &mut problems);
-    let mut listeners = config.listeners.clone();
     let inventory = approach.as_ref().map(|approach| approach.inventory.clone());
+    let known = inventory.as_ref().map_or_else(Vec::new, handover::seen);
+    let look = outside::at_start(&config, &known)?;
+    let relays = relay_ips(&look.seen);
+    check_relays(&relays, &mut problems);
+    let mut listeners = config.listeners.clone();
     if let Some(inventory) = &inventory {
         check_shards(&config, inventory, &mut problems);
     }
@@ -267,9 +282,12 @@ fn begin(
     let visits = Visits::new(Clock.now(), told);
     config.access.visits = Some(visits.secret());
     let admin_address = (admin.as_ref()).and_then(|socket| socket.local_addr().ok());
+    let earlier = inventory.as_ref().map_or_else(Vec::new, handover::earlier);
     let decide = |listeners: &[Listener]| {
         let own = own_addresses(&config, listeners, &relays, admin_address);
-        Arc::new(Access::new(&config.access, own))
+        let mut access = Access::new(&config.access, own);
+        access.peers = access.peers.with_earlier_relays(earlier.clone());
+        Arc::new(access)
     };
     let emitter = records.as_ref().map(Records::emitter);
     let settings = shard_settings(&config, &listeners, relays.clone(), emitter);
@@ -349,15 +367,20 @@ fn begin(
         Arc::clone(&fleet),
         ice::mint(&config),
     ));
+    let own = own_addresses(&config, &listeners, &relays, admin_address);
+    let outside = Watched::new(&config, look, (own, earlier), control.handle());
     let mut running = Running {
         started: Started {
             listeners,
             relays: mappings(&relays),
+            outside: outside.seen().to_vec(),
+            warnings: outside.told().to_vec(),
             admin: admin_address,
         },
         config,
         listeners: open,
         relays,
+        outside,
         shards,
         threads,
         control,
@@ -382,7 +405,12 @@ fn begin(
         paused_admin: None,
         records,
         traces: Arc::default(),
+        events: Events::default(),
     };
+    running.remember();
+    let admission = Arc::clone(&running.lobby.admission);
+    let remembering = (running.events.clone()).remember_forever(running.shards.clone(), admission);
+    running.control.spawn(remembering);
     if let (Some(socket), Some(address)) = (admin, admin_address) {
         let certificates = running.certificates.clone();
         let tls = certificates.filter(|_| running.config.http.tls);
@@ -452,6 +480,13 @@ impl Running {
         });
     }
 
+    /// Remembers what the server does for as long as the configuration says, if anybody can ask.
+    fn remember(&self) {
+        let admin = self.config.admin;
+        let history = admin.map(|_| self.config.http.history);
+        self.events.set_history(history.unwrap_or_default());
+    }
+
     /// Answers orders and questions from now on.
     fn open_admin(&mut self, prepared: PreparedAdmin) {
         let front = Front::new(http::admin::router(self.admin_state()), http::Limits::ADMIN);
@@ -471,13 +506,17 @@ impl Running {
                 region: config.cluster.region.clone(),
                 version: env!("CARGO_PKG_VERSION"),
                 per_allocation: config.per_allocation,
+                quotas: config.access.limits,
+                bandwidth: config.turn.bandwidth,
                 hosts: config.http.hosts.clone(),
                 token: config.http.token.clone(),
             },
         )
         .operated_by(self.operator.clone())
+        .with_external(self.outside.board())
         .with_traces(Arc::clone(&self.traces))
-        .with_board(self.board.clone());
+        .with_board(self.board.clone())
+        .with_events(self.events.clone());
         match &self.records {
             Some(records) => state.with_records(records.counts()),
             None => state,
@@ -561,9 +600,13 @@ fn log_started(started: &Started, shards: usize) {
             .collect();
         tracing::info!(address = %listener.address, protocols = speaks.join(","), "listening");
     }
-    for relay in &started.relays {
-        let local = relay.local.unwrap_or(relay.external);
-        tracing::info!(%local, external = %relay.external, "relaying");
+    for Seen {
+        local,
+        external,
+        source,
+    } in &started.outside
+    {
+        tracing::info!(%local, %external, source = source.label(), "relaying");
     }
     if let Some(admin) = started.admin {
         tracing::info!(address = %admin, "admin API and metrics");

@@ -185,6 +185,9 @@ pub struct Client {
     transactions: Vec<Transaction>,
     peers: Vec<Peer>,
     relayed: Option<SocketAddr>,
+    /// What the latest challenge named.
+    realm: Option<String>,
+    alternate: Option<SocketAddr>,
     refresh: Option<Instant>,
     transmits: VecDeque<Vec<u8>>,
     events: VecDeque<Event>,
@@ -206,6 +209,8 @@ impl Client {
             transactions: Vec::new(),
             peers: Vec::new(),
             relayed: None,
+            realm: None,
+            alternate: None,
             refresh: None,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
@@ -228,6 +233,16 @@ impl Client {
     /// The relayed transport address, while there is an allocation.
     pub const fn relayed(&self) -> Option<SocketAddr> {
         self.relayed
+    }
+
+    /// The realm of the server, once it has asked for credentials.
+    pub fn realm(&self) -> Option<&str> {
+        self.realm.as_deref()
+    }
+
+    /// Where the latest refusal with 300 sends the client (RFC 8489 §10).
+    pub const fn alternate(&self) -> Option<SocketAddr> {
+        self.alternate
     }
 
     /// Takes one datagram, or one frame of a stream without its padding.
@@ -362,7 +377,12 @@ impl Client {
         let transaction = self.transactions.swap_remove(index);
         match error {
             Some(code) if challenged => self.handle_challenge(&message, &transaction, code),
-            Some(code) => self.fail(transaction.step, Failure::Refused(code)),
+            Some(code) => {
+                if code == 300 {
+                    self.alternate = message.alternate_server().ok().flatten();
+                }
+                self.fail(transaction.step, Failure::Refused(code));
+            }
             None => {
                 let rtt = self.now.saturating_duration_since(transaction.sent_at);
                 match self.handle_success(&message, transaction.step, rtt) {
@@ -382,6 +402,9 @@ impl Client {
                 .map(str::to_owned)
         };
         let (realm, nonce) = (text(message.realm()), text(message.nonce()));
+        if realm.is_some() {
+            self.realm.clone_from(&realm);
+        }
         let known = self.challenge.as_ref();
         // A 401 to what was signed for that very realm means wrong credentials.
         let hopeless = self.settings.username.is_empty()

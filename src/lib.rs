@@ -16,6 +16,7 @@ pub mod cli;
 pub mod client;
 pub mod cluster;
 pub mod config;
+pub mod external;
 pub mod http;
 pub mod lifecycle;
 pub mod logging;

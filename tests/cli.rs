@@ -95,7 +95,7 @@ fn help_names_the_commands() {
     ] {
         assert!(help.contains(word), "{word} in {help}");
     }
-    for command in ["serve", "check", "credentials"] {
+    for command in ["serve", "check", "credentials", "probe", "top", "trace"] {
         let output = run(home.path(), &["help", command]);
         assert_eq!(output.status.code(), Some(0), "{command}");
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use turnix::access::Limits;
 use turnix::base::{Clock, PiiMode};
 use turnix::config::{Config, External, Mapping, Sources, declared, values};
+use turnix::external::Cloud;
 use turnix::logging::{Format, Level};
 use turnix::stream::certificates;
 use turnix::turn::{self, Bandwidth, ChannelRange};
@@ -1041,6 +1042,19 @@ fn nodes_are_read_and_refused_one_by_one() {
 }
 
 #[test]
+fn the_dashboard_sees_as_far_back_as_it_is_told() {
+    assert_eq!(set(&[AUTH]).unwrap().http.history, Duration::from_secs(600));
+    for (history, secs) in [("0", 0), ("30s", 30), ("1h", 3600)] {
+        let config = set(&[AUTH, &format!("http.history={history}")]).unwrap();
+        assert_eq!(config.http.history, Duration::from_secs(secs));
+    }
+    for history in ["61m", "long", "-1s"] {
+        let told = set(&[AUTH, &format!("http.history={history}")]).unwrap_err();
+        assert!(told.contains("http.history"), "{history}: {told}");
+    }
+}
+
+#[test]
 fn draining_is_configured() {
     let config = set(&[AUTH]).unwrap();
     assert_eq!(config.drain.deadline, Duration::from_secs(3600));
@@ -1146,4 +1160,51 @@ fn files_of_users() {
         missing.contains("/nowhere/at.all cannot be read"),
         "{missing}"
     );
+}
+
+#[test]
+fn who_tells_external_addresses() {
+    let config = set(&[
+        AUTH,
+        "relay.metadata=[\"gcp\", \"aws\"]",
+        "relay.stun_servers=[\"stun:stun.example.org\", \"192.0.2.1:19302\"]",
+    ])
+    .unwrap();
+    let discovery = &config.relay.discovery;
+    assert_eq!(discovery.metadata, [Cloud::Gcp, Cloud::Aws]);
+    assert_eq!(
+        discovery.stun_servers,
+        ["192.0.2.1:19302", "stun.example.org:3478"]
+    );
+    let config = set(&[AUTH, "relay.metadata=hetzner"]).unwrap();
+    assert_eq!(config.relay.discovery.metadata, [Cloud::Hetzner]);
+    // Nobody is asked unless somebody says so.
+    assert!(!set(&[AUTH]).unwrap().relay.discovery.asks());
+    for (assignments, says) in [
+        (
+            vec!["relay.metadata=ibm"],
+            "expected \"off\", or one or more of",
+        ),
+        (
+            vec!["relay.metadata=[\"off\", \"aws\"]"],
+            "write one or the other",
+        ),
+        (vec!["relay.stun_servers=[\"192.0.2.1\"]"], "name two"),
+        (
+            vec!["relay.stun_servers=[\"192.0.2.1\", \"192.0.2.1:3478\"]"],
+            "name two",
+        ),
+        (
+            vec!["relay.stun_servers=[\"https://example.org\", \"192.0.2.1\"]"],
+            "write a host, and a port unless it is 3478",
+        ),
+        (
+            vec!["relay.external_address=192.0.2.7", "relay.metadata=aws"],
+            "relay.metadata: asks for addresses, and relay.external_address names them",
+        ),
+    ] {
+        let assignments: Vec<&str> = [AUTH].into_iter().chain(assignments).collect();
+        let problems = set(&assignments).unwrap_err();
+        assert!(problems.contains(says), "{problems}");
+    }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules and their ranks; a module imports from strictly lower ranks only.
-const RANKS: [(&str, u8); 20] = [
+const RANKS: [(&str, u8); 21] = [
     ("base", 0),
     ("logging", 1),
     ("wire", 1),
@@ -18,6 +18,7 @@ const RANKS: [(&str, u8); 20] = [
     ("records", 4),
     ("shard", 5),
     ("cluster", 5),
+    ("external", 5),
     ("http", 6),
     ("lifecycle", 7),
     ("config", 8),
@@ -27,11 +28,12 @@ const RANKS: [(&str, u8); 20] = [
     ("lib", 12),
 ];
 
-const TOKIO: [&str; 8] = [
+const TOKIO: [&str; 9] = [
     "records",
     "shard",
     "stream",
     "cluster",
+    "external",
     "http",
     "lifecycle",
     "app",

@@ -21,6 +21,8 @@ fn context() -> Context {
         records: vec![("file", "ok", 5), ("file", "dropped", 2)],
         canary: Vec::new(),
         admin_refused: [("missing", 3), ("wrong", 2), ("limited", 0)],
+        external: vec![([10, 0, 0, 5].into(), [203, 0, 113, 7].into(), "aws")],
+        external_changes: 2,
         version: "9.9.9",
     }
 }
@@ -163,6 +165,17 @@ fn without_tls_there_is_no_certificate_series() {
     };
     let text = page(ShardSnapshot::default(), &[], context);
     assert!(!text.contains("turn_certificate_expiry"));
+}
+
+#[test]
+fn external_addresses_are_shown_with_who_says_so() {
+    let text = page(ShardSnapshot::default(), &[], context());
+    for line in [
+        r#"turn_external_address_info{local="10.0.0.5",external="203.0.113.7",source="aws"} 1"#,
+        "turn_external_address_changes_total 2",
+    ] {
+        assert!(text.lines().any(|have| have == line), "{line}: {text}");
+    }
 }
 
 #[test]

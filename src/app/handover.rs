@@ -1,7 +1,8 @@
 //! Where one process stops and another goes on: what the running one gives, and how the next one begins.
 
 use std::io::ErrorKind;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::base::Clock;
 use crate::config::{Config, Listener, Problem, Problems};
+use crate::external::{Seen, Source};
 use crate::lifecycle::handover::{
     self, Approach, Candidate, Failure, Giver, Inventory, Knock, Place,
 };
@@ -82,6 +84,26 @@ pub(super) fn place_of(listener: &Listener, places: &mut Vec<Place>) -> Option<P
     let same = |place: &Place| place.wanted == listener.address;
     let index = places.iter().position(same)?;
     Some(places.remove(index))
+}
+
+/// How its relay addresses look from outside, as the process before knows.
+pub(super) fn seen(inventory: &Inventory) -> Vec<Seen> {
+    (inventory.outside.iter())
+        .filter_map(|(local, external, source)| {
+            Some(Seen {
+                local: *local,
+                external: *external,
+                source: Source::from_label(source)?,
+            })
+        })
+        .collect()
+}
+
+/// Relayed addresses of the process before that may live.
+pub(super) fn earlier(inventory: &Inventory) -> Vec<(IpAddr, RangeInclusive<u16>)> {
+    (inventory.relayed.iter())
+        .map(|(ip, first, last)| (*ip, *first..=*last))
+        .collect()
 }
 
 /// Shards cannot be split or merged: every client is mapped to one by the number of them.
@@ -170,6 +192,12 @@ impl Running {
                 udp: false,
                 tcp: true,
             }),
+            outside: (self.outside.seen().iter())
+                .map(|seen| (seen.local, seen.external, seen.source.label().to_owned()))
+                .collect(),
+            relayed: (self.shards.earlier_relays(true).into_iter())
+                .map(|(ip, ports)| (ip, *ports.start(), *ports.end()))
+                .collect(),
         }
     }
 
@@ -306,6 +334,7 @@ impl Running {
             let socket = door.socket();
             let address = door.address;
             door.close().await;
+            self.events.dismiss();
             self.paused_admin = socket.ok().map(|socket| (address, socket));
         }
     }

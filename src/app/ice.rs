@@ -51,7 +51,10 @@ impl Host {
 
     fn address(&self, local: IpAddr) -> IpAddr {
         if !local.is_unspecified() {
-            let outside = self.external.of(local);
+            let found = (self.relays.iter())
+                .find(|relay| relay.local == Some(local))
+                .map(|relay| relay.external);
+            let outside = self.external.of(local).or(found);
             return outside.filter(|_| !local.is_loopback()).unwrap_or(local);
         }
         // "[::]" takes IPv4 too, which more clients have.

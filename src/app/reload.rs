@@ -5,17 +5,18 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::access::Access;
 use crate::cluster;
 use crate::config::{Change, Config, Listener, Problem, Problems, Sources};
+use crate::external::Look;
 use crate::lifecycle::Inherited;
 use crate::shard::{self, ListenerSlot, RelayIp, Unread};
 use crate::stream::Certificates;
 use crate::stream::certificates::{self, Certificate};
 
 use super::doors::{Door, Prepared, PreparedAdmin};
+use super::outside::relay_ips;
 use super::serve::SetLog;
-use super::sockets::{open_tcp, own_addresses, relay_ips, udp_problem};
+use super::sockets::{check_relays, open_tcp, own_addresses, udp_problem};
 use super::{Open, Running, host_shortages, ice, load_certificate, log_started, mappings};
 
 /// Keys, or sections of them, that a running server cannot change: its threads, what they run on, and the form and place
@@ -62,6 +63,7 @@ enum PlannedDoor {
 /// Everything the next configuration needs that could not be had.
 struct Plan {
     relays: Vec<RelayIp>,
+    look: Look,
     certificate: Option<Certificate>,
     certificates: Option<Arc<Certificates>>,
     listeners: Vec<Planned>,
@@ -98,7 +100,8 @@ impl Running {
         next.records = self.config.records.clone();
         next.access.visits = self.config.access.visits.clone();
 
-        let plan = self.plan(&next)?;
+        let look = self.look_for(&next).await;
+        let plan = self.plan(&next, look)?;
         let before = host_shortages(&self.config);
         let shortages = host_shortages(&next).into_iter();
         let new = shortages.filter(|shortage| !before.contains(shortage));
@@ -120,9 +123,10 @@ impl Running {
     }
 
     /// Opens and reads what `next` needs, and changes nothing.
-    fn plan(&self, next: &Config) -> Result<Plan, Problems> {
+    fn plan(&self, next: &Config, look: Look) -> Result<Plan, Problems> {
         let mut problems = Vec::new();
-        let relays = relay_ips(next, &mut problems);
+        let relays = relay_ips(&look.seen);
+        check_relays(&relays, &mut problems);
         let certificate = load_certificate(next, &mut problems);
         let certificates = certificate.as_ref().map(|certificate| {
             let current = self.certificates.clone();
@@ -172,6 +176,7 @@ impl Running {
         if problems.is_empty() {
             Ok(Plan {
                 relays,
+                look,
                 certificate,
                 certificates,
                 listeners,
@@ -297,9 +302,7 @@ impl Running {
         let own = own_addresses(&next, &listeners, &plan.relays, admin_address);
         let relays_differ =
             plan.relays != self.relays || next.relay.ports != self.config.relay.ports;
-        let mut access = Access::new(&next.access, own);
-        let earlier = self.shards.earlier_relays(relays_differ);
-        access.peers = access.peers.with_earlier_relays(earlier);
+        let access = self.access(&next, own, relays_differ);
         let mut open = Vec::new();
         let mut udp = Vec::new();
         let mut doors = Vec::new();
@@ -317,7 +320,7 @@ impl Running {
         let (slots, all) = self
             .shards
             .change(shard::Change {
-                access: Arc::new(access),
+                access,
                 turn: next.turn.clone(),
                 limits: next.access.limits,
                 relays: relays_differ.then(|| (plan.relays.clone(), next.relay.ports.clone())),
@@ -356,10 +359,13 @@ impl Running {
         self.started.relays = mappings(&self.relays);
         self.started.admin = admin_address;
         self.config = next;
+        self.look_at(plan.look);
         // Everything it tells may have changed.
         if let Some(door) = self.admin.take() {
             door.close().await;
+            self.events.dismiss();
         }
+        self.remember();
         if let Some(prepared) = plan.admin {
             self.open_admin(prepared);
         }
@@ -369,7 +375,7 @@ impl Running {
     }
 
     /// Has the ICE configuration service tell what is in effect; of other servers as well, or by other credentials.
-    fn renew_service(&mut self, other_fleet: bool) {
+    pub(super) fn renew_service(&mut self, other_fleet: bool) {
         if other_fleet {
             self.fleet = ice::fleet(&self.config);
             self.canary.abort();

@@ -1,10 +1,9 @@
 //! What the server listens on and relays from: opened all at once, so that all refusals are told at once.
 
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 
 use crate::access::OwnAddresses;
-use crate::base::addr::is_private;
-use crate::config::{Config, External, Listener, Problem};
+use crate::config::{Config, Listener, Problem};
 use crate::lifecycle::Inherited;
 use crate::net::{self, UdpSocket};
 use crate::records::Emitter;
@@ -13,23 +12,9 @@ use crate::shard::{self, RelayIp};
 /// Connections the kernel holds until they are accepted.
 const BACKLOG: i32 = 1024;
 
-/// Every relay IP from both sides of a 1:1 NAT.
-pub(super) fn relay_ips(config: &Config, problems: &mut Vec<Problem>) -> Vec<RelayIp> {
-    let mut locals = config.relay_locals();
-    if locals.is_empty() {
-        tracing::warn!(
-            "this host has no address but loopback: relaying from 127.0.0.1, for clients on this host only"
-        );
-        locals.push(IpAddr::from([127, 0, 0, 1]));
-    }
-    let relays: Vec<_> = locals
-        .into_iter()
-        .map(|local| RelayIp {
-            local,
-            external: config.relay.external.of(local).unwrap_or(local),
-        })
-        .collect();
-    for relay in &relays {
+/// Whether sockets can be bound to every relay IP.
+pub(super) fn check_relays(relays: &[RelayIp], problems: &mut Vec<Problem>) {
+    for relay in relays {
         if let Err(error) = std::net::UdpSocket::bind((relay.local, 0)) {
             problems.push(Problem::host(
                 "relay.addresses",
@@ -38,18 +23,6 @@ pub(super) fn relay_ips(config: &Config, problems: &mut Vec<Problem>) -> Vec<Rel
             ));
         }
     }
-    let private = |ip: IpAddr| is_private(ip) || ip.is_loopback();
-    if config.relay.external == External::Auto
-        && relays.iter().all(|relay| private(relay.external))
-        && !relays.iter().all(|relay| relay.external.is_loopback())
-    {
-        tracing::warn!(
-            relayed = ?relays.iter().map(|relay| relay.external).collect::<Vec<_>>(),
-            "relayed addresses are private: only clients in the same network can use them. Behind NAT, set \
-             relay.external_address to the public address and forward the relay ports"
-        );
-    }
-    relays
 }
 
 /// A TCP port: one that systemd opened, else one of our own.

@@ -1,4 +1,4 @@
-//! The admin API from a shell: `turnix reload`, `drain`, `allocations`, `disconnect`.
+//! The admin API from a shell: `turnix reload`, `drain`, `allocations`, `disconnect`, and the way there.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -13,14 +13,12 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use rustls::crypto::aws_lc_rs;
-use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 
 use super::credentials::utc;
+use super::tls::Trust;
 use super::{Exit, print};
 use crate::base::printable::{self, Printable};
-use crate::records::webhook;
 
 /// How long the server may take to answer: a reload opens sockets and reads files.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -222,36 +220,88 @@ pub fn disconnect(Disconnect { id, user, server }: &Disconnect) -> anyhow::Resul
 }
 
 impl Server {
+    /// Whether JSON is wanted.
+    pub(super) const fn json(&self) -> bool {
+        self.json
+    }
+
     /// Status and JSON of one request; `Null` where there is no body.
     fn ask(&self, method: &Method, path: &str) -> anyhow::Result<(StatusCode, Value)> {
+        self.ask_with(method, path, None)
+    }
+
+    /// As [`Self::ask`], with a body.
+    pub(super) fn ask_with(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<(StatusCode, Value)> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("cannot start a runtime")?;
+        let line = self.line()?;
         runtime
-            .block_on(async { tokio::time::timeout(PATIENCE, self.request(method, path)).await })
+            .block_on(async { tokio::time::timeout(PATIENCE, line.ask(method, path, body)).await })
             .unwrap_or_else(|_| bail!("{} did not answer within {PATIENCE:?}", self.admin))
     }
 
-    async fn request(&self, method: &Method, path: &str) -> anyhow::Result<(StatusCode, Value)> {
+    /// A line to the server for any number of requests.
+    pub(super) fn line(&self) -> anyhow::Result<Line> {
         let (Some(scheme), Some(authority)) = (self.admin.scheme_str(), self.admin.authority())
         else {
             bail!("--admin: write a URL such as http://127.0.0.1:9641");
         };
-        let client = self.client(scheme == "https")?;
+        let trust = match scheme {
+            "https" => Trust::of(false, self.ca.as_deref()),
+            _ => Trust::Nobody,
+        };
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(Arc::unwrap_or_clone(trust.config()?))
+            .https_or_http()
+            .enable_http1()
+            .build();
+        Ok(Line {
+            client: Client::builder(TokioExecutor::new()).build(connector),
+            origin: format!("{scheme}://{authority}"),
+            token: self.token.clone(),
+        })
+    }
+}
+
+/// A line to the admin listener of a server.
+pub(super) struct Line {
+    client: Client<HttpsConnector<HttpConnector>, Body>,
+    origin: String,
+    token: Option<String>,
+}
+
+impl Line {
+    /// Status and JSON of one request; `Null` where there is no body. It takes as long as the server does.
+    pub(super) async fn ask(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<(StatusCode, Value)> {
         let mut request = Request::builder()
             .method(method)
-            .uri(format!("{scheme}://{authority}{path}"));
+            .uri(format!("{}{path}", self.origin));
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
-        let request = request
-            .body(Body::empty())
-            .context("the token or the path cannot be sent")?;
-        let response = client.request(request).await.with_context(|| {
+        let request = match body {
+            Some(body) => request
+                .header(header::CONTENT_TYPE, "application/json")
+                .body(Body::from(body.to_string())),
+            None => request.body(Body::empty()),
+        };
+        let request = request.context("the token or the path cannot be sent")?;
+        let response = self.client.request(request).await.with_context(|| {
             format!(
                 "cannot reach the admin listener at {}: is the server running, and is this its http.admin?",
-                self.admin
+                self.origin
             )
         })?;
         let status = response.status();
@@ -261,36 +311,18 @@ impl Server {
         let json = match body.is_empty() {
             true => Value::Null,
             false => serde_json::from_slice(&body)
-                .with_context(|| format!("{} is no admin listener of turnix", self.admin))?,
+                .with_context(|| format!("{} is no admin listener of turnix", self.origin))?,
         };
         Ok((status, json))
-    }
-
-    fn client(&self, tls: bool) -> anyhow::Result<Client<HttpsConnector<HttpConnector>, Body>> {
-        let roots = match tls {
-            true => webhook::roots(self.ca.as_deref()).map_err(anyhow::Error::msg)?,
-            false => RootCertStore::empty(),
-        };
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(config)
-            .https_or_http()
-            .enable_http1()
-            .build();
-        Ok(Client::builder(TokioExecutor::new()).build(connector))
     }
 }
 
 /// The answer as JSON; names in it are somebody's text, and may stand on a terminal.
-fn print_json(answer: &Value) -> anyhow::Result<()> {
+pub(super) fn print_json(answer: &Value) -> anyhow::Result<()> {
     print(&printable::json(&format!("{answer:#}\n")))
 }
 
-fn expect_success(status: StatusCode, answer: &Value) -> anyhow::Result<()> {
+pub(super) fn expect_success(status: StatusCode, answer: &Value) -> anyhow::Result<()> {
     if status.is_success() {
         return Ok(());
     }
@@ -320,7 +352,7 @@ fn percent_encoded(text: &str) -> String {
 }
 
 /// Columns as wide as what is in them.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
+pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| {
         (rows.iter())
             .map(|row| row[column].chars().count())

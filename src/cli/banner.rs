@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::base::{Secret, printable};
-use crate::config::{Listener, Mapping};
+use crate::config::Listener;
+use crate::external::Seen;
 
 /// A server that has just started, and how to use it.
 #[derive(Clone, Debug)]
@@ -16,7 +17,7 @@ pub struct Banner {
     /// Listeners as bound.
     pub listeners: Vec<Listener>,
     /// Local relay addresses and how clients see them; may be empty.
-    pub relays: Vec<Mapping>,
+    pub relays: Vec<Seen>,
     /// Ports of relayed addresses.
     pub ports: RangeInclusive<u16>,
     /// URL of the metrics.
@@ -61,11 +62,11 @@ pub fn banner(about: &Banner) -> String {
     let (first, last) = (about.ports.start(), about.ports.end());
     for (index, relay) in about.relays.iter().enumerate() {
         let label = if index == 0 { "relaying from" } else { "" };
-        let seen = match relay.local {
-            Some(local) if local != relay.external => {
-                format!("{local}, seen as {}", relay.external)
-            }
-            _ => relay.external.to_string(),
+        let seen = if relay.local == relay.external {
+            relay.external.to_string()
+        } else {
+            let source = relay.source.described();
+            format!("{}, seen as {} ({source})", relay.local, relay.external)
         };
         text += &format!("  {label:<14}{seen}, UDP ports {first}-{last}\n");
     }

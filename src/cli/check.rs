@@ -7,9 +7,8 @@ use std::path::Path;
 
 use super::credentials::utc;
 use super::{Configuration, Exit, holder, print, quick_start, state};
-use crate::app;
+use crate::app::{self, Outside};
 use crate::base::Clock;
-use crate::base::addr::is_private;
 use crate::config::{Config, External, Problem, Problems, Tls};
 use crate::stream::certificates;
 
@@ -186,14 +185,25 @@ fn relays(config: &Config, report: &mut Report) {
         if let Err(problem) = relay_bindable(config, *ip) {
             report.errors.push(problem);
         }
-        let outside = config.relay.external.of(*ip);
-        if outside.is_none() && is_private(*ip) {
-            report.warnings.push(Problem::host(
-                "relay.external_address",
-                format!("relayed addresses are {ip}, which only this network can reach"),
-                "set relay.external_address to the public address if this host is behind 1:1 NAT (most clouds)",
-            ));
+    }
+    let outside = Outside::new(config);
+    match outside.look_now() {
+        Ok(look) => {
+            let seen = look.seen.iter().filter(|seen| seen.local != seen.external);
+            report.notes.extend(seen.map(|seen| {
+                let source = seen.source.described();
+                format!(
+                    "{} is seen from outside as {} ({source})",
+                    seen.local, seen.external
+                )
+            }));
+            report.warnings.extend(outside.complaints(&look));
         }
+        Err(error) => report.errors.push(Problem::host(
+            "relay.external_address",
+            format!("cannot be looked for: {error}"),
+            "if it says \"too many open files\", raise LimitNOFILE",
+        )),
     }
     if let External::Mapped(mappings) = &config.relay.external {
         let locals = mappings.iter().filter_map(|mapping| mapping.local);

@@ -9,9 +9,13 @@ use clap::{Args, ValueEnum};
 
 use super::{Configuration, Exit, print, state};
 use crate::access::rest;
+use crate::app::Outside;
 use crate::app::ice::{self, Host};
 use crate::base::{Clock, Printable, Secret, printable};
-use crate::config::{Config, External, Listener, Problem, Problems, Sources, read_secret, values};
+use crate::config::{
+    Config, External, Listener, Mapping, Problem, Problems, Sources, read_secret, values,
+};
+use crate::external::Seen;
 
 /// Arguments of `turnix credentials`.
 #[derive(Args)]
@@ -118,7 +122,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
             let host = Host {
                 name: config.tls.as_ref().and_then(ice::certificate_name),
                 external: config.relay.external.clone(),
-                relays: Vec::new(),
+                relays: found(&config)?,
             };
             (credential, config.listeners, host)
         }
@@ -138,6 +142,19 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         Format::Table => as_table(&urls, &credential, now_unix),
     })?;
     Ok(Exit::Done)
+}
+
+/// How the server is seen from outside, where it takes asking.
+fn found(config: &Config) -> anyhow::Result<Vec<Mapping>> {
+    if !config.relay.discovery.asks() {
+        return Ok(Vec::new());
+    }
+    let look = Outside::new(config).look_now()?;
+    let mapping = |seen: &Seen| Mapping {
+        local: Some(seen.local),
+        external: seen.external,
+    };
+    Ok(look.seen.iter().map(mapping).collect())
 }
 
 /// The configuration that a server started the same way would use; after a quick start, the one that it left behind.

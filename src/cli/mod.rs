@@ -6,9 +6,14 @@ mod bench;
 mod check;
 mod credentials;
 mod holder;
+mod probe;
 mod quick_start;
 mod serve;
 mod state;
+mod tls;
+mod top;
+mod trace;
+mod units;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -51,6 +56,16 @@ enum Command {
     Check(Configuration),
     /// Make time-limited credentials for WebRTC clients.
     Credentials(credentials::Arguments),
+    /// Test STUN and TURN servers, this one or any other, from end to end.
+    ///
+    /// For each URI: resolves the name, connects, verifies the certificate, asks for a Binding, makes two allocations, and has
+    /// them exchange data through their relayed addresses: in indications and channels, small and large packets, then a short
+    /// burst. Says what is wrong in one line and what to do in the next. Latency is that of a packet that goes from here to the
+    /// server, through both relayed addresses, and back here. Without credentials it only tests whether the server answers.
+    ///
+    /// Ends with 3 if it found a fault, and gives its allocations back, also on Ctrl-C.
+    #[command(args_override_self = true)]
+    Probe(Box<probe::Arguments>),
     /// Load any TURN server with relayed traffic and measure it.
     ///
     /// Makes allocations, sends through them for some seconds, and reports delivered packets per second, loss, latency
@@ -71,6 +86,16 @@ enum Command {
     Allocations(admin::Allocations),
     /// End an allocation of a running server, or all of a user.
     Disconnect(admin::Disconnect),
+    /// Watch the live allocations of a running server, busiest first.
+    ///
+    /// Keys: q quits, s sorts by something else, r turns the order around, / filters by user, arrows scroll. Where standard
+    /// output is no terminal, one listing is printed, of everything.
+    Top(top::Arguments),
+    /// Log what one user or address does, on a running server, for some minutes.
+    ///
+    /// The server logs at debug level what it is asked for, what it refuses and what it drops of that user or address alone,
+    /// whatever log.level is. Without a user or address, lists what is traced; 16 traces at once.
+    Trace(trace::Arguments),
 }
 
 /// Where the configuration comes from.
@@ -117,6 +142,8 @@ pub enum Exit {
     Failed = 1,
     /// The configuration or the host has to change first.
     Unusable = 2,
+    /// A probe found a fault.
+    Fault = 3,
 }
 
 /// Runs the command.
@@ -128,11 +155,14 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Check(configuration) => check::run(&configuration),
         Command::Credentials(arguments) => credentials::run(&arguments),
+        Command::Probe(arguments) => probe::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Reload(arguments) => admin::reload(&arguments),
         Command::Drain(arguments) => admin::drain(&arguments),
         Command::Allocations(arguments) => admin::allocations(&arguments),
         Command::Disconnect(arguments) => admin::disconnect(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
+        Command::Trace(arguments) => trace::run(&arguments),
     }
 }
 

@@ -138,7 +138,7 @@ fn describe(quick: QuickStart, started: &Started) -> Banner {
     Banner {
         version: env!("CARGO_PKG_VERSION"),
         listeners: started.listeners.clone(),
-        relays: started.relays.clone(),
+        relays: started.outside.clone(),
         ports: config.relay.ports,
         admin: config.admin.map(|admin| {
             let scheme = if config.http.tls { "https" } else { "http" };
@@ -148,7 +148,9 @@ fn describe(quick: QuickStart, started: &Started) -> Banner {
         urls,
         test_page,
         state: quick.state.directory,
-        notes: quick.notes,
+        notes: (quick.notes.into_iter())
+            .chain(started.warnings.iter().map(ToString::to_string))
+            .collect(),
         terminal: io::stdout().is_terminal(),
     }
 }

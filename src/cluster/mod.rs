@@ -19,7 +19,7 @@ use rand::RngExt;
 
 pub use directory::{Directory, DirectoryError, Entries, UsersFile, Version};
 pub use geo::{Location, Places, PlacesError};
-pub use uri::{TurnUri, UriError};
+pub use uri::{IceUri, TurnUri, UriError};
 
 /// One server of the service.
 #[derive(Clone, Debug, PartialEq)]

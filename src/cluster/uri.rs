@@ -1,4 +1,4 @@
-//! `turn:` and `turns:` URIs (RFC 7065).
+//! `turn:` and `turns:` URIs (RFC 7065), `stun:` and `stuns:` URIs (RFC 7064).
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -49,14 +49,10 @@ impl FromStr for TurnUri {
 
     fn from_str(uri: &str) -> Result<Self, UriError> {
         const FORM: &str = "expected turn:host[:port][?transport=udp|tcp] or turns:host[:port]";
-        let wrong = |text: String| Err(UriError(text));
-        let Some((scheme, rest)) = uri.split_once(':') else {
-            return wrong(FORM.into());
-        };
-        let secure = match scheme.to_ascii_lowercase().as_str() {
-            "turn" => false,
-            "turns" => true,
-            _ => return wrong(FORM.into()),
+        let (secure, rest) = match scheme(uri) {
+            Some(("turn", rest)) => (false, rest),
+            Some(("turns", rest)) => (true, rest),
+            _ => return Err(UriError(FORM.into())),
         };
         let (authority, query) = match rest.split_once('?') {
             Some((authority, query)) => (authority, Some(query)),
@@ -67,45 +63,109 @@ impl FromStr for TurnUri {
             (Some("transport=tcp"), false) => Transport::Tcp,
             (None | Some("transport=tcp"), true) => Transport::Tls,
             (Some("transport=udp"), true) => {
-                return wrong(
+                return Err(UriError(
                     "turns: over UDP is DTLS, which this client does not speak; use transport=tcp"
                         .into(),
-                );
+                ));
             }
-            (Some(query), _) => return wrong(format!("{query:?} is no transport; {FORM}")),
+            (Some(query), _) => {
+                return Err(UriError(format!("{query:?} is no transport; {FORM}")));
+            }
         };
-        // A bare IPv6 address has colons of its own, which is why URIs put it in brackets.
-        let (host, port) = match authority
-            .strip_prefix('[')
-            .and_then(|v6| v6.split_once(']'))
-        {
-            Some((host, port)) => (host, port),
-            None => match authority.split_once(':') {
-                Some((host, _)) => (host, &authority[host.len()..]),
-                None => (authority, ""),
-            },
-        };
-        let port = match (port.strip_prefix(':'), secure) {
-            (Some(port), _) => match port.parse() {
-                Ok(port) => port,
-                Err(_) => return wrong(format!("{port:?} is no port; {FORM}")),
-            },
-            (None, false) if port.is_empty() => 3478,
-            (None, true) if port.is_empty() => 5349,
-            _ => return wrong(FORM.into()),
-        };
-        if host.is_empty() || host.contains(['/', '@']) {
-            return wrong(FORM.into());
-        }
-        if authority.starts_with('[') && host.parse::<IpAddr>().is_err() {
-            return wrong(format!("{host:?} is no IPv6 address"));
-        }
+        let (host, port) = host_and_port(authority, secure, FORM)?;
         Ok(Self {
-            host: host.to_owned(),
+            host,
             port,
             transport,
         })
     }
+}
+
+/// What any URI of an ICE server names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IceUri {
+    /// Whether it is asked to relay: `turn:`, `turns:`.
+    pub relays: bool,
+    /// Where it is. `stun:` is UDP, `stuns:` TLS.
+    pub server: TurnUri,
+}
+
+impl FromStr for IceUri {
+    type Err = UriError;
+
+    fn from_str(uri: &str) -> Result<Self, UriError> {
+        const FORM: &str = "expected stun:host[:port], stuns:host[:port], turn:host[:port][?transport=udp|tcp] or \
+                            turns:host[:port]";
+        let (secure, authority) = match scheme(uri) {
+            Some(("stun", rest)) => (false, rest),
+            Some(("stuns", rest)) => (true, rest),
+            Some(("turn" | "turns", _)) => {
+                return Ok(Self {
+                    relays: true,
+                    server: uri.parse()?,
+                });
+            }
+            _ => return Err(UriError(FORM.into())),
+        };
+        if let Some((_, query)) = authority.split_once('?') {
+            return Err(UriError(format!(
+                "stun: and stuns: take no {query:?}: stun: is UDP, stuns: TLS"
+            )));
+        }
+        let (host, port) = host_and_port(authority, secure, FORM)?;
+        let transport = if secure {
+            Transport::Tls
+        } else {
+            Transport::Udp
+        };
+        Ok(Self {
+            relays: false,
+            server: TurnUri {
+                host,
+                port,
+                transport,
+            },
+        })
+    }
+}
+
+/// The scheme, among those that there are and in lower case, and what follows it.
+fn scheme(uri: &str) -> Option<(&'static str, &str)> {
+    let (scheme, rest) = uri.split_once(':')?;
+    let known = ["turn", "turns", "stun", "stuns"];
+    let scheme = (known.into_iter()).find(|known| known.eq_ignore_ascii_case(scheme))?;
+    Some((scheme, rest))
+}
+
+fn host_and_port(authority: &str, secure: bool, form: &str) -> Result<(String, u16), UriError> {
+    let wrong = |text: String| Err(UriError(text));
+    // A bare IPv6 address has colons of its own, which is why URIs put it in brackets.
+    let (host, port) = match authority
+        .strip_prefix('[')
+        .and_then(|v6| v6.split_once(']'))
+    {
+        Some((host, port)) => (host, port),
+        None => match authority.split_once(':') {
+            Some((host, _)) => (host, &authority[host.len()..]),
+            None => (authority, ""),
+        },
+    };
+    let port = match (port.strip_prefix(':'), secure) {
+        (Some(port), _) => match port.parse() {
+            Ok(port) => port,
+            Err(_) => return wrong(format!("{port:?} is no port; {form}")),
+        },
+        (None, false) if port.is_empty() => 3478,
+        (None, true) if port.is_empty() => 5349,
+        _ => return wrong(form.into()),
+    };
+    if host.is_empty() || host.contains(['/', '@']) {
+        return wrong(form.into());
+    }
+    if authority.starts_with('[') && host.parse::<IpAddr>().is_err() {
+        return wrong(format!("{host:?} is no IPv6 address"));
+    }
+    Ok((host.to_owned(), port))
 }
 
 #[cfg(test)]
@@ -161,6 +221,33 @@ mod tests {
             "turn:[::1]x",
         ] {
             assert!(uri.parse::<TurnUri>().is_err(), "{uri}");
+        }
+    }
+
+    #[test]
+    fn the_forms_of_rfc_7064() {
+        for (uri, relays, port, transport) in [
+            ("stun:example.org", false, 3478, Transport::Udp),
+            ("STUN:example.org:19302", false, 19302, Transport::Udp),
+            ("stuns:example.org", false, 5349, Transport::Tls),
+            ("turn:example.org?transport=tcp", true, 3478, Transport::Tcp),
+        ] {
+            let parsed: IceUri = uri.parse().unwrap();
+            let server = TurnUri {
+                host: "example.org".into(),
+                port,
+                transport,
+            };
+            assert_eq!(parsed, IceUri { relays, server }, "{uri}");
+        }
+        for uri in [
+            "stun:example.org?transport=udp",
+            "stun:",
+            "stunt:example.org",
+            "example.org:3478",
+            "turn:",
+        ] {
+            assert!(uri.parse::<IceUri>().is_err(), "{uri}");
         }
     }
 }

@@ -8,6 +8,7 @@ use super::reader::Reader;
 use super::source::{Node, Value};
 use super::values::{self, Converted, Fault};
 use super::{External, Listener, Mapping, Relay};
+use crate::external::{self, Cloud};
 use crate::stream::Protocols;
 
 pub(super) fn read_listeners(
@@ -126,6 +127,33 @@ pub(super) fn read_relay(r: &mut Reader<'_>) -> Option<Relay> {
         r#""auto", an IP address, or a list of "external/local""#,
         external,
     );
+    let metadata = r.key(
+        "relay.metadata",
+        r#""off""#,
+        r#""off", or one or more of "aws", "gcp", "azure", "digitalocean", "hetzner", "oracle""#,
+        metadata,
+    );
+    let stun_servers = r.key(
+        "relay.stun_servers",
+        "[]",
+        r#"two STUN servers such as ["stun.example.org:3478", "192.0.2.1"], or none"#,
+        stun_servers,
+    );
+    if matches!(external, Some(External::Mapped(_))) {
+        for key in ["relay.metadata", "relay.stun_servers"] {
+            let asks = match key {
+                "relay.metadata" => metadata.as_ref().is_some_and(|clouds| !clouds.is_empty()),
+                _ => (stun_servers.as_ref()).is_some_and(|servers| !servers.is_empty()),
+            };
+            if asks {
+                r.problem(
+                    key,
+                    "asks for addresses, and relay.external_address names them",
+                    "write relay.external_address = \"auto\", or remove this",
+                );
+            }
+        }
+    }
     let ports = r.key(
         "relay.ports",
         r#""49152-65535""#,
@@ -135,8 +163,70 @@ pub(super) fn read_relay(r: &mut Reader<'_>) -> Option<Relay> {
     Some(Relay {
         addresses: addresses?,
         external: external?,
+        discovery: external::Settings {
+            metadata: metadata?,
+            stun_servers: stun_servers?,
+            ..external::Settings::default()
+        },
         ports: ports?,
     })
+}
+
+fn metadata(node: &Node) -> Converted<Vec<Cloud>> {
+    let split;
+    let words: &[Node] = match &node.value {
+        Value::Text(text) => {
+            split = values::split_commas(text, &node.origin);
+            &split
+        }
+        Value::List(items) => items,
+        _ => return Err(Fault::of(node)),
+    };
+    let mut clouds = Vec::new();
+    let mut off = words.is_empty();
+    for word in words {
+        match values::text(word)?.as_str() {
+            "off" => off = true,
+            name => match Cloud::ALL.iter().find(|(known, _)| *known == name) {
+                Some((_, cloud)) if !clouds.contains(cloud) => clouds.push(*cloud),
+                Some(_) => {}
+                None => return Err(Fault::of(word)),
+            },
+        }
+    }
+    if off && !clouds.is_empty() {
+        return Err(Fault::with(
+            node,
+            "names clouds and \"off\"",
+            "write one or the other",
+        ));
+    }
+    Ok(clouds)
+}
+
+fn stun_servers(node: &Node) -> Converted<Vec<String>> {
+    let mut servers = values::list(values::parsed(external::stun_server))(node)?;
+    let named = servers.len();
+    servers.sort_unstable();
+    servers.dedup();
+    match servers.len() {
+        1 => Err(Fault::with(
+            node,
+            "names one server",
+            "name two: what one says alone is not believed",
+        )),
+        0..=8 if servers.len() == named => Ok(servers),
+        0..=8 => Err(Fault::with(
+            node,
+            "names a server twice",
+            "name two different ones",
+        )),
+        _ => Err(Fault::with(
+            node,
+            format!("names {named} servers"),
+            "two are enough, and eight are the most",
+        )),
+    }
 }
 
 fn external(node: &Node) -> Converted<External> {
@@ -180,10 +270,10 @@ fn mapping(node: &Node) -> Converted<Mapping> {
         return Err(Fault::with(
             node,
             format!(
-                "found {}, and this version asks no STUN server",
+                "found {}, and this version takes STUN servers elsewhere",
                 node.shown()
             ),
-            "write the address itself, or \"auto\"",
+            "write \"auto\" here, and two servers in relay.stun_servers",
         ));
     }
     let (outside, inside) = match text.split_once('/') {

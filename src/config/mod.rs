@@ -37,7 +37,7 @@ use crate::cluster::UsersFile;
 use crate::http::Token;
 use crate::http::ice::ApiKey;
 use crate::net::host;
-use crate::{access, logging, stream, turn};
+use crate::{access, external, logging, stream, turn};
 
 pub use auth::read_secret;
 pub use changes::{Change, Keys};
@@ -93,22 +93,7 @@ impl Config {
     /// The local addresses that relay sockets are bound to: configured ones, else the listeners' own, else the host's.
     /// None on a host that has nothing but loopback.
     pub fn relay_locals(&self) -> Vec<IpAddr> {
-        if !self.relay.addresses.is_empty() {
-            return self.relay.addresses.clone();
-        }
-        let own = |listener: &Listener| listener.address.ip().to_canonical();
-        let specific = |ip: &IpAddr| !ip.is_unspecified();
-        let mut locals: Vec<IpAddr> = (self.listeners.iter().map(own)).filter(specific).collect();
-        if locals.is_empty() {
-            locals.extend(Family::ALL.into_iter().filter_map(host::default_source));
-        }
-        if locals.is_empty() {
-            let usable = |ip: &IpAddr| !ip.is_loopback() && !is_link_local(*ip);
-            locals.extend(host::interface_addresses().into_iter().filter(usable));
-        }
-        let mut seen = HashSet::new();
-        locals.retain(|ip| seen.insert(*ip));
-        locals
+        self.relay.locals(&self.listeners)
     }
 }
 
@@ -137,14 +122,38 @@ pub struct Relay {
     pub addresses: Vec<IpAddr>,
     /// What clients and peers are told instead.
     pub external: External,
+    /// Whom to ask how private addresses look from outside, where `external` is [`External::Auto`].
+    pub discovery: external::Settings,
     /// Ports of relayed addresses.
     pub ports: RangeInclusive<u16>,
+}
+
+impl Relay {
+    /// The local addresses that relay sockets are bound to, with these listeners; see [`Config::relay_locals`].
+    pub fn locals(&self, listeners: &[Listener]) -> Vec<IpAddr> {
+        if !self.addresses.is_empty() {
+            return self.addresses.clone();
+        }
+        let own = |listener: &Listener| listener.address.ip().to_canonical();
+        let specific = |ip: &IpAddr| !ip.is_unspecified();
+        let mut locals: Vec<IpAddr> = (listeners.iter().map(own)).filter(specific).collect();
+        if locals.is_empty() {
+            locals.extend(Family::ALL.into_iter().filter_map(host::default_source));
+        }
+        if locals.is_empty() {
+            let usable = |ip: &IpAddr| !ip.is_loopback() && !is_link_local(*ip);
+            locals.extend(host::interface_addresses().into_iter().filter(usable));
+        }
+        let mut seen = HashSet::new();
+        locals.retain(|ip| seen.insert(*ip));
+        locals
+    }
 }
 
 /// How local relay addresses look from outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum External {
-    /// As the host's interfaces tell.
+    /// As the host's interfaces tell, and whoever `relay.metadata` and `relay.stun_servers` name.
     Auto,
     /// As the operator wrote.
     Mapped(Vec<Mapping>),
@@ -208,6 +217,8 @@ pub struct Http {
     pub token: Option<Token>,
     /// Names and addresses it may be asked by besides its own.
     pub hosts: Vec<String>,
+    /// How far back the dashboard sees.
+    pub history: Duration,
     /// Whether listeners that speak `http` have the test page, with credentials for each visit.
     pub test_page: bool,
     /// Whether they have the status page.

@@ -19,7 +19,7 @@
 //! the successor at any moment leaves it as it was; the end of the predecessor leaves the successor with what has arrived.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -136,6 +136,12 @@ pub struct Inventory {
     pub listeners: Vec<Place>,
     /// Its admin listener.
     pub admin: Option<Place>,
+    /// How its relay addresses look from outside: local, external, who says so.
+    #[serde(default)]
+    pub outside: Vec<(IpAddr, IpAddr, String)>,
+    /// Relayed addresses that may live: an IP as clients were told, first and last port.
+    #[serde(default)]
+    pub relayed: Vec<(IpAddr, u16, u16)>,
 }
 
 /// One listener.

@@ -1,5 +1,7 @@
 //! Writes what shards counted in Prometheus' text format, version 0.0.4.
 
+use std::net::IpAddr;
+
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram as HistogramProto, LabelPair, Metric, MetricFamily,
@@ -34,6 +36,10 @@ pub struct Context {
     pub records: Vec<(&'static str, &'static str, u64)>,
     /// Requests that the admin listener turned away for want of its token, by reason.
     pub admin_refused: [(&'static str, u64); 3],
+    /// How relay addresses look from outside: local, external, who says so.
+    pub external: Vec<(IpAddr, IpAddr, &'static str)>,
+    /// How often that has changed.
+    pub external_changes: u64,
     /// What the server found when it looked at itself last; none where it does not.
     pub canary: Vec<CanaryLook>,
     /// The version of turnix.
@@ -354,6 +360,30 @@ fn server(families: &mut Vec<MetricFamily>, totals: &ShardSnapshot, context: &Co
         (context.certificate_expiry_unix.into_iter())
             .map(|expiry| gauge(&[], expiry as f64))
             .collect(),
+    );
+    push(
+        families,
+        "turn_external_address_info",
+        "Always 1; the labels name a local relay address, the address that clients and peers use instead, and who says so.",
+        MetricType::GAUGE,
+        (context.external.iter())
+            .map(|(local, external, source)| {
+                let (local, external) = (local.to_string(), external.to_string());
+                let labels = [
+                    ("local", local.as_str()),
+                    ("external", external.as_str()),
+                    ("source", source),
+                ];
+                gauge(&labels, 1.0)
+            })
+            .collect(),
+    );
+    push(
+        families,
+        "turn_external_address_changes_total",
+        "Relay addresses that came, went, or look another from outside, while the server runs.",
+        MetricType::COUNTER,
+        vec![counter(&[], context.external_changes)],
     );
     push(
         families,

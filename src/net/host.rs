@@ -140,6 +140,12 @@ pub fn default_source(family: Family) -> Option<IpAddr> {
     (!source.is_unspecified()).then_some(source)
 }
 
+/// What the firmware says about this machine (SMBIOS), such as `sys_vendor`; `None` where it is hidden.
+pub fn firmware(field: &str) -> Option<String> {
+    let text = fs::read_to_string(format!("/sys/class/dmi/id/{field}")).ok()?;
+    Some(text.trim().to_owned())
+}
+
 fn sysctl(name: &str) -> Option<String> {
     fs::read_to_string(format!("/proc/sys/{name}")).ok()
 }

@@ -1,7 +1,8 @@
 //! The kernel's door: every system call and every `unsafe` block of turnix.
 //!
 //! Owns UDP sockets and their options ([`socket`]), fixed memory for batched receiving and sending ([`batch`]), the
-//! set of sockets a shard waits for ([`poll`]), descriptors between processes and questions about the host ([`host`]). Knows nothing of STUN or TURN
+//! set of sockets a shard waits for ([`poll`]), descriptors between processes, questions about the host ([`host`]) and
+//! its changes of addresses ([`AddressChanges`]). Knows nothing of STUN or TURN
 //! and keeps no state about clients or peers. `io::Error` leaves this module only where a socket is opened; on the
 //! data path errors are sorted by what the caller does about them ([`RecvFault`], [`SendFault`], [`SendReport`]).
 
@@ -11,6 +12,7 @@
 )]
 #![warn(clippy::undocumented_unsafe_blocks)]
 
+mod addresses;
 pub mod batch;
 mod descriptors;
 pub mod host;
@@ -19,6 +21,7 @@ mod poll;
 pub mod socket;
 mod sys;
 
+pub use addresses::AddressChanges;
 pub use batch::{Batch, HEADROOM, MAX_DATAGRAM, Received, TAILROOM};
 pub use descriptors::{
     Channel, Doorway, MAX_DESCRIPTORS, Parcel, Peer, expect_descriptors, given, seal,

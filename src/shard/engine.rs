@@ -41,7 +41,8 @@ pub(super) struct Parts {
     pub sockets: Vec<UdpSocket>,
     pub listener_buffer_bytes: usize,
     pub relay_buffer_bytes: usize,
-    pub pool: Arc<RelayPool>,
+    /// The pools of relayed addresses in use: the last one is where new ones come from.
+    pub pools: Vec<Arc<RelayPool>>,
     pub budgets: Arc<Budgets>,
     pub parcels: Parcels,
     pub stream_idle: Duration,
@@ -188,7 +189,7 @@ impl Shard {
             drops_of_closed: 0,
             endpoints: Vec::new(),
             poller,
-            relays: Relays::new(parts.index, parts.relay_buffer_bytes, parts.pool, keyed()),
+            relays: Relays::new(parts.index, parts.relay_buffer_bytes, parts.pools, keyed()),
             purses: Purses::new(parts.budgets),
             to_peers: Vec::with_capacity(GATHER),
             run: Vec::with_capacity(GATHER),

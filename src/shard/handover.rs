@@ -6,13 +6,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::base::Clock;
 use crate::net::{MAX_DESCRIPTORS, UdpSocket};
 use crate::stream::{Admission, ClientStream};
 use crate::turn::{AllocationId, Snapshot};
@@ -111,10 +112,16 @@ pub(super) struct RelayImage {
     /// Asked for with EVEN-PORT, for quotas.
     #[serde(default)]
     pub even_port: bool,
+    /// What its client was told, which may look another today.
+    #[serde(default)]
+    pub external: Option<IpAddr>,
 }
 
 /// A relay socket and whether it was asked for with EVEN-PORT.
 pub(super) type RelaySocket = (UdpSocket, bool);
+
+/// A relay socket, and the place in a pool that goes with it.
+pub(super) type Settled = (Arc<RelayPool>, Place, RelaySocket);
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct StreamSockets {
@@ -152,8 +159,16 @@ struct Estate {
     listeners: Vec<(usize, UdpSocket)>,
     rest: Option<Rest>,
     snapshot: Option<Snapshot>,
-    relays: Vec<(AllocationId, RelaySocket)>,
+    relays: Vec<Arrived>,
     streams: Vec<(ClientStream, Queue)>,
+}
+
+/// A relay socket that has arrived.
+struct Arrived {
+    id: AllocationId,
+    relay: RelaySocket,
+    /// What its client was told, if that is known.
+    external: Option<IpAddr>,
 }
 
 /// What a shard begins with.
@@ -167,7 +182,7 @@ pub(super) struct Start {
 pub(super) struct Sockets {
     /// With the listeners' places in this process; those that are not there have none.
     pub endpoints: Vec<Endpoint>,
-    pub relays: HashMap<AllocationId, (Place, RelaySocket)>,
+    pub relays: HashMap<AllocationId, Settled>,
     pub drops: u64,
     pub segmentation_fallbacks: u64,
     /// Some relayed addresses belong to the other process still.
@@ -227,7 +242,11 @@ impl Legacy {
                     };
                     if let Some(socket) = sockets.remove(&image.local) {
                         let socket = settled(socket, image.took_trains)?;
-                        estate.relays.push((id, (socket, image.even_port)));
+                        estate.relays.push(Arrived {
+                            id,
+                            relay: (socket, image.even_port),
+                            external: image.external,
+                        });
                     }
                 }
             }
@@ -303,8 +322,13 @@ impl Legacy {
         (first.listeners.iter()).position(|(_, socket)| socket.local_addr() == address)
     }
 
-    /// What each shard begins with, `None` where its state did not arrive. `listeners` are those of this process.
-    pub(super) fn starts(self, listeners: &[SocketAddr], pool: &RelayPool) -> Vec<Option<Start>> {
+    /// What each shard begins with, `None` where its state did not arrive, and the pools that were before `pool`.
+    /// `listeners` are those of this process.
+    pub(super) fn starts(
+        self,
+        listeners: &[SocketAddr],
+        pool: &Arc<RelayPool>,
+    ) -> (Vec<Option<Start>>, Vec<Arc<RelayPool>>) {
         let places: HashMap<usize, usize> = (self.shards.first().into_iter())
             .flat_map(|estate| &estate.listeners)
             .filter_map(|(slot, socket)| {
@@ -320,9 +344,14 @@ impl Legacy {
             pool.set_abroad(place);
         }
         let abroad = !stays.is_empty();
-        (self.shards.into_iter())
-            .map(|estate| estate.start(&places, pool, abroad))
-            .collect()
+        let mut pools = Pools {
+            current: Arc::clone(pool),
+            before: Vec::new(),
+        };
+        let starts = (self.shards.into_iter())
+            .map(|estate| estate.start(&places, &mut pools, abroad))
+            .collect();
+        (starts, pools.before)
     }
 
     fn of(&mut self, shard: u8) -> Result<&mut Estate, String> {
@@ -331,19 +360,68 @@ impl Legacy {
     }
 }
 
+/// Where relayed addresses come from that were told before.
+struct Pools {
+    current: Arc<RelayPool>,
+    before: Vec<Arc<RelayPool>>,
+}
+
+impl Pools {
+    /// The pool of what is bound to an address `local` and was told as `external`.
+    fn of(&mut self, local: IpAddr, external: Option<IpAddr>) -> Arc<RelayPool> {
+        let current = self.current.external(local);
+        let told = external.filter(|external| current.is_some_and(|current| current != *external));
+        let Some(told) = told else {
+            return Arc::clone(&self.current);
+        };
+        let same = |pool: &&Arc<RelayPool>| pool.external(local) == Some(told);
+        if let Some(pool) = self.before.iter().find(same) {
+            return Arc::clone(pool);
+        }
+        let index = self.before.len() as u32;
+        match (self.current).before(local, told, index, Clock.now().mono) {
+            Some(pool) => {
+                let pool = Arc::new(pool);
+                self.before.push(Arc::clone(&pool));
+                pool
+            }
+            None => Arc::clone(&self.current),
+        }
+    }
+
+    /// Finds each socket its place; those that have none are closed.
+    fn settle(&mut self, relays: Vec<Arrived>) -> HashMap<AllocationId, Settled> {
+        let mut by_pool: Vec<(Arc<RelayPool>, Vec<Arrived>)> = Vec::new();
+        for arrived in relays {
+            let pool = self.of(arrived.relay.0.local_addr().ip(), arrived.external);
+            match (by_pool.iter_mut()).find(|(known, _)| Arc::ptr_eq(known, &pool)) {
+                Some((_, relays)) => relays.push(arrived),
+                None => by_pool.push((pool, vec![arrived])),
+            }
+        }
+        let mut settled = HashMap::new();
+        for (pool, relays) in by_pool {
+            let locals: Vec<_> = (relays.iter())
+                .map(|arrived| arrived.relay.0.local_addr())
+                .collect();
+            for (arrived, place) in relays.into_iter().zip(pool.claim(&locals)) {
+                if let Some(place) = place {
+                    settled.insert(arrived.id, (Arc::clone(&pool), place, arrived.relay));
+                }
+            }
+        }
+        settled
+    }
+}
+
 impl Estate {
     fn start(
         self,
         places: &HashMap<usize, usize>,
-        pool: &RelayPool,
+        pools: &mut Pools,
         abroad: bool,
     ) -> Option<Start> {
         let (rest, snapshot) = self.rest.zip(self.snapshot)?;
-        let locals: Vec<_> = (self.relays)
-            .iter()
-            .map(|(_, (socket, _))| socket.local_addr())
-            .collect();
-        let claimed = pool.claim(&locals);
         let sockets = Sockets {
             endpoints: (rest.endpoints.into_iter())
                 .map(|endpoint| match endpoint {
@@ -354,9 +432,7 @@ impl Estate {
                     other @ (Endpoint::Stream(_) | Endpoint::Free) => other,
                 })
                 .collect(),
-            relays: (self.relays.into_iter().zip(claimed))
-                .filter_map(|((id, socket), place)| Some((id, (place?, socket))))
-                .collect(),
+            relays: pools.settle(self.relays),
             drops: rest.drops,
             segmentation_fallbacks: rest.segmentation_fallbacks,
             abroad,

@@ -63,9 +63,33 @@ impl RelayPool {
             quota: Mutex::new(Quota::new(limits, [0; Family::ALL.len()])),
             live: AtomicUsize::new(0),
         };
-        Self::with_counts(ips, ports, Arc::new(counts), 0, |ports, _| {
+        let pool = Self::with_counts(ips, ports, Arc::new(counts), 0, |ports, _| {
             FreePorts::new(ports, now)
-        })
+        });
+        lock(&pool.counts.quota).set_ports(pool.total);
+        pool
+    }
+
+    /// A pool before this one in a process that is gone, in which one of these addresses looked like `external`: nothing
+    /// new comes from it. It is the `index`-th of its kind.
+    pub fn before(
+        &self,
+        local: IpAddr,
+        external: IpAddr,
+        index: u32,
+        now: Instant,
+    ) -> Option<Self> {
+        let ports = (self.addresses.iter()).find(|pool| pool.ip.local == local)?;
+        let ports = ports.ports.clone();
+        let counts = Arc::clone(&self.counts);
+        let ip = RelayIp { local, external };
+        Some(Self::with_counts(
+            &[ip],
+            ports,
+            counts,
+            u32::MAX - index,
+            |ports, _| FreePorts::new(ports, now),
+        ))
     }
 
     /// The pool that new relayed addresses come from after `earlier` ones, the last of which was in use; theirs live on.
@@ -88,15 +112,11 @@ impl RelayPool {
         }
         let generation = last.generation.wrapping_add(1);
         let counts = Arc::clone(&last.counts);
-        Some(Self::with_counts(
-            ips,
-            ports,
-            counts,
-            generation,
-            |ports, local| {
-                FreePorts::resting_where(ports, now, |port| had.contains(&(local, port)))
-            },
-        ))
+        let pool = Self::with_counts(ips, ports, counts, generation, |ports, local| {
+            FreePorts::resting_where(ports, now, |port| had.contains(&(local, port)))
+        });
+        lock(&pool.counts.quota).set_ports(pool.total);
+        Some(pool)
     }
 
     fn with_counts(
@@ -120,7 +140,6 @@ impl RelayPool {
             let ips = ips.iter().filter(|ip| Family::of(ip.local) == family);
             (ips.count() * count) as u32
         });
-        lock(&counts.quota).set_ports(total);
         Self {
             addresses,
             in_use: Default::default(),
@@ -270,6 +289,12 @@ impl RelayPool {
             local: SocketAddr::new(ip.local, place.port),
             external: SocketAddr::new(ip.external, place.port),
         }
+    }
+
+    /// How clients and peers see what is relayed from `local`; `None` if nothing is.
+    pub fn external(&self, local: IpAddr) -> Option<IpAddr> {
+        let pool = self.addresses.iter().find(|pool| pool.ip.local == local)?;
+        Some(pool.ip.external)
     }
 
     /// The place of a relayed address as clients and peers see it, whether anybody has it or not.

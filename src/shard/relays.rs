@@ -14,7 +14,7 @@ use crate::base::{Family, RelayedAddress};
 use crate::net::{Batch, Poller, UdpOptions, UdpSocket};
 use crate::turn::{AllocationId, OpenError, Tenant};
 
-use super::handover::RelaySocket;
+use super::handover::Settled;
 use super::ports::{ABROAD, Place, RelayPool};
 use super::trains::Trains;
 
@@ -107,12 +107,20 @@ pub(super) struct Relays {
 }
 
 impl Relays {
-    pub fn new(shard: u8, buffer_bytes: usize, pool: Arc<RelayPool>, hasher: RandomState) -> Self {
+    /// New relayed addresses come from the last of `pools`.
+    pub fn new(
+        shard: u8,
+        buffer_bytes: usize,
+        mut pools: Vec<Arc<RelayPool>>,
+        hasher: RandomState,
+    ) -> Self {
+        let pool = pools.pop();
+        let pool = pool.unwrap_or_else(|| unreachable!("there is always one pool"));
         Self {
             shard,
             buffer_bytes,
             pool,
-            older: Vec::new(),
+            older: pools,
             slots: Vec::new(),
             by_place: HashMap::with_hasher(hasher),
             abroad: false,
@@ -145,25 +153,25 @@ impl Relays {
             self.pool.release(&user, client, wanted);
             return Err(OpenError::Capacity);
         };
-        self.put(id, place, socket, user, client, wanted);
+        let pool = Arc::clone(&self.pool);
+        self.put(id, pool, place, socket, user, client, wanted);
         Ok(RelayedAddress(self.pool.addresses(place).external))
     }
 
-    /// Goes on with a socket that is open already, and whose place the pool has given.
+    /// Goes on with a socket that is open already, and whose place its pool has given.
     ///
     /// # Errors
     /// The kernel watches no more sockets.
     pub fn adopt(
         &mut self,
         tenant: Tenant,
-        place: Place,
-        (socket, even_port): RelaySocket,
+        (pool, place, (socket, even_port)): Settled,
         poller: &Poller,
     ) -> io::Result<()> {
         let id = tenant.id;
         let (user, client) = (tenant.user, tenant.five_tuple.client().ip());
         if let Err(error) = poller.add(&socket, id.to_bits()) {
-            self.pool.put_back(place);
+            pool.put_back(place);
             return Err(error);
         }
         let wanted = Wanted {
@@ -171,28 +179,30 @@ impl Relays {
             even_port,
             scope: tenant.scope,
         };
-        self.pool.adopt(&user, client, wanted);
-        self.put(id, place, socket, user, client, wanted);
+        pool.adopt(&user, client, wanted);
+        self.put(id, pool, place, socket, user, client, wanted);
         Ok(())
     }
 
     /// Closes a socket that nobody has come for.
-    pub fn refuse(&self, now: Instant, place: Place, socket: UdpSocket) {
+    pub fn refuse(&self, now: Instant, (pool, place, (socket, _)): Settled) {
         drop(socket);
-        self.pool.give_back(now, place);
+        pool.give_back(now, place);
     }
 
+    #[allow(clippy::too_many_arguments, reason = "one for each part of a relay")]
     fn put(
         &mut self,
         id: AllocationId,
+        pool: Arc<RelayPool>,
         place: Place,
         socket: UdpSocket,
         user: Arc<str>,
         client: IpAddr,
         wanted: Wanted,
     ) {
-        self.pool.set_owner(place, Some(self.shard));
-        let generation = self.pool.generation();
+        pool.set_owner(place, Some(self.shard));
+        let generation = pool.generation();
         self.by_place.insert((generation, place), id);
         let slot = id.slot as usize;
         if self.slots.len() <= slot {
@@ -201,7 +211,7 @@ impl Relays {
         self.slots[slot] = Some(Box::new(Relay {
             id,
             socket,
-            pool: Arc::clone(&self.pool),
+            pool,
             place,
             wanted,
             user,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha1::Sha1;
-use stun_types::attribute::{AttributeFromRaw, RawAttribute, XorMappedAddress};
+use stun_types::attribute::{AlternateServer, AttributeFromRaw, RawAttribute, XorMappedAddress};
 use stun_types::message::{Message as Codec, MessageClass, StunParseError};
 use turn_types::attribute::{
     ChannelNumber, EvenPort, Lifetime, RequestedAddressFamily, RequestedTransport, XorPeerAddress,
@@ -211,6 +211,14 @@ impl<'a> Message<'a> {
         self.typed::<XorRelayedAddress, _>(attribute::XOR_RELAYED_ADDRESS, |relayed| {
             relayed.addr(transaction)
         })
+    }
+
+    /// ALTERNATE-SERVER (RFC 8489 §14.15): where to ask instead.
+    ///
+    /// # Errors
+    /// The attribute is there and malformed.
+    pub fn alternate_server(&self) -> Result<Option<SocketAddr>, DecodeError> {
+        self.typed::<AlternateServer, _>(attribute::ALTERNATE_SERVER, |other| other.server())
     }
 
     /// USERNAME, as sent.

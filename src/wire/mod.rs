@@ -169,6 +169,8 @@ pub mod attribute {
     pub const XOR_MAPPED_ADDRESS: u16 = 0x0020;
     /// RESERVATION-TOKEN
     pub const RESERVATION_TOKEN: u16 = 0x0022;
+    /// ALTERNATE-SERVER
+    pub const ALTERNATE_SERVER: u16 = 0x8023;
     /// FINGERPRINT
     pub const FINGERPRINT: u16 = 0x8028;
 }

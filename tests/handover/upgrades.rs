@@ -290,3 +290,39 @@ fn without_a_running_server_it_starts_anew() {
     until("it can be taken over from", || site.socket().exists());
     Client::allocate(server.listener());
 }
+
+#[test]
+fn relayed_addresses_that_look_another_from_outside_stay_what_clients_were_told() {
+    let site = Site::new();
+    let mapped = |external: &str| format!("[relay]\nexternal_address = \"{external}\"");
+    let mut old = site.spawn(&format!("shards = 2\n{}", mapped("203.0.113.7")), &[], &[]);
+    old.serves();
+    until("it can be taken over from", || site.socket().exists());
+    let listener = old.listener();
+    // Enough of them for both shards.
+    let callers: Vec<_> = (0..8).map(|_| Client::allocate(listener)).collect();
+    let pairs = || callers.chunks_exact(2).map(|pair| (&pair[0], &pair[1]));
+    let talk = |(a, b): (&Client, &Client)| {
+        for (from, to) in [(a, b), (b, a)] {
+            from.send(b"by the first address");
+            assert_eq!(to.receive(), b"by the first address");
+        }
+    };
+    for (a, b) in pairs() {
+        assert_eq!(a.relayed.ip().to_string(), "203.0.113.7");
+        a.bind(b.relayed);
+        b.bind(a.relayed);
+        talk((a, b));
+    }
+    for external in ["203.0.113.8", "203.0.113.9"] {
+        let successor = site.spawn(&mapped(external), &["--takeover"], &[]);
+        successor.serves();
+        assert_eq!(old.ended(), Some(0), "{}", old.log());
+        pairs().for_each(talk);
+        // New ones get the new address, and reach the others by the old one.
+        let new = Client::allocate(listener);
+        assert_eq!(new.relayed.ip().to_string(), external);
+        new.bind(callers[0].relayed);
+        old = successor;
+    }
+}

@@ -1,6 +1,8 @@
 //! Other implementations' clients against the built server: coturn's load generator, browsers, aiortc, the
 //! `turn` crate, Twilio's library. Everything runs on loopback or in a network that the test makes, and ends by itself.
 //!
+//! The probe is a client too, and meets coturn's `turnserver`.
+//!
 //! A test whose tool is missing prints `SKIPPED` and passes, unless `INTEROP_REQUIRE_TOOLS=1`.
 //! `INTEROP_SERVER=coturn` runs the same clients against coturn's `turnserver`, which tells a fault of the
 //! harness from one of the server; what only turnix has (its metrics, its test page) is then not looked at.
@@ -8,9 +10,11 @@
 mod aiortc;
 mod browser;
 mod chromium;
+mod dashboard;
 mod firefox;
 mod metrics;
 mod network;
+mod probe;
 mod prometheus;
 mod promtool;
 mod server;

@@ -15,6 +15,7 @@ pub const REALM: &str = "turn.example.org";
 pub const USER: &str = "alice";
 pub const PASSWORD: &str = "wonderland";
 pub const SECRET: &str = "looking-glass";
+pub const TOKEN: &str = "down-the-rabbit-hole";
 pub const API_ID: &str = "AC0123456789abcdef0123456789abcdef";
 pub const API_SECRET: &str = "through-the-looking-glass";
 
@@ -33,6 +34,8 @@ pub struct Options {
     pub secret: bool,
     /// Log all there is to log.
     pub trace: bool,
+    /// The admin listener asks for its token.
+    pub token: bool,
 }
 
 /// A running server; dropping it ends it.
@@ -194,6 +197,13 @@ fn free_block() -> Block {
     panic!("no free ports");
 }
 
+/// A free port for another server, the port ten above it included, and some for its relays.
+pub fn free_ports() -> (u16, std::ops::RangeInclusive<u16>) {
+    let block = free_block();
+    let (first, last) = block.relays();
+    (block.listen(), first..=last)
+}
+
 /// Whether `port` can be bound for UDP and TCP on both loopback addresses.
 pub fn is_free(port: u16) -> bool {
     LOOPBACK.iter().all(|ip| {
@@ -202,7 +212,8 @@ pub fn is_free(port: u16) -> bool {
     })
 }
 
-fn write_certificate(dir: &TempDir) {
+/// `cert.pem` and `key.pem` for loopback.
+pub fn write_certificate(dir: &TempDir) {
     let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
     let made = rcgen::generate_simple_self_signed(names).expect("certificate");
     std::fs::write(dir.path().join("cert.pem"), made.cert.pem()).expect("certificate");
@@ -218,6 +229,7 @@ fn turnix(dir: &TempDir, block: Block, options: Options) -> Command {
         ""
     };
     let level = if options.trace { "trace" } else { "info" };
+    let token = if options.token { TOKEN } else { "" };
     let config = format!(
         r#"
 realm = "{REALM}"
@@ -250,6 +262,7 @@ key = "{path}/key.pem"
 
 [http]
 admin = "127.0.0.1:{admin}"
+token = "{token}"
 
 [[api.keys]]
 id = "{API_ID}"

@@ -3,18 +3,12 @@
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
-};
+use anyhow::Context;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
 
 use crate::wire::framing::{Frame, next_frame};
 
@@ -217,87 +211,4 @@ fn read_tls(
     }
     tls.process_new_packets().map_err(io::Error::other)?;
     tls.reader().read(room)
-}
-
-/// What TLS connections to `host` verify: nothing, or certificates below the roots in `ca`.
-///
-/// # Errors
-/// Neither is wanted, or the file holds no certificate.
-pub fn tls(
-    host: &str,
-    insecure: bool,
-    ca: Option<&Path>,
-) -> anyhow::Result<(Arc<ClientConfig>, ServerName<'static>)> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()?;
-    let config = match (insecure, ca) {
-        (true, _) => builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AcceptAny(provider)))
-            .with_no_client_auth(),
-        (false, Some(ca)) => {
-            let what = || format!("cannot read certificates from {}", ca.display());
-            let mut roots = RootCertStore::empty();
-            for certificate in CertificateDer::pem_file_iter(ca).with_context(what)? {
-                roots.add(certificate.with_context(what)?)?;
-            }
-            builder.with_root_certificates(roots).with_no_client_auth()
-        }
-        (false, None) => bail!(
-            "no roots to verify the server's certificate with: name them with --ca FILE, or skip it with --insecure"
-        ),
-    };
-    let name = ServerName::try_from(host.to_owned())
-        .with_context(|| format!("{host:?} is no name that a certificate could have"))?;
-    Ok((Arc::new(config), name))
-}
-
-/// Takes every certificate, as `--insecure` asks; signatures of the handshake are still checked.
-#[derive(Debug)]
-struct AcceptAny(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AcceptAny {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(
-            message,
-            cert,
-            dss,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(
-            message,
-            cert,
-            dss,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -20,6 +20,7 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
 use super::credentials::mint;
+use super::tls::{self, Trust};
 use super::{Exit, print};
 use crate::base::{Clock, Family, Secret, Transport};
 use crate::client::{Client, Settings};
@@ -119,7 +120,7 @@ pub struct Arguments {
     /// How many clients allocate at the same time.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     setup_window: u32,
-    /// Trust certificates below the roots in this PEM file.
+    /// Trust certificates below the roots in this PEM file [default: those that this host trusts].
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// Do not verify the server's certificate.
@@ -330,11 +331,12 @@ fn open(arguments: &Arguments) -> anyhow::Result<Flows> {
     let peer_address = arguments.peer_address.unwrap_or(local);
     let settings = settings(arguments, Family::of(peer_address))?;
     let tls = match transport {
-        Transport::Tls => Some(link::tls(
-            &arguments.uri.host,
-            arguments.insecure,
-            arguments.ca.as_deref(),
-        )?),
+        Transport::Tls => Some((
+            Trust::of(arguments.insecure, arguments.ca.as_deref())
+                .config()
+                .context("--insecure skips verification")?,
+            tls::server_name(&arguments.uri.host)?,
+        )),
         _ => None,
     };
     let options = UdpOptions {

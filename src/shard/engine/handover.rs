@@ -69,6 +69,7 @@ impl Shard {
                 local: relay.socket.local_addr(),
                 took_trains: relay.socket.took_trains(),
                 even_port: relay.is_even(),
+                external: self.relays.relayed(id).map(|relayed| relayed.ip()),
             });
             sockets.push(relay.socket.as_fd());
             if relays.len() == SOCKETS_PER_RECORD || tenants.peek().is_none() {
@@ -142,8 +143,7 @@ impl Shard {
                 Some(Endpoint::Free) | None => false,
             };
             let relay = start.relays.remove(&id);
-            let settled =
-                relay.map(|(place, relay)| self.relays.adopt(tenant, place, relay, &self.poller));
+            let settled = relay.map(|settled| self.relays.adopt(tenant, settled, &self.poller));
             match settled {
                 Some(Ok(())) if served => {}
                 Some(Ok(())) => {
@@ -164,8 +164,8 @@ impl Shard {
                 "allocations end that the configuration does not allow"
             );
         }
-        for (place, (socket, _)) in start.relays.into_values() {
-            self.relays.refuse(now.mono, place, socket);
+        for settled in start.relays.into_values() {
+            self.relays.refuse(now.mono, settled);
         }
         self.drain_outputs(now);
         // What users and the server may spend has to be there before the first packet.

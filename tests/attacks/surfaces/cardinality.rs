@@ -32,6 +32,8 @@ fn page(world: &World) -> BTreeSet<String> {
             canary: Vec::new(),
             admin_refused: [("missing", 0), ("wrong", 0), ("limited", 0)],
             unix_secs: 1_800_000_000,
+            external: Vec::new(),
+            external_changes: 0,
             version: "0",
         },
     }))
