@@ -18,6 +18,9 @@ use crate::http::status::{Board, Circumstances, Way};
 use crate::shard::{RelayIp, Shards};
 use crate::stream::Certificates;
 
+/// A way's place among them, and what was seen there.
+type Looked = Result<(usize, Result<Seen, Fault>), JoinError>;
+
 /// How often the rest is looked at where nobody looks through the listeners.
 const CIRCUMSTANCES_PAUSE: Duration = Duration::from_secs(5);
 
@@ -127,7 +130,7 @@ impl Eyes {
         let mut found: Vec<_> = (self.ways.iter())
             .map(|(way, _)| (*way, Err(Fault::Broken)))
             .collect();
-        let mut take = |look: Option<Result<(usize, Result<Seen, Fault>), JoinError>>| {
+        let mut take = |look: Option<Looked>| {
             if let Some(Ok((index, seen))) = look
                 && let Some(place) = found.get_mut(index)
             {

@@ -391,7 +391,8 @@ impl Pools {
 
     /// Finds each socket its place; those that have none are closed.
     fn settle(&mut self, relays: Vec<Arrived>) -> HashMap<AllocationId, Settled> {
-        let mut by_pool: Vec<(Arc<RelayPool>, Vec<Arrived>)> = Vec::new();
+        type OfOnePool = (Arc<RelayPool>, Vec<Arrived>);
+        let mut by_pool: Vec<OfOnePool> = Vec::new();
         for arrived in relays {
             let pool = self.of(arrived.relay.0.local_addr().ip(), arrived.external);
             match (by_pool.iter_mut()).find(|(known, _)| Arc::ptr_eq(known, &pool)) {
