@@ -30,7 +30,7 @@ use crate::config::{Config, Listener, Mapping, Problem, Problems, Sources};
 use crate::external::Seen;
 use crate::http::status::Board;
 use crate::http::visits::Visits;
-use crate::http::{self, Asked, Front, Operator};
+use crate::http::{self, Asked, Events, Front, Operator};
 use crate::lifecycle::handover::{Approach, Giver, Place};
 use crate::lifecycle::{Drain, Inherited};
 use crate::net;
@@ -125,6 +125,8 @@ pub struct Running {
     paused_admin: Option<(SocketAddr, TcpListener)>,
     records: Option<Records>,
     traces: Arc<Mutex<Traces>>,
+    /// Who looks at the dashboard, and what there was to see before.
+    events: Events,
 }
 
 /// One listener as it was asked for, and what is open for it.
@@ -409,7 +411,12 @@ fn begin(
         paused_admin: None,
         records,
         traces: Arc::default(),
+        events: Events::default(),
     };
+    running.remember();
+    let admission = Arc::clone(&running.lobby.admission);
+    let remembering = (running.events.clone()).remember_forever(running.shards.clone(), admission);
+    running.control.spawn(remembering);
     if let (Some(socket), Some(address)) = (admin, admin_address) {
         let certificates = running.certificates.clone();
         let tls = certificates.filter(|_| running.config.http.tls);
@@ -479,6 +486,13 @@ impl Running {
         });
     }
 
+    /// Remembers what the server does for as long as the configuration says, if anybody can ask.
+    fn remember(&self) {
+        let admin = self.config.admin;
+        let history = admin.map(|_| self.config.http.history);
+        self.events.set_history(history.unwrap_or_default());
+    }
+
     /// Answers orders and questions from now on.
     fn open_admin(&mut self, prepared: PreparedAdmin) {
         let front = Front::new(http::admin::router(self.admin_state()), http::Limits::ADMIN);
@@ -498,6 +512,8 @@ impl Running {
                 region: config.cluster.region.clone(),
                 version: env!("CARGO_PKG_VERSION"),
                 per_allocation: config.per_allocation,
+                quotas: config.access.limits,
+                bandwidth: config.turn.bandwidth,
                 hosts: config.http.hosts.clone(),
                 token: config.http.token.clone(),
             },
@@ -506,7 +522,8 @@ impl Running {
         .with_external(self.outside.board())
         .with_traces(Arc::clone(&self.traces))
         .with_ledger(self.ledger.clone(), self.service.meters())
-        .with_board(self.board.clone());
+        .with_board(self.board.clone())
+        .with_events(self.events.clone());
         match &self.records {
             Some(records) => state.with_records(records.counts()),
             None => state,

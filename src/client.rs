@@ -217,6 +217,19 @@ impl Client {
         }
     }
 
+    /// Signs from the first request on, for a server that this realm and nonce are known to be right for.
+    #[must_use]
+    pub fn challenged(mut self, realm: &str, nonce: &str) -> Self {
+        let (username, password) = (&self.settings.username, &self.settings.password);
+        let key = long_term_key(username.as_bytes(), realm, password.expose().as_bytes());
+        self.challenge = Some(Challenge {
+            realm: realm.to_owned(),
+            nonce: nonce.to_owned(),
+            key,
+        });
+        self
+    }
+
     /// Begins a request. Its outcome is an [`Event`]; several may be under way.
     pub fn begin(&mut self, now: Now, step: Step) {
         self.advance(now);

@@ -5,11 +5,11 @@ mod common;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use common::wire::{Reply, Request};
+use common::wire::{REALM, Reply, Request};
 use common::world::{PASSWORD, RELAY_V4, RELAY_V6, USER, World, addr, secs, tcp, udp};
 use turnix::base::{Family, FiveTuple, Now, Secret, Transport};
 use turnix::client::{Client, Event, Failure, Input, Settings, Step};
-use turnix::turn::Forward;
+use turnix::turn::{Forward, Newcomers};
 use turnix::wire::ChannelNumber;
 
 const PEER: &str = "9.9.9.9:4000";
@@ -159,6 +159,21 @@ impl Net {
         assert_eq!(bound, Event::ChannelBound(channel(), addr(PEER)));
         relayed
     }
+}
+
+#[test]
+fn a_server_that_sends_clients_elsewhere() {
+    let mut net = Net::new(settings(Transport::Udp), udp("192.0.2.7:4000"), 1);
+    assert_eq!((net.client.realm(), net.client.alternate()), (None, None));
+    let other = addr("198.51.100.8:3478");
+    net.world.server.set_newcomers(Newcomers {
+        alternates: vec![other],
+        refuse: true,
+    });
+    let failed = Event::Failed(Step::Allocate, Failure::Refused(300));
+    assert_eq!(net.ask(Step::Allocate), failed);
+    assert_eq!(net.client.alternate(), Some(other));
+    assert_eq!(net.client.realm(), Some(REALM));
 }
 
 #[test]

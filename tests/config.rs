@@ -1042,6 +1042,19 @@ fn nodes_are_read_and_refused_one_by_one() {
 }
 
 #[test]
+fn the_dashboard_sees_as_far_back_as_it_is_told() {
+    assert_eq!(set(&[AUTH]).unwrap().http.history, Duration::from_secs(600));
+    for (history, secs) in [("0", 0), ("30s", 30), ("1h", 3600)] {
+        let config = set(&[AUTH, &format!("http.history={history}")]).unwrap();
+        assert_eq!(config.http.history, Duration::from_secs(secs));
+    }
+    for history in ["61m", "long", "-1s"] {
+        let told = set(&[AUTH, &format!("http.history={history}")]).unwrap_err();
+        assert!(told.contains("http.history"), "{history}: {told}");
+    }
+}
+
+#[test]
 fn draining_is_configured() {
     let config = set(&[AUTH]).unwrap();
     assert_eq!(config.drain.deadline, Duration::from_secs(3600));

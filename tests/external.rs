@@ -5,14 +5,16 @@
 mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use stun::message::{BINDING_SUCCESS, Message, Setter};
 use stun::xoraddr::XorMappedAddress;
+use turnix::app;
 use turnix::base::Clock;
 use turnix::base::addr::is_private;
+use turnix::config::{Config, Sources};
 use turnix::external::{Cloud, Look, PATIENCE, Seen, Settings, Source, look, stun_server};
 use turnix::net::{AddressChanges, host};
 
@@ -292,6 +294,74 @@ fn names_of_servers_are_resolved_and_told_when_they_cannot_be() {
     };
     let said = trouble(&find(&settings, &[local]));
     assert!(said.contains("one.invalid:3478"), "{said}");
+}
+
+/// The answer to a request without a body.
+fn ask(admin: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(admin).unwrap();
+    let head = format!("{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_running_server_looks_again_and_again() {
+    let (Some(service), Some(local)) = (Service::start(), private()) else {
+        return;
+    };
+    let external = |last: u8| match local {
+        IpAddr::V4(_) => format!("203.0.113.{last}"),
+        IpAddr::V6(_) => format!("2001:db8::{last}"),
+    };
+    let knows = |last| service.knows(&format!("{{\"{local}\": \"{}\"}}", external(last)));
+    knows(7);
+    let sources = Sources {
+        set: [
+            "auth.secrets=secret",
+            "http.admin=127.0.0.1:0",
+            "server.shards=1",
+            "relay.metadata=gcp",
+            &format!("relay.addresses={local}"),
+            &format!("listen=[{{ address = \"{}\" }}]", SocketAddr::new(local, 0)),
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+        ..Sources::default()
+    };
+    let mut config = Config::load(&sources).unwrap();
+    config.relay.discovery.metadata_address = service.address;
+    config.relay.discovery.every = Duration::from_millis(50);
+    let running = app::start(config).unwrap();
+    let admin = running.started.admin.unwrap();
+    assert_eq!(running.started.outside[0].external.to_string(), external(7));
+    let set_log: app::SetLog = Box::new(|_| {});
+    let served = std::thread::spawn(move || running.serve(&sources, &set_log));
+    let shows = |last| {
+        let series = format!(
+            "{{local=\"{local}\",external=\"{}\",source=\"gcp\"}} 1",
+            external(last)
+        );
+        let deadline = Clock.now().mono + Duration::from_secs(30);
+        loop {
+            let metrics = ask(admin, "GET /metrics");
+            if metrics.contains(&series) {
+                return metrics;
+            }
+            assert!(Clock.now().mono < deadline, "never {series}: {metrics}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    assert!(shows(7).contains("turn_external_address_changes_total 0"));
+    knows(8);
+    assert!(shows(8).contains("turn_external_address_changes_total 1"));
+    let drained = ask(admin, "POST /api/v1/drain?deadline=0s");
+    assert!(
+        drained.contains(" 200 ") || drained.contains(" 202 "),
+        "{drained}"
+    );
+    served.join().unwrap().unwrap();
 }
 
 #[test]

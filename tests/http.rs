@@ -1,5 +1,8 @@
 //! The admin listener and the public paths, asked over real sockets.
 
+#[path = "http/events.rs"]
+mod events;
+
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use turnix::access::AuthFailure;
 use turnix::base::{Clock, Family, Now, Transport};
 use turnix::cluster::own::{Fault, Seen};
 use turnix::cluster::{Fleet, Ledger};
@@ -20,12 +24,13 @@ use turnix::http::admin::{self, AdminState};
 use turnix::http::ice::{Offer, Service};
 use turnix::http::status::{Board, Circumstances, State, Way};
 use turnix::http::visits::{self, Form, Visits};
-use turnix::http::{Front, Limits, ShardControl, public};
-use turnix::metrics::{NamedAllocation, ShardSnapshot};
+use turnix::http::{Events, Front, Limits, ShardControl, public};
+use turnix::metrics::{Capacity, NamedAllocation, ShardSnapshot, Survey};
 use turnix::stream::{
     Admission, Certificate, Certificates, Listener, Protocols, Settings, certificates,
 };
 use turnix::turn::{AllocationId, AllocationView, Traffic};
+use turnix::wire::{ErrorCode, Method};
 
 /// Shards that answer what a test wants.
 #[derive(Clone, Default)]
@@ -35,6 +40,8 @@ struct Fake(Arc<FakeState>);
 struct FakeState {
     dead: AtomicBool,
     asked_alive: AtomicUsize,
+    /// How often anything else was asked.
+    asked: AtomicUsize,
     live: Mutex<Vec<NamedAllocation>>,
 }
 
@@ -84,7 +91,19 @@ impl Fake {
 
 impl ShardControl for Fake {
     async fn snapshot(&self) -> ShardSnapshot {
+        self.0.asked.fetch_add(1, Ordering::Relaxed);
         let mut snapshot = ShardSnapshot::default();
+        for (outcome, times) in [
+            (Ok(()), 9),
+            (Err(ErrorCode::Unauthenticated), 20),
+            (Err(ErrorCode::AllocationQuotaReached), 3),
+        ] {
+            for _ in 0..times {
+                (snapshot.stats).answered(Method::Allocate, Transport::Udp, outcome);
+            }
+        }
+        snapshot.stats.auth_failures[AuthFailure::Missing as usize] = 19;
+        snapshot.stats.auth_failures[AuthFailure::BadPassword as usize] = 1;
         snapshot.stats.live[Transport::Udp as usize][Family::V6 as usize] =
             self.0.live.lock().unwrap().len() as u64;
         snapshot
@@ -93,6 +112,28 @@ impl ShardControl for Fake {
     async fn allocations(&self, most: usize) -> Vec<NamedAllocation> {
         let live = self.0.live.lock().unwrap();
         live.iter().take(most).cloned().collect()
+    }
+
+    async fn survey(
+        &self,
+        most: usize,
+        wanted: impl Fn(&AllocationView) -> bool + Send + Sync,
+    ) -> Survey {
+        self.0.asked.fetch_add(1, Ordering::Relaxed);
+        let mut found = self.0.live.lock().unwrap().clone();
+        found.retain(|allocation| wanted(&allocation.view));
+        let count = found.len();
+        found.truncate(most);
+        Survey {
+            busiest: found,
+            found: count,
+            ..Survey::default()
+        }
+    }
+
+    async fn allocation(&self, name: &str) -> Option<NamedAllocation> {
+        let live = self.0.live.lock().unwrap();
+        live.iter().find(|one| one.name == name).cloned()
     }
 
     async fn end_allocation(&self, name: &str) -> bool {
@@ -114,8 +155,12 @@ impl ShardControl for Fake {
         !self.0.dead.load(Ordering::Relaxed)
     }
 
-    fn capacity_ratio(&self) -> f64 {
-        0.5
+    fn capacity(&self) -> Capacity {
+        Capacity {
+            ports_in_use: [0, 50],
+            ports: [0, 100],
+            ..Capacity::default()
+        }
     }
 }
 
@@ -137,12 +182,25 @@ fn admin(shards: Fake) -> Admin {
 }
 
 fn admin_within(shards: Fake, limits: Limits) -> Admin {
+    admin_with(shards, limits, |state| state)
+}
+
+fn admin_with(
+    shards: Fake,
+    limits: Limits,
+    with: impl FnOnce(AdminState<Fake>) -> AdminState<Fake>,
+) -> Admin {
     let draining = Arc::new(AtomicBool::new(false));
     let settings = admin::Settings {
         node: "node-1".to_owned(),
         region: "eu".to_owned(),
         version: "9.9.9",
         per_allocation: 1,
+        quotas: turnix::access::Limits {
+            allocations_per_user: 7,
+            ..Default::default()
+        },
+        bandwidth: Default::default(),
         hosts: vec!["admin.example".to_owned()],
         token: None,
     };
@@ -153,6 +211,7 @@ fn admin_within(shards: Fake, limits: Limits) -> Admin {
         Admission::new(0),
         settings,
     );
+    let state = with(state);
     let listener = StdListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let front = Front::new(admin::router(state), limits);
@@ -278,6 +337,7 @@ async fn allocations_are_listed_and_ended() {
             "bytes": {"to_peer": 1000, "to_client": 2000},
             "packets": {"to_peer": 10, "to_client": 20},
             "bits_per_second": {"to_peer": 800, "to_client": 1600},
+            "peak_bits_per_second": {"to_peer": 8000, "to_client": 16000},
             "quality": null,
         })
     );
@@ -297,13 +357,14 @@ async fn allocations_are_listed_and_ended() {
 async fn everything_else_is_refused_in_json() {
     let admin = admin(Fake::default());
     for (method, path, code) in [
-        ("GET", "/", 404),
+        ("POST", "/", 405),
         ("GET", "/etc/passwd", 404),
         ("GET", "/api/v1/reload", 405),
         // Nobody is there to carry it out.
         ("POST", "/api/v1/reload", 503),
         ("POST", "/metrics", 405),
-        ("GET", "/api/v1/allocations/0-0-0", 405),
+        ("GET", "/api/v1/allocations/0-0-0", 404),
+        ("PUT", "/api/v1/allocations/0-0-0", 405),
         ("DELETE", "/api/v1/allocations/%FF", 400),
     ] {
         let answer = ask(admin.address, method, path).await;
@@ -569,10 +630,12 @@ struct Watcher {
 const UDP: Way = Way {
     transport: Transport::Udp,
     port: 3478,
+    family: Family::V4,
 };
 const TLS: Way = Way {
     transport: Transport::Tls,
     port: 443,
+    family: Family::V4,
 };
 
 impl Watcher {
@@ -657,6 +720,23 @@ fn one_look_that_fails_is_no_outage_and_two_are() {
         // One success is enough.
         assert_eq!(watcher.sees(None, None, well), online);
     }
+}
+
+/// Two addresses with the same port: each has its own failures, and one alone is out.
+#[test]
+fn ways_that_look_alike_are_told_apart() {
+    let mut watcher = Watcher::new();
+    let seen = Ok(Seen {
+        echo: Duration::from_millis(1),
+        whole: Duration::from_millis(5),
+    });
+    for _ in 0..2 {
+        let found = vec![(UDP, seen), (UDP, Err(Fault::Silent))];
+        (watcher.board).record(watcher.now, found, Watcher::well());
+    }
+    let report = watcher.board.report(watcher.now).unwrap();
+    assert_eq!((report.state, report.reasons.len()), (State::Degraded, 1));
+    assert_eq!(report.reasons[0].code, "silent");
 }
 
 #[test]

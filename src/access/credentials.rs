@@ -15,7 +15,7 @@ use crate::access::scope::{Scope, VISIT_PREFIX, Visit};
 use crate::base::Secret;
 use crate::wire::key::prepare;
 
-pub use crate::wire::key::{MAX_USERNAME_BYTES, long_term_key};
+pub use crate::wire::key::{MAX_USERNAME_BYTES, NotAKey, long_term_key, stored_key};
 
 /// Why authentication failed; the client sees 401 for all of them, the operator a label each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -99,6 +99,13 @@ impl fmt::Debug for Verified {
     }
 }
 
+/// The first of `users` whose password is known, not its key alone.
+pub fn first_with_password(
+    users: &[(String, Secret<String>)],
+) -> Option<&(String, Secret<String>)> {
+    (users.iter()).find(|(_, password)| stored_key(password.expose()).is_none())
+}
+
 /// Every credential the server accepts.
 pub struct Credentials {
     realm: Box<str>,
@@ -120,7 +127,7 @@ impl Credentials {
     /// Derives keys of static users once; time-limited ones are derived when seen.
     ///
     /// Names and passwords of static users go through SASLprep (RFC 4013) and stay as they are where it refuses them.
-    /// Of two names that are equal after it, the last one counts.
+    /// Of two names that are equal after it, the last one counts. A password may be a key of this realm ([`stored_key`]).
     pub fn new(
         realm: &str,
         users: &[(String, Secret<String>)],
@@ -131,7 +138,10 @@ impl Credentials {
             .map(|(name, password)| {
                 let prepared = prepare(name);
                 let password = Secret::new(prepare(password.expose()).into_owned());
-                let key = long_term_key(prepared.as_bytes(), realm, password.expose().as_bytes());
+                let key = match stored_key(password.expose()) {
+                    Some(Ok(key)) => key,
+                    _ => long_term_key(prepared.as_bytes(), realm, password.expose().as_bytes()),
+                };
                 let user = User {
                     id: name.as_str().into(),
                     key: Secret::new(key),

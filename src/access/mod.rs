@@ -9,7 +9,7 @@ pub mod rest;
 pub mod revocations;
 pub mod scope;
 
-pub use credentials::{AuthFailure, Credentials, Identity, Key, Verified};
+pub use credentials::{AuthFailure, Credentials, Identity, Key, NotAKey, Verified, stored_key};
 pub use peers::{Denied, DeniedRule, OwnAddresses, PeerPolicy, PermittedIp, PermittedPeer};
 pub use quota::{LOOPS_PER_VISIT, Limits, Quota, QuotaExceeded, Wanted};
 pub use rate::{AddressRate, Debts};
@@ -26,7 +26,7 @@ use crate::base::Secret;
 pub struct Settings {
     /// REALM, 1 to 127 characters.
     pub realm: String,
-    /// Static long-term users and their passwords.
+    /// Static long-term users and their passwords, or keys in place of passwords ([`stored_key`]).
     pub users: Vec<(String, Secret<String>)>,
     /// TURN REST shared secrets; the first one mints, all verify.
     pub secrets: Vec<Secret<String>>,

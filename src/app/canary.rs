@@ -11,7 +11,7 @@ use tokio::time::MissedTickBehavior;
 use super::Running;
 use crate::access::{Visit, rest};
 use crate::base::addr::is_private;
-use crate::base::{Clock, Secret, Transport};
+use crate::base::{Clock, Family, Secret, Transport};
 use crate::cluster::own::{self, Fault, Seen};
 use crate::config::{Config, External, Listener};
 use crate::http::status::{Board, Circumstances, Way};
@@ -39,6 +39,7 @@ struct Eyes {
     /// Where relay sockets are bound; looks take turns.
     locals: Vec<IpAddr>,
     secret: Option<Secret<String>>,
+    realm: Arc<str>,
     every: Duration,
     /// Looks that are under way at once, at most.
     at_once: usize,
@@ -59,6 +60,7 @@ impl Running {
             ways: ways(&self.started.listeners),
             locals: self.relays.iter().map(|relay| relay.local).collect(),
             secret: self.config.access.visits.clone(),
+            realm: self.config.access.realm.as_str().into(),
             every,
             at_once: self.config.relay.ports.clone().count() / PORTS_PER_LOOK,
             shards: self.shards.clone(),
@@ -139,7 +141,11 @@ impl Eyes {
             if looks.len() >= self.at_once.max(1) {
                 take(looks.join_next().await);
             }
-            looks.spawn(async move { (index, own::look(way, local, credential, patience).await) });
+            let realm = Arc::clone(&self.realm);
+            looks.spawn(async move {
+                let seen = own::look(way, local, credential, &realm, patience).await;
+                (index, seen)
+            });
         }
         while let Some(look) = looks.join_next().await {
             take(Some(look));
@@ -158,8 +164,12 @@ fn ways(listeners: &[Listener]) -> Vec<(Way, own::Way)> {
             (listener.streams.tls, Transport::Tls),
         ];
         (spoken.into_iter().filter(|(spoken, _)| *spoken)).map(move |(_, transport)| {
-            let port = server.port();
-            (Way { transport, port }, own::Way { transport, server })
+            let way = Way {
+                transport,
+                port: server.port(),
+                family: Family::of(server.ip()),
+            };
+            (way, own::Way { transport, server })
         })
     });
     ways.take(MOST_WAYS).collect()

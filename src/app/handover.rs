@@ -339,6 +339,7 @@ impl Running {
             let socket = door.socket();
             let address = door.address;
             door.close().await;
+            self.events.dismiss();
             self.paused_admin = socket.ok().map(|socket| (address, socket));
         }
     }

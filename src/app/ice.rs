@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use x509_parser::extensions::GeneralName;
 use x509_parser::pem::parse_x509_pem;
 
-use crate::access::rest;
+use crate::access::{credentials::first_with_password, rest};
 use crate::base::addr::is_link_local;
 use crate::base::{Clock, Family, Secret, Transport};
 use crate::cluster::{self, Fleet, canary};
@@ -201,10 +201,10 @@ pub(super) fn visits(
     }
 }
 
-/// Credentials for canaries: time-limited ones, else the first static user's.
+/// Credentials for canaries: time-limited ones, else those of the first static user whose password is known.
 pub(super) fn mint(config: &Config) -> canary::Mint {
     let secret = config.access.secrets.first().cloned();
-    let user = config.access.users.first().cloned();
+    let user = first_with_password(&config.access.users).cloned();
     Arc::new(move || match &secret {
         Some(secret) => {
             let expires_unix = Clock.now().unix_secs() + CANARY_TTL.as_secs();

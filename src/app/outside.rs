@@ -111,17 +111,23 @@ fn out_of_reach(seen: &[Seen], ports: &RangeInclusive<u16>, asked: bool) -> Opti
         [local] => format!("\"{local}\""),
         _ => format!("{locals:?}"),
     };
+    let each = locals.iter().map(|local| format!("PUBLIC-ADDRESS/{local}"));
+    let set = format!(
+        "--set relay.external_address={}",
+        each.collect::<Vec<_>>().join(",")
+    );
     let (first, last) = (ports.start(), ports.end());
     let cloud = Cloud::of_this_host().filter(|_| !asked);
     let remedy = match cloud {
         Some(cloud) => format!(
-            "write metadata = \"{}\" under [relay], or external_address = {line} if you know it; and open UDP ports \
-             {first}-{last} to this machine",
+            "write metadata = \"{0}\" under [relay], or start with --set relay.metadata={0}, and open UDP ports \
+             {first}-{last} to this machine; or name the address: external_address = {line}",
             cloud.label()
         ),
         None => format!(
-            "write external_address = {line} under [relay], with the address that the router has outside, and forward UDP \
-             ports {first}-{last} to {all}; if all clients and peers are in this network, write external_address = {meant}"
+            "write external_address = {line} under [relay], or start with {set}, with the address that the router has \
+             outside, and forward UDP ports {first}-{last} to {all}; two servers in relay.stun_servers find it out where it \
+             changes; if all clients and peers are in this network, write external_address = {meant}"
         ),
     };
     Some(Problem::host(

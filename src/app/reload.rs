@@ -374,7 +374,9 @@ impl Running {
         // Everything it tells may have changed.
         if let Some(door) = self.admin.take() {
             door.close().await;
+            self.events.dismiss();
         }
+        self.remember();
         if let Some(prepared) = plan.admin {
             self.open_admin(prepared);
         }

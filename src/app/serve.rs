@@ -9,7 +9,7 @@ use tokio::time::MissedTickBehavior;
 use crate::base::Clock;
 use crate::cluster::{Directory, RevokedFile, Version};
 use crate::config::Sources;
-use crate::http::{Order, Outcome};
+use crate::http::{LastReload, Order, Outcome};
 use crate::lifecycle::{Signal, Signals, notify};
 use crate::logging;
 use crate::turn::Direction;
@@ -195,6 +195,14 @@ impl Running {
         notify::reloading();
         let result = self.reload(sources, set_log).await;
         notify::ready();
+        let problems = result.as_ref().err();
+        self.operator.note_reload(LastReload {
+            at: Clock.now().unix_secs(),
+            applied: result.is_ok(),
+            problems: (problems.into_iter().flat_map(|all| all.iter()))
+                .map(ToString::to_string)
+                .collect(),
+        });
         match result {
             Ok(reloaded) => {
                 for change in &reloaded.changed {

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
 use super::{Configuration, Exit, print, state};
-use crate::access::rest;
+use crate::access::{rest, stored_key};
 use crate::app::Outside;
 use crate::app::ice::{self, Host};
 use crate::base::{Clock, Printable, Secret, printable};
@@ -207,6 +207,11 @@ fn of(config: &Config, user: Option<&str>, expires_unix: u64) -> anyhow::Result<
     }
     let users = &config.access.users;
     if let Some((name, password)) = users.iter().find(|(name, _)| Some(name.as_str()) == user) {
+        if stored_key(password.expose()).is_some() {
+            bail!(
+                "{name:?} is kept as a key (md5:…), and the password is not known here; ask whoever has it"
+            );
+        }
         return Ok(Credential {
             username: name.clone(),
             password: password.clone(),

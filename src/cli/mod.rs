@@ -5,7 +5,9 @@ mod banner;
 mod bench;
 mod check;
 mod credentials;
+mod generate;
 mod holder;
+mod import;
 mod probe;
 mod quick_start;
 mod revoke;
@@ -14,6 +16,7 @@ mod state;
 mod tls;
 mod top;
 mod trace;
+mod turndb;
 mod units;
 
 use std::io::{self, Write};
@@ -74,6 +77,11 @@ enum Command {
     /// itself and releases its allocations.
     #[command(args_override_self = true)]
     Bench(Box<bench::Arguments>),
+    /// Turn coturn's configuration into one of turnix.
+    ///
+    /// Prints turnix.toml, every key with the line it comes from; and, on standard error, what became of every option:
+    /// mapped, approximated or refused, with the reason. Ends with 2 if turnix could not be configured with the result.
+    Import(import::Arguments),
     /// Have a running server read its configuration again.
     ///
     /// Prints what changed, key by key, and what takes a restart. A configuration that cannot be used changes nothing
@@ -101,6 +109,12 @@ enum Command {
     /// The server logs at debug level what it is asked for, what it refuses and what it drops of that user or address alone,
     /// whatever log.level is. Without a user or address, lists what is traced; 16 traces at once.
     Trace(trace::Arguments),
+    /// Print what lets a shell complete the command line.
+    #[command(after_help = generate::COMPLETIONS_HELP)]
+    Completions(generate::Completions),
+    /// Print the man page, or write the pages of all commands into a folder.
+    #[command(hide = true)]
+    Man(generate::Man),
 }
 
 /// Where the configuration comes from.
@@ -178,6 +192,9 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Revoke(arguments) => revoke::revoke(&arguments),
         Command::Top(arguments) => top::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments),
+        Command::Import(arguments) => import::run(&arguments),
+        Command::Completions(arguments) => generate::completions(&arguments),
+        Command::Man(arguments) => generate::man(&arguments),
     }
 }
 

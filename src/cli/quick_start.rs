@@ -30,7 +30,14 @@ pub struct QuickStart {
 /// State that cannot be used, no free port, a bad environment or `--set`.
 pub fn prepare(mut sources: Sources) -> anyhow::Result<QuickStart> {
     let state = state::prepare(&sources, Clock.now().unix_secs())?;
-    let (listeners, notes) = choose_listeners(&sources)?;
+    let (listeners, mut notes) = choose_listeners(&sources)?;
+    if listeners.iter().any(|one| one.streams.tls) && !sources.overrides("tls") {
+        notes.push(
+            "The certificate is self-signed: browsers take turns: URLs once there is one that they trust, \
+             in tls.certificate and tls.key."
+                .into(),
+        );
+    }
     sources.base = Some(describe(&sources, &state, &listeners));
     finish(sources, state, notes)
 }

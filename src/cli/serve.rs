@@ -10,6 +10,7 @@ use clap::Args;
 use super::credentials::{Credential, mint};
 use super::quick_start::{self, QuickStart};
 use super::{Banner, Configuration, Exit, banner, print, state};
+use crate::access::credentials::first_with_password;
 use crate::app::ice::{self, Host};
 use crate::app::{self, Started, TakeOver};
 use crate::base::{Clock, Secret};
@@ -162,7 +163,8 @@ fn describe(quick: QuickStart, started: &Started) -> Banner {
 /// The static user, who needs no renewal; else a time-limited credential.
 fn credential(config: &Config) -> Credential {
     let expires_unix = Clock.now().unix_secs() + BANNER_TTL.as_secs();
-    match (config.access.users.first(), config.access.secrets.first()) {
+    let user = first_with_password(&config.access.users);
+    match (user, config.access.secrets.first()) {
         (None, Some(secret)) => mint(secret, None, expires_unix),
         (user, _) => {
             let (username, password) = user

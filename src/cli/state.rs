@@ -252,7 +252,7 @@ fn names() -> Vec<String> {
     names
 }
 
-fn random_text(bytes: usize) -> String {
+pub fn random_text(bytes: usize) -> String {
     let random: Vec<u8> = rand::random_iter().take(bytes).collect();
     URL_SAFE_NO_PAD.encode(random)
 }

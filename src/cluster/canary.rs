@@ -250,8 +250,16 @@ pub(super) struct Look {
 
 impl Look {
     pub fn new(settings: Settings, path: Wire, goal: Goal) -> Self {
+        Self::by(
+            Client::new(settings, Clock.now(), rand::random()),
+            path,
+            goal,
+        )
+    }
+
+    pub fn by(client: Client, path: Wire, goal: Goal) -> Self {
         Self {
-            client: Client::new(settings, Clock.now(), rand::random()),
+            client,
             path,
             goal,
             proof: [PROOF, &rand::random::<[u8; 8]>()].concat(),

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::access::{Revocation, RevokedKind};
 use crate::base::Secret;
-use crate::wire::key::MAX_USERNAME_BYTES;
+use crate::wire::key::{MAX_USERNAME_BYTES, NotAKey, stored_key};
 
 /// Who may allocate, as a directory has it.
 #[derive(Clone, Debug, Default)]
@@ -59,7 +59,7 @@ impl fmt::Display for DirectoryError {
 impl std::error::Error for DirectoryError {}
 
 /// A file of users: `name:password` on each line. Empty lines and lines that begin with `#` mean nothing; a name has no
-/// colon, a password may.
+/// colon, a password may, and `md5:…` is a key in place of one.
 #[derive(Clone, Debug)]
 pub struct UsersFile {
     path: PathBuf,
@@ -103,6 +103,12 @@ impl Directory for UsersFile {
                 .ok_or_else(|| wrong("no colon", FORM))?;
             if name.is_empty() || name.len() > MAX_USERNAME_BYTES || password.is_empty() {
                 return Err(wrong("no user and password", FORM));
+            }
+            if matches!(stored_key(password), Some(Err(_))) {
+                return Err(wrong(
+                    "a password that begins with md5: and is no key",
+                    NotAKey::REMEDY,
+                ));
             }
             if !names.insert(name) {
                 return Err(wrong(

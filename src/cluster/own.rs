@@ -16,12 +16,15 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use super::canary::{self, Credential, Goal, Look, Wire};
-use crate::base::{Family, Transport};
-use crate::client::{Failure, Settings};
+use crate::base::{Clock, Family, Transport};
+use crate::client::{Client, Failure, Settings};
 use crate::wire::ErrorCode;
 
 /// LIFETIME of what a look allocates, in seconds: it is given back at once, or else soon.
 const LIFETIME_SECS: u32 = 30;
+
+/// A nonce has to be there; nobody looks at the canary's.
+const NONCE: &str = "canary";
 
 /// One way into this server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +63,8 @@ pub struct Seen {
     pub whole: Duration,
 }
 
-/// One look by `way` that takes no longer than `patience`, with data that goes to a socket on `local`, a local address that is relayed from, and comes back.
+/// One look by `way` that takes no longer than `patience`, with data that goes to a socket on `local`, a local address that is relayed from, and comes back; `realm` is
+/// the server's.
 ///
 /// # Errors
 /// How far it came.
@@ -68,6 +72,7 @@ pub async fn look(
     way: Way,
     local: IpAddr,
     credential: Credential,
+    realm: &str,
     patience: Duration,
 ) -> Result<Seen, Fault> {
     let begun = Instant::now();
@@ -96,7 +101,8 @@ pub async fn look(
         family: Some(Family::of(local)),
         lifetime_secs: Some(LIFETIME_SECS),
     };
-    let mut look = Look::new(settings, path, Goal::Echo(peer));
+    let client = Client::new(settings, Clock.now(), rand::random()).challenged(realm, NONCE);
+    let mut look = Look::by(client, path, Goal::Echo(peer));
     match timeout_at(deadline, look.run()).await {
         Ok(Ok(echo)) => Ok(Seen {
             echo,

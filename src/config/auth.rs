@@ -9,7 +9,7 @@ use super::problem::Sources;
 use super::reader::Reader;
 use super::source::{Node, Value};
 use super::values::{self, Converted, Fault};
-use crate::access::Revocation;
+use crate::access::{NotAKey, Revocation, stored_key};
 use crate::base::Secret;
 use crate::cluster::{Directory, DirectoryError, Entries, RevokedFile, UsersFile};
 
@@ -172,6 +172,13 @@ fn users(node: &Node) -> Converted<Vec<(String, Secret<String>)>> {
             ));
         }
         match values::secret(&entry.node) {
+            Ok(password) if matches!(stored_key(&password), Some(Err(_))) => {
+                faults.extend(Fault::with(
+                    &entry.node,
+                    format!("the password of {name:?} begins with md5: and is no key"),
+                    NotAKey::REMEDY,
+                ));
+            }
             Ok(password) => users.push((name.clone(), Secret::new(password))),
             Err(_) => faults.extend(Fault::with(
                 &entry.node,

@@ -10,6 +10,7 @@ use super::source::Node;
 use super::values::{self, Converted, Fault};
 use super::{Http, Tls};
 use crate::base::Secret;
+use crate::http::events::LONGEST_HISTORY;
 use crate::http::{MIN_TOKEN_CHARS, Token};
 
 /// What `[http]` says.
@@ -51,6 +52,15 @@ pub(super) fn read_http(r: &mut Reader<'_>, sources: &Sources) -> Option<Keys> {
         r#"a list of names or IP addresses, without port, such as "turn.example.org""#,
         values::list(values::parsed(host)),
     );
+    let history = r.key(
+        "http.history",
+        r#""10m""#,
+        r#"a duration up to "1h", or "0" to remember nothing"#,
+        |node| match values::parsed(values::duration)(node)? {
+            history if history > LONGEST_HISTORY => Err(Fault::of(node)),
+            history => Ok(history),
+        },
+    );
     let test_page = r.key("http.test_page", "true", "true or false", values::boolean);
     let status_page = r.key("http.status_page", "true", "true or false", values::boolean);
     let (token, token_file) = (token?, token_file?);
@@ -91,6 +101,7 @@ pub(super) fn read_http(r: &mut Reader<'_>, sources: &Sources) -> Option<Keys> {
             tls,
             token: token.map(|token| Token::new(&token)),
             hosts: hosts?,
+            history: history?,
             test_page: test_page?,
             status_page: status_page?,
         },

@@ -10,6 +10,7 @@
 mod auth;
 mod changes;
 mod cluster;
+pub mod coturn;
 mod drain;
 mod exposure;
 mod http;
@@ -223,6 +224,8 @@ pub struct Http {
     pub token: Option<Token>,
     /// Names and addresses it may be asked by besides its own.
     pub hosts: Vec<String>,
+    /// How far back the dashboard sees.
+    pub history: Duration,
     /// Whether listeners that speak `http` have the test page, with credentials for each visit.
     pub test_page: bool,
     /// Whether they have the status page.

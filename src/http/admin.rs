@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
-use axum::extract::rejection::PathRejection;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, Version, header};
 use axum::middleware::{self, Next};
@@ -13,6 +13,7 @@ use axum::routing::{delete, get, post};
 use axum::{Extension, Router};
 use serde::{Deserialize, Serialize};
 
+use crate::access::Limits;
 use crate::base::time::duration;
 use crate::base::trace::Traces;
 use crate::base::{Clock, Pii};
@@ -21,25 +22,29 @@ use crate::external;
 use crate::metrics::{Context, NamedAllocation, Reading, encode};
 use crate::records::Counts;
 use crate::stream::{Admission, Certificates};
-use crate::turn::Direction;
+use crate::turn::{AllocationView, Bandwidth, Direction};
 
 use super::door::{Door, Refusal};
 use super::keys::Meters;
 use super::serve::{Local, Peer};
 use super::status::Board;
 use super::{
-    Health, Operator, Order, ShardControl, Status, Token, json, refusal, revocations, trace,
+    Events, Health, Operator, Order, ShardControl, Status, Token, events, json, pages, refusal,
+    revocations, trace,
 };
 
 /// What the admin listener answers from.
 #[derive(Clone)]
 pub struct AdminState<S> {
     pub(super) shards: S,
-    health: Health<S>,
-    certificates: Option<Arc<Certificates>>,
-    admission: Arc<Admission>,
-    operator: Option<Operator>,
-    settings: Arc<Settings>,
+    pub(super) health: Health<S>,
+    pub(super) certificates: Option<Arc<Certificates>>,
+    pub(super) admission: Arc<Admission>,
+    pub(super) operator: Option<Operator>,
+    pub(super) settings: Arc<Settings>,
+    pub(super) events: Events,
+    /// That of `events` when this state was made.
+    pub(super) epoch: u64,
     door: Arc<Door>,
     records: Option<Arc<Counts>>,
     external: Option<Arc<external::Board>>,
@@ -60,6 +65,10 @@ pub struct Settings {
     pub version: &'static str,
     /// How many of the busiest allocations get series of their own in `/metrics`.
     pub per_allocation: usize,
+    /// The quotas in effect, for the dashboard.
+    pub quotas: Limits,
+    /// The limits of bandwidth in effect, for the dashboard.
+    pub bandwidth: Bandwidth,
     /// Hosts under which the listener may be asked besides loopback's and its own address: names, or IP addresses without
     /// brackets.
     pub hosts: Vec<String>,
@@ -84,6 +93,8 @@ impl<S: ShardControl> AdminState<S> {
             operator: None,
             door: Arc::new(Door::new(settings.token.clone())),
             settings: Arc::new(settings),
+            events: Events::default(),
+            epoch: 0,
             records: None,
             external: None,
             board: None,
@@ -106,6 +117,14 @@ impl<S: ShardControl> AdminState<S> {
     #[must_use]
     pub fn with_traces(mut self, traces: Arc<Mutex<Traces>>) -> Self {
         self.traces = traces;
+        self
+    }
+
+    /// Tells those who look by `events`, whom a state before it may have told.
+    #[must_use]
+    pub fn with_events(mut self, events: Events) -> Self {
+        self.epoch = events.epoch();
+        self.events = events;
         self
     }
 
@@ -144,13 +163,18 @@ impl<S: ShardControl> AdminState<S> {
 pub fn router<S: ShardControl>(state: AdminState<S>) -> Router {
     let guarding = (Arc::clone(&state.settings), Arc::clone(&state.door));
     Router::new()
+        .route("/", get(async || pages::dashboard::page()))
         .route("/metrics", get(metrics))
         .route("/live", get(live))
         .route("/ready", get(ready))
         .route("/health", get(ready))
         .route("/api/v1/allocations", get(allocations))
-        .route("/api/v1/allocations/{id}", delete(end_allocation))
+        .route(
+            "/api/v1/allocations/{id}",
+            get(allocation).delete(end_allocation),
+        )
         .route("/api/v1/users/{user}/allocations", delete(end_user))
+        .route("/api/v1/events", get(events::stream))
         .route("/api/v1/reload", post(reload))
         .route("/api/v1/drain", post(drain))
         .route(
@@ -182,8 +206,9 @@ enum Caller {
     Anyone,
 }
 
-/// What balancers ask.
-const HEALTH_PATHS: [&str; 3] = ["/live", "/ready", "/health"];
+/// What is answered without the token: what balancers ask, and the dashboard, a page that asks for it and is the same for
+/// everybody.
+const OPEN_PATHS: [&str; 4] = ["/live", "/ready", "/health", "/"];
 
 /// Refuses requests that a web page from elsewhere may have provoked, and those that lack the token.
 ///
@@ -218,7 +243,7 @@ async fn guard(
     let client = peer.map_or(IpAddr::from([0, 0, 0, 0]), |Peer(client)| client.ip());
     let caller = match door.admit(client, request.headers()) {
         Ok(()) => Caller::Known,
-        Err(Refusal::Missing) if HEALTH_PATHS.contains(&request.uri().path()) => Caller::Anyone,
+        Err(Refusal::Missing) if OPEN_PATHS.contains(&request.uri().path()) => Caller::Anyone,
         Err(reason) => {
             door.refuse(reason);
             return turned_away(reason, request.version());
@@ -285,8 +310,16 @@ impl Known<'_> {
     }
 
     /// Whether no page from elsewhere asks: it may do so under our own host as long as it does not read the answer, and
-    /// its browser tells where it is from (RFC 6454 §7).
+    /// its browser tells where it is from (RFC 6454 §7; Fetch Metadata). A link that somebody follows is no request of
+    /// its page.
     fn asks(&self, headers: &HeaderMap) -> bool {
+        let says = |name: &str, value: &str| headers.get(name).is_some_and(|said| said == value);
+        let own = ["same-origin", "none"];
+        let from_elsewhere = headers.contains_key("sec-fetch-site")
+            && !own.iter().any(|site| says("sec-fetch-site", site));
+        if from_elsewhere && !says("sec-fetch-dest", "document") {
+            return false;
+        }
         (headers.get_all(header::ORIGIN).iter()).all(|origin| {
             let origin = origin.to_str().ok();
             let authority = origin.and_then(|origin| origin.split_once("://"));
@@ -345,7 +378,7 @@ async fn metrics<S: ShardControl>(State(state): State<AdminState<S>>) -> Respons
     let (external, external_changes) =
         (state.external.as_ref()).map_or_else(Default::default, |board| board.read());
     let context = Context {
-        capacity_ratio: state.shards.capacity_ratio(),
+        capacity_ratio: state.shards.capacity().ratio(),
         certificate_expiry_unix: state.certificates.as_ref().map(|all| all.not_after_unix()),
         streams_refused: state.admission.refused(),
         unix_secs: Clock.now().unix_secs(),
@@ -423,7 +456,7 @@ async fn health_answer<S: ShardControl>(
 
 /// One live allocation as the API shows it.
 #[derive(Serialize)]
-struct AllocationJson<'a> {
+pub(super) struct AllocationJson<'a> {
     id: &'a str,
     user: &'a str,
     transport: &'static str,
@@ -438,18 +471,19 @@ struct AllocationJson<'a> {
     bytes: BothWays,
     packets: BothWays,
     bits_per_second: BothWays,
+    peak_bits_per_second: BothWays,
     /// Not measured yet.
     quality: Option<()>,
 }
 
 #[derive(Serialize)]
-struct BothWays {
+pub(super) struct BothWays {
     to_peer: u64,
     to_client: u64,
 }
 
 impl BothWays {
-    fn of(count: impl Fn(Direction) -> u64) -> Self {
+    pub fn of(count: impl Fn(Direction) -> u64) -> Self {
         Self {
             to_peer: count(Direction::ToPeer),
             to_client: count(Direction::ToClient),
@@ -472,15 +506,82 @@ impl<'a> From<&'a NamedAllocation> for AllocationJson<'a> {
             bytes: BothWays::of(|direction| view.traffic[direction as usize].bytes),
             packets: BothWays::of(|direction| view.traffic[direction as usize].packets),
             bits_per_second: BothWays::of(|direction| view.bits_per_second[direction as usize]),
+            peak_bits_per_second: BothWays::of(|direction| {
+                view.peak_bits_per_second[direction as usize]
+            }),
             quality: None,
         }
     }
 }
 
-async fn allocations<S: ShardControl>(State(state): State<AdminState<S>>) -> Response {
-    let live = state.shards.allocations(usize::MAX).await;
-    let shown: Vec<_> = live.iter().map(AllocationJson::from).collect();
-    json(StatusCode::OK, &shown)
+/// Which allocations to list; all of them, if nothing is said.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    /// Those of this user.
+    user: Option<String>,
+    /// Those of this client or relayed address, with or without its port.
+    address: Option<String>,
+    /// Those whose user, client or relayed address has this in it, in letters of either case.
+    search: Option<String>,
+    /// The busiest of them, this many at most.
+    limit: Option<usize>,
+}
+
+impl Wanted {
+    /// Addresses are compared as they are shown: what `log.ip_privacy` hides cannot be guessed here either.
+    fn is(&self, view: &AllocationView) -> bool {
+        if (self.user.as_ref()).is_some_and(|user| **user != *view.user) {
+            return false;
+        }
+        if self.address.is_none() && self.search.is_none() {
+            return true;
+        }
+        let (client, relayed) = (view.client, view.relayed);
+        let ips = [Pii(client.ip()).to_string(), relayed.ip().to_string()];
+        let addresses = [Pii(client).to_string(), relayed.to_string()];
+        let of_address = |wanted: &String| {
+            let plain = wanted.trim_start_matches('[').trim_end_matches(']');
+            addresses.contains(wanted) || ips.iter().any(|ip| ip == plain)
+        };
+        let has = |wanted: &String| {
+            let wanted = wanted.to_lowercase();
+            let mut addresses = addresses.iter();
+            view.user.to_lowercase().contains(&wanted)
+                || addresses.any(|text| text.contains(&wanted))
+        };
+        self.address.as_ref().is_none_or(of_address) && self.search.as_ref().is_none_or(has)
+    }
+}
+
+async fn allocations<S: ShardControl>(
+    State(state): State<AdminState<S>>,
+    wanted: Result<Query<Wanted>, QueryRejection>,
+) -> Response {
+    let wanted = match wanted {
+        Ok(Query(wanted)) => wanted,
+        Err(error) => return refusal(error.status(), &error.body_text()),
+    };
+    let most = wanted.limit.unwrap_or(usize::MAX);
+    let survey = state.shards.survey(most, |view| wanted.is(view)).await;
+    let shown: Vec<_> = survey.busiest.iter().map(AllocationJson::from).collect();
+    let mut response = json(StatusCode::OK, &shown);
+    let found = HeaderValue::from(survey.found);
+    response.headers_mut().insert("x-total-count", found);
+    response
+}
+
+async fn allocation<S: ShardControl>(
+    State(state): State<AdminState<S>>,
+    id: Result<Path<String>, PathRejection>,
+) -> Response {
+    let Ok(Path(id)) = id else {
+        return unreadable();
+    };
+    match state.shards.allocation(&id).await {
+        Some(found) => json(StatusCode::OK, &AllocationJson::from(&found)),
+        None => unknown(),
+    }
 }
 
 async fn end_allocation<S: ShardControl>(
@@ -493,10 +594,7 @@ async fn end_allocation<S: ShardControl>(
     if state.shards.end_allocation(&id).await {
         StatusCode::NO_CONTENT.into_response()
     } else {
-        refusal(
-            StatusCode::NOT_FOUND,
-            "no live allocation has this id; GET /api/v1/allocations lists them",
-        )
+        unknown()
     }
 }
 
@@ -551,6 +649,13 @@ async fn order<S>(state: &AdminState<S>, headers: &HeaderMap, order: Order) -> R
             "this server takes no orders",
         ),
     }
+}
+
+fn unknown() -> Response {
+    refusal(
+        StatusCode::NOT_FOUND,
+        "no live allocation has this id; GET /api/v1/allocations lists them",
+    )
 }
 
 pub(super) fn unreadable() -> Response {

@@ -22,14 +22,14 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::time::Instant;
 
-use crate::access::{AddressRate, AuthFailure, RevokedKind, rest};
+use crate::access::{AddressRate, RevokedKind, rest};
 use crate::base::time::duration;
 use crate::base::{Clock, Secret};
 use crate::cluster::ledger::{By, Changed, Ledger};
 use crate::cluster::{Fleet, Wish};
-use crate::turn::{Direction, DropReason, stats};
+use crate::turn::{Direction, DropReason};
+use crate::wire::ErrorCode;
 use crate::wire::key::MAX_USERNAME_BYTES;
-use crate::wire::{ErrorCode, Method as StunMethod};
 
 use super::keys::{Answered, Meters};
 use super::serve::Peer;
@@ -603,25 +603,14 @@ async fn statistics<S: ShardControl>(shards: &S) -> Value {
             "packets": paths.iter().map(|path| path.packets).sum::<u64>(),
         })
     };
-    let allocates = |outcome: stats::Outcome| -> u64 {
-        let index = stats::outcome_index(outcome);
-        (totals.requests[StunMethod::Allocate as usize].iter())
-            .map(|row| row[index])
-            .sum()
-    };
-    let succeeded = allocates(Ok(()));
-    // The first step of every client is refused with 401 and says nothing about success.
-    let failures: BTreeMap<_, _> = (ErrorCode::ALL.into_iter())
-        .filter(|code| !matches!(code, ErrorCode::Unauthenticated | ErrorCode::StaleNonce))
-        .map(|code| (code.label(), allocates(Err(code))))
+    let allocated = totals.allocated();
+    let failures: BTreeMap<_, _> = (ErrorCode::ALL.into_iter().zip(allocated.refused))
+        .map(|(code, count)| (code.label(), count))
         .filter(|(_, count)| *count > 0)
         .collect();
-    let wrong_credentials: u64 = (AuthFailure::ALL.into_iter())
-        .filter(|failure| !matches!(failure, AuthFailure::Missing | AuthFailure::StaleNonce))
-        .map(|failure| totals.auth_failures[failure as usize])
-        .sum();
-    let failed = failures.values().sum::<u64>() + wrong_credentials;
-    let attempts = succeeded + failed;
+    let wrong_credentials: u64 = allocated.wrong_credentials.iter().sum();
+    let succeeded = allocated.succeeded;
+    let attempts = succeeded + allocated.failed();
     let dropped: BTreeMap<_, _> = (DropReason::ALL.into_iter())
         .map(|reason| (reason.label(), totals.dropped[reason as usize]))
         .filter(|(_, count)| *count > 0)

@@ -5,6 +5,7 @@
 pub mod admin;
 mod dialects;
 mod door;
+pub mod events;
 pub mod ice;
 pub mod keys;
 mod operator;
@@ -29,11 +30,13 @@ use tokio::time::Instant;
 use crate::access::Revocations;
 use crate::base::printable;
 use crate::base::trace::Traces;
-use crate::metrics::{NamedAllocation, ShardSnapshot};
+use crate::metrics::{Capacity, NamedAllocation, ShardSnapshot, Survey};
 use crate::shard::Shards;
+use crate::turn::AllocationView;
 
 pub use door::{MIN_TOKEN_CHARS, Token};
-pub use operator::{Asked, Operator, Order, Outcome};
+pub use events::Events;
+pub use operator::{Asked, LastReload, Operator, Order, Outcome};
 pub use serve::{Front, Limits};
 
 /// What HTTP asks of the shards; a trait so that tests can stand in for them.
@@ -42,14 +45,22 @@ pub trait ShardControl: Clone + Send + Sync + 'static {
     fn snapshot(&self) -> impl Future<Output = ShardSnapshot> + Send;
     /// See `Shards::allocations`.
     fn allocations(&self, most: usize) -> impl Future<Output = Vec<NamedAllocation>> + Send;
+    /// See `Shards::survey`.
+    fn survey(
+        &self,
+        most: usize,
+        wanted: impl Fn(&AllocationView) -> bool + Send + Sync,
+    ) -> impl Future<Output = Survey> + Send;
+    /// See `Shards::allocation`.
+    fn allocation(&self, name: &str) -> impl Future<Output = Option<NamedAllocation>> + Send;
     /// See `Shards::end_allocation`.
     fn end_allocation(&self, name: &str) -> impl Future<Output = bool> + Send;
     /// See `Shards::end_user`.
     fn end_user(&self, user: &str) -> impl Future<Output = usize> + Send;
     /// See `Shards::alive`.
     fn alive(&self) -> impl Future<Output = bool> + Send;
-    /// See `Shards::capacity_ratio`.
-    fn capacity_ratio(&self) -> f64;
+    /// See `Shards::capacity`.
+    fn capacity(&self) -> Capacity;
     /// See `Shards::set_traces`.
     fn set_traces(&self, _traces: &Arc<Traces>) {}
     /// See `Shards::revoke`.
@@ -67,6 +78,18 @@ impl ShardControl for Shards {
         Self::allocations(self, most).await
     }
 
+    async fn survey(
+        &self,
+        most: usize,
+        wanted: impl Fn(&AllocationView) -> bool + Send + Sync,
+    ) -> Survey {
+        Self::survey(self, most, wanted).await
+    }
+
+    async fn allocation(&self, name: &str) -> Option<NamedAllocation> {
+        Self::allocation(self, name).await
+    }
+
     async fn end_allocation(&self, name: &str) -> bool {
         Self::end_allocation(self, name).await
     }
@@ -79,8 +102,8 @@ impl ShardControl for Shards {
         Self::alive(self).await
     }
 
-    fn capacity_ratio(&self) -> f64 {
-        Self::capacity_ratio(self)
+    fn capacity(&self) -> Capacity {
+        Self::capacity(self)
     }
 
     fn set_traces(&self, traces: &Arc<Traces>) {

@@ -1,12 +1,13 @@
 //! What the admin API asks of whoever runs the server, who is above this module.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
@@ -45,11 +46,23 @@ pub struct Asked {
     pub answer: oneshot::Sender<Outcome>,
 }
 
+/// How the latest reload went, whoever asked for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LastReload {
+    /// When, in seconds since the Unix epoch.
+    pub at: u64,
+    /// Whether the configuration is in effect.
+    pub applied: bool,
+    /// What was wrong with it.
+    pub problems: Vec<String>,
+}
+
 /// The way to whoever runs the server; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Operator {
     orders: mpsc::Sender<Asked>,
     drain_deadline_unix_ms: Arc<AtomicU64>,
+    reloaded: Arc<Mutex<Option<LastReload>>>,
 }
 
 impl Operator {
@@ -61,6 +74,7 @@ impl Operator {
             Self {
                 orders,
                 drain_deadline_unix_ms,
+                reloaded: Arc::default(),
             },
             receiver,
         )
@@ -72,6 +86,18 @@ impl Operator {
             0 => None,
             unix_ms => Some(unix_ms / 1000),
         }
+    }
+
+    /// Tells whoever looks how a reload went, and the first ten problems.
+    pub fn note_reload(&self, mut reloaded: LastReload) {
+        reloaded.problems.truncate(10);
+        *self.reloaded.lock().unwrap_or_else(PoisonError::into_inner) = Some(reloaded);
+    }
+
+    /// How the latest reload went, if there was one.
+    pub fn reloaded(&self) -> Option<LastReload> {
+        let reloaded = self.reloaded.lock();
+        reloaded.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Has `order` carried out: 200 if it was done, 422 if it was refused.

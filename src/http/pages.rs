@@ -1,5 +1,7 @@
 //! Pages that are part of the program: each one file when it is sent, no build step, nothing from elsewhere.
 
+pub(super) mod dashboard;
+
 use std::sync::LazyLock;
 
 use axum::http::{HeaderName, header};

@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{sleep, timeout};
 
 use crate::base::Pii;
@@ -89,6 +89,17 @@ pub(super) struct Peer(pub SocketAddr);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Local(pub SocketAddr);
 
+/// Ends the connection that a request came by, whatever is on its way: for clients that do not read. An extension of
+/// every request.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cut(Arc<Notify>);
+
+impl Cut {
+    pub fn cut(&self) {
+        self.0.notify_one();
+    }
+}
+
 impl Front {
     /// Serves `router` within `limits`.
     pub fn new(router: Router, limits: Limits) -> Self {
@@ -124,13 +135,19 @@ impl Front {
             .max_concurrent_streams(MAX_STREAMS)
             .keep_alive_interval(self.limits.header_timeout)
             .keep_alive_timeout(self.limits.header_timeout);
+        let cut = Cut::default();
         let router = (self.router.clone())
+            .layer(Extension(cut.clone()))
             .layer(Extension(Peer(stream.client)))
             .layer(Extension(Local(stream.local)));
         let service = TowerToHyperService::new(router);
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
             ended = connection.as_mut() => Ok(ended),
+            () = cut.0.notified() => {
+                tracing::debug!("HTTP connection closed: its client does not read");
+                return;
+            }
             () = sleep(self.limits.lifetime) => {
                 connection.as_mut().graceful_shutdown();
                 timeout(GRACE, connection).await

@@ -16,7 +16,7 @@ use axum::response::Response;
 use axum::routing::get;
 use serde_json::{Value, json};
 
-use crate::base::{Clock, Now, Transport};
+use crate::base::{Clock, Family, Now, Transport};
 use crate::cluster::own::{Fault, Seen};
 use crate::metrics::CanaryLook;
 
@@ -66,6 +66,8 @@ pub struct Way {
     pub transport: Transport,
     /// On which port.
     pub port: u16,
+    /// By which family of addresses, as far as it takes one only.
+    pub family: Family,
 }
 
 impl Way {
@@ -75,7 +77,11 @@ impl Way {
             Transport::Tcp => "TCP",
             Transport::Tls => "TLS",
         };
-        format!("TURN over {transport}, port {}", self.port)
+        let family = match self.family {
+            Family::V4 => "",
+            Family::V6 => ", IPv6",
+        };
+        format!("TURN over {transport}, port {}{family}", self.port)
     }
 }
 
@@ -227,11 +233,12 @@ impl Board {
         circumstances: Circumstances,
     ) {
         self.with(|inner| {
-            let known = std::mem::take(&mut inner.paths);
+            let mut known = std::mem::take(&mut inner.paths);
             inner.paths = (found.into_iter())
                 .map(|(way, last)| {
-                    let before = known.iter().find(|path| path.way == way);
-                    let failures = before.map_or(0, |path| path.failures);
+                    // Several addresses may have the same ways, always in the same order.
+                    let before = known.iter().position(|path| path.way == way);
+                    let failures = before.map_or(0, |at| known.remove(at).failures);
                     Path {
                         way,
                         failures: match last {
@@ -406,6 +413,7 @@ impl Report {
                     "name": path.way.name(),
                     "transport": path.way.transport.label(),
                     "port": path.way.port,
+                    "family": path.way.family.label(),
                     "ok": path.fault().is_none(),
                     "rtt_ms": echo.map(|echo| (echo.as_secs_f64() * 1e5).round() / 100.0),
                 })

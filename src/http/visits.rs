@@ -232,23 +232,28 @@ fn minted(
         limit => limit.min(LOOP_BITS_PER_SECOND),
     };
     let known_as = host.and_then(|host| known_as(host.host(), local.ip()));
-    let servers: Vec<_> = (settings.forms.iter())
-        .map(|form| {
-            let url = match &known_as {
-                // Other listeners have names of their own.
-                Some(name) if leads_to(form.bound, local.ip()) => form.url_at(name),
-                _ => form.url(),
-            };
-            json!({
-                "urls": [url],
-                "username": username,
-                "credential": credential,
-                "name": form.name(),
-                "transport": form.transport.label(),
-                "port": form.port,
-            })
-        })
-        .collect();
+    let mut urls: Vec<String> = Vec::new();
+    let mut servers = Vec::new();
+    for form in &settings.forms {
+        let url = match &known_as {
+            // Other listeners have names of their own.
+            Some(name) if leads_to(form.bound, local.ip()) => form.url_at(name),
+            _ => form.url(),
+        };
+        // Listeners of both families have one name.
+        if urls.contains(&url) {
+            continue;
+        }
+        servers.push(json!({
+            "urls": [url],
+            "username": username,
+            "credential": credential,
+            "name": form.name(),
+            "transport": form.transport.label(),
+            "port": form.port,
+        }));
+        urls.push(url);
+    }
     json!({
         "iceServers": servers,
         "username": username,

@@ -8,8 +8,8 @@ pub use encode::{Context, Reading, encode};
 
 use std::time::Duration;
 
-use crate::base::Transport;
-use crate::turn::{AllocationView, Stats};
+use crate::base::{Family, Transport};
+use crate::turn::{AllocationView, Direction, Stats};
 
 /// What the last looks of the server's own canary by one transport found.
 #[derive(Clone, Copy, Debug)]
@@ -57,4 +57,42 @@ pub struct NamedAllocation {
     pub shard: usize,
     /// What it is doing.
     pub view: AllocationView,
+}
+
+/// What a walk over all live allocations found.
+#[derive(Clone, Debug, Default)]
+pub struct Survey {
+    /// The busiest of those that were looked for, busiest first, as many as were asked for.
+    pub busiest: Vec<NamedAllocation>,
+    /// How many of those that were looked for there are.
+    pub found: usize,
+    /// Bits per second of all allocations over the last ten seconds: client's transport, direction.
+    pub bits_per_second: [[u64; Direction::ALL.len()]; Transport::ALL.len()],
+}
+
+/// What allocations use up, and how much of it there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capacity {
+    /// Relay ports that are taken, by `Family`.
+    pub ports_in_use: [u64; Family::ALL.len()],
+    /// Relay ports that there are, by `Family`.
+    pub ports: [u64; Family::ALL.len()],
+    /// Live allocations.
+    pub allocations: u64,
+    /// How many there may be; 0 is no limit.
+    pub limit: u64,
+}
+
+impl Capacity {
+    /// Share of the most limiting resource in use, 0.0 to 1.0.
+    pub fn ratio(&self) -> f64 {
+        let ports = (self.ports_in_use.iter().zip(self.ports))
+            .map(|(in_use, total)| *in_use as f64 / total.max(1) as f64)
+            .fold(0.0, f64::max);
+        let allocations = match self.limit {
+            0 => 0.0,
+            limit => self.allocations as f64 / limit as f64,
+        };
+        ports.max(allocations).min(1.0)
+    }
 }

@@ -159,9 +159,16 @@ struct Estate {
     listeners: Vec<(usize, UdpSocket)>,
     rest: Option<Rest>,
     snapshot: Option<Snapshot>,
-    /// With what clients were told, if it is known.
-    relays: Vec<(AllocationId, RelaySocket, Option<IpAddr>)>,
+    relays: Vec<Arrived>,
     streams: Vec<(ClientStream, Queue)>,
+}
+
+/// A relay socket that has arrived.
+struct Arrived {
+    id: AllocationId,
+    relay: RelaySocket,
+    /// What its client was told, if that is known.
+    external: Option<IpAddr>,
 }
 
 /// What a shard begins with.
@@ -235,8 +242,11 @@ impl Legacy {
                     };
                     if let Some(socket) = sockets.remove(&image.local) {
                         let socket = settled(socket, image.took_trains)?;
-                        let relay = (id, (socket, image.even_port), image.external);
-                        estate.relays.push(relay);
+                        estate.relays.push(Arrived {
+                            id,
+                            relay: (socket, image.even_port),
+                            external: image.external,
+                        });
                     }
                 }
             }
@@ -380,29 +390,25 @@ impl Pools {
     }
 
     /// Finds each socket its place; those that have none are closed.
-    fn settle(
-        &mut self,
-        relays: Vec<(AllocationId, RelaySocket, Option<IpAddr>)>,
-    ) -> HashMap<AllocationId, Settled> {
-        let mut by_pool: Vec<(Arc<RelayPool>, Vec<(AllocationId, RelaySocket)>)> = Vec::new();
-        for (id, relay, external) in relays {
-            let pool = self.of(relay.0.local_addr().ip(), external);
+    fn settle(&mut self, relays: Vec<Arrived>) -> HashMap<AllocationId, Settled> {
+        let mut by_pool: Vec<(Arc<RelayPool>, Vec<Arrived>)> = Vec::new();
+        for arrived in relays {
+            let pool = self.of(arrived.relay.0.local_addr().ip(), arrived.external);
             match (by_pool.iter_mut()).find(|(known, _)| Arc::ptr_eq(known, &pool)) {
-                Some((_, relays)) => relays.push((id, relay)),
-                None => by_pool.push((pool, vec![(id, relay)])),
+                Some((_, relays)) => relays.push(arrived),
+                None => by_pool.push((pool, vec![arrived])),
             }
         }
         let mut settled = HashMap::new();
         for (pool, relays) in by_pool {
             let locals: Vec<_> = (relays.iter())
-                .map(|(_, (socket, _))| socket.local_addr())
+                .map(|arrived| arrived.relay.0.local_addr())
                 .collect();
-            let claimed = pool.claim(&locals);
-            settled.extend(
-                (relays.into_iter().zip(claimed)).filter_map(|((id, relay), place)| {
-                    Some((id, (Arc::clone(&pool), place?, relay)))
-                }),
-            );
+            for (arrived, place) in relays.into_iter().zip(pool.claim(&locals)) {
+                if let Some(place) = place {
+                    settled.insert(arrived.id, (Arc::clone(&pool), place, arrived.relay));
+                }
+            }
         }
         settled
     }

@@ -22,6 +22,7 @@ mod queue;
 mod relays;
 mod run;
 mod streams;
+mod survey;
 mod trains;
 
 use std::io;
@@ -37,7 +38,7 @@ use tokio::sync::oneshot;
 use crate::access::{Access, Limits};
 use crate::base::trace::Traces;
 use crate::base::{Clock, Family};
-use crate::metrics::{NamedAllocation, ShardSnapshot};
+use crate::metrics::ShardSnapshot;
 use crate::net::{UdpOptions, UdpSocket};
 use crate::records::{Due, Emitter};
 use crate::stream::ClientStream;
@@ -369,30 +370,6 @@ impl Shards {
         total
     }
 
-    /// The busiest `most` live allocations by current bits/s, busiest first; all of them if `most` is `usize::MAX`.
-    pub async fn allocations(&self, most: usize) -> Vec<NamedAllocation> {
-        let mut found = Vec::new();
-        if most == 0 {
-            return found;
-        }
-        for shard in 0..self.handles.len() {
-            self.each_page(shard, |view| {
-                found.push(NamedAllocation {
-                    name: name(shard, view.id),
-                    shard,
-                    view,
-                });
-                // Twice the bound is kept and then cut, so that memory stays bounded and sorting rare.
-                if found.len() / 2 > most {
-                    busiest(&mut found, most);
-                }
-            })
-            .await;
-        }
-        busiest(&mut found, most);
-        found
-    }
-
     /// Ends the allocation named `name`; false if there is none.
     pub async fn end_allocation(&self, name: &str) -> bool {
         let Some((shard, id)) = parse_name(name) else {
@@ -468,24 +445,6 @@ impl Shards {
         if let Some(handle) = self.handles.get(shard) {
             handle.mailbox.send(Message::Hold(time));
         }
-    }
-
-    /// Share of the most limiting resource in use (relay ports of a family, or `limits.allocations`), 0.0 to 1.0.
-    pub fn capacity_ratio(&self) -> f64 {
-        let pools = lock(&self.pools);
-        let pool = self.pool_in(&pools);
-        // Ports that rest are free.
-        let ports = (pool.total().into_iter().enumerate())
-            .map(|(family, total)| {
-                let in_use: usize = pools.iter().map(|pool| pool.in_use()[family]).sum();
-                in_use as f64 / f64::from(total.max(1))
-            })
-            .fold(0.0, f64::max);
-        let allocations = match pool.limit() {
-            0 => 0.0,
-            limit => pool.live() as f64 / f64::from(limit),
-        };
-        ports.max(allocations).min(1.0)
     }
 
     fn pool(&self) -> Arc<RelayPool> {
@@ -722,12 +681,6 @@ fn families(relays: &[RelayIp]) -> Vec<Family> {
     (Family::ALL.into_iter())
         .filter(|family| relays.iter().any(|ip| Family::of(ip.local) == *family))
         .collect()
-}
-
-fn busiest(found: &mut Vec<NamedAllocation>, most: usize) {
-    let rate = |named: &NamedAllocation| named.view.bits_per_second.iter().sum::<u64>();
-    found.sort_by(|a, b| rate(b).cmp(&rate(a)).then_with(|| a.name.cmp(&b.name)));
-    found.truncate(most);
 }
 
 fn name(shard: usize, id: AllocationId) -> String {

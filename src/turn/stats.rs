@@ -274,6 +274,24 @@ pub struct Stats {
     pub bandwidth: [Histogram<{ BANDWIDTH_BOUNDS.len() }>; Direction::ALL.len()],
 }
 
+/// Outcomes of Allocate requests; challenges (401 without credentials, 438) are none and stay 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allocated {
+    /// Those that got an allocation.
+    pub succeeded: u64,
+    /// Those that got another error than a challenge, by [`ErrorCode::ALL`].
+    pub refused: [u64; ErrorCode::ALL.len()],
+    /// Wrong credentials by [`AuthFailure::ALL`], in requests of any method.
+    pub wrong_credentials: [u64; AuthFailure::ALL.len()],
+}
+
+impl Allocated {
+    /// How many got none.
+    pub fn failed(&self) -> u64 {
+        self.refused.iter().chain(&self.wrong_credentials).sum()
+    }
+}
+
 impl Default for Stats {
     fn default() -> Self {
         Self {
@@ -313,6 +331,26 @@ impl Stats {
     /// Counts an answered request.
     pub fn answered(&mut self, method: Method, transport: Transport, outcome: Outcome) {
         self.requests[method as usize][transport as usize][outcome_index(outcome)] += 1;
+    }
+
+    /// What became of those who wanted an allocation. A challenge is a step on the way and no outcome.
+    pub fn allocated(&self) -> Allocated {
+        let of = |outcome: Outcome| -> u64 {
+            (self.requests[Method::Allocate as usize].iter())
+                .map(|row| row[outcome_index(outcome)])
+                .sum()
+        };
+        Allocated {
+            succeeded: of(Ok(())),
+            refused: ErrorCode::ALL.map(|code| match code {
+                ErrorCode::Unauthenticated | ErrorCode::StaleNonce => 0,
+                _ => of(Err(code)),
+            }),
+            wrong_credentials: AuthFailure::ALL.map(|failure| match failure {
+                AuthFailure::Missing | AuthFailure::StaleNonce => 0,
+                _ => self.auth_failures[failure as usize],
+            }),
+        }
     }
 
     /// Adds the counts of `other`, for totals over shards.

@@ -10,6 +10,7 @@
 mod aiortc;
 mod browser;
 mod chromium;
+mod dashboard;
 mod firefox;
 mod metrics;
 mod network;

@@ -105,36 +105,46 @@ impl Network {
 
     /// What the network does with what we send from now on.
     pub fn set(&self, firewall: Firewall) {
-        let out = |rules: &str| {
+        let mut translate = String::new();
+        let mut filter = String::new();
+        // Where it arrives: what our own host drops, it would report to the sender.
+        let arrives = |rules: &str| {
             format!(
-                "table inet test {{\nchain out {{\ntype filter hook output priority 0\noifname lo accept\n{rules}\n}}\n}}"
+                "table inet test {{\nchain arrives {{\ntype filter hook input priority 0\n\
+                 iifname lo accept\n{rules}\n}}\n}}"
             )
         };
-        let rules = match firewall {
-            Firewall::Open => String::new(),
-            Firewall::Symmetric => format!(
-                "table ip test {{\nchain out {{\ntype nat hook postrouting priority 100\n\
-                 oifname cable meta l4proto udp snat to {TRANSLATED}:1024-65535 random\n}}\n}}"
-            ),
-            Firewall::NoUdp => out("meta l4proto udp drop"),
+        match firewall {
+            Firewall::Open => {}
+            Firewall::Symmetric => {
+                translate = format!(
+                    "table ip test {{\nchain leaves {{\ntype nat hook postrouting priority 100\n\
+                     oifname cable meta l4proto udp snat to {TRANSLATED}:1024-65535 random\n}}\n}}"
+                );
+            }
+            Firewall::NoUdp => filter = arrives("meta l4proto udp drop"),
             Firewall::OnlyTcp(ports) => {
                 let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
-                out(&format!(
-                    "tcp dport {{ {} }} accept\ndrop",
-                    ports.join(", ")
-                ))
+                let rules = format!("tcp dport {{ {} }} accept\ndrop", ports.join(", "));
+                filter = arrives(&rules);
             }
-        };
-        let mut nft = Command::new("nft")
-            .args(["-f", "-"])
-            .stdin(Stdio::piped())
-            .spawn()
-            .expect("nft");
-        let mut input = nft.stdin.take().expect("a pipe");
-        write!(input, "flush ruleset\n{rules}\n").expect("nft");
-        drop(input);
-        assert!(nft.wait().expect("nft").success(), "{rules}");
+        }
+        apply(Command::new("nft"), &translate);
+        apply(self.on_server("nft"), &filter);
     }
+}
+
+/// Replaces the rules of a host.
+fn apply(mut nft: Command, rules: &str) {
+    let mut nft = nft
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("nft");
+    let mut input = nft.stdin.take().expect("a pipe");
+    write!(input, "flush ruleset\n{rules}\n").expect("nft");
+    drop(input);
+    assert!(nft.wait().expect("nft").success(), "{rules}");
 }
 
 /// What stands between us and the server.

@@ -15,6 +15,7 @@ pub const REALM: &str = "turn.example.org";
 pub const USER: &str = "alice";
 pub const PASSWORD: &str = "wonderland";
 pub const SECRET: &str = "looking-glass";
+pub const TOKEN: &str = "down-the-rabbit-hole";
 pub const API_ID: &str = "AC0123456789abcdef0123456789abcdef";
 pub const API_SECRET: &str = "through-the-looking-glass";
 
@@ -33,6 +34,8 @@ pub struct Options {
     pub secret: bool,
     /// Log all there is to log.
     pub trace: bool,
+    /// The admin listener asks for its token.
+    pub token: bool,
 }
 
 /// A running server; dropping it ends it.
@@ -226,6 +229,7 @@ fn turnix(dir: &TempDir, block: Block, options: Options) -> Command {
         ""
     };
     let level = if options.trace { "trace" } else { "info" };
+    let token = if options.token { TOKEN } else { "" };
     let config = format!(
         r#"
 realm = "{REALM}"
@@ -258,6 +262,7 @@ key = "{path}/key.pem"
 
 [http]
 admin = "127.0.0.1:{admin}"
+token = "{token}"
 
 [[api.keys]]
 id = "{API_ID}"

@@ -1,5 +1,6 @@
 //! What reloads change, what they end, and what they leave alone.
 
+use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 
 use serde_json::Value;
@@ -99,6 +100,52 @@ fn a_bad_file_changes_nothing_and_all_that_is_wrong_is_told() {
     });
     assert_eq!(client.ask_signed(Request::refresh(600)).code(), 0);
     process.client().allocate();
+}
+
+#[test]
+fn who_watches_sees_how_a_reload_went_and_is_let_in_anew() {
+    let process = Process::start(CONFIG);
+    let watch = || {
+        let mut stream = TcpStream::connect(process.admin()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE * 2)).unwrap();
+        let host = process.admin();
+        write!(
+            stream,
+            "GET /api/v1/events HTTP/1.1\r\nHost: {host}\r\n\r\n"
+        )
+        .unwrap();
+        let lines = BufReader::new(stream).lines().map_while(Result::ok);
+        // The first line is of what was before.
+        lines.filter_map(|line| {
+            let told: Value = serde_json::from_str(line.strip_prefix("data: ")?).unwrap();
+            told.is_object().then_some(told)
+        })
+    };
+    let mut watcher = watch();
+    let told = watcher.next().unwrap();
+    assert_eq!(
+        (&told["status"], &told["reload"]),
+        (&"ok".into(), &Value::Null)
+    );
+    process.write(&CONFIG.replace("shards = 2", "shards = 2\nspeed = 9"));
+    assert_eq!(process.http("POST", "/api/v1/reload").0, 422);
+    let told = watcher.find(|told| !told["reload"].is_null()).unwrap();
+    assert_eq!(told["reload"]["applied"], false);
+    let problem = told["reload"]["problems"][0].as_str().unwrap();
+    assert!(problem.contains("server.speed"), "{problem}");
+
+    process.reload(&(CONFIG.to_owned() + "[limits]\nallocations = 7\n"));
+    assert!(watcher.all(|told| told["capacity"]["allocations"]["limit"] == 0));
+    let mut watcher = watch();
+    let told = watcher.next().unwrap();
+    assert_eq!(told["reload"]["applied"], true);
+    assert_eq!(told["capacity"]["allocations"]["limit"], 7);
+
+    let mut client = process.client();
+    client.allocate();
+    assert_eq!(process.http("POST", "/api/v1/drain").0, 200);
+    let told = watcher.find(|told| told["status"] == "draining").unwrap();
+    assert!(told["deadline"].is_u64(), "{told}");
 }
 
 #[test]

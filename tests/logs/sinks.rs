@@ -66,6 +66,17 @@ fn no_sink_shows_an_address_that_ip_privacy_hides() {
 
         let allocations = http(server.admin, "GET", "/api/v1/allocations", "").1;
         let traces = http(server.admin, "GET", "/api/v1/trace", "").1;
+        let search = |query: String| {
+            let path = format!("/api/v1/allocations?{query}");
+            http(server.admin, "GET", &path, "").1
+        };
+        // Nor is an address confirmed to whoever asks for it.
+        let searched = [
+            search(format!("address={ip}")),
+            search(format!("address={name}")),
+            search(format!("search={ip}")),
+        ];
+        let relayed_found = search(format!("address={relayed}"));
         let metrics = http(server.admin, "GET", "/metrics", "").1;
         until("an interim record", || !receiver.taken().is_empty());
         client.release();
@@ -112,6 +123,10 @@ fn no_sink_shows_an_address_that_ip_privacy_hides() {
         };
         assert_eq!(kept, expected);
         let full = mode == "full";
+        assert!(relayed_found.contains(&relayed.to_string()));
+        for found in searched {
+            assert_eq!(found != "[]", full, "{mode}: {found}");
+        }
         for (sink, text) in [
             ("log", &log),
             ("webhook", &bodies),

@@ -72,7 +72,10 @@ fn a_server_that_serves_is_online_and_nobody_sees_it_look() {
         let of = |method: Method| totals.requests[method as usize][transport as usize][0];
         assert_eq!((of(Method::Allocate), of(Method::CreatePermission)), (0, 0));
         assert_eq!((of(Method::Refresh), of(Method::Binding)), (0, 0));
+        let all = totals.requests.iter().map(|rows| rows[transport as usize]);
+        assert_eq!(all.flatten().sum::<u64>(), 0, "no challenge either");
     }
+    assert_eq!(totals.auth_failures.iter().sum::<u64>(), 0);
     assert_eq!(server.live(), 0);
     assert!(server.allocations().is_empty());
     assert_eq!(server.relayed(Direction::ToPeer, Path::Kernel).packets, 0);

@@ -31,52 +31,44 @@ fn scripted(script: Script, wrong: &str, remedy: &str) {
     fault(&format!("turn:{}", server.address), &[], wrong, remedy);
 }
 
+/// Several at once: most of a probe is waiting.
+fn faults(cases: &[(&str, &[&str], &str, &str)]) {
+    std::thread::scope(|scope| {
+        for (uri, more, wrong, remedy) in cases {
+            scope.spawn(move || fault(uri, more, wrong, remedy));
+        }
+    });
+}
+
 #[test]
 fn names_and_ports() {
-    fault(
-        "turn:nowhere.invalid",
-        &[],
-        "nowhere.invalid does not resolve",
-        "resolver",
-    );
-    // Taken and given back: nobody listens there.
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    fault(
-        &format!("turn:127.0.0.1:{port}?transport=tcp"),
-        &[],
-        "is refused",
-        "ss -ltn",
-    );
-    let port = UdpSocket::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    fault(
-        &format!("turn:127.0.0.1:{port}"),
-        &[],
-        "the port is closed",
-        "ss -lun",
-    );
-    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
-    fault(
-        &format!("stun:{}", silent.local_addr().unwrap()),
-        &[],
-        "no answer from 127.0.0.1",
-        "open UDP",
-    );
-    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mute = format!("turn:{}?transport=tcp", mute.local_addr().unwrap());
-    fault(
-        &mute,
-        &["--timeout", "1s"],
-        "answers no STUN",
-        "correct the port",
-    );
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let silent = format!("stun:{}", socket.local_addr().unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mute = format!("turn:{}?transport=tcp", listener.local_addr().unwrap());
+    // Port 9 is below those that the kernel gives to whoever asks: nobody listens there.
+    faults(&[
+        (
+            "turn:nowhere.invalid",
+            &[],
+            "nowhere.invalid does not resolve",
+            "resolver",
+        ),
+        (
+            "turn:127.0.0.1:9?transport=tcp",
+            &[],
+            "is refused",
+            "ss -ltn",
+        ),
+        ("turn:127.0.0.1:9", &[], "the port is closed", "ss -lun"),
+        (&silent, &[], "no answer from 127.0.0.1", "open UDP"),
+        (
+            &mute,
+            &["--timeout", "1s"],
+            "answers no STUN",
+            "correct the port",
+        ),
+    ]);
 }
 
 #[test]
@@ -284,49 +276,44 @@ fn alternates() {
 
 #[test]
 fn a_relay_that_does_not_relay() {
-    scripted(
-        Script::default(),
-        "127.0.0.1:9 does not come back",
-        "relay.ports",
-    );
-    let relayed = "0.0.0.0:50000";
-    scripted(
-        Script {
-            relayed,
-            ..Script::default()
-        },
-        "nowhere",
-        "relay.external_address",
-    );
+    let silent = serve(Script::default());
+    let nowhere = serve(Script {
+        relayed: "0.0.0.0:50000",
+        ..Script::default()
+    });
+    let [silent, nowhere] = [silent, nowhere].map(|one| (format!("turn:{}", one.address), one));
+    faults(&[
+        (
+            &silent.0,
+            &[],
+            "127.0.0.1:9 does not come back",
+            "relay.ports",
+        ),
+        (&nowhere.0, &[], "nowhere", "relay.external_address"),
+    ]);
 }
 
 #[test]
 fn paths_that_lose() {
     let server = Server::start("");
     let large = lossy(server.address, |_, datagram| datagram.len() > 1100);
-    fault(
-        &format!("turn:{}", large.address),
-        &[],
-        "packets of 1200 bytes are lost",
-        "MTU",
-    );
     // Channel data only: what is lost of requests is sent again.
     let some = lossy(server.address, |count, datagram| {
         datagram[0] >> 6 == 1 && count % 4 == 0
     });
-    fault(
-        &format!("turn:{}", some.address),
-        &[],
-        "of small packets at a slow pace are lost",
-        "mtr",
-    );
     let all = lossy(server.address, |_, datagram| datagram[0] >> 6 == 1);
-    fault(
-        &format!("turn:{}", all.address),
-        &[],
-        "data in channels is lost",
-        "ChannelData",
-    );
+    let [large, some, all] =
+        [large, some, all].map(|path| (format!("turn:{}", path.address), path));
+    faults(&[
+        (&large.0, &[], "packets of 1200 bytes are lost", "MTU"),
+        (
+            &some.0,
+            &[],
+            "of small packets at a slow pace are lost",
+            "mtr",
+        ),
+        (&all.0, &[], "data in channels is lost", "ChannelData"),
+    ]);
 }
 
 #[test]

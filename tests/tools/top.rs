@@ -119,6 +119,28 @@ fn a_server_that_cannot_be_asked() {
     assert!(text(&output.stderr).contains("is the server running"));
 }
 
+#[test]
+fn a_token_over_tls() {
+    let token = "a-token-of-more-than-thirty-two-characters";
+    let server = Server::start(&format!("token = \"{token}\"\ntls = true"));
+    let admin = server
+        .admin()
+        .replace("http://127.0.0.1", "https://localhost");
+    let ca = server.certificate_file();
+    let with = ["--admin", &admin, "--ca", ca.to_str().unwrap()];
+    for command in [&["top"][..], &["trace"], &["trace", "alice"]] {
+        let output = turnix(&[command, &with].concat()).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{command:?}");
+        let error = text(&output.stderr);
+        assert!(error.contains("give --token"), "{error}");
+        let output = turnix(&[command, &with, &["--token", token]].concat())
+            .output()
+            .unwrap();
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{command:?}: {error}");
+    }
+}
+
 /// A terminal of 120 columns that a program runs on.
 struct Terminal {
     tmux: PathBuf,

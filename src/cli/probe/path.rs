@@ -23,6 +23,9 @@ use crate::wire::framing::{Frame, next_frame};
 /// The longest datagram that is looked at, in bytes.
 const DATAGRAM: usize = 4096;
 
+/// Asked for every socket, in bytes; the kernel clips it to its own limit.
+const BUFFER: usize = 1 << 20;
+
 /// What TLS connections are made with.
 #[derive(Clone)]
 pub struct Tls {
@@ -71,6 +74,8 @@ impl Path {
             let any = SocketAddr::new(unspecified(Family::of(server.ip())), 0);
             let socket = UdpSocket::bind(any).await.map_err(failed)?;
             socket.connect(server).await.map_err(failed)?;
+            // What the kernel gives is enough for most; a burst should not be lost at this end.
+            let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(BUFFER);
             return Ok(Opened {
                 local: socket.local_addr().map_err(failed)?,
                 path: Self::Udp(socket),

@@ -41,11 +41,13 @@ pub async fn run(
 ) -> Result<Traffic, Trouble> {
     let run: [u8; 4] = rand::random();
     let begun = Instant::now();
+    // Whatever comes: a server that floods does not keep this going.
+    let end = begun + plan.every * plan.packets + TAIL + patience;
     let mut sent_at: Vec<Instant> = Vec::new();
     let mut times: Vec<Option<Duration>> = vec![None; plan.packets as usize];
     let mut arrivals: Option<(Instant, Instant)> = None;
     let mut received = 0;
-    loop {
+    while Instant::now() < end {
         let sent = u32::try_from(sent_at.len()).unwrap_or(u32::MAX);
         let next = if sent < plan.packets {
             begun + plan.every * sent
@@ -109,10 +111,10 @@ pub async fn run(
 /// The next message on any of `legs` and which of them it is, or `None` at `end`.
 async fn until(legs: &mut [Leg], end: Instant) -> Result<Option<(usize, Vec<u8>)>, Trouble> {
     tokio::select! {
-        // What is due is sent even if more arrives than can be read.
+        // What arrived is read first: a host that is too slow sends less, and does not lose what came back.
         biased;
-        () = sleep_until(end) => Ok(None),
         received = any(legs) => received.map(Some),
+        () = sleep_until(end) => Ok(None),
     }
 }
 

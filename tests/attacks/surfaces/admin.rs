@@ -89,13 +89,25 @@ fn without_the_token_it_says_whether_the_server_is_well_and_nothing_else() {
         // A bare check is no way of guessing unseen.
         assert_eq!(ask(&server, "GET", path, &bearer("guess")).0, 401, "{path}");
     }
+    // The dashboard asks for the token itself: a page that is the same whoever asks, and whatever the server does.
+    let (code, page) = ask(&server, "GET", "/", "");
+    assert_eq!(code, 200);
+    assert!(
+        !page.contains("alice")
+            && !page.contains(TOKEN)
+            && !page.contains(env!("CARGO_PKG_VERSION"))
+    );
+    assert_eq!(ask(&server, "GET", "/", &bearer("guess")).0, 401);
+    assert_eq!(ask(&server, "POST", "/", "").0, 405);
     let doors = [
         ("GET", "/metrics"),
         ("GET", "/api/v1/allocations"),
         ("DELETE", "/api/v1/allocations/0-0-0"),
         ("DELETE", "/api/v1/users/alice/allocations"),
         ("POST", "/api/v1/reload"),
-        ("GET", "/"),
+        ("GET", "/api/v1/events"),
+        ("GET", "/api/v1/allocations?user=alice"),
+        ("GET", "/api/v1/allocations/0-0-0"),
         ("GET", "/nothing"),
         ("GET", "/live/"),
         ("GET", "/health/../metrics"),
@@ -140,7 +152,7 @@ fn without_the_token_it_says_whether_the_server_is_well_and_nothing_else() {
     // Of what is shown at each door, the first and the last hold no token.
     let doors = doors.len() as u32;
     assert_eq!(count("missing"), 2 * doors + 1);
-    assert_eq!(count("wrong"), 7 * doors + 3);
+    assert_eq!(count("wrong"), 7 * doors + 4);
     let (code, ended) = ask(
         &server,
         "DELETE",

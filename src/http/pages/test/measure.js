@@ -297,7 +297,7 @@ async function measureVoice({ voice, farVoice }, result, show, plan) {
     }
     if (performance.now() - shown > 120) {
       shown = performance.now();
-      result.rtt_series_ms = thin(times.slice(VOICE_WARM_UP));
+      result.rtt_series_ms = thin(times.slice(VOICE_WARM_UP)).rtt_series_ms;
       show('voice');
     }
     await wait(VOICE_EVERY_MS / 2);
@@ -319,20 +319,21 @@ async function measureVoice({ voice, farVoice }, result, show, plan) {
     rtt_ms: round(at(0.5)), rtt_95_ms: round(at(0.95)), rtt_min_ms: round(sorted[0]),
     jitter_ms: round(steps.length ? sum(steps) / steps.length : 0),
     sent: judged.length, loss: round(1 - arrived.length / judged.length, 4),
-    rtt_series_ms: thin(judged), busy: asleep > plan.voice_ms * BUSY_SHARE,
+    ...thin(judged), busy: asleep > plan.voice_ms * BUSY_SHARE,
   });
 }
 
-/* At most POINTS values for the eye: each the median of its share, null where all were lost. */
+/* At most POINTS values for the eye: of each share of the packets the median, null where none came, and how many were lost. */
 function thin(times) {
   const share = Math.max(1, times.length / POINTS);
-  const points = [];
+  const series = { rtt_series_ms: [], lost_series: [] };
   for (let index = 0; index < Math.min(POINTS, times.length); index += 1) {
-    const part = times.slice(Math.floor(index * share), Math.floor((index + 1) * share))
-      .filter((time) => time !== undefined).sort((a, b) => a - b);
-    points.push(part.length ? round(part[Math.floor(part.length / 2)]) : null);
+    const part = times.slice(Math.floor(index * share), Math.floor((index + 1) * share));
+    const came = part.filter((time) => time !== undefined).sort((a, b) => a - b);
+    series.rtt_series_ms.push(came.length ? round(came[Math.floor(came.length / 2)]) : null);
+    series.lost_series.push(part.length - came.length);
   }
-  return points;
+  return series;
 }
 
 async function measureVideo({ video, farVideo }, result, show, plan) {

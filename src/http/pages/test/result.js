@@ -54,7 +54,8 @@ function cleanTest(raw) {
     port: number(raw.port) || 0, state: oneOf(raw.state, 'failed', 'partial', 'ok'), reason: text(raw.reason) || null,
     errors: objects(raw.errors, 8).map((error) => ({ code: number(error.code) || 0, text: text(error.text, 200) })),
     candidate_ms: number(raw.candidate_ms) || 0, relayed: text(raw.relayed, 80) || null, public_address: text(raw.public_address, 80) || null,
-    rtt_series_ms: array(raw.rtt_series_ms, POINTS).map(number), throughput_series: array(raw.throughput_series, POINTS).map(number),
+    rtt_series_ms: array(raw.rtt_series_ms, POINTS).map(number), lost_series: array(raw.lost_series, POINTS).map(number),
+    throughput_series: array(raw.throughput_series, POINTS).map(number),
     throughput_bounded: raw.throughput_bounded === true, busy: raw.busy === true,
   };
   const measured = number(raw.rtt_ms) !== null;

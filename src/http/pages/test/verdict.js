@@ -89,7 +89,7 @@ function conclude(results, host) {
   const found = concludeReach(results, best, host);
   if (!best || !isPoor(best)) return { ...found, quality: best ? 'good' : null };
   const advice = found.advice.filter(({ to }) => to !== 'you');
-  if (best.busy) {
+  if (best.busy && best.loss < POOR_LOSS) {
     advice.unshift({ to: 'you', text: 'This computer was busy during the test, which may be all there is to it: close what you do not need, and test again.' });
   } else {
     advice.unshift(

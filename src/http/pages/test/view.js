@@ -36,8 +36,8 @@ function figure(into, name, value, small) {
   into.append(element('div', '', element('dt', '', name), told));
 }
 
-/* A line over its area; where nothing came through, a red mark at the bottom. */
-function chart(values, label, unit, wide) {
+/* A line over its area; where something was lost, a red mark at the bottom. */
+function chart(values, lost, label, unit, wide) {
   const known = values.filter((value) => value !== null);
   const top = Math.max(...known, 1) * 1.25;
   const count = Math.max(wide, values.length) - 1;
@@ -54,14 +54,12 @@ function chart(values, label, unit, wide) {
     run = [];
   };
   values.forEach((value, index) => {
-    if (value === null) {
-      flush();
-      svg.append(drawing('rect', { class: 'gone', x: index / count * 100 - 0.6, y: 33, width: 1.2, height: 7 }));
-    } else {
-      run.push([value, index]);
-    }
+    if (value === null) flush(); else run.push([value, index]);
   });
   flush();
+  lost.forEach((packets, index) => {
+    if (packets) svg.append(drawing('rect', { class: 'gone', x: index / count * 100 - 0.6, y: 32, width: 1.2, height: 8 }));
+  });
   const most = known.length ? unit(Math.max(...known)) : '';
   return element('figure', '', svg, element('figcaption', '', element('span', '', label), element('span', '', most ? 'up to ' + most : '')));
 }
@@ -71,8 +69,8 @@ function drawCard(card, { result, phase }) {
   const badge = element('span', 'badge ' + (state || (phase === 'waiting' ? '' : 'running')), state ? STATES[state] : PHASES[phase][0]);
   const content = [element('div', 'head', element('h3', '', result.name), badge), element('p', 'url', result.url)];
   if (result.kind === 'turn' && (!state || (result.rtt_series_ms || []).length > 1)) {
-    content.push(element('div', 'charts', chart(result.rtt_series_ms || [], 'Delay', milliseconds, POINTS),
-      chart(result.throughput_series || [], 'Rate', rate, LEAST_VIDEO_MS / 100)));
+    content.push(element('div', 'charts', chart(result.rtt_series_ms || [], result.lost_series || [], 'Delay', milliseconds, POINTS),
+      chart(result.throughput_series || [], [], 'Rate', rate, LEAST_VIDEO_MS / 100)));
   }
   const figures = element('dl', 'figures');
   if (typeof result.rtt_ms === 'number') {
