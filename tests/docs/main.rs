@@ -77,6 +77,7 @@ pages! {
     from_twilio: "docs/from-twilio.md",
     from_cloudflare: "docs/from-cloudflare.md",
     from_metered: "docs/from-metered.md",
+    certificates: "docs/certificates.md",
     operations: "docs/operations.md",
     records: "docs/records.md",
     performance: "docs/performance.md",

@@ -45,6 +45,7 @@ case "$*" in
     ;;
 "reload turnix") turnix reload ;;
 "stop turnix") pkill -TERM -x turnix ;;
+"kill -s USR2 turnix") pkill -USR2 -x turnix ;;
 "edit turnix") ;;
 *) echo "systemctl $*: not here" >&2 && exit 1 ;;
 esac
