@@ -725,7 +725,7 @@ fn one_look_that_fails_is_no_outage_and_two_are() {
 /// Two addresses with the same port: each has its own failures, and one alone is out.
 #[test]
 fn ways_that_look_alike_are_told_apart() {
-    let mut watcher = Watcher::new();
+    let watcher = Watcher::new();
     let seen = Ok(Seen {
         echo: Duration::from_millis(1),
         whole: Duration::from_millis(5),

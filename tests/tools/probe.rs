@@ -126,7 +126,8 @@ fn credentials_come_from_wherever_they_are() {
             turnix(&[&["probe", "--seconds", "0", &uri], arguments].concat());
         ended(&command.envs(environment.iter().copied()).output().unwrap())
     };
-    let cases: &[(&[&str], &[(&str, &str)])] = &[
+    type Environment<'a> = &'a [(&'a str, &'a str)];
+    let cases: &[(&[&str], Environment<'_>)] = &[
         (&["--secret", SECRET], &[]),
         (&["--secret", SECRET, "--user", "carol"], &[]),
         (&["--secret-file", file], &[]),
