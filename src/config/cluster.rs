@@ -12,6 +12,7 @@ use super::problem::{Origin, Problem, Sources};
 use super::reader::Reader;
 use super::source::Node;
 use super::values::{self, Converted, Fault};
+use crate::base::Secret;
 use crate::cluster::{self, TurnUri};
 use crate::http::ice::ApiKey;
 
@@ -168,7 +169,7 @@ fn read_api_key(r: &mut Reader<'_>, sources: &Sources) -> Option<ApiKey> {
         |node: &Node| match values::text(node)?.as_str() {
             "" => Ok(None),
             text => match secret_hash(text) {
-                Some(hash) => Ok(Some((hash, !text.starts_with(HASHED)))),
+                Some(hash) => Ok(Some((hash, in_clear(text)))),
                 None => Err(Fault::masked(node)),
             },
         },
@@ -182,8 +183,9 @@ fn read_api_key(r: &mut Reader<'_>, sources: &Sources) -> Option<ApiKey> {
                 return Ok(None);
             }
             let file = secret_file(node, sources)?;
-            match secret_hash(file.secret.expose()) {
-                Some(hash) => Ok(Some((hash, file.path))),
+            let text = file.secret.expose();
+            match secret_hash(text) {
+                Some(hash) => Ok(Some((hash, in_clear(text), file.path))),
                 None => Err(Fault::with(
                     node,
                     "the secret in it is too short",
@@ -219,16 +221,16 @@ fn read_api_key(r: &mut Reader<'_>, sources: &Sources) -> Option<ApiKey> {
         "a number of credentials a minute from 0 to 1000000",
         values::number(0..=1_000_000),
     );
-    let secret_hash = match (secret?, from_file?) {
-        (Some((hash, in_clear)), None) => {
-            if in_clear {
+    let (secret_hash, secret) = match (secret?, from_file?) {
+        (Some((hash, secret)), None) => {
+            if secret.is_some() {
                 exposure::warn_of_value(r, "api.keys.secret", sources);
             }
-            hash
+            (hash, secret)
         }
-        (None, Some((hash, path))) => {
+        (None, Some((hash, secret, path))) => {
             exposure::warn_of_file(r, "api.keys.secret_file", &path);
-            hash
+            (hash, secret)
         }
         (None, None) => {
             r.problem(
@@ -250,11 +252,17 @@ fn read_api_key(r: &mut Reader<'_>, sources: &Sources) -> Option<ApiKey> {
     Some(ApiKey {
         id: id?,
         secret_hash,
+        secret,
         ttl: ttl?.max(Duration::from_secs(1)),
         origins: origins?,
         user_prefix: user_prefix?,
         rate: rate?,
     })
+}
+
+/// The secret, unless `text` is the hash of one.
+fn in_clear(text: &str) -> Option<Secret<String>> {
+    (!text.starts_with(HASHED)).then(|| Secret::new(text.to_owned()))
 }
 
 /// SHA-256 of a secret that is worth one, or the hash that is written in its place.

@@ -1,7 +1,7 @@
 //! The ICE configuration service: what an application asks for when a call begins, with credentials that end by
 //! themselves, and the totals that it may watch.
 //!
-//! Whoever asks shows the secret of an API key. Only hashes of them are kept; they are compared in constant time, and
+//! Whoever asks shows the secret of an API key, or signs with it. Secrets are compared by their hashes, in constant time, and
 //! wrong ones are answered at a bounded rate per address. Web pages may ask where the key lists their origin. Names that a
 //! key mints carry its id, so that all of them can be revoked.
 
@@ -54,6 +54,8 @@ pub struct ApiKey {
     pub id: String,
     /// SHA-256 of its secret.
     pub secret_hash: [u8; 32],
+    /// The secret itself, unless the configuration has its hash: what signed requests are verified with.
+    pub secret: Option<Secret<String>>,
     /// The longest credential that it may mint.
     pub ttl: Duration,
     /// Origins of web pages that may ask with it, as browsers write them.
@@ -189,7 +191,19 @@ impl<S: ShardControl> Service<S> {
         id: Option<&str>,
         secret: Option<&str>,
     ) -> Result<&'a ApiKey, Refusal> {
-        let Some(key) = secret.and_then(|secret| find_key(keys, id, secret)) else {
+        self.known(client, secret.and_then(|secret| find_key(keys, id, secret)))
+    }
+
+    /// `found` by whatever `client`, who may be guessing, has shown.
+    ///
+    /// # Errors
+    /// It is none, or it is revoked.
+    pub(super) fn known<'a>(
+        &self,
+        client: IpAddr,
+        found: Option<&'a ApiKey>,
+    ) -> Result<&'a ApiKey, Refusal> {
+        let Some(key) = found else {
             return Err(match self.may_fail(client) {
                 true => (
                     StatusCode::UNAUTHORIZED,

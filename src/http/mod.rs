@@ -14,6 +14,7 @@ mod pages;
 pub mod public;
 mod revocations;
 mod serve;
+mod sigv4;
 pub mod status;
 mod trace;
 pub mod visits;

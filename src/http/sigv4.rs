@@ -314,7 +314,12 @@ mod tests {
         ] {
             assert_eq!(unix_secs(time), Some(secs), "{time}");
         }
-        for time in ["20150830", "20151330T123600Z", "2015083éT12360Z", "+0150830T123600Z"] {
+        for time in [
+            "20150830",
+            "20151330T123600Z",
+            "2015083éT12360Z",
+            "+0150830T123600Z",
+        ] {
             assert_eq!(unix_secs(time), None, "{time}");
         }
     }

@@ -12,6 +12,7 @@ mod browser;
 mod chromium;
 mod dashboard;
 mod firefox;
+mod kinesis;
 mod metrics;
 mod network;
 mod probe;

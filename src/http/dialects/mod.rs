@@ -8,9 +8,10 @@
 //! | Metered | `GET /api/v1/turn/credentials?apiKey=`, `/api/v1/turn/credential?secretKey=` and what manages them | in the query |
 //! | TURN REST (draft-uberti-behave-turn-rest-00) | `GET /?service=turn&username=&key=` | in the query |
 //! | Xirsys | `PUT /_turn/{channel}` | Basic, id and secret |
-//! | AWS Kinesis Video | `POST /v1/get-ice-server-config` | Bearer: requests signed for AWS cannot be verified with a hash |
+//! | AWS Kinesis Video | `POST /v1/get-ice-server-config` | signed (Signature Version 4), or Bearer |
 
 mod cloudflare;
+mod kinesis;
 mod metered;
 
 use std::net::IpAddr;
@@ -63,7 +64,10 @@ pub(super) fn routes<S: ShardControl>(service: Service<S>) -> Router {
         )
         .route("/", get(turn_rest).post(turn_rest))
         .route("/_turn/{channel}", put(xirsys))
-        .route("/v1/get-ice-server-config", post(kinesis))
+        .route(
+            "/v1/get-ice-server-config",
+            post(kinesis::ice_server_config),
+        )
         .with_state(service)
 }
 
@@ -309,45 +313,6 @@ async fn xirsys<S: ShardControl>(
         }
         Err(refused) => {
             let body = json!({ "v": refused.why, "s": "error" });
-            refused.mark(answer(refused.code, body))
-        }
-    }
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "PascalCase", default)]
-struct KinesisOrder {
-    client_id: Option<String>,
-    username: Option<String>,
-}
-
-async fn kinesis<S: ShardControl>(
-    State(service): State<Service<S>>,
-    Extension(peer): Extension<Peer>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
-    let order: KinesisOrder = match read_json(&body) {
-        Ok(order) => order,
-        Err(refused) => return refused.response(),
-    };
-    let user = order.username.or(order.client_id).unwrap_or_default();
-    let wanted = Wanted {
-        user: &user,
-        ..Wanted::default()
-    };
-    match minted(&service, peer, &Shown::bearer(&headers), wanted) {
-        Ok(minted) => {
-            let server = json!({
-                "Uris": minted.urls,
-                "Username": minted.username,
-                "Password": minted.credential,
-                "Ttl": minted.ttl.as_secs(),
-            });
-            answer(StatusCode::OK, json!({ "IceServerList": [server] }))
-        }
-        Err(refused) => {
-            let body = json!({ "Message": refused.why });
             refused.mark(answer(refused.code, body))
         }
     }
