@@ -20,7 +20,7 @@ pub struct Banner {
     pub relays: Vec<Seen>,
     /// Ports of relayed addresses.
     pub ports: RangeInclusive<u16>,
-    /// URL of the metrics.
+    /// URL of the admin listener, without a path.
     pub admin: Option<String>,
     /// The `iceServers` array.
     pub ice_servers: Secret<String>,
@@ -71,7 +71,8 @@ pub fn banner(about: &Banner) -> String {
         text += &format!("  {label:<14}{seen}, UDP ports {first}-{last}\n");
     }
     if let Some(url) = &about.admin {
-        text += &format!("  {:<14}{url}\n", "metrics");
+        text += &format!("  {:<14}{url}/\n", "dashboard");
+        text += &format!("  {:<14}{url}/metrics\n", "metrics");
     }
     text += &format!("  {:<14}{}\n", "state", about.state.display());
     for note in &about.notes {

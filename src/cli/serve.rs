@@ -149,7 +149,7 @@ fn describe(quick: QuickStart, started: &Started) -> Banner {
         ports: config.relay.ports,
         admin: config.admin.map(|admin| {
             let scheme = if config.http.tls { "https" } else { "http" };
-            format!("{scheme}://{admin}/metrics")
+            format!("{scheme}://{admin}")
         }),
         ice_servers: Banner::paste(&servers),
         urls,
