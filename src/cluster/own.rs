@@ -4,13 +4,9 @@
 //! What lies between the server and the Internet is not seen from here.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
@@ -18,6 +14,7 @@ use tokio_rustls::TlsConnector;
 use super::canary::{self, Credential, Goal, Look, Wire};
 use crate::base::{Clock, Family, Transport};
 use crate::client::{Client, Failure, Settings};
+use crate::stream::unverified;
 use crate::wire::ErrorCode;
 
 /// LIFETIME of what a look allocates, in seconds: it is given back at once, or else soon.
@@ -83,7 +80,7 @@ pub async fn look(
         Transport::Tcp => Wire::stream(connect(way.server, deadline).await?),
         Transport::Tls => {
             let stream = connect(way.server, deadline).await?;
-            let connector = TlsConnector::from(tls().ok_or(Fault::Broken)?);
+            let connector = TlsConnector::from(unverified().map_err(|_| Fault::Broken)?);
             let name = ServerName::from(way.server.ip());
             let handshake = timeout_at(deadline, connector.connect(name, stream)).await;
             Wire::stream(
@@ -139,60 +136,5 @@ async fn connect(server: SocketAddr, deadline: Instant) -> Result<TcpStream, Fau
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(_)) => Err(Fault::Closed),
         Err(_) => Err(Fault::Silent),
-    }
-}
-
-/// A client that takes any certificate; `None` if the provider lacks a protocol version, which would be a bug.
-fn tls() -> Option<Arc<ClientConfig>> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let verifier = Arc::new(Itself(Arc::clone(&provider)));
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .ok()?
-        .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
-    Some(Arc::new(config))
-}
-
-/// Takes any certificate: whoever looks at itself by an address has no name to verify, and knows what it serves and until
-/// when.
-#[derive(Debug)]
-struct Itself(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Itself {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls12_signature(message, cert, dss, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls13_signature(message, cert, dss, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

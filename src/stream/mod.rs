@@ -18,12 +18,14 @@ mod challenges;
 mod io;
 mod listener;
 pub mod sniff;
+mod unverified;
 
 pub use admission::{Admission, Admitted, Refusal, Refused};
 pub use certificates::{Certificate, CertificateError, Certificates};
 pub use challenges::{Answer, Challenges};
 pub use io::{ClientIo, ClientStream, HttpStream};
 pub use listener::{Listener, Settings};
+pub use unverified::unverified;
 
 /// What one stream listener speaks on its port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
