@@ -54,6 +54,10 @@ pub(super) struct Journal {
     directory: PathBuf,
     file: Arc<File>,
     _lock: File,
+    /// Bytes of whole lines.
+    end: u64,
+    /// Whether half a line may be behind them, which would spoil the next one.
+    is_torn: bool,
     /// Lines appended since it was written anew.
     pub appended: usize,
 }
@@ -69,11 +73,16 @@ impl Journal {
             }
             TryLockError::Error(error) => error,
         })?;
-        let file = Arc::new(private().append(true).open(directory.join(FILE))?);
+        let path = directory.join(FILE);
+        let file = Arc::new(private().append(true).open(&path)?);
+        let text = fs::read(path)?;
+        let end = (text.iter().rposition(|byte| *byte == b'\n')).map_or(0, |last| last + 1);
         Ok(Self {
             directory: directory.to_owned(),
             file,
             _lock: lock,
+            end: end as u64,
+            is_torn: end < text.len(),
             appended: 0,
         })
     }
@@ -87,7 +96,13 @@ impl Journal {
     pub fn append(&mut self, line: &Line) -> io::Result<()> {
         let mut text = serde_json::to_vec(line)?;
         text.push(b'\n');
+        if self.is_torn {
+            self.file.set_len(self.end)?;
+        }
+        self.is_torn = true;
         (&*self.file).write_all(&text)?;
+        self.is_torn = false;
+        self.end += text.len() as u64;
         self.appended += 1;
         Ok(())
     }
@@ -98,24 +113,36 @@ impl Journal {
             .directory
             .join(format!("{FILE}.{:016x}", rand::random::<u64>()));
         let write = || {
-            let mut file = io::BufWriter::new(private().create_new(true).open(&temporary)?);
+            let file = private().append(true).create_new(true).open(&temporary)?;
+            let mut file = io::BufWriter::new(file);
             for line in lines {
                 serde_json::to_writer(&mut file, &line)?;
                 file.write_all(b"\n")?;
             }
-            file.into_inner()?.sync_all()?;
-            let path = self.directory.join(FILE);
-            fs::rename(&temporary, &path)?;
-            File::open(&self.directory)?.sync_all()?;
-            private().append(true).open(path)
+            let file = file.into_inner()?;
+            file.sync_all()?;
+            let end = file.metadata()?.len();
+            fs::rename(&temporary, self.directory.join(FILE))?;
+            Ok((file, end))
         };
-        let written = write();
+        let written: io::Result<_> = write();
         if written.is_err() {
             // What is left of the attempt is in nobody's way.
             let _ = fs::remove_file(&temporary);
         }
-        self.file = Arc::new(written?);
+        let (file, end) = written?;
+        // The file that is in place: whatever fails from here on, no line goes to the one that is gone.
+        self.file = Arc::new(file);
+        self.end = end;
+        self.is_torn = false;
         self.appended = 0;
+        if let Err(error) = File::open(&self.directory).and_then(|it| it.sync_all()) {
+            tracing::error!(
+                directory = %self.directory.display(),
+                %error,
+                "the directory cannot be synchronised: changes of the ledger may not outlive the host"
+            );
+        }
         Ok(())
     }
 
