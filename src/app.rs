@@ -289,7 +289,7 @@ fn begin(
     };
 
     // A process that gave everything away has let go of it.
-    let ledger = open_ledger(take_over.state.as_deref(), &config);
+    let ledger = open_ledger(take_over.state.as_deref(), &config).map_err(Problems::from)?;
     let told = ice::visits(&config, &listeners, mappings(&relays));
     let visits = Visits::new(Clock.now(), told);
     config.access.visits = Some(visits.secret());
@@ -543,17 +543,24 @@ impl Running {
 }
 
 /// What is revoked and kept, as it was left in `state`, and as `config` has it now.
-fn open_ledger(state: Option<&Path>, config: &Config) -> Ledger {
+fn open_ledger(state: Option<&Path>, config: &Config) -> Result<Ledger, Problem> {
     let now_unix = Clock.now().unix_secs();
     let ledger = match state {
         None => Ledger::default(),
         Some(directory) => {
-            let (ledger, problem) = Ledger::open(directory, now_unix);
+            let (ledger, problem) = Ledger::open(directory, now_unix).map_err(|error| {
+                Problem::host(
+                    "revocations",
+                    format!("the ledger in {} cannot be read: {error}", directory.display()),
+                    "let the user that the server runs as read it, or move it away: what it revokes is good again then",
+                )
+            })?;
             if let Some(error) = problem {
                 tracing::warn!(
                     directory = %directory.display(),
                     %error,
-                    "revocations and credentials of API keys are forgotten when this process ends: set STATE_DIRECTORY to a                      directory of its own that it may write"
+                    "revocations and credentials of API keys are forgotten when this process ends: set STATE_DIRECTORY to a \
+                     directory of its own that it may write"
                 );
             }
             ledger
@@ -566,7 +573,7 @@ fn open_ledger(state: Option<&Path>, config: &Config) -> Ledger {
         );
     }
     ledger.configure(config.revoked.clone(), now_unix);
-    ledger
+    Ok(ledger)
 }
 
 /// The API keys, and for how many seconds at most what they mint is good.

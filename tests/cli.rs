@@ -236,6 +236,35 @@ fn check_looks_at_what_an_acme_authority_would() {
 }
 
 #[test]
+fn what_is_revoked_and_cannot_be_read_keeps_a_server_from_starting() {
+    let home = tempfile::tempdir().unwrap();
+    let state = home.path().join("state");
+    std::fs::create_dir_all(state.join("ledger")).unwrap();
+    let secret = "auth.secrets=['s3cret']";
+    let of_admin = "http.admin=''";
+    let arguments = [
+        "serve",
+        "--set",
+        ONE_LISTENER,
+        "--set",
+        secret,
+        "--set",
+        of_admin,
+    ];
+    let output = turnix(home.path(), &arguments)
+        .env("STATE_DIRECTORY", &state)
+        .output()
+        .unwrap();
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(
+        told.contains("error: host: revocations: the ledger in "),
+        "{told}"
+    );
+    assert!(told.contains("or move it away"), "{told}");
+}
+
+#[test]
 fn check_counts_descriptors_against_allocations() {
     let home = tempfile::tempdir().unwrap();
     let content = "[auth]\nsecrets = [\"s\"]\n[http]\nadmin = \"\"\n[relay]\naddresses = [\"127.0.0.1\"]\n\

@@ -15,7 +15,7 @@ use turnix::cluster::{Directory, RevokedFile};
 const NOW: u64 = 1_800_000_000;
 
 fn open(directory: &Path, now: u64) -> Ledger {
-    let (ledger, problem) = Ledger::open(directory, now);
+    let (ledger, problem) = Ledger::open(directory, now).unwrap();
     assert!(problem.is_none(), "{problem:?}");
     ledger
 }
@@ -119,7 +119,7 @@ fn one_process_at_a_time_writes_and_the_other_obeys() {
     let directory = tempfile::tempdir().unwrap();
     let first = open(directory.path(), NOW);
     revoke(&first, RevokedKind::User, "alice", None);
-    let (second, problem) = Ledger::open(directory.path(), NOW);
+    let (second, problem) = Ledger::open(directory.path(), NOW).unwrap();
     assert!(problem.is_some());
     assert!(has(&second, RevokedKind::User, "alice", NOW));
     let changed = second.revoke(RevokedKind::User, "bob", None, By::Operator, NOW);
@@ -153,7 +153,7 @@ fn where_it_cannot_be_kept_it_holds_all_the_same() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("no-directory");
     fs::write(&file, "").unwrap();
-    let (ledger, _) = Ledger::open(&file, NOW);
+    let (ledger, _) = Ledger::open(&file, NOW).unwrap();
     let changed = ledger.revoke(RevokedKind::User, "alice", None, By::Operator, NOW);
     assert!(changed.unwrap().written.is_none());
     assert!(has(&ledger, RevokedKind::User, "alice", NOW));
@@ -293,4 +293,23 @@ fn the_file_stays_as_long_as_what_it_says() {
     assert_eq!(ledger.managed("web"), [managed("a", "label")]);
     assert_eq!(ledger.find("web", "a"), Some(managed("a", "label")));
     assert_eq!(ledger.find("other", "a"), None);
+}
+
+#[test]
+fn a_ledger_that_cannot_be_read_is_not_taken_for_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ledger");
+    // It cannot be looked at; and it can, and not be read.
+    std::os::unix::fs::symlink("ledger", &path).unwrap();
+    assert!(Ledger::open(directory.path(), NOW).is_err());
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    assert!(Ledger::open(directory.path(), NOW).is_err());
+    fs::remove_dir(&path).unwrap();
+    revoke(
+        &open(directory.path(), NOW),
+        RevokedKind::User,
+        "alice",
+        None,
+    );
 }

@@ -184,6 +184,14 @@ pub(super) fn read(directory: &Path) -> io::Result<Vec<Line>> {
     Ok(lines)
 }
 
+/// Whether there is anything to be read. Only where there certainly is nothing it is not.
+pub(super) fn exists(directory: &Path) -> io::Result<bool> {
+    match directory.join(FILE).try_exists() {
+        Err(error) if error.kind() == ErrorKind::NotADirectory => Ok(false),
+        known => known,
+    }
+}
+
 /// What changes whenever the file does.
 pub(super) fn state(directory: &Path) -> Option<Version> {
     version(&directory.join(FILE))

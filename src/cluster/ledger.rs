@@ -169,19 +169,19 @@ pub struct Ledger(Arc<Mutex<State>>);
 impl Ledger {
     /// The ledger in `directory`, and what keeps it from being kept there, if anything does: what it says holds all the
     /// same, and changes are in memory only. Where there is none, the first change makes it.
-    pub fn open(directory: &Path, now_unix: u64) -> (Self, Option<io::Error>) {
+    ///
+    /// # Errors
+    /// There may be one, and what it says cannot be read.
+    pub fn open(directory: &Path, now_unix: u64) -> io::Result<(Self, Option<io::Error>)> {
         let mut state = State::default();
-        let opened = match journal::state(directory) {
-            None => {
-                state.place = Place::Wanted(directory.to_owned());
-                Ok(())
-            }
-            Some(_) => journal::read(directory).and_then(|lines| {
-                state.read(lines, now_unix);
-                state.open(directory)
-            }),
+        let opened = if journal::exists(directory)? {
+            state.read(journal::read(directory)?, now_unix);
+            state.open(directory)
+        } else {
+            state.place = Place::Wanted(directory.to_owned());
+            Ok(())
         };
-        (Self(Arc::new(Mutex::new(state))), opened.err())
+        Ok((Self(Arc::new(Mutex::new(state))), opened.err()))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
