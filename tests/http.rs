@@ -12,16 +12,17 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use turnix::access::AuthFailure;
-use turnix::base::{Clock, Family, Now, Transport};
+use turnix::base::{Clock, Family, Now, Secret, Transport};
 use turnix::cluster::own::{Fault, Seen};
 use turnix::cluster::{Fleet, Ledger};
 use turnix::http::admin::{self, AdminState};
-use turnix::http::ice::{Offer, Service};
+use turnix::http::ice::{ApiKey, Offer, Service};
 use turnix::http::status::{Board, Circumstances, State, Way};
 use turnix::http::visits::{self, Form, Visits};
 use turnix::http::{Events, Front, Limits, ShardControl, public};
@@ -493,6 +494,10 @@ fn visits() -> Visits {
 }
 
 fn public_port() -> Public {
+    public_port_with(Vec::new(), Ledger::default())
+}
+
+fn public_port_with(keys: Vec<ApiKey>, ledger: Ledger) -> Public {
     let names = ["localhost".to_owned()];
     let pair = certificates::self_signed(&names, Clock.now().unix_secs()).unwrap();
     let certificate = Certificate::from_pem(
@@ -513,12 +518,12 @@ fn public_port() -> Public {
     let address = listener.local_addr().unwrap();
     let draining = Arc::new(AtomicBool::new(false));
     let offer = Offer {
-        keys: Vec::new(),
-        secret: None,
+        secret: (!keys.is_empty()).then(|| Secret::new("a shared secret".to_owned())),
+        keys,
         own_urls: Vec::new(),
         fleet: Arc::new(Fleet::new("", Vec::new(), None)),
     };
-    let service = Service::new(Fake::default(), offer, Ledger::default());
+    let service = Service::new(Fake::default(), offer, ledger);
     let board = Board::new(Clock.now(), true, true);
     let router = public::router(
         Fake::default(),
@@ -556,6 +561,38 @@ async fn public_paths_over_http_say_little() {
         assert_eq!(ask(port.address, "GET", path).await.code, 404, "{path}");
     }
     assert_eq!(ask(port.address, "POST", "/health").await.code, 405);
+}
+
+#[tokio::test]
+async fn during_a_take_over_applications_are_told_to_ask_again() {
+    let key = ApiKey {
+        id: "web".into(),
+        secret_hash: Sha256::digest("secret").into(),
+        secret: None,
+        ttl: Duration::from_secs(3600),
+        origins: Vec::new(),
+        user_prefix: String::new(),
+        rate: 0,
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let unix = Clock.now().unix_secs();
+    let (ledger, _) = Ledger::open(directory.path(), unix).unwrap();
+    let port = public_port_with(vec![key], ledger.clone());
+    let create = "/api/v1/turn/credential?secretKey=secret";
+    assert_eq!(ask(port.address, "POST", create).await.code, 200);
+    ledger.leave();
+    let created = ask(port.address, "POST", create).await;
+    let name = format!("{}%3Ax%3Bkey%3Dweb", unix + 60);
+    let request = format!(
+        "POST /v1/turn/keys/web/credentials/{name}/revoke HTTP/1.1\r\nhost: localhost\r\n\
+         authorization: Bearer secret\r\nconnection: close\r\n\r\n"
+    );
+    let socket = TcpStream::connect(port.address).await.unwrap();
+    let revoked = exchange(socket, request.as_bytes()).await;
+    for answer in [created, revoked] {
+        assert_eq!(answer.code, 503, "{}", answer.body);
+        assert!(answer.head.contains("retry-after: 1"), "{}", answer.head);
+    }
 }
 
 #[tokio::test]

@@ -98,13 +98,20 @@ pub enum LedgerError {
     Leaving,
 }
 
-impl fmt::Display for LedgerError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl LedgerError {
+    /// What it is, and what to do.
+    pub const fn why(self) -> &'static str {
+        match self {
             Self::Full => "there are as many as there may be; lift or delete some first",
             Self::Name => "a name is 1 to 508 bytes",
             Self::Leaving => "another process is about to take over; ask again in a second",
-        })
+        }
+    }
+}
+
+impl fmt::Display for LedgerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.why())
     }
 }
 

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use crate::access::{AddressRate, RevokedKind, rest};
 use crate::base::time::duration;
 use crate::base::{Clock, Secret};
-use crate::cluster::ledger::{By, Changed, Ledger};
+use crate::cluster::ledger::{By, Changed, Ledger, LedgerError};
 use crate::cluster::{Fleet, Wish};
 use crate::turn::{Direction, DropReason};
 use crate::wire::ErrorCode;
@@ -113,6 +113,20 @@ impl From<(StatusCode, &'static str)> for Refusal {
             code,
             why,
             retry_after_secs: None,
+        }
+    }
+}
+
+impl From<LedgerError> for Refusal {
+    fn from(error: LedgerError) -> Self {
+        match error {
+            LedgerError::Full => Self::later("the server cannot take it down now", 60),
+            LedgerError::Name => (StatusCode::BAD_REQUEST, error.why()).into(),
+            LedgerError::Leaving => Self {
+                code: StatusCode::SERVICE_UNAVAILABLE,
+                why: error.why(),
+                retry_after_secs: Some(1),
+            },
         }
     }
 }
@@ -258,13 +272,11 @@ impl<S: ShardControl> Service<S> {
     /// Revokes a credential of `key` until it ends by itself.
     ///
     /// # Errors
-    /// The ledger has no room for it.
+    /// The ledger does not take it.
     pub(super) async fn revoke(&self, key: &ApiKey, username: &str) -> Result<usize, Refusal> {
         let by = By::Key(key.id.clone());
         let (kind, now_unix) = (RevokedKind::Credential, Clock.now().unix_secs());
-        let changed = (self.ledger).revoke(kind, username, None, by, now_unix);
-        let changed =
-            changed.map_err(|_| Refusal::later("the server cannot take it down now", 60))?;
+        let changed = (self.ledger).revoke(kind, username, None, by, now_unix)?;
         let ended = self.put_into_effect(changed).await;
         tracing::info!(
             kind = kind.label(),

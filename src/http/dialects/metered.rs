@@ -21,7 +21,7 @@ use subtle::ConstantTimeEq;
 
 use crate::access::{RevokedKind, rest};
 use crate::base::Clock;
-use crate::cluster::ledger::{By, Managed};
+use crate::cluster::ledger::{By, LedgerError, Managed};
 use crate::http::ShardControl;
 use crate::http::ice::{ApiKey, Minted, Offer, Refusal, Service, synchronise};
 use crate::http::serve::Peer;
@@ -203,12 +203,13 @@ pub(super) async fn create<S: ShardControl>(
     match service.ledger().keep(&key.id, managed, now_unix) {
         Ok(Some(file)) => synchronise(file).await,
         Ok(None) => {}
-        Err(_) => {
+        Err(LedgerError::Full) => {
             return refused((
                 StatusCode::FORBIDDEN,
                 "this key has as many credentials as it may: delete some",
             ));
         }
+        Err(error) => return refused(error),
     }
     answer(
         StatusCode::OK,
@@ -371,10 +372,7 @@ pub(super) async fn enable<S: ShardControl>(
             answer(StatusCode::OK, json!({ "message": "credential enabled" }))
         }
         Ok(None) => refused((StatusCode::BAD_REQUEST, "it is enabled already")),
-        Err(_) => refused((
-            StatusCode::SERVICE_UNAVAILABLE,
-            "another process is about to take over; ask again in a second",
-        )),
+        Err(error) => refused(error),
     }
 }
 
