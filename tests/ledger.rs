@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use turnix::access::{Revocation, RevokedKind};
 use turnix::cluster::ledger::{
-    By, Ledger, LedgerError, MAX_CREDENTIALS, MAX_REVOCATIONS_OF_KEY, Managed,
+    By, Ledger, LedgerError, MAX_CREDENTIALS, MAX_REVOCATIONS, MAX_REVOCATIONS_OF_KEY, Managed,
 };
 use turnix::cluster::{Directory, RevokedFile};
 
@@ -56,9 +57,14 @@ fn a_process_finds_what_the_one_before_revoked() {
     // It ends by itself, whatever was asked for.
     let limited = format!("{}:dave;key=web", NOW + 30);
     revoke(&first, RevokedKind::Credential, &limited, Some(NOW + 900));
-    let lifted = first.lift(RevokedKind::Key, "web", NOW).unwrap();
+    let lifted = first.lift(RevokedKind::Key, "web", None, NOW).unwrap();
     assert!(lifted.is_some());
-    assert!(first.lift(RevokedKind::Key, "web", NOW).unwrap().is_none());
+    assert!(
+        first
+            .lift(RevokedKind::Key, "web", None, NOW)
+            .unwrap()
+            .is_none()
+    );
     let file = |name: &str| state.join(name);
     let mode = |name: &str| fs::metadata(file(name)).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode("ledger"), mode("ledger.lock")), (0o600, 0o600));
@@ -218,7 +224,7 @@ fn a_file_of_the_operator_cannot_be_lifted() {
         .revoke(RevokedKind::Key, "web", Some(NOW + 1), By::Operator, NOW)
         .unwrap();
     assert!(has(&ledger, RevokedKind::Key, "web", NOW + 2));
-    ledger.lift(RevokedKind::Key, "web", NOW).unwrap();
+    ledger.lift(RevokedKind::Key, "web", None, NOW).unwrap();
     assert!(has(&ledger, RevokedKind::Key, "web", NOW));
     ledger.configure(Vec::new(), NOW);
     assert!(!has(&ledger, RevokedKind::Key, "web", NOW));
@@ -282,7 +288,7 @@ fn the_file_stays_as_long_as_what_it_says() {
     ledger.keep("web", managed("a", "label"), NOW).unwrap();
     for _ in 0..3000 {
         revoke(&ledger, RevokedKind::User, "alice", None);
-        ledger.lift(RevokedKind::User, "alice", NOW).unwrap();
+        ledger.lift(RevokedKind::User, "alice", None, NOW).unwrap();
     }
     revoke(&ledger, RevokedKind::User, "bob", None);
     let lines = fs::read_to_string(directory.path().join("ledger")).unwrap();
@@ -293,6 +299,137 @@ fn the_file_stays_as_long_as_what_it_says() {
     assert_eq!(ledger.managed("web"), [managed("a", "label")]);
     assert_eq!(ledger.find("web", "a"), Some(managed("a", "label")));
     assert_eq!(ledger.find("other", "a"), None);
+}
+
+#[test]
+fn a_key_that_is_gone_is_revoked_for_as_long_as_what_it_minted_lasts() {
+    // Longer than what the operator had said.
+    let ledger = Ledger::default();
+    ledger.set_keys(keys(&["web"]), NOW);
+    let until = Some(NOW + 600);
+    (ledger.revoke(RevokedKind::Key, "web", until, By::Operator, NOW)).unwrap();
+    assert_eq!(ledger.set_keys(keys(&[]), NOW + 60), ["web"]);
+    assert!(has(&ledger, RevokedKind::Key, "web", NOW + 60 + 3599));
+    assert!(!has(&ledger, RevokedKind::Key, "web", NOW + 60 + 3600));
+    // It is the operator's all the same, and no key that comes back lifts it.
+    ledger.set_keys(keys(&["web"]), NOW + 61);
+    assert!(has(&ledger, RevokedKind::Key, "web", NOW + 62));
+
+    // No shorter than what the operator had said.
+    let ledger = Ledger::default();
+    ledger.set_keys(keys(&["web"]), NOW);
+    let until = Some(NOW + 100_000);
+    (ledger.revoke(RevokedKind::Key, "web", until, By::Operator, NOW)).unwrap();
+    ledger.set_keys(keys(&[]), NOW);
+    assert!(has(&ledger, RevokedKind::Key, "web", NOW + 99_999));
+    assert!(!has(&ledger, RevokedKind::Key, "web", NOW + 100_000));
+}
+
+#[test]
+fn a_shorter_lifetime_does_not_shorten_what_was_minted_before() {
+    let ledger = Ledger::default();
+    let of = |secs: u64| BTreeMap::from([("web".to_owned(), secs)]);
+    ledger.set_keys(of(48 * 3600), NOW);
+    ledger.set_keys(of(60), NOW + 1);
+    assert_eq!(ledger.set_keys(keys(&[]), NOW + 2), ["web"]);
+    assert!(has(&ledger, RevokedKind::Key, "web", NOW + 48 * 3600));
+    // Gone, back, and gone again.
+    ledger.set_keys(of(60), NOW + 3);
+    assert!(!has(&ledger, RevokedKind::Key, "web", NOW + 3));
+    ledger.set_keys(keys(&[]), NOW + 4);
+    assert!(has(&ledger, RevokedKind::Key, "web", NOW + 48 * 3600));
+}
+
+#[test]
+fn who_comes_second_makes_no_revocation_shorter_and_a_key_takes_none_over() {
+    let web = || By::Key("web".into());
+    let kind = RevokedKind::Credential;
+    let name = format!("{}:x;key=web", NOW + 7200);
+    let hour = Some(NOW + 3600);
+
+    let ledger = Ledger::default();
+    (ledger.revoke(kind, &name, hour, By::Operator, NOW)).unwrap();
+    (ledger.revoke(kind, &name, None, web(), NOW + 1)).unwrap();
+    assert_eq!(ledger.revoked_by(kind, &name, NOW + 1), Some(By::Operator));
+    assert!(has(&ledger, kind, &name, NOW + 7199));
+    let lifted = ledger.lift(kind, &name, Some(&web()), NOW + 1);
+    assert!(lifted.unwrap().is_none());
+    assert!(has(&ledger, kind, &name, NOW + 7199));
+
+    let ledger = Ledger::default();
+    (ledger.revoke(kind, &name, None, web(), NOW)).unwrap();
+    (ledger.revoke(kind, &name, hour, By::Operator, NOW + 1)).unwrap();
+    assert_eq!(ledger.revoked_by(kind, &name, NOW + 1), Some(By::Operator));
+    assert!(has(&ledger, kind, &name, NOW + 7199));
+
+    // Who has revoked something may say otherwise, and what is over is nobody's.
+    let ledger = Ledger::default();
+    for until in [None, hour] {
+        (ledger.revoke(RevokedKind::User, "alice", until, By::Operator, NOW)).unwrap();
+    }
+    assert!(!has(&ledger, RevokedKind::User, "alice", NOW + 3600));
+    (ledger.revoke(kind, &name, hour, By::Operator, NOW)).unwrap();
+    (ledger.revoke(kind, &name, None, web(), NOW + 3600)).unwrap();
+    assert_eq!(ledger.revoked_by(kind, &name, NOW + 3600), Some(web()));
+}
+
+#[test]
+fn keys_leave_room_for_the_operator() {
+    let ledger = Ledger::default();
+    let mut taken = 0;
+    for key in ["a", "b", "c", "d"] {
+        for index in 0..MAX_REVOCATIONS_OF_KEY {
+            let name = format!("{}:{index};key={key}", NOW + 60);
+            let by = By::Key(key.to_owned());
+            match ledger.revoke(RevokedKind::Credential, &name, None, by, NOW) {
+                Ok(_) => taken += 1,
+                Err(error) => {
+                    assert_eq!(error, LedgerError::Full);
+                    break;
+                }
+            }
+        }
+    }
+    assert_eq!(taken, MAX_REVOCATIONS - 10_000);
+    revoke_in_memory(&ledger, "alice");
+}
+
+fn revoke_in_memory(ledger: &Ledger, user: &str) {
+    (ledger.revoke(RevokedKind::User, user, None, By::Operator, NOW)).unwrap();
+    assert!(has(ledger, RevokedKind::User, user, NOW));
+}
+
+/// Names the directory to the process that may write little.
+const LITTLE: &str = "LEDGER_OF_LITTLE_ROOM";
+
+#[test]
+fn what_did_not_fit_spoils_nothing_that_does() {
+    if let Some(directory) = std::env::var_os(LITTLE) {
+        let ledger = open(Path::new(&directory), NOW);
+        let long = |index: usize| format!("{index}{}", "x".repeat(500));
+        let kept = |name: &str| {
+            let changed = ledger.revoke(RevokedKind::User, name, None, By::Operator, NOW);
+            changed.unwrap().written.is_some()
+        };
+        let fitted = (0..9).take_while(|index| kept(&long(*index))).count();
+        assert!((1..9).contains(&fitted), "{fitted}");
+        assert!(kept("bob"), "there is room for less");
+        return;
+    }
+    // A limit of the process stands for a full disk: what is written up to there is half a line.
+    let directory = tempfile::tempdir().unwrap();
+    let output = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$@\"", "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "what_did_not_fit_spoils_nothing_that_does"])
+        .env(LITTLE, directory.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    let ledger = open(directory.path(), NOW);
+    assert!(has(&ledger, RevokedKind::User, "bob", NOW));
+    assert!(!directory.path().join("ledger.damaged").exists());
 }
 
 #[test]

@@ -20,6 +20,9 @@ use super::journal::{self, Journal, Line};
 /// Revocations there may be at once, those of files apart.
 pub const MAX_REVOCATIONS: usize = 100_000;
 
+/// How many of them no API key takes up: they are the operator's.
+const OF_OPERATOR: usize = 10_000;
+
 /// Revocations that one API key may have at once.
 pub const MAX_REVOCATIONS_OF_KEY: usize = 25_000;
 
@@ -122,6 +125,9 @@ impl std::error::Error for LedgerError {}
 pub struct Changed {
     /// Everything that is revoked from now on.
     pub revoked: Revocations,
+    /// When what was revoked is so no longer, in seconds since the Unix epoch; `None` where that is for good, or where it
+    /// was lifted.
+    pub until_unix: Option<u64>,
     /// What has to be synchronised before it outlives the host; `None` where it is kept nowhere.
     pub written: Option<Arc<File>>,
 }
@@ -136,6 +142,25 @@ struct Entry {
 impl Entry {
     fn is_over(&self, now_unix: u64) -> bool {
         self.until_unix.is_some_and(|until| until <= now_unix)
+    }
+
+    /// What it becomes where `earlier` is in force: only who revoked something makes that shorter, and what the operator has
+    /// a hand in is the operator's.
+    fn over(self, earlier: Option<&Self>, now_unix: u64) -> Self {
+        let in_force = |earlier: &&Self| !earlier.is_over(now_unix) && earlier.by != self.by;
+        let Some(earlier) = earlier.filter(in_force) else {
+            return self;
+        };
+        let until_unix = (earlier.until_unix.zip(self.until_unix)).map(|(a, b)| a.max(b));
+        let owner = match self.by {
+            By::Operator => &self,
+            By::File | By::Configuration | By::Key(_) => earlier,
+        };
+        Self {
+            until_unix,
+            since_unix: owner.since_unix,
+            by: owner.by.clone(),
+        }
     }
 }
 
@@ -201,7 +226,7 @@ impl Ledger {
     }
 
     /// Revokes `name` until `until_unix`, in seconds since the Unix epoch, or for good. A time-limited credential is
-    /// revoked until it ends by itself, at most.
+    /// revoked until it ends by itself, at most. What another has revoked for longer stays so.
     ///
     /// # Errors
     /// The name cannot be anybody's, or there are too many.
@@ -229,12 +254,14 @@ impl Ledger {
             since_unix: now_unix,
             by,
         };
+        let entry = entry.over(state.entries.get(&(kind, name.to_owned())), now_unix);
+        let until_unix = entry.until_unix;
         let written = state.write(&line(kind, name, &entry), now_unix);
         state.insert(kind, name, entry, now_unix);
-        Ok(state.changed(written))
+        Ok(state.changed(until_unix, written))
     }
 
-    /// Revokes `name` no longer; `None` if it was not revoked here. What a file says stands.
+    /// Revokes `name` no longer; `None` if it was not revoked here, or by another than `only_of`. What a file says stands.
     ///
     /// # Errors
     /// Another process takes over.
@@ -242,10 +269,15 @@ impl Ledger {
         &self,
         kind: RevokedKind,
         name: &str,
+        only_of: Option<&By>,
         now_unix: u64,
     ) -> Result<Option<Changed>, LedgerError> {
         let mut state = self.state();
         state.writable()?;
+        let entry = state.entries.get(&(kind, name.to_owned()));
+        if only_of.is_some_and(|by| entry.is_some_and(|entry| entry.by != *by)) {
+            return Ok(None);
+        }
         if !state.lift(kind, name, now_unix) {
             return Ok(None);
         }
@@ -254,7 +286,7 @@ impl Ledger {
             name: name.to_owned(),
         };
         let written = state.write(&line, now_unix);
-        Ok(Some(state.changed(written)))
+        Ok(Some(state.changed(None, written)))
     }
 
     /// Who revoked `name`, if it is revoked at `now_unix`; a file comes first, since it cannot be lifted here.
@@ -315,8 +347,12 @@ impl Ledger {
 
     /// Takes over which API keys there are, and for how many seconds at most what each mints is good: what those have
     /// minted that are gone is revoked for that long; one that comes back is not. The ids of those that are gone.
-    pub fn set_keys(&self, keys: BTreeMap<String, u64>, now_unix: u64) -> Vec<String> {
+    pub fn set_keys(&self, mut keys: BTreeMap<String, u64>, now_unix: u64) -> Vec<String> {
         let mut state = self.state();
+        for (id, secs) in &mut keys {
+            // What it minted before lasts as long as it was to.
+            *secs = (*secs).max(state.outstanding(id, now_unix));
+        }
         if state.keys == keys {
             return Vec::new();
         }
@@ -327,16 +363,13 @@ impl Ledger {
             .filter(|(id, _)| !keys.contains_key(id))
             .collect();
         for (id, secs) in &gone {
-            // Who has been revoked for longer stays so.
-            let known = (RevokedKind::Key, id.clone());
-            if (state.entries.get(&known)).is_some_and(|entry| !entry.is_over(now_unix)) {
-                continue;
-            }
             let entry = Entry {
                 until_unix: Some(now_unix.saturating_add(*secs)),
                 since_unix: now_unix,
                 by: By::Configuration,
             };
+            let known = (RevokedKind::Key, id.clone());
+            let entry = entry.over(state.entries.get(&known), now_unix);
             let _ = state.write(&line(RevokedKind::Key, id, &entry), now_unix);
             state.insert(RevokedKind::Key, id, entry, now_unix);
         }
@@ -543,6 +576,15 @@ impl State {
         self.revoked = revoked.after(&self.revoked);
     }
 
+    /// For how many seconds at most what the API key `id` has minted is good.
+    fn outstanding(&self, id: &str, now_unix: u64) -> u64 {
+        let gone = (self.entries.get(&(RevokedKind::Key, id.to_owned())))
+            .filter(|entry| entry.by == By::Configuration)
+            .and_then(|entry| entry.until_unix)
+            .map_or(0, |until| until.saturating_sub(now_unix));
+        (self.keys.get(id)).map_or(gone, |secs| gone.max(*secs))
+    }
+
     fn is_configured(&self, kind: RevokedKind, name: &str) -> bool {
         (self.configured.iter()).any(|one| one.kind == kind && one.name == name)
     }
@@ -555,11 +597,14 @@ impl State {
         now_unix: u64,
     ) -> Result<(), LedgerError> {
         let is_full = |state: &Self| {
-            let of_key = match by {
-                By::Key(id) => state.of_keys.get(id).copied().unwrap_or_default(),
-                _ => 0,
+            let (of_key, most) = match by {
+                By::Key(id) => {
+                    let of_key = state.of_keys.get(id).copied().unwrap_or_default();
+                    (of_key, MAX_REVOCATIONS - OF_OPERATOR)
+                }
+                By::Operator | By::File | By::Configuration => (0, MAX_REVOCATIONS),
             };
-            state.entries.len() >= MAX_REVOCATIONS || of_key >= MAX_REVOCATIONS_OF_KEY
+            state.entries.len() >= most || of_key >= MAX_REVOCATIONS_OF_KEY
         };
         if self.entries.contains_key(&(kind, name.to_owned())) || !is_full(self) {
             return Ok(());
@@ -604,9 +649,10 @@ impl State {
         }
     }
 
-    fn changed(&self, written: Option<Arc<File>>) -> Changed {
+    fn changed(&self, until_unix: Option<u64>, written: Option<Arc<File>>) -> Changed {
         Changed {
             revoked: self.revoked.clone(),
+            until_unix,
             written,
         }
     }

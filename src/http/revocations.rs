@@ -117,7 +117,7 @@ pub(super) async fn revoke<S: ShardControl>(
         Ok(changed) => changed,
         Err(error) => return refused(error),
     };
-    let kept = changed.written.is_some();
+    let (until_unix, kept) = (changed.until_unix, changed.written.is_some());
     let ended = put_into_effect(&state.shards, changed).await;
     tracing::info!(kind = kind.label(), name, until_unix, ended, kept, by = %By::Operator, "revoked");
     let revocation = Revocation {
@@ -160,7 +160,7 @@ pub(super) async fn lift<S: ShardControl>(
             "auth.revoked_file says so: remove the line there",
         );
     }
-    match state.ledger.lift(kind, &name, now_unix) {
+    match state.ledger.lift(kind, &name, None, now_unix) {
         Ok(Some(changed)) => {
             put_into_effect(&state.shards, changed).await;
             tracing::info!(kind = kind.label(), name, "revoked no longer");

@@ -356,8 +356,9 @@ pub(super) async fn enable<S: ShardControl>(
         Err(why) => return refused(why),
     };
     let (kind, now_unix) = (RevokedKind::Credential, Clock.now().unix_secs());
+    let own = By::Key(key.id.clone());
     match (service.ledger()).revoked_by(kind, &managed.username, now_unix) {
-        Some(by) if by == By::Key(key.id.clone()) => {}
+        Some(by) if by == own => {}
         Some(_) => {
             return refused((
                 StatusCode::BAD_REQUEST,
@@ -366,7 +367,7 @@ pub(super) async fn enable<S: ShardControl>(
         }
         None => return refused((StatusCode::BAD_REQUEST, "it is enabled already")),
     }
-    match (service.ledger()).lift(kind, &managed.username, now_unix) {
+    match (service.ledger()).lift(kind, &managed.username, Some(&own), now_unix) {
         Ok(Some(changed)) => {
             service.put_into_effect(changed).await;
             answer(StatusCode::OK, json!({ "message": "credential enabled" }))
@@ -438,10 +439,10 @@ async fn remove<S: ShardControl>(
     let mut result = Ok(all.len());
     for one in all {
         let by = By::Key(key.id.clone());
-        let known = ledger.revoked_by(kind, &one.username, now_unix);
-        let done = match known {
-            Some(_) => Ok(()),
-            None => (ledger.revoke(kind, &one.username, None, by, now_unix))
+        let done = match ledger.revoked_by(kind, &one.username, now_unix) {
+            Some(known) if known == by => Ok(()),
+            // What another has revoked may be lifted before the credential ends.
+            Some(_) | None => (ledger.revoke(kind, &one.username, None, by, now_unix))
                 .map(|changed| last = Some(changed)),
         };
         let done = done.and_then(|()| ledger.forget(&key.id, &one.username, now_unix));
