@@ -11,6 +11,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::runtime::{Handle, RuntimeFlavor};
+
 use crate::access::{Revocation, Revocations, RevokedKind, rest};
 use crate::wire::key::MAX_USERNAME_BYTES;
 
@@ -710,7 +712,15 @@ impl State {
             .chain(entries)
             .chain(managed)
             .chain(last.cloned());
-        journal.rewrite(all)
+        off_the_runtime(|| journal.rewrite(all))
+    }
+}
+
+/// Waits for a disk in `work`; other tasks of a control thread that does go on in another one.
+fn off_the_runtime<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
     }
 }
 
