@@ -4,9 +4,12 @@
 //! allocate exchanges data with relayed addresses of this server that the same visit allocated, and with nobody else: a
 //! packet makes a loop back to where it came from.
 
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 
 use sha2::{Digest, Sha256};
+
+use crate::base::addr::{bits, subscriber};
 
 /// What the user ids of visits begin with. It tells names that are worth a look at the visits' secret; who knows only the
 /// name gains nothing.
@@ -22,7 +25,8 @@ pub enum Scope {
     Loop(Visit),
 }
 
-/// One visit of the test page, or the canary. A hash: visits that share one could send to each other, and gain nothing.
+/// One visitor of the test page, or the canary. A hash: visitors that share one could send to each other, and cannot
+/// choose to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Visit(NonZeroU32);
 
@@ -38,12 +42,26 @@ impl Visit {
         if user == Self::CANARY_USER {
             return Self::CANARY;
         }
-        let hash = Sha256::digest(user);
-        let word = hash
-            .first_chunk()
-            .map_or(0, |word| u32::from_be_bytes(*word));
+        Self::hashed(Sha256::digest(user).into())
+    }
+
+    /// The visit as `client` makes it: who passes its credentials on has nobody to talk to, because both ends of a loop are
+    /// one visitor's. The canary comes from wherever it likes.
+    #[must_use]
+    pub fn at(self, client: IpAddr) -> Self {
+        if self == Self::CANARY {
+            return self;
+        }
+        let hash = Sha256::new()
+            .chain_update(self.0.get().to_be_bytes())
+            .chain_update(bits(subscriber(client)).to_be_bytes());
+        Self::hashed(hash.finalize().into())
+    }
+
+    fn hashed(hash: [u8; 32]) -> Self {
+        let [a, b, c, d, ..] = hash;
         // Two and above: one is the canary.
-        Self(NonZeroU32::MIN.saturating_add(word.max(1)))
+        Self(NonZeroU32::MIN.saturating_add(u32::from_be_bytes([a, b, c, d]).max(1)))
     }
 
     /// As a number, for another process.
@@ -66,6 +84,15 @@ impl Scope {
         match self {
             Self::Policy => "policy",
             Self::Loop(_) => "loop",
+        }
+    }
+
+    /// As it holds for `client`.
+    #[must_use]
+    pub fn at(self, client: IpAddr) -> Self {
+        match self {
+            Self::Policy => self,
+            Self::Loop(visit) => Self::Loop(visit.at(client)),
         }
     }
 

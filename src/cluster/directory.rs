@@ -27,7 +27,7 @@ pub struct Entries {
 
 /// What tells one state of a directory from the next; it has no other meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Version([u64; 5]);
+pub struct Version([u64; 7]);
 
 /// A store of users, secrets and revocations, or of some of them.
 pub trait Directory {
@@ -201,5 +201,8 @@ pub(super) fn version(path: &Path) -> Option<Version> {
         metadata.len(),
         metadata.mtime() as u64,
         metadata.mtime_nsec() as u64,
+        // Who may read it is part of what it says.
+        metadata.ctime() as u64,
+        metadata.ctime_nsec() as u64,
     ]))
 }

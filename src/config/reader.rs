@@ -213,7 +213,12 @@ impl<'a> Reader<'a> {
 
     /// Whether somebody wrote `name`, and something else than an empty text or list.
     pub fn is_filled(&self, name: &str) -> bool {
-        let empty = |node: &Node| matches!(&node.value, Value::List(items) if items.is_empty());
+        let empty = |node: &Node| match &node.value {
+            Value::List(items) => items.is_empty(),
+            // A list as the environment has it, with nothing in it.
+            Value::Text(text) => text.chars().all(|c| c == ',' || c.is_whitespace()),
+            _ => false,
+        };
         self.is_set(name) && !self.find(name).is_some_and(empty)
     }
 

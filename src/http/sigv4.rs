@@ -28,6 +28,8 @@ pub(super) struct Request<'a> {
     pub path: &'a str,
     /// As on the wire, without the question mark.
     pub query: &'a str,
+    /// What HTTP/2 has in place of the header `host`.
+    pub authority: Option<&'a str>,
     /// All of them.
     pub headers: &'a HeaderMap,
     /// To the last byte.
@@ -133,6 +135,9 @@ impl Authorization<'_> {
                 let words: Vec<&str> = value.to_str().ok()?.split_ascii_whitespace().collect();
                 values.push(words.join(" "));
             }
+            if values.is_empty() && *name == "host" {
+                values.extend(request.authority.map(str::to_owned));
+            }
             if values.is_empty() {
                 return None;
             }
@@ -235,15 +240,33 @@ mod tests {
     }
 
     fn verify(query: &str, signature: &str, secret: &str, now: Duration) -> bool {
-        let headers = headers(&[
-            ("host", "example.amazonaws.com"),
-            ("x-amz-date", "20150830T123600Z"),
-        ]);
+        const HOST: &str = "example.amazonaws.com";
+        let date = ("x-amz-date", "20150830T123600Z");
+        let [one, two] = [
+            (headers(&[("host", HOST), date]), None),
+            (headers(&[date]), Some(HOST)),
+        ]
+        .map(|(headers, authority)| {
+            verify_with(query, signature, secret, now, &headers, authority)
+        });
+        assert_eq!(one, two, "over HTTP/1 and HTTP/2");
+        one
+    }
+
+    fn verify_with(
+        query: &str,
+        signature: &str,
+        secret: &str,
+        now: Duration,
+        headers: &HeaderMap,
+        authority: Option<&str>,
+    ) -> bool {
         let request = Request {
             method: "GET",
             path: "/",
             query,
-            headers: &headers,
+            authority,
+            headers,
             body: b"",
         };
         let header = signed(signature);
@@ -281,6 +304,7 @@ mod tests {
             method: "GET",
             path: "/",
             query: "",
+            authority: None,
             headers: &headers,
             body: b"",
         };

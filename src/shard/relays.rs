@@ -243,7 +243,10 @@ impl Relays {
         if !self.abroad {
             return from;
         }
-        self.pool.seen_abroad(from).unwrap_or(from)
+        let mut pools = std::iter::once(&self.pool).chain(&self.older);
+        pools
+            .find_map(|pool| pool.seen_abroad(from))
+            .unwrap_or(from)
     }
 
     /// Closes the socket and gives back what opening it reserved. Nothing happens if it is not open.

@@ -163,9 +163,10 @@ pub(super) fn authenticate(
             return Err(Reject::Unauthenticated(AuthFailure::WrongRealm));
         }
         _ => {
-            let verified = access
+            let mut verified = access
                 .verify(username, now.unix, |key| message.verify_integrity(key))
                 .map_err(Reject::Unauthenticated)?;
+            verified.identity.scope = verified.identity.scope.at(from.client().ip());
             Authenticated {
                 scope: verified.identity.scope,
                 identity: Some(verified.identity),

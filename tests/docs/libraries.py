@@ -7,16 +7,18 @@ CONFIG is the answer of turnix that a backend passes on. INTEROP_NODE_MODULES is
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 HERE = Path(__file__).parent
 PORT_OF_PEERJS = 9876
-SECONDS = 60
+SECONDS = 90
 
 config = Path(sys.argv[1]).read_bytes()
 modules = os.environ.get("INTEROP_NODE_MODULES")
@@ -60,6 +62,12 @@ with tempfile.TemporaryDirectory() as profile:
     # In a session of its own, so that its helpers end with it.
     options = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     broker = subprocess.Popen([modules / ".bin/peerjs", "--host", "127.0.0.1", "--port", str(PORT_OF_PEERJS)], **options)
+    for _ in range(10 * SECONDS):
+        try:
+            socket.create_connection(("127.0.0.1", PORT_OF_PEERJS)).close()
+            break
+        except OSError:
+            time.sleep(0.1)
     flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update disable-sync"
     browser = subprocess.Popen(
         [

@@ -29,6 +29,9 @@ const LINES: u16 = 24;
 pub async fn show(view: &mut View, line: Line, interval: Duration) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hang_up = signal(SignalKind::hangup())?;
+    // Typed, both are keys; these come from elsewhere.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut quit = signal(SignalKind::quit())?;
     let (asks, mut polls) = mpsc::channel(1);
     tokio::spawn(async move {
         let mut pause = interval;
@@ -71,6 +74,8 @@ pub async fn show(view: &mut View, line: Line, interval: Duration) -> anyhow::Re
             },
             _ = terminate.recv() => return Ok(()),
             _ = hang_up.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = quit.recv() => return Ok(()),
         }
     }
 }

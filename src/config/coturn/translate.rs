@@ -234,6 +234,7 @@ impl<'a> Translation<'a> {
     fn listeners(&mut self) {
         let plain = self.port_of("listening-port", 3478);
         let tls = self.port_of("tls-listening-port", 5349);
+        let port = plain.0;
         let mut ports = vec![plain];
         if self.speaks_tls() {
             ports.push(tls);
@@ -244,6 +245,17 @@ impl<'a> Translation<'a> {
         let dual = |ip: &IpAddr| ip.is_ipv6() && ip.is_unspecified();
         if ips.iter().any(|(ip, _)| dual(ip)) {
             ips.retain(|(ip, _)| dual(ip) || !ip.is_unspecified());
+        }
+        // What coturn is kept to and nobody can tell here is not opened to everybody: the result is refused at this value.
+        let unread = (self.all("listening-ip").chain(self.all("listening-device")))
+            .next()
+            .filter(|_| ips.is_empty())
+            .map(|line| (line.value.to_owned(), line.note()));
+        if let Some((value, note)) = unread {
+            let protocols = self.protocols();
+            return self
+                .draft
+                .listen(format!("{value}:{port}"), protocols, note);
         }
         if ips.is_empty() {
             let note = "every address; \"0.0.0.0\" where IPv6 is switched off".to_owned();

@@ -39,6 +39,7 @@ pub(super) async fn ice_server_config<S: ShardControl>(
         method: method.as_str(),
         path: uri.path(),
         query: uri.query().unwrap_or_default(),
+        authority: uri.authority().map(|authority| authority.as_str()),
         headers: &headers,
         body: &body,
     };

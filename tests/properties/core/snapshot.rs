@@ -129,7 +129,12 @@ fn a_visit_goes_no_further_in_another_process() {
         let forward = world.server.handle_peer_input(world.now, id, from, b"in");
         matches!(forward, Forward::ToClient { .. })
     };
-    assert!(comes(Path::Hairpin, Scope::Loop(Visit::of(VISITOR))));
+    let visit_at = |ip: &str| Scope::Loop(Visit::of(VISITOR).at(ip.parse().unwrap()));
+    assert!(comes(Path::Hairpin, visit_at("192.0.2.7")));
+    assert!(
+        !comes(Path::Hairpin, visit_at("198.51.100.9")),
+        "whom it told"
+    );
     assert!(!comes(Path::Hairpin, Scope::Policy));
     assert!(!comes(Path::Kernel, Scope::Policy));
     for peer in [PEER, OTHER] {
