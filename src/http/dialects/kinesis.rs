@@ -9,11 +9,10 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::base::Clock;
+use crate::http::ice::{ApiKey, Minted, Refusal, Service};
+use crate::http::serve::Peer;
+use crate::http::{ShardControl, sigv4};
 
-use super::super::ShardControl;
-use super::super::ice::{ApiKey, Minted, Refusal, Service};
-use super::super::serve::Peer;
-use super::super::sigv4;
 use super::{Shown, Wanted, answer, minted, read_json};
 
 /// What requests are signed for.
