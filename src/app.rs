@@ -552,7 +552,8 @@ fn open_ledger(state: Option<&Path>, config: &Config) -> Result<Ledger, Problem>
                 Problem::host(
                     "revocations",
                     format!("the ledger in {} cannot be read: {error}", directory.display()),
-                    "let the user that the server runs as read it, or move it away: what it revokes is good again then",
+                    "let the user that the server runs as read it, or move it away: what it revokes is good \
+                     again then",
                 )
             })?;
             if let Some(error) = problem {

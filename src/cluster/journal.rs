@@ -184,7 +184,7 @@ pub(super) fn read(directory: &Path) -> io::Result<Vec<Line>> {
     Ok(lines)
 }
 
-/// Whether there is anything to be read. Only where there certainly is nothing it is not.
+/// Whether there is a file; an error where that cannot be told.
 pub(super) fn exists(directory: &Path) -> io::Result<bool> {
     match directory.join(FILE).try_exists() {
         Err(error) if error.kind() == ErrorKind::NotADirectory => Ok(false),

@@ -716,7 +716,7 @@ impl State {
     }
 }
 
-/// Waits for a disk in `work`; other tasks of a control thread that does go on in another one.
+/// Does `work`, which waits for a disk, without keeping other tasks of the control thread from going on.
 fn off_the_runtime<T>(work: impl FnOnce() -> T) -> T {
     match Handle::try_current().map(|handle| handle.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
