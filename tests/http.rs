@@ -168,6 +168,7 @@ struct Admin {
     address: SocketAddr,
     shards: Fake,
     draining: Arc<AtomicBool>,
+    front: Front,
     running: tokio::task::JoinHandle<std::io::Error>,
 }
 
@@ -219,6 +220,7 @@ fn admin_with(
         address,
         shards,
         draining,
+        front: front.clone(),
         running: tokio::spawn(front.listen(listener)),
     }
 }
