@@ -169,6 +169,7 @@ struct Admin {
     address: SocketAddr,
     shards: Fake,
     draining: Arc<AtomicBool>,
+    front: Front,
     running: tokio::task::JoinHandle<std::io::Error>,
 }
 
@@ -220,6 +221,7 @@ fn admin_with(
         address,
         shards,
         draining,
+        front: front.clone(),
         running: tokio::spawn(front.listen(listener)),
     }
 }

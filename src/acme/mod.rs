@@ -165,7 +165,7 @@ pub struct Issuer {
     challenges: Arc<Challenges>,
     counts: Arc<Counts>,
     poke: Arc<Notify>,
-    /// The last failure, should the state directory not take it.
+    /// The last failure, where the state directory did not take it.
     remembered: Option<Failure>,
     /// No order before this time, in seconds since the Unix epoch, however short-lived certificates are.
     earliest_unix: u64,
@@ -222,6 +222,8 @@ impl Issuer {
                 }
                 Err(error) => {
                     self.failed(now, &Trouble::state(&self.store, &error), 0);
+                    poked = false;
+                    sleep(LOCKED).await;
                     continue;
                 }
             };
@@ -256,7 +258,8 @@ impl Issuer {
     }
 
     fn failure(&self) -> Option<Failure> {
-        self.store.failure().or_else(|| self.remembered.clone())
+        // Beside a failure that could not be kept, what is kept is an earlier one.
+        (self.remembered.clone()).or_else(|| self.store.failure())
     }
 
     fn serve(&self, certificate: Certificate) {
@@ -328,10 +331,13 @@ impl Issuer {
         let retry_in_secs = failure
             .until(now, false, &self.settings.pace)
             .saturating_sub(now);
-        if let Err(error) = self.store.keep_failure(&failure) {
-            tracing::debug!(%error, "tls.acme: the pause is not kept: a restart would not know of it");
-        }
-        self.remembered = Some(failure);
+        self.remembered = match self.store.keep_failure(&failure) {
+            Ok(()) => None,
+            Err(error) => {
+                tracing::debug!(%error, "tls.acme: the pause is not kept: a restart would not know of it");
+                Some(failure)
+            }
+        };
         let names = self.settings.names.join(",");
         let trouble = Printable(trouble);
         if !self.has_time(now) || failures > 3 {

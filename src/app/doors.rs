@@ -120,6 +120,8 @@ pub(super) struct AdminDoor {
     pub address: SocketAddr,
     /// Shared with the task, so that it outlives it.
     socket: TcpListener,
+    /// What it answers by.
+    front: Front,
     task: JoinHandle<()>,
 }
 
@@ -168,6 +170,7 @@ impl Lobby {
     /// Answers by `front` from now on.
     pub fn open_admin(&self, prepared: PreparedAdmin, front: Front) -> AdminDoor {
         let told = |error| tracing::error!(%error, "the admin listener cannot go on");
+        let kept = front.clone();
         let task = match prepared.way {
             Way::Plain(socket) => self.control.spawn(async move {
                 let error: io::Error = front.listen(socket).await;
@@ -187,6 +190,7 @@ impl Lobby {
         AdminDoor {
             address: prepared.address,
             socket: prepared.socket,
+            front: kept,
             task,
         }
     }
@@ -198,8 +202,10 @@ impl AdminDoor {
         self.socket.try_clone()
     }
 
-    /// Closes the port, unless it is shared; requests in progress are answered.
+    /// Closes the port, unless it is shared, and its connections: who asks again is asked who it is again. Requests in
+    /// progress are answered.
     pub async fn close(self) {
+        self.front.close();
         self.task.abort();
         let _ = self.task.await;
     }

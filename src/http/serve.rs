@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::base::Pii;
@@ -66,19 +66,20 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Concurrent requests on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 16;
 
-/// What a request in progress gets to finish after its connection's lifetime.
+/// What a request in progress gets to finish once its connection is to take no further one.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// Between two attempts to accept while the system is out of a resource.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A router and the bounds under which connections may use it; cheap to clone, clones share the bounds.
+/// A router and the bounds under which connections may use it; cheap to clone, clones share the bounds and close together.
 #[derive(Clone)]
 pub struct Front {
     router: Router,
     limits: Limits,
     connections: Arc<Semaphore>,
     admission: Arc<Admission>,
+    closing: watch::Sender<bool>,
 }
 
 /// Who a request comes from: the other end of its connection, an extension of every request.
@@ -109,7 +110,14 @@ impl Front {
             limits,
             connections: Arc::new(Semaphore::new(limits.connections)),
             admission: Admission::new(limits.per_address),
+            closing: watch::Sender::new(false),
         }
+    }
+
+    /// Connections take no further request and close, those to come as well; requests in progress get 10 seconds to be
+    /// answered.
+    pub fn close(&self) {
+        self.closing.send_replace(true);
     }
 
     /// Serves one connection, HTTP/1.1 or HTTP/2, until it ends; at once if there are too many.
@@ -136,6 +144,14 @@ impl Front {
             .keep_alive_interval(self.limits.header_timeout)
             .keep_alive_timeout(self.limits.header_timeout);
         let cut = Cut::default();
+        let mut closing = self.closing.subscribe();
+        let over = async {
+            tokio::select! {
+                () = sleep(self.limits.lifetime) => {}
+                // Never an error: `self` could close it.
+                _ = closing.wait_for(|closing| *closing) => {}
+            }
+        };
         let router = (self.router.clone())
             .layer(Extension(cut.clone()))
             .layer(Extension(Peer(stream.client)))
@@ -143,15 +159,17 @@ impl Front {
         let service = TowerToHyperService::new(router);
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
-            ended = connection.as_mut() => Ok(ended),
+            // No request is taken once it is over, even one that is there already.
+            biased;
             () = cut.0.notified() => {
                 tracing::debug!("HTTP connection closed: its client does not read");
                 return;
             }
-            () = sleep(self.limits.lifetime) => {
+            () = over => {
                 connection.as_mut().graceful_shutdown();
                 timeout(GRACE, connection).await
             }
+            ended = connection.as_mut() => Ok(ended),
         };
         match ended {
             Ok(Ok(())) => {}

@@ -9,6 +9,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use sha2::{Digest, Sha256};
 use turnix::base::Clock;
 use turnix::stream::certificates;
 
@@ -140,4 +141,76 @@ fn an_authority_that_says_when_is_not_asked_before() {
     });
     assert!(wait() > 3000);
     assert_eq!(busy.asked.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn pauses_hold_where_the_state_directory_takes_nothing() {
+    let ip = quiet_address();
+    let busy = Busy::start(ip);
+    let state = tempfile::tempdir().unwrap();
+    std::fs::write(state.path().join("root.pem"), &busy.root).unwrap();
+    // The file of its pause can be read, whoever runs this; what is written before it is renamed has a longer name, which
+    // no file system takes.
+    let label = "a".repeat(63);
+    let name = format!("{label}.{label}.{label}.{}.example-1.org", "a".repeat(24));
+    let directory = format!("https://{}/dir", busy.address);
+    let kept = state.path().join("acme");
+    let lock = kept.join("lock");
+    let hash = Sha256::digest(format!("{name}\0{directory}\0"));
+    let hash: String = (hash.iter().take(4))
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let earlier = serde_json::json!({
+        "failures": 1,
+        "retry_unix": Clock.now().unix_secs() + 3600,
+        "told_unix": 0,
+        "cause": "an earlier one",
+    });
+    let earlier = earlier.to_string();
+    let failed = kept.join(format!("{name}-{hash}.failed.json"));
+    std::fs::create_dir(&kept).unwrap();
+    std::fs::write(&failed, &earlier).unwrap();
+    let config = format!(
+        "{CONFIG}[tls.acme]\nnames = [\"{name}\"]\ndirectory = \"{directory}\"\nca_file = \"{}\"\n",
+        state.path().join("root.pem").display()
+    );
+    let process = serve(&config, ip, state.path());
+    let wait = || {
+        let next = metric(&process, "turn_acme_next_order_timestamp_seconds");
+        next.saturating_sub(Clock.now().unix_secs())
+    };
+    until(&process, "it waits", || wait() > 3000);
+
+    // Not even the lock can be had: an operator's word is worth one attempt.
+    std::fs::remove_file(&lock).unwrap();
+    std::fs::create_dir(&lock).unwrap();
+    process.signal("USR2");
+    until(&process, "it is told", || {
+        process.log().contains("nothing can be kept in")
+    });
+    until(&process, "it waits for less", || {
+        (200..1000).contains(&wait())
+    });
+    assert_eq!(metric(&process, "turn_acme_failures"), 2);
+    assert_eq!(process.log().matches("nothing can be kept in").count(), 1);
+
+    // The authority says when; the file, which says otherwise, is what it was.
+    std::fs::remove_dir(&lock).unwrap();
+    process.signal("USR2");
+    until(&process, "the authority is asked", || {
+        process.log().contains("rateLimited")
+    });
+    until(&process, "it waits for the authority", || wait() > 3000);
+    process.signal("USR2");
+    until(&process, "it says so", || {
+        process.log().contains("nothing to order before its time")
+    });
+    assert!(wait() > 3000);
+    assert_eq!(metric(&process, "turn_acme_failures"), 3);
+    assert_eq!(busy.asked.load(Ordering::Relaxed), 1);
+    assert!(
+        std::fs::read_to_string(&failed)
+            .unwrap()
+            .contains("an earlier one")
+    );
 }

@@ -201,6 +201,34 @@ async fn another_configuration_ends_the_streams_of_the_one_before() {
 }
 
 #[tokio::test]
+async fn connections_of_a_front_that_closes_end_whole_and_take_no_request() {
+    let (admin, events) = watched(Fake::default(), Duration::from_millis(20));
+    let address = admin.address;
+    let live = format!("GET /live HTTP/1.1\r\nhost: {address}\r\n\r\n");
+    let mut idle = Stream {
+        socket: TcpStream::connect(address).await.unwrap(),
+        received: Vec::new(),
+    };
+    idle.socket.write_all(live.as_bytes()).await.unwrap();
+    idle.until("}").await.unwrap();
+    let mut watcher = Stream::open(address, "").await;
+    watcher.until("event: now").await.unwrap();
+    admin.front.close();
+    // The connection may be gone by then.
+    let _ = idle.socket.write_all(live.as_bytes()).await;
+    assert_eq!(idle.until("HTTP/1.1").await, None);
+    let mut late = Stream::open(address, "").await;
+    assert_eq!(late.until("HTTP/1.1").await, None);
+    // What is in progress goes on, and its end is that of the connection.
+    for _ in 0..3 {
+        watcher.until("event: now").await.unwrap();
+    }
+    events.dismiss();
+    while watcher.until("\n\n").await.is_some() {}
+    assert!(watcher.received.ends_with(b"\r\n0\r\n\r\n"));
+}
+
+#[tokio::test]
 async fn what_was_before_is_told_first_and_bounded() {
     let shards = Fake::with(&[("0-0-0", "alice")]);
     let (admin, events) = watched(shards.clone(), Duration::from_millis(10));

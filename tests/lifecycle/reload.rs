@@ -1,6 +1,6 @@
 //! What reloads change, what they end, and what they leave alone.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 
 use serde_json::Value;
@@ -146,6 +146,53 @@ fn who_watches_sees_how_a_reload_went_and_is_let_in_anew() {
     assert_eq!(process.http("POST", "/api/v1/drain").0, 200);
     let told = watcher.find(|told| told["status"] == "draining").unwrap();
     assert!(told["deadline"].is_u64(), "{told}");
+}
+
+#[test]
+fn who_was_let_in_before_a_reload_shows_the_token_anew() {
+    let (first, second) = ("the-first-token-of-all", "the-second-token-of-all");
+    let with = |token: &str| CONFIG.replace("[http]", &format!("[http]\ntoken = \"{token}\""));
+    let process = Process::start(&with(first));
+    let host = process.admin();
+    let bearer = |token: &str| format!("Authorization: Bearer {token}\r\n");
+    let request = |what: &str| format!("{what} HTTP/1.1\r\nHost: {host}\r\n{}\r\n", bearer(first));
+    // Answered, and open.
+    let open = |what: &str| {
+        let mut connection = TcpStream::connect(host).unwrap();
+        connection.set_read_timeout(Some(PATIENCE * 2)).unwrap();
+        connection.write_all(request(what).as_bytes()).unwrap();
+        let mut begin = [0; 12];
+        connection.read_exact(&mut begin).unwrap();
+        assert_eq!(&begin, b"HTTP/1.1 200", "{what}");
+        connection
+    };
+    let mut idle = open("GET /api/v1/allocations");
+    let mut watcher = open("GET /api/v1/events");
+    process.write(&with(second));
+    let mut reloading = open("POST /api/v1/reload");
+
+    // The connections before are gone, or close without another answer.
+    let mut rest = Vec::new();
+    let _ = idle.write_all(request("GET /api/v1/allocations").as_bytes());
+    let _ = idle.read_to_end(&mut rest);
+    let rest = String::from_utf8_lossy(&rest);
+    assert!(!rest.contains("HTTP/1.1"), "{rest}");
+    let mut rest = String::new();
+    watcher.read_to_string(&mut rest).unwrap();
+    assert!(rest.ends_with("\r\n0\r\n\r\n"), "{rest}");
+    let mut answer = String::new();
+    reloading.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("http.token"), "{answer}");
+    let refused = http_with(host, "GET", "/api/v1/allocations", &bearer(first));
+    assert_eq!(refused.0, 401);
+    // Whoever watches is let in at once.
+    let again = request("GET /api/v1/events").replace(first, second);
+    let mut watcher = TcpStream::connect(host).unwrap();
+    watcher.set_read_timeout(Some(PATIENCE * 2)).unwrap();
+    watcher.write_all(again.as_bytes()).unwrap();
+    let mut begin = [0; 12];
+    watcher.read_exact(&mut begin).unwrap();
+    assert_eq!(&begin, b"HTTP/1.1 200");
 }
 
 #[test]
