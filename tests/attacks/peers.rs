@@ -367,6 +367,9 @@ fn refused_peers_are_reached_by_no_way() {
     }
 }
 
+/// Where none of the clients here is.
+const PUBLIC_CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 99));
+
 /// The user id of a visit.
 const VISITOR: &str = "turnix-test:0123456789abcdef";
 
@@ -419,13 +422,17 @@ fn a_visitor_reaches_relayed_addresses_and_nobody_else_by_any_way() {
                 Outcome::Granted
             );
             // And back: only what the same visit sent, whether a channel or a permission lets it in.
-            let mine = Scope::Loop(Visit::of(VISITOR));
-            let other = Scope::Loop(Visit::of("turnix-test:fedcba9876543210"));
+            let client = visitor.from.client().ip();
+            let mine = Scope::Loop(Visit::of(VISITOR).at(client));
+            let other = Scope::Loop(Visit::of("turnix-test:fedcba9876543210").at(client));
+            // With the same credentials: whoever the visitor told them.
+            let told = Scope::Loop(Visit::of(VISITOR).at(PUBLIC_CLIENT));
             let elsewhere = SocketAddr::new(relayed.ip(), 60_000);
             for peer in [relayed, elsewhere] {
                 for (path, scope, passes) in [
                     (Path::Hairpin, mine, true),
                     (Path::Hairpin, other, false),
+                    (Path::Hairpin, told, false),
                     (Path::Hairpin, Scope::Policy, false),
                     (Path::Kernel, Scope::Policy, false),
                 ] {
