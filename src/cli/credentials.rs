@@ -1,7 +1,7 @@
 //! `turnix credentials`: time-limited credentials (TURN REST API), or a static user's entry.
 
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -84,6 +84,25 @@ pub fn mint(secret: &Secret<String>, user: Option<&str>, expires_unix: u64) -> C
     }
 }
 
+/// The secret that `--secret` or `--secret-file` gives.
+///
+/// # Errors
+/// It is empty, or the file is of no use.
+pub(super) fn given_secret(
+    secret: Option<&str>,
+    file: Option<&Path>,
+) -> anyhow::Result<Option<Secret<String>>> {
+    match (secret, file) {
+        (Some(""), _) => bail!("--secret is empty; give the server's secret"),
+        (Some(secret), _) => Ok(Some(Secret::new(secret.to_owned()))),
+        (None, Some(file)) => match read_secret(file) {
+            Ok(secret) => Ok(Some(secret)),
+            Err((found, remedy)) => bail!("--secret-file: {found}; {remedy}"),
+        },
+        (None, None) => Ok(None),
+    }
+}
+
 /// Prints one credential and the URLs it is good for.
 ///
 /// # Errors
@@ -95,17 +114,10 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     if user.is_some_and(|name| name.is_empty() || name.len() > 480) {
         bail!("--user takes 1 to 480 bytes");
     }
-    let given = match (&arguments.secret, &arguments.secret_file) {
-        (Some(secret), _) if secret.is_empty() => {
-            bail!("--secret is empty; give the server's secret")
-        }
-        (Some(secret), _) => Some(Secret::new(secret.clone())),
-        (None, Some(file)) => match read_secret(file) {
-            Ok(secret) => Some(secret),
-            Err((found, remedy)) => bail!("--secret-file: {found}; {remedy}"),
-        },
-        (None, None) => None,
-    };
+    let given = given_secret(
+        arguments.secret.as_deref(),
+        arguments.secret_file.as_deref(),
+    )?;
     let (credential, listeners, mut host) = match given {
         Some(secret) => {
             let host = Host {

@@ -24,3 +24,4 @@ mod tools;
 mod turn_crate;
 mod twilio;
 mod uclient;
+mod vendor;

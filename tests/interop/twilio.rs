@@ -1,58 +1,19 @@
-//! Twilio's own library asks for a token, and aiortc calls through the relay with what it got.
+//! Twilio's own library asks for a token.
 
-use std::process::Command;
-use std::time::Duration;
-
-use serde_json::Value;
-
-use crate::aiortc::{check_call_with, python};
-use crate::server::{API_ID, API_SECRET, Options, Server, is_stand_in};
-use crate::tools::{one_at_a_time, run};
-
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/twilio_token.py");
+use crate::vendor::{Library, check, text};
 
 #[test]
 fn a_token_of_the_unmodified_library_carries_a_call() {
-    const TEST: &str = "twilio::a_token_of_the_unmodified_library_carries_a_call";
-    let (Some(python), Some(_)) = (python(TEST, "twilio"), python(TEST, "aiortc")) else {
-        return;
-    };
-    let _turn = one_at_a_time();
-    let server = Server::start(Options::default());
-    if is_stand_in() {
-        return;
-    }
-    let base = format!("http://127.0.0.1:{}", server.port);
-    let ask = |secret: &str| {
-        let mut command = Command::new(&python);
-        command.args([SCRIPT, &base, API_ID, secret]);
-        run(&mut command, server.dir(), Duration::from_secs(60))
-    };
-    let (status, output) = ask(API_SECRET);
-    assert!(
-        status.is_some_and(|status| status.success()),
-        "{status:?}\n{output}"
-    );
-    let token: Value = serde_json::from_str(output.lines().last().unwrap_or("")).expect("JSON");
-    assert_eq!(token["ttl"], "600", "{token:#}");
-    let text = |value: &Value| value.as_str().expect("a text").to_owned();
-    let urls: Vec<String> = token["urls"]
-        .as_array()
-        .expect("urls")
-        .iter()
-        .map(text)
-        .collect();
-    let udp = format!("turn:127.0.0.1:{}?transport=udp", server.port);
-    assert!(urls.contains(&udp), "{urls:?}");
-    check_call_with(
-        &server,
-        &python,
-        &udp,
-        &text(&token["username"]),
-        &text(&token["password"]),
-    );
-
-    let (status, output) = ask("somebody-elses-secret");
-    assert!(status.is_some_and(|status| !status.success()), "{output}");
-    assert!(output.contains("401"), "{output}");
+    check(&Library {
+        test: "twilio::a_token_of_the_unmodified_library_carries_a_call",
+        package: "twilio",
+        script: concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/twilio_token.py"),
+        read: |token, udp| {
+            assert_eq!(token["ttl"], "600", "{token:#}");
+            let urls = token["urls"].as_array().expect("urls");
+            assert!(urls.iter().any(|url| *url == udp), "{urls:?}");
+            [text(&token["username"]), text(&token["password"])]
+        },
+        refusal: "401",
+    });
 }

@@ -19,13 +19,13 @@ use clap::Args;
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::credentials::mint;
+use super::credentials::{given_secret, mint};
 use super::tls::{Trust, server_name};
 use super::{Exit, print};
 use crate::access::rest;
 use crate::base::{Clock, Printable, Secret, printable};
 use crate::cluster::IceUri;
-use crate::config::{Config, Sources, read_secret, values};
+use crate::config::{Config, Sources, values};
 
 use facts::{Credentials, Facts};
 use journey::{Journey, Order};
@@ -292,17 +292,10 @@ fn orders(arguments: &Arguments) -> anyhow::Result<Vec<Order>> {
 /// USERNAME, password, and what they are: of the command line, else of the environment.
 fn credentials(arguments: &Arguments) -> anyhow::Result<(String, Secret<String>, Credentials)> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let secret = match (&arguments.secret, &arguments.secret_file) {
-        (Some(secret), _) if secret.is_empty() => {
-            bail!("--secret is empty; give the server's secret")
-        }
-        (Some(secret), _) => Some(Secret::new(secret.clone())),
-        (None, Some(file)) => match read_secret(file) {
-            Ok(secret) => Some(secret),
-            Err((found, remedy)) => bail!("--secret-file: {found}; {remedy}"),
-        },
-        (None, None) => None,
-    };
+    let secret = given_secret(
+        arguments.secret.as_deref(),
+        arguments.secret_file.as_deref(),
+    )?;
     let password = |username: String, password: String| {
         let expires_unix = rest::parse(&username).map(|limited| limited.expires_unix);
         // A bare number is a name like any other unless it may be a time of this century.
