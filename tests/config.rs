@@ -298,7 +298,7 @@ ip_privacy = "truncate"
     assert!(config.access.strict_expiry);
     assert_eq!(config.turn.nonce_lifetime, Duration::from_secs(600));
     assert_eq!(config.turn.max_lifetime, Duration::from_secs(1800));
-    assert_eq!(config.turn.channels, ChannelRange::Rfc5766);
+    assert_eq!(config.turn.protocol.channels, ChannelRange::Rfc5766);
     assert_eq!(config.access.limits.allocations_per_address, 5);
     assert_eq!(config.access.limits.share_per_user, 75);
     assert_eq!(config.turn.unauthenticated_per_address, 7);

@@ -15,6 +15,7 @@ use super::listen::{read_listeners, read_relay};
 use super::log::read_log;
 use super::preset;
 use super::problem::{Origin, Problem, Problems, Sources};
+use super::protocol::read_protocol;
 use super::reader::{Declared, Reader};
 use super::records::read_records;
 use super::server::{read_handover, read_server};
@@ -23,7 +24,7 @@ use super::tls::{check_tls, read_tls};
 use super::values::{self, Converted, Fault};
 use crate::access::{self, peers};
 use crate::records;
-use crate::turn::{self, ChannelRange};
+use crate::turn;
 
 impl Config {
     /// Reads every source, the files of `auth.secret_files` included.
@@ -109,15 +110,7 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
     let several_users = auth.as_ref().is_none_or(Auth::knows_several);
     let limits = read_limits(r, several_users);
     let peers = read_peers(r);
-    let channels = r.key(
-        "protocol.channels",
-        r#""rfc8656""#,
-        r#""rfc8656" or "rfc5766""#,
-        values::one_of(&[
-            ("rfc8656", ChannelRange::Rfc8656),
-            ("rfc5766", ChannelRange::Rfc5766),
-        ]),
-    );
+    let protocol = read_protocol(r);
     let http = read_http(r, sources);
     let has_secrets = auth.as_ref().is_none_or(|auth| !auth.secrets.is_empty());
     let api_keys = read_keys(r, sources, has_secrets);
@@ -162,7 +155,7 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
         turn: turn::Settings {
             max_lifetime: limits.max_lifetime,
             nonce_lifetime: auth.nonce_lifetime,
-            channels: channels?,
+            protocol: protocol?,
             permissions_per_allocation: limits.permissions,
             channels_per_allocation: limits.channels,
             unauthenticated_per_address: limits.unauthenticated,

@@ -21,6 +21,7 @@ mod load;
 mod log;
 mod preset;
 mod problem;
+mod protocol;
 mod reader;
 mod records;
 mod server;

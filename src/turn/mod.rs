@@ -185,6 +185,25 @@ pub enum ChannelRange {
     Rfc5766,
 }
 
+/// In which family a relayed address is that a client asks for without REQUESTED-ADDRESS-FAMILY.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum DefaultFamily {
+    /// IPv4 (RFC 8656 §7.2).
+    #[default]
+    Ipv4,
+    /// That of the client's address, if there are relayed addresses in it; IPv4 else.
+    SameAsClient,
+}
+
+/// What of the protocols is offered: the core's part of `[protocol]`.
+#[derive(Clone, Debug, Default)]
+pub struct Protocol {
+    /// Where a client names no family.
+    pub default_family: DefaultFamily,
+    /// Channel numbers that may be bound.
+    pub channels: ChannelRange,
+}
+
 /// How the core behaves.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -192,8 +211,8 @@ pub struct Settings {
     pub max_lifetime: Duration,
     /// How long a nonce is good for.
     pub nonce_lifetime: Duration,
-    /// Channel numbers that may be bound.
-    pub channels: ChannelRange,
+    /// What is offered.
+    pub protocol: Protocol,
     /// Live permissions one allocation may hold.
     pub permissions_per_allocation: usize,
     /// Live channel bindings one allocation may hold.
@@ -215,7 +234,7 @@ impl Default for Settings {
         Self {
             max_lifetime: Duration::from_secs(3600),
             nonce_lifetime: Duration::from_secs(3600),
-            channels: ChannelRange::default(),
+            protocol: Protocol::default(),
             permissions_per_allocation: 128,
             channels_per_allocation: 64,
             unauthenticated_per_address: 100,

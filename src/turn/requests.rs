@@ -13,7 +13,7 @@ use super::auth::Authenticated;
 use super::reject::Reject;
 use super::server::{Server, allocate_success};
 use super::stats::{Direction, RateWindow, Traffic};
-use super::{ChannelRange, DEFAULT_LIFETIME, EndReason, Output};
+use super::{ChannelRange, DEFAULT_LIFETIME, DefaultFamily, EndReason, Output};
 
 /// REQUESTED-TRANSPORT's number for UDP (RFC 8656 §18.7).
 const UDP: u8 = 17;
@@ -95,7 +95,7 @@ impl Server {
         }
         refuse_unknown(message, Method::Allocate)?;
         let family = match message.requested_family()? {
-            None => Family::V4,
+            None => self.default_family(from),
             Some(Some(family)) => family,
             Some(None) => return Err(Reject::AddressFamily),
         };
@@ -278,7 +278,7 @@ impl Server {
         let Some(peer) = message.peer_addresses().next().transpose()? else {
             return Err(Reject::BadRequest("XOR-PEER-ADDRESS is missing"));
         };
-        let last = match self.settings.channels {
+        let last = match self.settings.protocol.channels {
             ChannelRange::Rfc8656 => 0x4FFF,
             ChannelRange::Rfc5766 => 0x7FFE,
         };
@@ -338,6 +338,15 @@ impl Server {
             Method::ChannelBind,
             message.transaction_id(),
         ))
+    }
+
+    /// The family of a relayed address where the client names none.
+    fn default_family(&self, from: FiveTuple) -> Family {
+        let client = Family::of(from.client().ip());
+        match self.settings.protocol.default_family {
+            DefaultFamily::SameAsClient if self.seed.families.contains(&client) => client,
+            DefaultFamily::Ipv4 | DefaultFamily::SameAsClient => Family::V4,
+        }
     }
 
     /// The live allocation on the request's five-tuple, if the request may act on it.

@@ -12,6 +12,8 @@ pub enum ErrorCode {
     Unauthenticated,
     /// 403: administratively refused.
     Forbidden,
+    /// 405: no mobility for this request (RFC 8016 §5).
+    MobilityForbidden,
     /// 420: an unknown comprehension-required attribute.
     UnknownAttribute,
     /// 437: the five-tuple has, or lacks, an allocation.
@@ -40,11 +42,12 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, in the order of their discriminants.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::TryAlternate,
         Self::BadRequest,
         Self::Unauthenticated,
         Self::Forbidden,
+        Self::MobilityForbidden,
         Self::UnknownAttribute,
         Self::AllocationMismatch,
         Self::StaleNonce,
@@ -66,6 +69,7 @@ impl ErrorCode {
             Self::BadRequest => 400,
             Self::Unauthenticated => 401,
             Self::Forbidden => 403,
+            Self::MobilityForbidden => 405,
             Self::UnknownAttribute => 420,
             Self::AllocationMismatch => 437,
             Self::StaleNonce => 438,
@@ -88,6 +92,7 @@ impl ErrorCode {
             Self::BadRequest => "400",
             Self::Unauthenticated => "401",
             Self::Forbidden => "403",
+            Self::MobilityForbidden => "405",
             Self::UnknownAttribute => "420",
             Self::AllocationMismatch => "437",
             Self::StaleNonce => "438",

@@ -131,10 +131,12 @@ impl Method {
     }
 }
 
-/// Attribute types (RFC 8489 §18.3, RFC 8656 §18).
+/// Attribute types (RFC 8489 §18.3, RFC 8656 §18, and the RFCs named there).
 pub mod attribute {
     /// MAPPED-ADDRESS
     pub const MAPPED_ADDRESS: u16 = 0x0001;
+    /// CHANGE-REQUEST (RFC 5780 §7.2)
+    pub const CHANGE_REQUEST: u16 = 0x0003;
     /// USERNAME
     pub const USERNAME: u16 = 0x0006;
     /// MESSAGE-INTEGRITY
@@ -165,12 +167,44 @@ pub mod attribute {
     pub const REQUESTED_TRANSPORT: u16 = 0x0019;
     /// DONT-FRAGMENT
     pub const DONT_FRAGMENT: u16 = 0x001A;
+    /// ACCESS-TOKEN (RFC 7635 §6.2)
+    pub const ACCESS_TOKEN: u16 = 0x001B;
+    /// MESSAGE-INTEGRITY-SHA256
+    pub const MESSAGE_INTEGRITY_SHA256: u16 = 0x001C;
+    /// PASSWORD-ALGORITHM
+    pub const PASSWORD_ALGORITHM: u16 = 0x001D;
+    /// USERHASH
+    pub const USERHASH: u16 = 0x001E;
     /// XOR-MAPPED-ADDRESS
     pub const XOR_MAPPED_ADDRESS: u16 = 0x0020;
     /// RESERVATION-TOKEN
     pub const RESERVATION_TOKEN: u16 = 0x0022;
+    /// PADDING (RFC 5780 §7.6)
+    pub const PADDING: u16 = 0x0026;
+    /// RESPONSE-PORT (RFC 5780 §7.5)
+    pub const RESPONSE_PORT: u16 = 0x0027;
+    /// CONNECTION-ID (RFC 6062 §6.2.1)
+    pub const CONNECTION_ID: u16 = 0x002A;
+    /// ADDITIONAL-ADDRESS-FAMILY
+    pub const ADDITIONAL_ADDRESS_FAMILY: u16 = 0x8000;
+    /// ADDRESS-ERROR-CODE
+    pub const ADDRESS_ERROR_CODE: u16 = 0x8001;
+    /// PASSWORD-ALGORITHMS
+    pub const PASSWORD_ALGORITHMS: u16 = 0x8002;
+    /// ALTERNATE-DOMAIN
+    pub const ALTERNATE_DOMAIN: u16 = 0x8003;
+    /// ICMP
+    pub const ICMP: u16 = 0x8004;
     /// ALTERNATE-SERVER
     pub const ALTERNATE_SERVER: u16 = 0x8023;
     /// FINGERPRINT
     pub const FINGERPRINT: u16 = 0x8028;
+    /// RESPONSE-ORIGIN (RFC 5780 §7.3)
+    pub const RESPONSE_ORIGIN: u16 = 0x802B;
+    /// OTHER-ADDRESS (RFC 5780 §7.4)
+    pub const OTHER_ADDRESS: u16 = 0x802C;
+    /// THIRD-PARTY-AUTHORIZATION (RFC 7635 §6.1)
+    pub const THIRD_PARTY_AUTHORIZATION: u16 = 0x802E;
+    /// MOBILITY-TICKET (RFC 8016 §3.2)
+    pub const MOBILITY_TICKET: u16 = 0x8030;
 }

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use turnix::turn::{AllocationId, ChannelRange, DropReason, Forward, Settings};
+use turnix::turn::{AllocationId, ChannelRange, DropReason, Forward, Protocol, Settings};
 
 use super::common::wire::{Request, Signer};
 use super::common::world::{World, access_settings, addr, seed, udp};
@@ -17,7 +17,10 @@ const AT_ONCE: usize = 8 * PER_SECOND;
 /// Alice with an allocation that may hold as much as the protocol has.
 fn roomy() -> (World, Signer, AllocationId) {
     let settings = Settings {
-        channels: ChannelRange::Rfc5766,
+        protocol: Protocol {
+            channels: ChannelRange::Rfc5766,
+            ..Protocol::default()
+        },
         permissions_per_allocation: 65_535,
         channels_per_allocation: 16_383,
         ..Settings::default()

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use turnix::turn::{ChannelRange, Direction, DropReason, Forward, Settings};
+use turnix::turn::{ChannelRange, Direction, DropReason, Forward, Protocol, Settings};
 
 use crate::common::wire::{Request, channel_data};
 use crate::common::world::{World, access_settings, addr, secs, seed, tcp, udp};
@@ -102,7 +102,10 @@ fn rfc8656_12_5_channel_data_over_streams_is_padded() {
 fn rfc8656_12_2_channel_numbers() {
     let cases = |range, cases: &[(u16, u16)]| {
         let settings = Settings {
-            channels: range,
+            protocol: Protocol {
+                channels: range,
+                ..Protocol::default()
+            },
             ..Settings::default()
         };
         let mut world = World::with(settings, &access_settings(), seed());
