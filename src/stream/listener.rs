@@ -425,7 +425,7 @@ impl<T, H> Reception<T, H> {
             if place.is_none() {
                 *place = Some(self.introduced(&mut connection, ends).await?);
             }
-            self.hello(&mut connection).await.map_err(|_| GONE)
+            self.hello(&mut connection, ends).await
         });
         let (verdict, received) = (hello.await).unwrap_or(Err(Some(Refusal::Silent)))?;
         let speaks = self.settings.protocols;
@@ -443,13 +443,6 @@ impl<T, H> Reception<T, H> {
                 let inside = Box::pin(self.inside_tls(connection));
                 (timeout(self.settings.handshake_timeout, inside).await)
                     .unwrap_or(Err(Some(Refusal::Handshake)))
-            }
-            (Verdict::Proxy, _) => {
-                tracing::info!(
-                    client = %Pii(ends.client),
-                    "a PROXY protocol header from an address that listen.trusted_proxies does not name: not believed"
-                );
-                Err(Some(Refusal::Proxy))
             }
             (Verdict::Close | Verdict::More, _) => Err(UNKNOWN_PROTOCOL),
         }
@@ -497,19 +490,31 @@ impl<T, H> Reception<T, H> {
 
     /// Looks at the first bytes without consuming them, unless they may become HTTP and have to be waited for:
     /// peeking again would return the same bytes at once, and TURN and TLS are known by their first byte.
-    async fn hello(&self, connection: &mut TcpStream) -> io::Result<(Verdict, Vec<u8>)> {
+    async fn hello(
+        &self,
+        connection: &mut TcpStream,
+        ends: &Ends,
+    ) -> Result<(Verdict, Vec<u8>), Option<Refusal>> {
         let mut first = [0; DECISIVE_BYTES];
-        let seen = connection.peek(&mut first).await?;
-        if seen == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        let seen = connection.peek(&mut first).await.map_err(|_| GONE)?;
+        let first = first.get(..seen).unwrap_or_default();
+        if first.is_empty() {
+            return Err(GONE);
+        }
+        if proxy::begins(first) {
+            tracing::info!(
+                client = %Pii(ends.client),
+                "a PROXY protocol header from an address that listen.trusted_proxies does not name: not believed"
+            );
+            return Err(Some(Refusal::Proxy));
         }
         let mut speaks = self.settings.protocols;
         if self.settings.sharing.upstream.is_some() {
             // What is not spoken here is spoken there.
             (speaks.tls, speaks.http) = (true, true);
         }
-        match sniff(first.get(..seen).unwrap_or_default(), speaks) {
-            Verdict::More => read_until_decided(connection, speaks).await,
+        match sniff(first, speaks) {
+            Verdict::More => (read_until_decided(connection, speaks).await).map_err(|_| GONE),
             verdict => Ok((verdict, Vec::new())),
         }
     }

@@ -3,7 +3,7 @@
 //! The ranges of ChannelData (0x40–0x7F) and of ASCII letters overlap. They never meet: the first message of a TURN
 //! client on a stream is a STUN message, since a channel needs an allocation first.
 
-use super::{Protocols, proxy};
+use super::Protocols;
 
 /// What the first bytes of a connection are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,8 +14,6 @@ pub enum Verdict {
     Tls,
     /// The beginning of an HTTP/1 request, or HTTP/2's preface.
     Http,
-    /// A header of the PROXY protocol.
-    Proxy,
     /// Could still become HTTP; ask again with more bytes.
     More,
     /// Nothing that is spoken here.
@@ -44,7 +42,6 @@ pub fn sniff(first: &[u8], speaks: Protocols) -> Verdict {
     let allowed = |spoken: bool, verdict: Verdict| if spoken { verdict } else { Verdict::Close };
     match first.first() {
         None => Verdict::More,
-        Some(_) if proxy::begins(first) => Verdict::Proxy,
         Some(0x16) => allowed(speaks.tls, Verdict::Tls),
         Some(0x00..=0x3F) => allowed(speaks.tcp, Verdict::Turn),
         Some(_) => allowed(speaks.http, http(first)),
