@@ -646,7 +646,8 @@ fn log_started(started: &Started, shards: usize) {
         let speaks: Vec<_> = (speaks.iter())
             .filter_map(|(on, name)| on.then_some(*name))
             .collect();
-        tracing::info!(address = %listener.address, protocols = speaks.join(","), "listening");
+        let upstream = (listener.sharing.upstream).map(|upstream| upstream.address.to_string());
+        tracing::info!(address = %listener.address, protocols = speaks.join(","), upstream, "listening");
     }
     for Seen {
         local,

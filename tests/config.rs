@@ -848,6 +848,7 @@ fn a_port_is_shared_with_others_and_not_with_itself() {
     // Another port, another host, and UDP on the same port are somebody else's.
     for listen in [
         r#"[{ address = "[::]:3478", upstream = "192.0.2.1:3478" }]"#,
+        r#"[{ address = "0.0.0.0:3478", upstream = "[::1]:3478" }]"#,
         r#"[{ address = "[::]:3478", protocols = ["udp"] }, { address = "[::]:443", upstream = "127.0.0.1:3478" }]"#,
     ] {
         set(&[AUTH, &format!("listen={listen}")]).unwrap();

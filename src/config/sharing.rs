@@ -159,5 +159,6 @@ fn is_bound(bound: IpAddr, address: IpAddr) -> bool {
     let (bound, address) = (bound.to_canonical(), address.to_canonical());
     bound == address
         || (bound.is_unspecified()
+            && (bound.is_ipv6() || address.is_ipv4())
             && (address.is_loopback() || host::interface_addresses().contains(&address)))
 }
