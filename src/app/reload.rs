@@ -59,7 +59,7 @@ enum PlannedDoor {
     None,
     /// The door of the listener that has this place now.
     Keep(usize),
-    Open(Prepared),
+    Open(Box<Prepared>),
 }
 
 /// Everything the next configuration needs that could not be had.
@@ -239,7 +239,7 @@ impl Running {
                 };
                 address = socket.local_addr().unwrap_or(address);
                 match Prepared::new(socket, wanted, certificates.cloned()) {
-                    Ok(prepared) => PlannedDoor::Open(prepared),
+                    Ok(prepared) => PlannedDoor::Open(Box::new(prepared)),
                     Err(error) => {
                         problems.push(shared("listen", &error));
                         return None;
@@ -383,7 +383,7 @@ impl Running {
         }
         for (((wanted, door), kept), udp) in doors.into_iter().zip(kept).zip(udp) {
             let door = match door {
-                PlannedDoor::Open(prepared) => Some(self.lobby.open(prepared)),
+                PlannedDoor::Open(prepared) => Some(self.lobby.open(*prepared)),
                 PlannedDoor::None | PlannedDoor::Keep(_) => kept,
             };
             let udp = udp.unwrap_or_else(|| slots.next());

@@ -87,7 +87,7 @@ impl Tls {
     /// server and nothing that it does not speak, or names nobody.
     fn is_for_us(&self, hello: &ClientHello<'_>) -> bool {
         let offers = |wanted: &dyn Fn(&[u8]) -> bool| {
-            (hello.alpn()).map(|mut offered| offered.any(|name| wanted(name)))
+            (hello.alpn()).map(|mut offered| offered.any(wanted))
         };
         if offers(&is_stun) == Some(true) {
             return true;
