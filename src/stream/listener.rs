@@ -86,9 +86,8 @@ impl Tls {
     /// Whether the client wants this server, rather than another one behind the same port: it speaks STUN, names this
     /// server and nothing that it does not speak, or names nobody.
     fn is_for_us(&self, hello: &ClientHello<'_>) -> bool {
-        let offers = |wanted: &dyn Fn(&[u8]) -> bool| {
-            (hello.alpn()).map(|mut offered| offered.any(wanted))
-        };
+        let offers =
+            |wanted: &dyn Fn(&[u8]) -> bool| (hello.alpn()).map(|mut offered| offered.any(wanted));
         if offers(&is_stun) == Some(true) {
             return true;
         }
@@ -475,7 +474,8 @@ impl<T, H> Reception<T, H> {
                     tracing::warn!(
                         proxy = %Pii(ends.client),
                         why,
-                        "a connection of a trusted proxy has no usable PROXY protocol header: have the proxy send one                          (HAProxy: send-proxy-v2), or take it from listen.trusted_proxies"
+                        "a connection of a trusted proxy has no usable PROXY protocol header: have the proxy send one \
+                         (HAProxy: send-proxy-v2), or take it from listen.trusted_proxies"
                     );
                     return Err(Some(Refusal::Proxy));
                 }
