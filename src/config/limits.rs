@@ -12,6 +12,7 @@ use crate::turn::Bandwidth;
 pub(super) struct LimitKeys {
     pub quotas: Limits,
     pub connections_per_address: u32,
+    pub upstream_connections: u32,
     pub max_lifetime: Duration,
     pub permissions: usize,
     pub channels: usize,
@@ -47,6 +48,12 @@ pub(super) fn read_limits(r: &mut Reader<'_>, several_users: bool) -> Option<Lim
         "1024",
         "a number of connections, 0 for no limit",
         &all,
+    );
+    let upstream = r.key(
+        "limits.upstream_connections",
+        "4096",
+        "a number of connections from 1 to 1000000",
+        values::number(1..=1_000_000),
     );
     let per_allocation = read_bandwidth(r, "limits.bandwidth_per_allocation");
     let of_user = read_bandwidth(r, "limits.bandwidth_per_user");
@@ -95,6 +102,7 @@ pub(super) fn read_limits(r: &mut Reader<'_>, several_users: bool) -> Option<Lim
             share_per_user: share?,
         },
         connections_per_address: connections?,
+        upstream_connections: upstream?,
         max_lifetime: max_lifetime?,
         permissions: permissions? as usize,
         channels: channels? as usize,

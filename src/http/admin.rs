@@ -390,7 +390,10 @@ async fn metrics<S: ShardControl>(State(state): State<AdminState<S>>) -> Respons
     let context = Context {
         capacity_ratio: state.shards.capacity().ratio(),
         certificate_expiry_unix: state.certificates.as_ref().map(|all| all.not_after_unix()),
+        other_certificates: (state.certificates.as_ref())
+            .map_or_else(Vec::new, |all| all.others_not_after_unix()),
         streams_refused: state.admission.refused(),
+        passed: state.admission.passages().read(),
         unix_secs: Clock.now().unix_secs(),
         records: (state.records.as_ref()).map_or_else(Vec::new, |counts| counts.read()),
         acme: state.acme.as_ref().map(|counts| counts.read()),

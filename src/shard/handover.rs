@@ -134,6 +134,9 @@ pub(super) struct StreamImage {
     /// Both ends: descriptors may come in any order.
     pub client: SocketAddr,
     pub local: SocketAddr,
+    /// Whom the socket is open to, where that is a proxy in front of the client.
+    #[serde(default)]
+    pub proxy: Option<SocketAddr>,
     /// The start of a frame.
     pub partial: Vec<u8>,
     pub queue: Queue,
@@ -259,7 +262,9 @@ impl Legacy {
                     .collect();
                 let estate = self.of(record.shard)?;
                 for image in record.streams {
-                    if let Some(mut stream) = streams.remove(&(image.client, image.local)) {
+                    let peer = image.proxy.unwrap_or(image.client);
+                    if let Some(stream) = streams.remove(&(peer, image.local)) {
+                        let mut stream = stream.for_client(image.client);
                         stream.received = image.partial;
                         estate.streams.push((stream, image.queue));
                     }

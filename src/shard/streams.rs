@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -16,7 +17,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::base::{Clock, FiveTuple, Transport};
+use crate::base::{Clock, FiveTuple, Pii, Transport};
 use crate::net::{Batch, HEADROOM, MAX_DATAGRAM, Outgoing};
 use crate::stream::{ClientIo, ClientStream};
 use crate::wire::framing::{Frame, next_frame};
@@ -41,6 +42,10 @@ pub(super) const STREAM_CREDIT: usize = 64;
 /// How much is read at once from a client without an allocation behind what is kept, in bytes: whole requests, and few
 /// enough that nobody else waits for long.
 const READ_WITHOUT_ALLOCATION: usize = 1024;
+
+/// How often, and after what pause, it is looked again whether a connection of the same ends is over.
+const VACANCY_LOOKS: u32 = 25;
+const VACANCY_PAUSE: Duration = Duration::from_millis(20);
 
 /// Pieces that one write gathers: more frames than a turn usually brings for one client.
 const PIECES_PER_WRITE: usize = 64;
@@ -103,6 +108,11 @@ impl Client {
             self.partial.borrow().clone(),
             self.queue.borrow().clone(),
         ))
+    }
+
+    /// Whom the socket is open to: the client, or a proxy in front of it.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.io.borrow().peer()
     }
 
     /// Another process goes on with it: its task ends and says nothing to the client. False if none has it.
@@ -255,6 +265,13 @@ pub(super) async fn serve_on(shard: Rc<RefCell<Shard>>, stream: ClientStream, qu
         return;
     };
     let five_tuple = FiveTuple::new(transport, stream.client, listener);
+    if !is_vacant(&shard, five_tuple).await {
+        tracing::warn!(
+            client = %Pii(stream.client),
+            "proxies tell of two connections of one client address and port: the second one is closed"
+        );
+        return;
+    }
     let mut stream = stream;
     let partial = std::mem::take(&mut stream.received);
     let Ok(io) = stream.into_io() else {
@@ -297,6 +314,21 @@ pub(super) async fn serve_on(shard: Rc<RefCell<Shard>>, stream: ClientStream, qu
     // The client may have ended only its own half: what it was answered before that is still for it.
     let _ = tokio::time::timeout(LINGER, poll_fn(|cx| connection.poll_close(cx))).await;
     shard.borrow_mut().stream_connections[transport as usize] -= 1;
+}
+
+/// Whether nobody has `five_tuple`, after a while in which a connection that is over may be seen to be.
+///
+/// What proxies tell is no five-tuple of this host's: ports of one client towards two addresses of theirs may be the same,
+/// and whoever shared one with another client would act for them.
+async fn is_vacant(shard: &Rc<RefCell<Shard>>, five_tuple: FiveTuple) -> bool {
+    let vacant = || !shard.borrow().streams.contains_key(&five_tuple);
+    for _ in 0..VACANCY_LOOKS {
+        if vacant() {
+            return true;
+        }
+        tokio::time::sleep(VACANCY_PAUSE).await;
+    }
+    vacant()
 }
 
 /// Why reading stopped.

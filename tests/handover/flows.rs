@@ -151,6 +151,14 @@ impl StreamClient {
         Self::allocate(server, Box::new(connect(server)))
     }
 
+    /// Behind a proxy, which begins with `header`.
+    #[track_caller]
+    pub fn behind(server: SocketAddr, header: &[u8]) -> Self {
+        let mut connection = connect(server);
+        connection.write_all(header).unwrap();
+        Self::allocate(server, Box::new(connection))
+    }
+
     #[track_caller]
     pub fn tls(server: SocketAddr, config: &Arc<ClientConfig>) -> Self {
         let name = ServerName::IpAddress(server.ip().into());

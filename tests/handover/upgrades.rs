@@ -240,6 +240,37 @@ fn a_call_over_tcp_goes_on() {
 }
 
 #[test]
+fn clients_behind_a_proxy_stay_who_they_are() {
+    let site = Site::new();
+    let listen = format!(
+        "listen=[{{ address = '{}:0', protocols = ['udp', 'tcp', 'tls'], trusted_proxies = ['127.0.0.0/8'] }}]",
+        site.address()
+    );
+    let mut server = site.spawn("shards = 2", &["--set", &listen], &[]);
+    server.serves();
+    until("it can be taken over from", || site.socket().exists());
+    let mut calls: Vec<_> = (1..=6)
+        .map(|last| {
+            let header = format!("PROXY TCP4 203.0.113.{last} 192.0.2.1 1000 443\r\n");
+            StreamClient::behind(server.listener(), header.as_bytes())
+        })
+        .collect();
+    let successor = site.spawn("", &["--takeover", "--set", &listen], &[]);
+    successor.serves();
+    assert_eq!(server.ended(), Some(0), "{}", server.log());
+    for call in &mut calls {
+        // A nonce is good for the address that it was given to.
+        let request = call.signed(Request::refresh(600)).bytes();
+        call.write(&request);
+        assert_eq!(call.answer().code(), 0);
+    }
+    drop(calls);
+    for last in 1..=6 {
+        successor.says(&format!("\"client\":\"203.0.113.{last}:1000\""));
+    }
+}
+
+#[test]
 fn one_who_stays_and_one_who_moves_go_on_talking() {
     let site = Site::new();
     let mut old = site.start(&[]);

@@ -115,7 +115,7 @@ pub(super) const OPTIONS: &[Known] = &[
         "tcp-proxy-port",
         None,
         Plan::Never(
-            "this version reads no PROXY protocol headers; let the balancer keep the addresses of clients",
+            "name your balancer in trusted_proxies of a [[listen]]: from there alone a PROXY header is believed, on the same port",
         ),
     ),
     option(

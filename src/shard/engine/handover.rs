@@ -101,6 +101,7 @@ impl Shard {
                 streams.push(StreamImage {
                     client: five_tuple.client(),
                     local: *local,
+                    proxy: client.peer().filter(|peer| *peer != five_tuple.client()),
                     partial,
                     queue,
                 });

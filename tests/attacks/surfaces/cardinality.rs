@@ -27,7 +27,9 @@ fn page(world: &World) -> BTreeSet<String> {
         context: Context {
             capacity_ratio: 0.0,
             certificate_expiry_unix: None,
+            other_certificates: Vec::new(),
             streams_refused: Default::default(),
+            passed: Default::default(),
             records: Vec::new(),
             acme: None,
             canary: Vec::new(),
