@@ -70,7 +70,7 @@ fn what_is_no_key_is_refused_and_not_shown() {
         };
         let problems = Config::load(&sources).unwrap_err().to_string();
         assert!(
-            problems.contains("begins with md5: and is no key"),
+            problems.contains("begins with md5: or sha256: and is no key"),
             "{problems}"
         );
         assert!(!problems.contains("hunter2"), "{problems}");
@@ -80,7 +80,7 @@ fn what_is_no_key_is_refused_and_not_shown() {
         std::fs::write(&file, format!("bob:builder\nalice:{wrong}\n")).unwrap();
         let error = UsersFile::new(&file).read().unwrap_err().to_string();
         assert!(
-            error.contains(":2: a password that begins with md5:"),
+            error.contains(":2: a password that begins with md5: or sha256:"),
             "{error}"
         );
         std::fs::write(&file, format!("bob:builder\nalice:{}\n", key())).unwrap();
