@@ -9,7 +9,9 @@ pub mod rest;
 pub mod revocations;
 pub mod scope;
 
-pub use credentials::{AuthFailure, Credentials, Identity, Key, NotAKey, Verified, stored_key};
+pub use credentials::{
+    AuthFailure, Credentials, Identity, Key, NotAKey, PasswordAlgorithm, Verified, Who, stored_key,
+};
 pub use peers::{Denied, DeniedRule, OwnAddresses, PeerPolicy, PermittedIp, PermittedPeer};
 pub use quota::{LOOPS_PER_VISIT, Limits, Quota, QuotaExceeded, Wanted};
 pub use rate::{AddressRate, Debts};
@@ -77,20 +79,26 @@ impl Access {
         Self { revoked, ..self }
     }
 
-    /// Finds the key of `username` for which `matches` holds, as [`Credentials::verify`] does, unless it is revoked. That
-    /// it is learns only who has the right password.
+    /// Finds the key of `who` for which `matches` holds, as [`Credentials::verify`] does, unless it is revoked. That it is
+    /// learns only who has the right password.
     ///
     /// # Errors
     /// Those of [`Credentials::verify`], and `Revoked`.
     pub fn verify(
         &self,
-        username: &[u8],
+        who: Who<'_>,
+        algorithm: PasswordAlgorithm,
         unix: Duration,
         matches: impl FnMut(&Key) -> bool,
     ) -> Result<Verified, AuthFailure> {
-        let verified = self.credentials.verify(username, unix, matches)?;
-        let Identity { user, expires, .. } = &verified.identity;
-        match self.revoked.find(username, user, expires.is_some(), unix) {
+        let verified = self.credentials.verify(who, algorithm, unix, matches)?;
+        let Identity {
+            user,
+            username,
+            expires,
+            ..
+        } = &verified.identity;
+        match (self.revoked).find(username, user, expires.is_some(), unix) {
             None => Ok(verified),
             Some(_) => Err(AuthFailure::Revoked),
         }

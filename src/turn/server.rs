@@ -12,7 +12,7 @@ use crate::base::{FiveTuple, Now, RelayedAddress};
 use crate::wire::{self, Class, DecodeError, Key, Kind, Message, Method, Response};
 
 use super::allocation::{Allocation, AllocationId, AllocationView, Allocations, State};
-use super::auth::Nonces;
+use super::auth::{Guard, Nonces, Offer};
 use super::change::Newcomers;
 use super::discovery::Vantage;
 use super::police::ScopedRates;
@@ -303,7 +303,8 @@ impl Server {
         method: Method,
     ) -> Forward {
         // Nobody looks at the integrity of a Binding.
-        let unsigned = method == Method::Binding || !message.has_integrity();
+        let unsigned =
+            method == Method::Binding || self.guard(now, from).integrity(message).is_none();
         if unsigned && !self.may_answer(now, from, None) {
             return Forward::Drop(DropReason::RateLimited);
         }
@@ -378,9 +379,21 @@ impl Server {
     /// more of them than it has addresses.
     fn count_affected(&mut self, now: Now, from: FiveTuple, message: &Message<'_>) {
         let nonce = message.nonce();
-        if nonce.is_some_and(|nonce| self.nonces.check(now, from, nonce)) {
+        if nonce.is_some_and(|nonce| self.guard(now, from).is_fresh(nonce)) {
             let client = from.client().ip();
             self.stats.affected.address(now.unix_secs(), client);
+        }
+    }
+
+    /// What requests from `from` are authenticated against.
+    fn guard(&self, now: Now, from: FiveTuple) -> Guard<'_> {
+        let wanted = self.settings.protocol.security_features;
+        Guard {
+            now,
+            from,
+            access: &self.access,
+            nonces: &self.nonces,
+            offer: Offer::to(from.transport(), wanted, &self.access.credentials),
         }
     }
 
@@ -409,7 +422,7 @@ impl Server {
         let response = Response::error(method, message.transaction_id(), reject.code());
         match reject {
             Reject::Unauthenticated(_) | Reject::StaleNonce => {
-                response.challenge(&self.access.realm, &self.nonces.issue(now, from))
+                self.guard(now, from).challenge(response)
             }
             Reject::TryAlternate(alternate) => response.alternate_server(alternate),
             Reject::UnknownAttributes => {
@@ -435,8 +448,7 @@ impl Server {
         }
         let id = self.by_five_tuple.get(&from).copied();
         let owned = id.and_then(|id| self.allocations.get(id));
-        let authenticated =
-            super::auth::authenticate(message, now, from, &self.access, &self.nonces, owned)?;
+        let authenticated = (self.guard(now, from)).authenticate(message, owned)?;
         *signer = Some((*authenticated.key(), authenticated.scope()));
         match method {
             Method::Allocate => self.allocate(now, from, message, authenticated),

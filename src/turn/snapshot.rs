@@ -17,9 +17,11 @@ use ahash::RandomState;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::access::{Access, AddressRate, AuthFailure, Debts, Denied, DeniedRule, Scope, Visit};
+use crate::access::{
+    Access, AddressRate, AuthFailure, Debts, Denied, DeniedRule, Key, Scope, Visit,
+};
 use crate::base::{Family, FiveTuple, ListenerId, Now, RelayedAddress, Transport};
-use crate::wire::{ChannelNumber, ErrorCode, Method, TransactionId};
+use crate::wire::{ChannelNumber, ErrorCode, Integrity, Method, TransactionId};
 
 use super::allocation::{Allocation, AllocationId, Allocations, ChannelBinding, Permission, State};
 use super::auth::Nonces;
@@ -111,7 +113,14 @@ struct AllocationImage {
     relayed: Option<SocketAddr>,
     user: String,
     username: Box<[u8]>,
+    /// The key that MD5 made; zero where SHA-256 did.
     key: Zeroizing<[u8; 16]>,
+    /// The key that SHA-256 made.
+    #[serde(default)]
+    key_sha256: Option<Zeroizing<[u8; 32]>>,
+    /// Whether answers are signed with MESSAGE-INTEGRITY-SHA256.
+    #[serde(default)]
+    signs_sha256: bool,
     credential_expires: Option<Duration>,
     transaction: [u8; 12],
     fingerprint: bool,
@@ -349,9 +358,9 @@ impl Server {
             let Some(scope) = scope else {
                 continue;
             };
-            let key = (realm == *access.realm).then_some(&*image.key);
+            let key = (realm == *access.realm).then(|| image.key());
             let is_limited = image.credential_expires.is_some();
-            let gone = !is_limited && !access.credentials.holds(&image.username, key);
+            let gone = !is_limited && !access.credentials.holds(&image.username, key.as_ref());
             let revoked = (access.revoked).find(&image.username, &image.user, is_limited, now.unix);
             if gone || revoked.is_some() {
                 continue;
@@ -481,6 +490,17 @@ impl AllocationImage {
         }
     }
 
+    fn key(&self) -> Key {
+        let key = match &self.key_sha256 {
+            Some(key) => Key::sha256(**key),
+            None => Key::md5(*self.key),
+        };
+        key.signing(match self.signs_sha256 {
+            true => Integrity::Sha256,
+            false => Integrity::Sha1,
+        })
+    }
+
     fn of(allocation: &Allocation, now: Now) -> Self {
         // Named one by one: a field that is added has to be thought of here.
         let Allocation {
@@ -521,7 +541,9 @@ impl AllocationImage {
             },
             user: user.to_string(),
             username: username.clone(),
-            key: Zeroizing::new(*key),
+            key: Zeroizing::new(key.as_bytes().try_into().unwrap_or_default()),
+            key_sha256: key.as_bytes().try_into().ok().map(Zeroizing::new),
+            signs_sha256: key.integrity() == Integrity::Sha256,
             credential_expires: *credential_expires,
             transaction: transaction.0,
             fingerprint: *fingerprint,
@@ -585,7 +607,7 @@ impl AllocationImage {
             state: (self.relayed).map_or(State::Opening, |at| State::Live(RelayedAddress(at))),
             user: self.user.as_str().into(),
             username: self.username.clone(),
-            key: *self.key,
+            key: self.key(),
             credential_expires: self.credential_expires,
             scope,
             transaction: TransactionId(self.transaction),

@@ -2,10 +2,12 @@
 
 use std::net::SocketAddr;
 
-use hmac::Mac;
+use hmac::{Hmac, Mac};
+use sha1::Sha1;
+use sha2::Sha256;
 use stun_types::attribute::{
     AlternateServer, AttributeType, ErrorCode as CodecErrorCode, Fingerprint, MessageIntegrity,
-    Nonce, RawAttribute, Realm, UnknownAttributes, XorMappedAddress,
+    MessageIntegritySha256, Nonce, RawAttribute, Realm, UnknownAttributes, XorMappedAddress,
 };
 use stun_types::message::{
     Message as Codec, MessageClass, MessageType, MessageWrite, MessageWriteVec,
@@ -13,8 +15,8 @@ use stun_types::message::{
 };
 use turn_types::attribute::{Lifetime, XorRelayedAddress};
 
-use super::message::integrity_mac;
-use super::{ErrorCode, Key, Method, STUN_HEADER, TransactionId, attribute, classic};
+use super::message::hmac;
+use super::{ErrorCode, Integrity, Key, Method, STUN_HEADER, TransactionId, attribute, classic};
 
 /// An answer under construction.
 pub struct Response {
@@ -65,6 +67,14 @@ impl Response {
         if let Ok(attribute) = Nonce::new(nonce) {
             self.out.push_attribute_unchecked(&attribute);
         }
+        self
+    }
+
+    /// PASSWORD-ALGORITHMS with this value (RFC 8489 §14.11).
+    pub fn password_algorithms(mut self, list: &[u8]) -> Self {
+        let kind = AttributeType::new(attribute::PASSWORD_ALGORITHMS);
+        self.out
+            .push_attribute_unchecked(&RawAttribute::new(kind, list));
         self
     }
 
@@ -144,11 +154,21 @@ pub(super) fn codec_transaction(transaction: TransactionId) -> CodecTransactionI
 /// Signs with `key` if there is one, adds FINGERPRINT if asked, and returns the bytes to send.
 pub(super) fn seal(mut out: MessageWriteVec, key: Option<&Key>, fingerprint: bool) -> Vec<u8> {
     if let Some(key) = key {
-        let mut mac = integrity_mac(key);
-        mac.update(&prefix(&out, 24));
-        mac.update(out.data().get(4..).unwrap_or_default());
-        let attribute = MessageIntegrity::new(mac.finalize().into_bytes().into());
-        out.push_attribute_unchecked(&attribute);
+        match key.integrity() {
+            Integrity::Sha1 => {
+                let rest = out.data().get(4..).unwrap_or_default();
+                let mac: Hmac<Sha1> = hmac(key, &prefix(&out, 24), rest);
+                let attribute = MessageIntegrity::new(mac.finalize().into_bytes().into());
+                out.push_attribute_unchecked(&attribute);
+            }
+            Integrity::Sha256 => {
+                let rest = out.data().get(4..).unwrap_or_default();
+                let mac: Hmac<Sha256> = hmac(key, &prefix(&out, 36), rest);
+                if let Ok(attribute) = MessageIntegritySha256::new(&mac.finalize().into_bytes()) {
+                    out.push_attribute_unchecked(&attribute);
+                }
+            }
+        }
     }
     if fingerprint {
         let prefix = prefix(&out, 8);
