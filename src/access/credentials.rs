@@ -7,15 +7,13 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
-
 use crate::access::rest;
 use crate::access::scope::{Scope, VISIT_PREFIX, Visit};
 use crate::base::Secret;
 use crate::wire::key::prepare;
+use sha2::{Digest, Sha256};
 
-pub use crate::wire::key::{MAX_USERNAME_BYTES, NotAKey, long_term_key, stored_key};
+pub use crate::wire::key::{Key, MAX_USERNAME_BYTES, NotAKey, long_term_key, stored_key};
 
 /// Why authentication failed; the client sees 401 for all of them, the operator a label each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,7 +25,7 @@ pub enum AuthFailure {
     UnknownUser,
     /// MESSAGE-INTEGRITY does not match.
     BadPassword,
-    /// The time-limited credential is over.
+    /// The time-limited credential or the token is over.
     Expired,
     /// REALM is not ours.
     WrongRealm,
@@ -37,11 +35,13 @@ pub enum AuthFailure {
     WrongUser,
     /// The credentials are right, and revoked.
     Revoked,
+    /// The token is no authorization server's of ours, or not for this server.
+    BadToken,
 }
 
 impl AuthFailure {
     /// Every reason, in the order of their discriminants.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Missing,
         Self::UnknownUser,
         Self::BadPassword,
@@ -50,6 +50,7 @@ impl AuthFailure {
         Self::StaleNonce,
         Self::WrongUser,
         Self::Revoked,
+        Self::BadToken,
     ];
 
     /// The label of metrics and logs.
@@ -63,22 +64,22 @@ impl AuthFailure {
             Self::StaleNonce => "stale_nonce",
             Self::WrongUser => "wrong_user",
             Self::Revoked => "revoked",
+            Self::BadToken => "bad_token",
         }
     }
 }
-
-/// A long-term key: MD5(username ":" realm ":" password) (RFC 8489 §9.2.2).
-pub type Key = [u8; 16];
 
 /// Who a request speaks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The user id that quotas, metrics and logs count: the static name, or the id inside a time-limited name.
     pub user: Arc<str>,
-    /// When a time-limited credential ends, since the Unix epoch; `None` for static users.
+    /// When a time-limited credential or a token ends, since the Unix epoch; `None` for static users.
     pub expires: Option<Duration>,
     /// How far it reaches.
     pub scope: Scope,
+    /// Whether a token vouches for it.
+    pub by_token: bool,
 }
 
 /// A username whose key matched.
@@ -186,15 +187,14 @@ impl Credentials {
         let user = std::str::from_utf8(username)
             .ok()
             .and_then(|name| self.find(name));
-        user.is_some_and(|user| key.is_none_or(|key| user.key.expose().ct_eq(key).into()))
+        user.is_some_and(|user| key.is_none_or(|key| user.key.expose() == key))
     }
 
     /// Whether one of the secrets makes `key` for the time-limited `username` in this realm.
     pub fn derive(&self, username: &[u8], key: &Key) -> bool {
         (self.secrets.iter()).any(|secret| {
             let password = rest::password(secret, username);
-            let derived = long_term_key(username, &self.realm, password.expose());
-            derived.ct_eq(key).into()
+            long_term_key(username, &self.realm, password.expose()) == *key
         })
     }
 
@@ -224,6 +224,7 @@ impl Credentials {
                     user: Arc::clone(&user.id),
                     expires: None,
                     scope: Scope::Policy,
+                    by_token: false,
                 },
                 key: *user.key.expose(),
             });
@@ -254,7 +255,7 @@ impl Credentials {
             }
         }
         if user.is_none() && (self.secrets.is_empty() || !self.users.is_empty()) {
-            black_box(matches(black_box(&[0; 16])));
+            black_box(matches(black_box(&Key::from([0; 16]))));
         }
         let known = user.is_some() || (limited.is_some() && !self.secrets.is_empty());
         Err(if known {
@@ -301,6 +302,7 @@ fn verified(
             user: limited.user.into(),
             expires: Some(expires),
             scope,
+            by_token: false,
         },
         key,
     })

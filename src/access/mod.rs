@@ -1,6 +1,7 @@
 //! "May this client do this, and with which key?": credentials, peer policy, quotas, rates. Pure; replaced whole on reload.
 
 pub mod credentials;
+pub mod oauth;
 pub mod peers;
 pub mod quota;
 mod ranges;
@@ -10,6 +11,7 @@ pub mod revocations;
 pub mod scope;
 
 pub use credentials::{AuthFailure, Credentials, Identity, Key, NotAKey, Verified, stored_key};
+pub use oauth::Tokens;
 pub use peers::{Denied, DeniedRule, OwnAddresses, PeerPolicy, PermittedIp, PermittedPeer};
 pub use quota::{LOOPS_PER_VISIT, Limits, Quota, QuotaExceeded, Wanted};
 pub use rate::{AddressRate, Debts};
@@ -39,6 +41,8 @@ pub struct Settings {
     pub peers: peers::Settings,
     /// Quotas.
     pub limits: Limits,
+    /// Tokens of authorization servers.
+    pub oauth: oauth::Settings,
 }
 
 /// One immutable snapshot of everything that decides access.
@@ -48,6 +52,8 @@ pub struct Access {
     pub realm: Box<str>,
     /// Who may allocate.
     pub credentials: Arc<Credentials>,
+    /// Who may do so with a token; `None`: nobody.
+    pub tokens: Option<Arc<Tokens>>,
     /// Who may do so no longer.
     pub revoked: Revocations,
     /// Who may be reached.
@@ -65,6 +71,11 @@ impl Access {
                 Credentials::new(&settings.realm, &settings.users, &settings.secrets)
                     .with_visits(settings.visits.clone()),
             ),
+            tokens: (!settings.oauth.keys.is_empty()).then(|| {
+                let name = settings.oauth.server_name.as_ref();
+                let name = name.unwrap_or(&settings.realm);
+                Arc::new(Tokens::new(name, &settings.oauth.keys))
+            }),
             revoked: Revocations::default(),
             peers: PeerPolicy::new(&settings.peers, own),
             strict_expiry: settings.strict_expiry,
@@ -88,7 +99,38 @@ impl Access {
         unix: Duration,
         matches: impl FnMut(&Key) -> bool,
     ) -> Result<Verified, AuthFailure> {
-        let verified = self.credentials.verify(username, unix, matches)?;
+        self.unless_revoked(
+            username,
+            unix,
+            self.credentials.verify(username, unix, matches)?,
+        )
+    }
+
+    /// The same for whoever comes with a token, as [`Tokens::verify`] has it.
+    ///
+    /// # Errors
+    /// Those of [`Tokens::verify`], `BadToken` where there are none, and `Revoked`.
+    pub fn verify_token(
+        &self,
+        username: &[u8],
+        token: &[u8],
+        unix: Duration,
+        matches: impl FnMut(&Key) -> bool,
+    ) -> Result<Verified, AuthFailure> {
+        let tokens = self.tokens.as_ref().ok_or(AuthFailure::BadToken)?;
+        self.unless_revoked(
+            username,
+            unix,
+            tokens.verify(username, token, unix, matches)?,
+        )
+    }
+
+    fn unless_revoked(
+        &self,
+        username: &[u8],
+        unix: Duration,
+        verified: Verified,
+    ) -> Result<Verified, AuthFailure> {
         let Identity { user, expires, .. } = &verified.identity;
         match self.revoked.find(username, user, expires.is_some(), unix) {
             None => Ok(verified),

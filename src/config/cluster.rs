@@ -290,7 +290,7 @@ fn origin(text: &str) -> Result<String, String> {
 }
 
 /// The entries of a list, after a problem with every name that occurs twice.
-fn unique<T>(
+pub(super) fn unique<T>(
     r: &mut Reader<'_>,
     entries: Vec<(Origin, T)>,
     key: &str,

@@ -7,7 +7,7 @@ use super::problem::{Origin, Problem, Sources};
 use super::reader::Reader;
 
 /// Keys whose values are secrets, and what to use in their place on the command line.
-const SECRET_KEYS: [(&str, &str); 4] = [
+const SECRET_KEYS: [(&str, &str); 5] = [
     (
         "auth.users",
         "use the configuration file, or TURNIX_AUTH__USERS in the environment",
@@ -24,6 +24,7 @@ const SECRET_KEYS: [(&str, &str); 4] = [
         "api.keys.secret",
         "use secret_file, or the secret's hash (\"sha256:…\")",
     ),
+    ("auth.oauth.keys.key", "use key_file"),
 ];
 
 /// Warns of secrets on the command line, and of a configuration file that holds some for all to read.

@@ -146,6 +146,7 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
             strict_expiry: auth.strict_expiry,
             peers: peers?,
             limits: limits.quotas,
+            oauth: auth.oauth,
         },
         listeners: listeners?
             .into_iter()

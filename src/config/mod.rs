@@ -19,6 +19,7 @@ mod limits;
 mod listen;
 mod load;
 mod log;
+mod oauth;
 mod preset;
 mod problem;
 mod protocol;

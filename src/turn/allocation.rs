@@ -115,8 +115,10 @@ pub(super) struct Allocation {
     /// USERNAME as it was sent, to recognize the owner without deriving a key again.
     pub username: Box<[u8]>,
     pub key: Key,
-    /// When the credential ends, if it is time-limited.
+    /// When the credential ends, if it is time-limited, or the token.
     pub credential_expires: Option<Duration>,
+    /// Whether it came with a token, after which it does not live (RFC 7635 §9).
+    pub by_token: bool,
     /// How far it reaches.
     pub scope: Scope,
     /// The Allocate that made it: its retransmissions get the same answer.

@@ -117,7 +117,9 @@ impl Authenticated {
         match &self.identity {
             None => Ok(()),
             Some(identity)
-                if identity.user == allocation.user
+                if identity.by_token == allocation.by_token
+                    // The keys of tokens are replaced now and then, and a client refreshes with a token of the newer one.
+                    && (identity.by_token || identity.user == allocation.user)
                     && identity.scope == allocation.scope
                     && identity.expires.is_some() == allocation.credential_expires.is_some() =>
             {
@@ -163,9 +165,13 @@ pub(super) fn authenticate(
             return Err(Reject::Unauthenticated(AuthFailure::WrongRealm));
         }
         _ => {
-            let mut verified = access
-                .verify(username, now.unix, |key| message.verify_integrity(key))
-                .map_err(Reject::Unauthenticated)?;
+            let matches = |key: &Key| message.verify_integrity(key);
+            let token = message.access_token().filter(|_| access.tokens.is_some());
+            let verified = match token {
+                Some(token) => access.verify_token(username, token, now.unix, matches),
+                None => access.verify(username, now.unix, matches),
+            };
+            let mut verified = verified.map_err(Reject::Unauthenticated)?;
             verified.identity.scope = verified.identity.scope.at(from.client().ip());
             Authenticated {
                 scope: verified.identity.scope,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::access::{AuthFailure, Denied, PermittedIp, Scope};
+use crate::access::{AuthFailure, Denied, PermittedIp};
 use crate::base::{Family, FiveTuple, Now};
 use crate::wire::{ChannelNumber, DecodeError, Message, Method, Response, attribute};
 
@@ -51,11 +51,29 @@ impl From<DecodeError> for Reject {
 }
 
 impl Server {
-    /// Attributes that `method` understands; others below 0x8000 get 420 (RFC 8489 §6.3.1).
-    pub(super) const fn known(method: Method) -> &'static [u16] {
+    /// Attributes that `method` understands, with tokens or without.
+    const fn known(method: Method) -> &'static [u16] {
         match method {
             Method::Binding => KNOWN_BINDING,
             _ => KNOWN_TURN,
+        }
+    }
+
+    /// Attributes below 0x8000 that `method` does not understand: 420 names them (RFC 8489 §6.3.1).
+    pub(super) fn unknown<'m>(
+        &self,
+        message: &'m Message<'_>,
+        method: Method,
+    ) -> impl Iterator<Item = u16> + 'm {
+        let tokens = method != Method::Binding && self.access.tokens.is_some();
+        (message.unknown_required(Self::known(method)))
+            .filter(move |kind| !(tokens && *kind == attribute::ACCESS_TOKEN))
+    }
+
+    fn refuse_unknown(&self, message: &Message<'_>, method: Method) -> Result<(), Reject> {
+        match self.unknown(message, method).next() {
+            None => Ok(()),
+            Some(_) => Err(Reject::UnknownAttributes),
         }
     }
 
@@ -65,7 +83,7 @@ impl Server {
         from: FiveTuple,
         message: &Message<'_>,
     ) -> Result<Response, Reject> {
-        refuse_unknown(message, Method::Binding)?;
+        self.refuse_unknown(message, Method::Binding)?;
         Ok(Response::success(Method::Binding, message.transaction_id())
             .mapped_address(from.client()))
     }
@@ -93,7 +111,7 @@ impl Server {
             Some(UDP) => {}
             Some(_) => return Err(Reject::UnsupportedTransport),
         }
-        refuse_unknown(message, Method::Allocate)?;
+        self.refuse_unknown(message, Method::Allocate)?;
         let family = match message.requested_family()? {
             None => self.default_family(from),
             Some(Some(family)) => family,
@@ -119,7 +137,9 @@ impl Server {
             // Only the owner of an allocation on this five-tuple has no identity, and there is none.
             return Err(Reject::ServerError);
         };
-        let granted_secs = self.granted_secs(now, requested, identity.scope, identity.expires);
+        let by_token = identity.by_token;
+        let bounded = identity.scope.is_loop() || by_token;
+        let granted_secs = self.granted_secs(now, requested, bounded, identity.expires);
         let scope = identity.scope;
         let user = identity.user;
         let id = self.allocations.insert(|id| Allocation {
@@ -131,6 +151,7 @@ impl Server {
             username: username.into(),
             key,
             credential_expires: identity.expires,
+            by_token,
             scope,
             transaction: message.transaction_id(),
             fingerprint: message.has_fingerprint(),
@@ -169,7 +190,7 @@ impl Server {
         authenticated: &Authenticated,
     ) -> Result<Response, Reject> {
         let (id, allocation) = self.owned(id, authenticated)?;
-        refuse_unknown(message, Method::Refresh)?;
+        self.refuse_unknown(message, Method::Refresh)?;
         match message.requested_family()? {
             Some(family) if family != Some(allocation.family) => return Err(Reject::PeerFamily),
             _ => {}
@@ -183,9 +204,10 @@ impl Server {
         let renewed = authenticated.renewed().zip(message.username());
         let over = renewed.is_none()
             && (allocation.credential_expires).is_some_and(|expires| expires <= now.unix);
-        // A secret that is gone vouches for nothing beyond the time that it signed for.
+        // A secret that is gone vouches for nothing beyond the time that it signed for, and a token never does.
         if over
-            && (self.access.strict_expiry
+            && (allocation.by_token
+                || self.access.strict_expiry
                 || !(self.access.credentials).derive(&allocation.username, &allocation.key))
         {
             return Err(Reject::Unauthenticated(AuthFailure::Expired));
@@ -194,7 +216,8 @@ impl Server {
             Some((identity, _)) => identity.expires,
             None => allocation.credential_expires,
         };
-        let granted_secs = self.granted_secs(now, requested, allocation.scope, ends);
+        let bounded = allocation.scope.is_loop() || allocation.by_token;
+        let granted_secs = self.granted_secs(now, requested, bounded, ends);
         self.touch(now, id, |allocation| {
             allocation.expires = now.mono + Duration::from_secs(granted_secs.into());
             if let Some((identity, username)) = renewed {
@@ -215,7 +238,7 @@ impl Server {
         authenticated: &Authenticated,
     ) -> Result<Response, Reject> {
         let (id, allocation) = self.owned(id, authenticated)?;
-        refuse_unknown(message, Method::CreatePermission)?;
+        self.refuse_unknown(message, Method::CreatePermission)?;
         let peers: Vec<SocketAddr> = message.peer_addresses().collect::<Result<_, _>>()?;
         if peers.is_empty() {
             return Err(Reject::BadRequest("XOR-PEER-ADDRESS is missing"));
@@ -271,7 +294,7 @@ impl Server {
         authenticated: &Authenticated,
     ) -> Result<Response, Reject> {
         let (id, allocation) = self.owned(id, authenticated)?;
-        refuse_unknown(message, Method::ChannelBind)?;
+        self.refuse_unknown(message, Method::ChannelBind)?;
         let Some(number) = message.channel_number()? else {
             return Err(Reject::BadRequest("CHANNEL-NUMBER is missing"));
         };
@@ -388,31 +411,24 @@ impl Server {
         }
     }
 
-    /// LIFETIME that is granted, in seconds: at least the default, at most the maximum (RFC 8656 §7.2), and in a loop no
-    /// longer than the credential, which `ends` since the Unix epoch.
+    /// LIFETIME that is granted, in seconds: at least the default, at most the maximum (RFC 8656 §7.2), and where it is
+    /// `bounded`, in a loop or by a token, no longer than the credential, which `ends` since the Unix epoch.
     fn granted_secs(
         &self,
         now: Now,
         requested: Option<u32>,
-        scope: Scope,
+        bounded: bool,
         ends: Option<Duration>,
     ) -> u32 {
         let default = DEFAULT_LIFETIME.as_secs() as u32;
         let max = u32::try_from(self.settings.max_lifetime.as_secs()).unwrap_or(u32::MAX);
         let granted = requested.unwrap_or(default).max(default).min(max);
         match ends {
-            Some(ends) if scope.is_loop() => {
+            Some(ends) if bounded => {
                 let left = ends.saturating_sub(now.unix).as_secs().max(1);
                 granted.min(u32::try_from(left).unwrap_or(u32::MAX))
             }
             _ => granted,
         }
-    }
-}
-
-fn refuse_unknown(message: &Message<'_>, method: Method) -> Result<(), Reject> {
-    match message.unknown_required(Server::known(method)).next() {
-        None => Ok(()),
-        Some(_) => Err(Reject::UnknownAttributes),
     }
 }

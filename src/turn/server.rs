@@ -406,12 +406,17 @@ impl Server {
         let response = Response::error(method, message.transaction_id(), reject.code());
         match reject {
             Reject::Unauthenticated(_) | Reject::StaleNonce => {
-                response.challenge(&self.access.realm, &self.nonces.issue(now, from))
+                let nonce = self.nonces.issue(now, from);
+                let response = response.challenge(&self.access.realm, &nonce);
+                match (reject, &self.access.tokens) {
+                    (Reject::Unauthenticated(_), Some(tokens)) => {
+                        response.third_party(tokens.server_name())
+                    }
+                    _ => response,
+                }
             }
             Reject::TryAlternate(alternate) => response.alternate_server(alternate),
-            Reject::UnknownAttributes => {
-                response.unknown_attributes(message.unknown_required(Self::known(method)))
-            }
+            Reject::UnknownAttributes => response.unknown_attributes(self.unknown(message, method)),
             _ => response,
         }
     }

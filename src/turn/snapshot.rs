@@ -17,7 +17,9 @@ use ahash::RandomState;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::access::{Access, AddressRate, AuthFailure, Debts, Denied, DeniedRule, Scope, Visit};
+use crate::access::{
+    Access, AddressRate, AuthFailure, Debts, Denied, DeniedRule, Key, Scope, Visit,
+};
 use crate::base::{Family, FiveTuple, ListenerId, Now, RelayedAddress, Transport};
 use crate::wire::{ChannelNumber, ErrorCode, Method, TransactionId};
 
@@ -111,8 +113,10 @@ struct AllocationImage {
     relayed: Option<SocketAddr>,
     user: String,
     username: Box<[u8]>,
-    key: Zeroizing<[u8; 16]>,
+    key: Zeroizing<Vec<u8>>,
     credential_expires: Option<Duration>,
+    #[serde(default)]
+    by_token: bool,
     transaction: [u8; 12],
     fingerprint: bool,
     granted_secs: u32,
@@ -348,9 +352,9 @@ impl Server {
             let Some(scope) = scope else {
                 continue;
             };
-            let key = (realm == *access.realm).then_some(&*image.key);
+            let key = Key::new(&image.key).filter(|_| realm == *access.realm);
             let is_limited = image.credential_expires.is_some();
-            let gone = !is_limited && !access.credentials.holds(&image.username, key);
+            let gone = !is_limited && !access.credentials.holds(&image.username, key.as_ref());
             let revoked = (access.revoked).find(&image.username, &image.user, is_limited, now.unix);
             if gone || revoked.is_some() {
                 continue;
@@ -490,6 +494,7 @@ impl AllocationImage {
             username,
             key,
             credential_expires,
+            by_token,
             scope: _,
             transaction,
             fingerprint,
@@ -519,8 +524,9 @@ impl AllocationImage {
             },
             user: user.to_string(),
             username: username.clone(),
-            key: Zeroizing::new(*key),
+            key: Zeroizing::new(key.as_bytes().to_vec()),
             credential_expires: *credential_expires,
+            by_token: *by_token,
             transaction: transaction.0,
             fingerprint: *fingerprint,
             granted_secs: *granted_secs,
@@ -583,8 +589,9 @@ impl AllocationImage {
             state: (self.relayed).map_or(State::Opening, |at| State::Live(RelayedAddress(at))),
             user: self.user.as_str().into(),
             username: self.username.clone(),
-            key: *self.key,
+            key: Key::new(&self.key)?,
             credential_expires: self.credential_expires,
+            by_token: self.by_token,
             scope,
             transaction: TransactionId(self.transaction),
             fingerprint: self.fingerprint,

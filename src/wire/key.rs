@@ -1,11 +1,79 @@
 //! Long-term keys (RFC 8489 §9.2.2).
 
 use std::borrow::Cow;
+use std::fmt;
 
 use md5::{Digest, Md5};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroize;
 
-/// A long-term key: MD5 of username, realm and password (RFC 8489 §9.2.2).
-pub type Key = [u8; 16];
+/// The shortest key, in bytes: what MD5 makes.
+pub const MIN_KEY_BYTES: usize = 16;
+
+/// The longest key, in bytes.
+pub const MAX_KEY_BYTES: usize = 32;
+
+/// A key of MESSAGE-INTEGRITY: MD5 of username, realm and password (RFC 8489 §9.2.2), or the session key in a token
+/// (RFC 7635 §6.2).
+#[derive(Clone, Copy)]
+pub struct Key {
+    /// Zero behind `length`.
+    bytes: [u8; MAX_KEY_BYTES],
+    length: u8,
+}
+
+impl Key {
+    /// The key of these bytes, [`MIN_KEY_BYTES`] to [`MAX_KEY_BYTES`] of them; `None` if they are fewer or more.
+    pub fn new(key: &[u8]) -> Option<Self> {
+        if !(MIN_KEY_BYTES..=MAX_KEY_BYTES).contains(&key.len()) {
+            return None;
+        }
+        let mut bytes = [0; MAX_KEY_BYTES];
+        bytes.get_mut(..key.len())?.copy_from_slice(key);
+        Some(Self {
+            bytes,
+            length: key.len() as u8,
+        })
+    }
+
+    /// Its bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length.into()).unwrap_or_default()
+    }
+}
+
+impl From<[u8; MIN_KEY_BYTES]> for Key {
+    fn from(key: [u8; MIN_KEY_BYTES]) -> Self {
+        let mut bytes = [0; MAX_KEY_BYTES];
+        bytes[..MIN_KEY_BYTES].copy_from_slice(&key);
+        Self {
+            bytes,
+            length: MIN_KEY_BYTES as u8,
+        }
+    }
+}
+
+impl PartialEq for Key {
+    /// In constant time.
+    fn eq(&self, other: &Self) -> bool {
+        (self.bytes.ct_eq(&other.bytes) & self.length.ct_eq(&other.length)).into()
+    }
+}
+
+impl Eq for Key {}
+
+impl Zeroize for Key {
+    fn zeroize(&mut self) {
+        self.bytes.zeroize();
+    }
+}
+
+impl fmt::Debug for Key {
+    /// Masked: it is worth as much as the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key(***)")
+    }
+}
 
 /// The longest USERNAME in bytes (RFC 8489 §14.3).
 pub const MAX_USERNAME_BYTES: usize = 508;
@@ -18,7 +86,7 @@ pub fn long_term_key(username: &[u8], realm: &str, password: &[u8]) -> Key {
     hash.update(realm.as_bytes());
     hash.update(b":");
     hash.update(password);
-    hash.finalize().into()
+    Key::from(<[u8; MIN_KEY_BYTES]>::from(hash.finalize()))
 }
 
 /// What a password begins with that is a long-term key already, followed by 32 hexadecimal digits.
@@ -33,7 +101,7 @@ pub fn stored_key(password: &str) -> Option<Result<Key, NotAKey>> {
     let digits = password.strip_prefix(STORED)?;
     let is_key = digits.len() == 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     Some(match u128::from_str_radix(digits, 16) {
-        Ok(key) if is_key => Ok(key.to_be_bytes()),
+        Ok(key) if is_key => Ok(key.to_be_bytes().into()),
         _ => Err(NotAKey),
     })
 }
@@ -88,8 +156,10 @@ mod tests {
     fn long_term_key_of_rfc8489_9_2_2() {
         let key = long_term_key(b"user", "realm", b"pass");
         assert_eq!(
-            u128::from_be_bytes(key),
-            0x8493_fbc5_3ba5_82fb_4c04_4c45_6bdc_40eb
+            key,
+            0x8493_fbc5_3ba5_82fb_4c04_4c45_6bdc_40eb_u128
+                .to_be_bytes()
+                .into()
         );
     }
 }

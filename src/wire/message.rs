@@ -236,6 +236,11 @@ impl<'a> Message<'a> {
         self.attribute(attribute::NONCE)
     }
 
+    /// ACCESS-TOKEN (RFC 7635 §6.2), as sent.
+    pub fn access_token(&self) -> Option<&'a [u8]> {
+        self.attribute(attribute::ACCESS_TOKEN)
+    }
+
     /// LIFETIME in seconds.
     ///
     /// # Errors
@@ -351,8 +356,9 @@ fn attributes_fit(bytes: &[u8]) -> bool {
     rest.is_empty()
 }
 
-/// HMAC-SHA1 under a long-term key, as MESSAGE-INTEGRITY uses it.
+/// HMAC-SHA1 under `key`, as MESSAGE-INTEGRITY uses it.
 pub(super) fn integrity_mac(key: &Key) -> Hmac<Sha1> {
-    // HMAC takes keys of any length (RFC 2104 §3), so this cannot fail for sixteen bytes.
-    Hmac::new_from_slice(key).unwrap_or_else(|_| unreachable!("HMAC accepts every key length"))
+    // HMAC takes keys of any length (RFC 2104 §3), so this cannot fail.
+    Hmac::new_from_slice(key.as_bytes())
+        .unwrap_or_else(|_| unreachable!("HMAC accepts every key length"))
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use hmac::Mac;
 use stun_types::attribute::{
     AlternateServer, AttributeType, ErrorCode as CodecErrorCode, Fingerprint, MessageIntegrity,
-    Nonce, Realm, UnknownAttributes, XorMappedAddress,
+    Nonce, RawAttribute, Realm, UnknownAttributes, XorMappedAddress,
 };
 use stun_types::message::{
     Message as Codec, MessageClass, MessageType, MessageWrite, MessageWriteVec,
@@ -14,7 +14,7 @@ use stun_types::message::{
 use turn_types::attribute::{Lifetime, XorRelayedAddress};
 
 use super::message::integrity_mac;
-use super::{ErrorCode, Key, Method, STUN_HEADER, TransactionId};
+use super::{ErrorCode, Key, Method, STUN_HEADER, TransactionId, attribute};
 
 /// An answer under construction.
 pub struct Response {
@@ -65,6 +65,14 @@ impl Response {
         if let Ok(attribute) = Nonce::new(nonce) {
             self.out.push_attribute_unchecked(&attribute);
         }
+        self
+    }
+
+    /// THIRD-PARTY-AUTHORIZATION (RFC 7635 §6.1): the name by which an authorization server knows this one.
+    pub fn third_party(mut self, server_name: &str) -> Self {
+        let kind = AttributeType::new(attribute::THIRD_PARTY_AUTHORIZATION);
+        let attribute = RawAttribute::new(kind, server_name.as_bytes());
+        self.out.push_attribute_unchecked(&attribute);
         self
     }
 

@@ -55,6 +55,7 @@ pub fn access_settings() -> access::Settings {
         strict_expiry: false,
         peers: PeerSettings::default(),
         limits: Limits::default(),
+        oauth: access::oauth::Settings::default(),
     }
 }
 

@@ -19,6 +19,26 @@ pub const TOKEN: &str = "down-the-rabbit-hole";
 pub const API_ID: &str = "AC0123456789abcdef0123456789abcdef";
 pub const API_SECRET: &str = "through-the-looking-glass";
 
+/// The keys that are compiled into uclient, which makes tokens of any of them; it takes as much of each as the algorithm
+/// wants.
+const UCLIENT_KEYS: &str = r#"
+[auth.oauth]
+server_name = "relays.example.org"
+
+[[auth.oauth.keys]]
+kid = "north"
+key = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
+
+[[auth.oauth.keys]]
+kid = "union"
+algorithm = "A128GCM"
+key = "MTIzNDU2Nzg5MDEyMzQ1Ng=="
+
+[[auth.oauth.keys]]
+kid = "oldempire"
+key = "MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI="
+"#;
+
 const LOOPBACK: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::LOCALHOST),
     IpAddr::V6(Ipv6Addr::LOCALHOST),
@@ -36,6 +56,8 @@ pub struct Options {
     pub trace: bool,
     /// The admin listener asks for its token.
     pub token: bool,
+    /// Clients may come with tokens that uclient makes for itself.
+    pub oauth: bool,
 }
 
 /// A running server; dropping it ends it.
@@ -230,6 +252,7 @@ fn turnix(dir: &TempDir, block: Block, options: Options) -> Command {
     };
     let level = if options.trace { "trace" } else { "info" };
     let token = if options.token { TOKEN } else { "" };
+    let oauth = if options.oauth { UCLIENT_KEYS } else { "" };
     let config = format!(
         r#"
 realm = "{REALM}"
@@ -270,6 +293,7 @@ secret = "{API_SECRET}"
 
 [log]
 level = "{level}"
+{oauth}
 "#
     );
     std::fs::write(dir.path().join("turnix.toml"), config).expect("configuration");

@@ -45,6 +45,8 @@ enum Family {
 enum Credentials {
     LongTerm,
     Secret,
+    /// Of one of three authorization servers, by chance, for each Allocate and Refresh.
+    Token,
 }
 
 /// One run of the load generator.
@@ -86,6 +88,13 @@ impl Run {
         }
     }
 
+    const fn token(self) -> Run {
+        Run {
+            credentials: Credentials::Token,
+            ..self
+        }
+    }
+
     /// Messages of each client, clients, and milliseconds between messages.
     fn load(&self) -> (u64, u64, u64) {
         if self.transport == Transport::Tls {
@@ -120,6 +129,7 @@ impl Run {
         add(&match self.credentials {
             Credentials::LongTerm => format!("-u {USER} -w {PASSWORD}"),
             Credentials::Secret => format!("-u bob -W {SECRET}"),
+            Credentials::Token => "-J".to_owned(),
         });
         // -c: no second, RTCP, allocation for each client.
         add(&format!(
@@ -148,6 +158,7 @@ fn check(test: &str, case: Run) {
     let server = Server::start(Options {
         loopback_peers: case.peer == Peer::Echo,
         secret: case.credentials == Credentials::Secret,
+        oauth: case.credentials == Credentials::Token,
         ..Options::default()
     });
     // It takes the port above its own as well.
@@ -251,6 +262,9 @@ cases! {
     secret_over_udp: Run::new(Udp, Channels, Clients).secret();
     secret_over_tcp: Run::new(Tcp, Channels, Clients).secret();
     secret_over_tls: Run::new(Tls, Channels, Echo).secret();
+    token_over_udp: Run::new(Udp, Channels, Clients).token();
+    token_over_tcp: Run::new(Tcp, Channels, Echo).token();
+    token_over_tls: Run::new(Tls, Indications, Clients).token();
 }
 
 /// The load generator must tell a refusal from a success, or the runs above would prove nothing.
