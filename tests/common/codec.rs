@@ -24,7 +24,7 @@ fn oracle_key(password: &str) -> MessageIntegrity {
 }
 
 pub fn key(password: &str) -> Key {
-    oracle_key(password).0.try_into().unwrap()
+    Key::new(&oracle_key(password).0).unwrap()
 }
 
 /// The attributes that count: nothing behind FINGERPRINT; behind MESSAGE-INTEGRITY or MESSAGE-INTEGRITY-SHA256 only the
