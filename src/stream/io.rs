@@ -8,6 +8,7 @@ use std::io::{self, IoSlice, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -184,6 +185,17 @@ impl ClientIo {
         }
     }
 
+    /// The name that a TLS client asked for.
+    fn server_name(&self) -> Option<Arc<str>> {
+        match &self.inner {
+            Inner::Plain(_) => None,
+            Inner::Tls(stream) => {
+                let name = stream.get_ref().1.server_name()?;
+                Some(name.to_ascii_lowercase().into())
+            }
+        }
+    }
+
     /// The socket of a plain TCP connection under another descriptor: TLS is more than a socket.
     ///
     /// # Errors
@@ -308,6 +320,8 @@ pub struct ClientStream {
     pub client: SocketAddr,
     /// The server transport address it connected to, IPv4 in its own form.
     pub local: SocketAddr,
+    /// The name that a TLS client asked for (SNI), in lower case.
+    pub server_name: Option<Arc<str>>,
     /// Bytes that were read while telling protocols apart; they come first.
     pub received: Vec<u8>,
     /// Parked.
@@ -326,6 +340,7 @@ impl ClientStream {
             transport: Transport::Tcp,
             client: canonical(socket.peer_addr()?),
             local: canonical(socket.local_addr()?),
+            server_name: None,
             received: Vec::new(),
             io: Inner::Plain(Rehomable::Parked(socket)).into(),
         })
@@ -345,6 +360,7 @@ impl ClientStream {
             transport: io.transport(),
             client: ends.client,
             local: ends.local,
+            server_name: io.server_name(),
             received,
             io,
         })
