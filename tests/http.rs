@@ -60,6 +60,7 @@ impl Fake {
                         generation: 0,
                     },
                     user: Arc::from(*user),
+                    realm: None,
                     scope: turnix::access::Scope::Policy,
                     transport: Transport::Udp,
                     client: "198.51.100.7:4000".parse().unwrap(),
@@ -694,6 +695,7 @@ impl Watcher {
             alive: true,
             draining: false,
             capacity_ratio: 0.5,
+            realms: Vec::new(),
             certificate_expiry_unix: Some(u64::MAX),
             private: false,
         }

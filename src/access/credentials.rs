@@ -7,6 +7,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::access::realms::RealmName;
 use crate::access::rest;
 use crate::access::scope::{Scope, VISIT_PREFIX, Visit};
 use crate::base::Secret;
@@ -80,6 +81,8 @@ pub struct Identity {
     pub scope: Scope,
     /// Whether a token vouches for it.
     pub by_token: bool,
+    /// The realm that knows it; `None`: the default one.
+    pub realm: Option<RealmName>,
 }
 
 /// A username whose key matched.
@@ -114,6 +117,8 @@ pub struct Credentials {
     secrets: Box<[Secret<String>]>,
     /// Signs for visits, which reach no further than a loop.
     visits: Option<Secret<String>>,
+    /// Whose they are, if not the default realm's.
+    within: Option<RealmName>,
 }
 
 struct User {
@@ -156,7 +161,18 @@ impl Credentials {
             users,
             secrets: secrets.into(),
             visits: None,
+            within: None,
         }
+    }
+
+    /// As those of `realm`: user ids end with its name.
+    #[must_use]
+    pub fn within(mut self, realm: RealmName) -> Self {
+        for user in self.users.values_mut() {
+            user.id = realm.qualified(&user.id).into();
+        }
+        self.within = Some(realm);
+        self
     }
 
     /// Also accepts what `secret` signed, for a loop and nothing beyond.
@@ -225,6 +241,7 @@ impl Credentials {
                     expires: None,
                     scope: Scope::Policy,
                     by_token: false,
+                    realm: self.within,
                 },
                 key: *user.key.expose(),
             });
@@ -241,7 +258,7 @@ impl Credentials {
             if black_box(matches(&key))
                 && let Some(limited) = limited
             {
-                return verified(limited, key, unix, Scope::Policy);
+                return verified(limited, key, unix, Scope::Policy, self.within);
             }
         }
         // The name alone says whether this is tried.
@@ -251,7 +268,8 @@ impl Credentials {
             let password = rest::password(secret, username);
             let key = long_term_key(username, &self.realm, password.expose());
             if matches(&key) {
-                return verified(limited, key, unix, Scope::Loop(Visit::of(limited.user)));
+                let scope = Scope::Loop(Visit::of(limited.user));
+                return verified(limited, key, unix, scope, None);
             }
         }
         if user.is_none() && (self.secrets.is_empty() || !self.users.is_empty()) {
@@ -292,6 +310,7 @@ fn verified(
     key: Key,
     unix: Duration,
     scope: Scope,
+    realm: Option<RealmName>,
 ) -> Result<Verified, AuthFailure> {
     let expires = Duration::from_secs(limited.expires_unix);
     if unix >= expires {
@@ -299,10 +318,14 @@ fn verified(
     }
     Ok(Verified {
         identity: Identity {
-            user: limited.user.into(),
+            user: realm.map_or_else(
+                || limited.user.into(),
+                |realm| realm.qualified(limited.user).into(),
+            ),
             expires: Some(expires),
             scope,
             by_token: false,
+            realm,
         },
         key,
     })

@@ -6,6 +6,7 @@ pub mod peers;
 pub mod quota;
 mod ranges;
 pub mod rate;
+pub mod realms;
 pub mod rest;
 pub mod revocations;
 pub mod scope;
@@ -15,6 +16,7 @@ pub use oauth::Tokens;
 pub use peers::{Denied, DeniedRule, OwnAddresses, PeerPolicy, PermittedIp, PermittedPeer};
 pub use quota::{LOOPS_PER_VISIT, Limits, Quota, QuotaExceeded, Wanted};
 pub use rate::{AddressRate, Debts};
+pub use realms::{RealmLimits, RealmName, RealmSettings, Realms};
 pub use revocations::{Revocation, Revocations, RevokedKind};
 pub use scope::{Scope, Visit};
 
@@ -43,15 +45,19 @@ pub struct Settings {
     pub limits: Limits,
     /// Tokens of authorization servers.
     pub oauth: oauth::Settings,
+    /// Realms beside that one.
+    pub realms: Vec<RealmSettings>,
 }
 
 /// One immutable snapshot of everything that decides access.
 #[derive(Clone, Debug)]
 pub struct Access {
-    /// REALM of every challenge.
+    /// REALM of challenges, but to clients that asked for a server name of another realm.
     pub realm: Box<str>,
     /// Who may allocate.
     pub credentials: Arc<Credentials>,
+    /// Who may allocate in other realms.
+    pub realms: Arc<Realms>,
     /// Who may do so with a token; `None`: nobody.
     pub tokens: Option<Arc<Tokens>>,
     /// Who may do so no longer.
@@ -65,12 +71,14 @@ pub struct Access {
 impl Access {
     /// Builds the snapshot from what the operator configured and what the host owns.
     pub fn new(settings: &Settings, own: OwnAddresses) -> Self {
+        let visits = settings.visits.as_ref();
         Self {
             realm: settings.realm.as_str().into(),
             credentials: Arc::new(
                 Credentials::new(&settings.realm, &settings.users, &settings.secrets)
                     .with_visits(settings.visits.clone()),
             ),
+            realms: Arc::new(Realms::new(&settings.realm, &settings.realms, visits)),
             tokens: (!settings.oauth.keys.is_empty()).then(|| {
                 let name = settings.oauth.server_name.as_ref();
                 let name = name.unwrap_or(&settings.realm);
@@ -88,22 +96,35 @@ impl Access {
         Self { revoked, ..self }
     }
 
+    /// REALM of challenges to clients of `realm`.
+    pub fn challenge(&self, realm: Option<RealmName>) -> &str {
+        match realm {
+            None => &self.realm,
+            Some(realm) => realm.as_str(),
+        }
+    }
+
     /// Finds the key of `username` for which `matches` holds, as [`Credentials::verify`] does, unless it is revoked. That
-    /// it is learns only who has the right password.
+    /// it is learns only who has the right password. `challenged` is the realm that the client was challenged with, where
+    /// that is not the default one.
     ///
     /// # Errors
     /// Those of [`Credentials::verify`], and `Revoked`.
     pub fn verify(
         &self,
+        challenged: Option<RealmName>,
         username: &[u8],
         unix: Duration,
         matches: impl FnMut(&Key) -> bool,
     ) -> Result<Verified, AuthFailure> {
-        self.unless_revoked(
-            username,
-            unix,
-            self.credentials.verify(username, unix, matches)?,
-        )
+        let verified = match challenged.and_then(|name| self.realms.get(name)) {
+            Some(realm) => realm.verify(true, username, unix, matches),
+            None => match self.realms.of_user(username) {
+                Some(realm) => realm.verify(false, username, unix, matches),
+                None => self.credentials.verify(username, unix, matches),
+            },
+        };
+        self.unless_revoked(username, unix, verified?)
     }
 
     /// The same for whoever comes with a token, as [`Tokens::verify`] has it.
@@ -118,11 +139,8 @@ impl Access {
         matches: impl FnMut(&Key) -> bool,
     ) -> Result<Verified, AuthFailure> {
         let tokens = self.tokens.as_ref().ok_or(AuthFailure::BadToken)?;
-        self.unless_revoked(
-            username,
-            unix,
-            tokens.verify(username, token, unix, matches)?,
-        )
+        let verified = tokens.verify(username, token, unix, matches)?;
+        self.unless_revoked(username, unix, verified)
     }
 
     fn unless_revoked(
@@ -131,10 +149,53 @@ impl Access {
         unix: Duration,
         verified: Verified,
     ) -> Result<Verified, AuthFailure> {
-        let Identity { user, expires, .. } = &verified.identity;
-        match self.revoked.find(username, user, expires.is_some(), unix) {
+        let Identity {
+            user,
+            expires,
+            realm,
+            ..
+        } = &verified.identity;
+        match (self.revoked).find(*realm, username, user, expires.is_some(), unix) {
             None => Ok(verified),
             Some(_) => Err(AuthFailure::Revoked),
+        }
+    }
+
+    /// Whether there is that realm.
+    pub fn knows(&self, realm: Option<RealmName>) -> bool {
+        realm.is_none_or(|name| self.realms.get(name).is_some())
+    }
+
+    /// Whether both know the same users.
+    pub fn has_users_of(&self, earlier: &Self) -> bool {
+        Arc::ptr_eq(&self.credentials, &earlier.credentials)
+            && Arc::ptr_eq(&self.realms, &earlier.realms)
+    }
+
+    /// Whether the static user `username` of `realm` in `earlier` is a user here, too, with the same password.
+    pub fn confirm(&self, earlier: &Self, realm: Option<RealmName>, username: &[u8]) -> bool {
+        let Some(name) = realm else {
+            return self.credentials.confirm(&earlier.credentials, username);
+        };
+        let (here, there) = (self.realms.get(name), earlier.realms.get(name));
+        here.zip(there)
+            .is_some_and(|(here, there)| here.confirm(there, username))
+    }
+
+    /// Whether `username` is a static user of `realm`, with that key where it is of a realm that clients are challenged
+    /// with.
+    pub fn holds(&self, realm: Option<RealmName>, username: &[u8], key: Option<&Key>) -> bool {
+        match realm {
+            None => self.credentials.holds(username, key),
+            Some(name) => (self.realms.get(name)).is_some_and(|realm| realm.holds(username, key)),
+        }
+    }
+
+    /// Whether one of the secrets of `realm` makes `key` for the time-limited `username`.
+    pub fn derive(&self, realm: Option<RealmName>, username: &[u8], key: &Key) -> bool {
+        match realm {
+            None => self.credentials.derive(username, key),
+            Some(name) => (self.realms.get(name)).is_some_and(|realm| realm.derive(username, key)),
         }
     }
 }

@@ -168,6 +168,7 @@ impl Tokens {
                 expires: Some(expires),
                 scope: Scope::Policy,
                 by_token: true,
+                realm: None,
             },
             key,
         })

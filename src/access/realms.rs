@@ -6,9 +6,8 @@
 //!
 //! User ids of a realm end with `@` and its name, and no others do: whatever counts users, or finds them, tells realms apart.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::credentials::{AuthFailure, Credentials, Key, Verified, stored_key};
@@ -39,17 +38,21 @@ impl RealmName {
     }
 
     /// `name` as everybody else knows it: with `@` and the realm, once.
-    pub fn qualified(self, name: &str) -> Cow<'_, str> {
-        if self.strip(name).is_some() {
-            Cow::Owned(name.to_owned())
+    pub fn qualified(self, name: &str) -> String {
+        if self.ends(name) {
+            name.to_owned()
         } else {
-            Cow::Owned(format!("{name}@{}", self.0))
+            format!("{name}@{}", self.0)
         }
     }
 
-    /// What precedes `@` and the realm at the end of `name`.
-    fn strip(self, name: &str) -> Option<&str> {
-        name.strip_suffix(self.0)?.strip_suffix('@')
+    /// Whether the user id in `username` ends with `@` and the realm.
+    pub fn is_named_by(self, username: &str) -> bool {
+        self.ends(user_id(username))
+    }
+
+    fn ends(self, name: &str) -> bool {
+        (name.strip_suffix(self.0)).is_some_and(|rest| rest.ends_with('@'))
     }
 }
 
@@ -82,6 +85,8 @@ pub struct RealmSettings {
 pub struct Realm {
     /// What it is called.
     pub name: RealmName,
+    /// Quotas.
+    pub limits: RealmLimits,
     server_names: Box<[Box<str>]>,
     /// Of clients that asked for one of its server names, and are challenged with its own name.
     own: Credentials,
@@ -99,14 +104,14 @@ impl Realm {
         let qualified: Vec<_> = (settings.users.iter())
             // A stored key is that of one name in one realm.
             .filter(|(_, password)| stored_key(password.expose()).is_none())
-            .map(|(user, password)| (name.qualified(user).into_owned(), password.clone()))
+            .map(|(user, password)| (name.qualified(user), password.clone()))
             .collect();
         let either: Vec<_> = settings.users.iter().chain(&qualified).cloned().collect();
-        let table = |realm, users: &[_]| {
-            Credentials::new(realm, users, &settings.secrets).within(name)
-        };
+        let table =
+            |realm, users: &[_]| Credentials::new(realm, users, &settings.secrets).within(name);
         Self {
             name,
+            limits: settings.limits,
             server_names: (settings.server_names.iter())
                 .map(|name| name.to_ascii_lowercase().into())
                 .collect(),
@@ -117,7 +122,11 @@ impl Realm {
 
     /// The table of clients that are challenged with the realm itself, or of those that are not.
     const fn table(&self, challenged: bool) -> &Credentials {
-        if challenged { &self.own } else { &self.suffixed }
+        if challenged {
+            &self.own
+        } else {
+            &self.suffixed
+        }
     }
 
     /// Whether the static user `username` of `earlier` is a user here, too, with the same password.
@@ -165,6 +174,11 @@ impl Realms {
         self.0.is_empty()
     }
 
+    /// Each realm, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Realm> {
+        self.0.values()
+    }
+
     /// The realm of that name.
     pub fn get(&self, name: RealmName) -> Option<&Realm> {
         self.0.get(name.as_str())
@@ -188,8 +202,12 @@ impl Realms {
             return None;
         }
         let name = std::str::from_utf8(username).ok()?;
-        let user = rest::parse(name).map_or(name, |limited| limited.user);
-        let (_, realm) = user.rsplit_once('@')?;
+        let (_, realm) = user_id(name).rsplit_once('@')?;
         self.find(realm)
     }
+}
+
+/// The user id in a time-limited name, or the whole name.
+fn user_id(username: &str) -> &str {
+    rest::parse(username).map_or(username, |limited| limited.user)
 }

@@ -116,7 +116,8 @@ pub(super) fn read_auth(r: &mut Reader<'_>, sources: &Sources) -> Option<Auth> {
         exposure::warn_of_file(r, "auth.secret_files", &file.path);
         secrets.push(file.secret);
     }
-    if users.is_empty() && secrets.is_empty() && oauth.keys.is_empty() {
+    let others = !oauth.keys.is_empty() || r.is_filled("realms");
+    if users.is_empty() && secrets.is_empty() && !others {
         r.problem(
             "auth",
             "neither users nor secrets: without either, the server would be useless or an open relay",
@@ -160,7 +161,7 @@ fn directory<D: Directory>(
     }
 }
 
-fn users(node: &Node) -> Converted<Vec<(String, Secret<String>)>> {
+pub(super) fn users(node: &Node) -> Converted<Vec<(String, Secret<String>)>> {
     let Value::Table(table) = &node.value else {
         return Err(Fault::masked(node));
     };

@@ -24,6 +24,7 @@ mod preset;
 mod problem;
 mod protocol;
 mod reader;
+mod realms;
 mod records;
 mod server;
 mod source;

@@ -548,6 +548,7 @@ impl Shard {
                     family,
                     even_port,
                     user,
+                    realm,
                     scope,
                     client,
                 } => {
@@ -555,6 +556,7 @@ impl Shard {
                         family,
                         even_port,
                         scope,
+                        realm,
                     };
                     let relays = &mut self.relays;
                     let opened = relays.open(now.mono, id, wanted, user, client, &self.poller);

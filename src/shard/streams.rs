@@ -255,6 +255,9 @@ pub(super) async fn serve_on(shard: Rc<RefCell<Shard>>, stream: ClientStream, qu
         return;
     };
     let five_tuple = FiveTuple::new(transport, stream.client, listener);
+    if let Some(name) = &stream.server_name {
+        (shard.borrow_mut().server).handle_client_named(five_tuple, name);
+    }
     let mut stream = stream;
     let partial = std::mem::take(&mut stream.received);
     let Ok(io) = stream.into_io() else {

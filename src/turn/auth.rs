@@ -8,7 +8,7 @@ use subtle::ConstantTimeEq;
 
 use std::time::Duration;
 
-use crate::access::{Access, AuthFailure, Identity, Key, Scope};
+use crate::access::{Access, AuthFailure, Identity, Key, RealmName, Scope};
 use crate::base::addr::bits;
 use crate::base::{FiveTuple, Now};
 use crate::wire::Message;
@@ -118,6 +118,7 @@ impl Authenticated {
             None => Ok(()),
             Some(identity)
                 if identity.by_token == allocation.by_token
+                    && identity.realm == allocation.realm
                     // The keys of tokens are replaced now and then, and a client refreshes with a token of the newer one.
                     && (identity.by_token || identity.user == allocation.user)
                     && identity.scope == allocation.scope
@@ -132,7 +133,8 @@ impl Authenticated {
 
 /// Checks a request in the order of RFC 8489 §9.2.4.
 ///
-/// `owned` is the allocation on the request's five-tuple: its owner is checked with the key it keeps, one HMAC.
+/// `owned` is the allocation on the request's five-tuple: its owner is checked with the key it keeps, one HMAC. `named` is
+/// the realm that the client's connection asked for, if not the default one.
 ///
 /// # Errors
 /// 401 without or with wrong credentials, 400 with half of them, 438 with a nonce that is over or another client's.
@@ -142,6 +144,7 @@ pub(super) fn authenticate(
     from: FiveTuple,
     access: &Access,
     nonces: &Nonces,
+    named: Option<RealmName>,
     owned: Option<&Allocation>,
 ) -> Result<Authenticated, Reject> {
     if !message.has_integrity() {
@@ -161,15 +164,16 @@ pub(super) fn authenticate(
         },
         // The key is derived from our realm; a client that signed for another one fails here rather than as a wrong
         // password.
-        _ if realm != access.realm.as_bytes() => {
+        _ if realm != access.challenge(named).as_bytes() => {
             return Err(Reject::Unauthenticated(AuthFailure::WrongRealm));
         }
         _ => {
             let matches = |key: &Key| message.verify_integrity(key);
-            let token = message.access_token().filter(|_| access.tokens.is_some());
+            let token =
+                (message.access_token()).filter(|_| access.tokens.is_some() && named.is_none());
             let verified = match token {
                 Some(token) => access.verify_token(username, token, now.unix, matches),
-                None => access.verify(username, now.unix, matches),
+                None => access.verify(named, username, now.unix, matches),
             };
             let mut verified = verified.map_err(Reject::Unauthenticated)?;
             verified.identity.scope = verified.identity.scope.at(from.client().ip());

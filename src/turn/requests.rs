@@ -137,7 +137,7 @@ impl Server {
             // Only the owner of an allocation on this five-tuple has no identity, and there is none.
             return Err(Reject::ServerError);
         };
-        let by_token = identity.by_token;
+        let (by_token, realm) = (identity.by_token, identity.realm);
         let bounded = identity.scope.is_loop() || by_token;
         let granted_secs = self.granted_secs(now, requested, bounded, identity.expires);
         let scope = identity.scope;
@@ -151,6 +151,7 @@ impl Server {
             username: username.into(),
             key,
             credential_expires: identity.expires,
+            realm,
             by_token,
             scope,
             transaction: message.transaction_id(),
@@ -175,6 +176,7 @@ impl Server {
             family,
             even_port: even_port.is_some(),
             user,
+            realm,
             scope,
             client: from.client().ip(),
         });
@@ -208,7 +210,7 @@ impl Server {
         if over
             && (allocation.by_token
                 || self.access.strict_expiry
-                || !(self.access.credentials).derive(&allocation.username, &allocation.key))
+                || !(self.access).derive(allocation.realm, &allocation.username, &allocation.key))
         {
             return Err(Reject::Unauthenticated(AuthFailure::Expired));
         }

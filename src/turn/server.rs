@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ahash::RandomState;
 
-use crate::access::{Access, AddressRate, Scope};
+use crate::access::{Access, AddressRate, RealmName, Scope};
 use crate::base::trace::Traces;
 use crate::base::{FiveTuple, Now, RelayedAddress};
 use crate::wire::{self, Class, DecodeError, Key, Kind, Message, Method, Response};
@@ -31,6 +31,8 @@ pub struct Server {
     pub(super) seed: Seed,
     pub(super) allocations: Allocations,
     pub(super) by_five_tuple: HashMap<FiveTuple, AllocationId, RandomState>,
+    /// Clients whose connection asked for a realm other than the default one.
+    pub(super) named: HashMap<FiveTuple, RealmName, RandomState>,
     pub(super) routes: Routes,
     pub(super) stats: Stats,
     pub(super) rates: ScopedRates,
@@ -75,6 +77,7 @@ impl Server {
             seed,
             allocations: Allocations::default(),
             by_five_tuple: HashMap::with_hasher(hasher.clone()),
+            named: HashMap::with_hasher(hasher.clone()),
             routes: Routes::new(hasher),
             stats: Stats::default(),
             indications: 0,
@@ -184,9 +187,18 @@ impl Server {
         }
     }
 
+    /// The client's connection asked for `server_name`, in lower case: if that is a name of a realm, the client is
+    /// challenged with it, until it closes.
+    pub fn handle_client_named(&mut self, five_tuple: FiveTuple, server_name: &str) {
+        if let Some(realm) = self.access.realms.of_server(server_name) {
+            self.named.insert(five_tuple, realm);
+        }
+    }
+
     /// The client's stream closed: its allocation ends (RFC 8656 §7.2).
     pub fn handle_client_closed(&mut self, now: Now, five_tuple: FiveTuple) {
         let now = self.advance(now);
+        self.named.remove(&five_tuple);
         if let Some(id) = self.by_five_tuple.get(&five_tuple).copied() {
             self.end(now, id, EndReason::ClientClosed);
         }
@@ -407,9 +419,10 @@ impl Server {
         match reject {
             Reject::Unauthenticated(_) | Reject::StaleNonce => {
                 let nonce = self.nonces.issue(now, from);
-                let response = response.challenge(&self.access.realm, &nonce);
+                let realm = self.realm_of(from);
+                let response = response.challenge(self.access.challenge(realm), &nonce);
                 match (reject, &self.access.tokens) {
-                    (Reject::Unauthenticated(_), Some(tokens)) => {
+                    (Reject::Unauthenticated(_), Some(tokens)) if realm.is_none() => {
                         response.third_party(tokens.server_name())
                     }
                     _ => response,
@@ -437,8 +450,16 @@ impl Server {
         }
         let id = self.by_five_tuple.get(&from).copied();
         let owned = id.and_then(|id| self.allocations.get(id));
-        let authenticated =
-            super::auth::authenticate(message, now, from, &self.access, &self.nonces, owned)?;
+        let named = self.realm_of(from);
+        let authenticated = super::auth::authenticate(
+            message,
+            now,
+            from,
+            &self.access,
+            &self.nonces,
+            named,
+            owned,
+        )?;
         *signer = Some((*authenticated.key(), authenticated.scope()));
         match method {
             Method::Allocate => self.allocate(now, from, message, authenticated),
@@ -453,6 +474,11 @@ impl Server {
                 Err(Reject::BadRequest("not a request"))
             }
         }
+    }
+
+    /// The realm that the connection of `from` asked for, if not the default one.
+    fn realm_of(&self, from: FiveTuple) -> Option<RealmName> {
+        self.named.get(&from).copied()
     }
 
     pub(super) fn answer(&mut self, five_tuple: FiveTuple, message: Vec<u8>) {

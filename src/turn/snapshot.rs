@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::access::{
-    Access, AddressRate, AuthFailure, Debts, Denied, DeniedRule, Key, Scope, Visit,
+    Access, AddressRate, AuthFailure, Debts, Denied, DeniedRule, Key, RealmName, Scope, Visit,
 };
 use crate::base::{Family, FiveTuple, ListenerId, Now, RelayedAddress, Transport};
 use crate::wire::{ChannelNumber, ErrorCode, Method, TransactionId};
@@ -117,6 +117,8 @@ struct AllocationImage {
     credential_expires: Option<Duration>,
     #[serde(default)]
     by_token: bool,
+    #[serde(default)]
+    realm: Option<String>,
     transaction: [u8; 12],
     fingerprint: bool,
     granted_secs: u32,
@@ -245,6 +247,8 @@ impl Server {
             seed,
             allocations,
             by_five_tuple: _,
+            // Connections that say so stay.
+            named: _,
             routes: _,
             stats,
             // What they hold is a moment's worth: buckets of bandwidth begin full.
@@ -354,13 +358,17 @@ impl Server {
             };
             let key = Key::new(&image.key).filter(|_| realm == *access.realm);
             let is_limited = image.credential_expires.is_some();
-            let gone = !is_limited && !access.credentials.holds(&image.username, key.as_ref());
-            let revoked = (access.revoked).find(&image.username, &image.user, is_limited, now.unix);
+            let named = image.realm.as_deref().map(|name| access.realms.find(name));
+            let of = named.flatten().map(|realm| realm.name);
+            let gone = named.is_some() && of.is_none()
+                || !is_limited && !access.holds(of, &image.username, key.as_ref());
+            let revoked =
+                (access.revoked).find(of, &image.username, &image.user, is_limited, now.unix);
             if gone || revoked.is_some() {
                 continue;
             }
             let denied = |denied: Denied| stats.peer_denied[denied.rule as usize] += 1;
-            let Some(allocation) = image.restored(taken, scope, &access, denied) else {
+            let Some(allocation) = image.restored(taken, scope, of, &access, denied) else {
                 continue;
             };
             let (id, five_tuple) = (allocation.id, allocation.five_tuple);
@@ -407,6 +415,7 @@ impl Server {
             },
             allocations,
             by_five_tuple,
+            named: HashMap::with_hasher(hasher.clone()),
             routes,
             stats,
             indications,
@@ -435,6 +444,8 @@ pub struct Tenant {
     pub five_tuple: FiveTuple,
     /// User id, for quotas.
     pub user: Arc<str>,
+    /// The realm that knows the user, for quotas.
+    pub realm: Option<RealmName>,
     /// How far its credentials reach, for quotas.
     pub scope: Scope,
 }
@@ -448,6 +459,7 @@ impl Server {
                 id: allocation.id,
                 five_tuple: allocation.five_tuple,
                 user: Arc::clone(&allocation.user),
+                realm: allocation.realm,
                 scope: allocation.scope,
             })
     }
@@ -495,6 +507,7 @@ impl AllocationImage {
             key,
             credential_expires,
             by_token,
+            realm,
             scope: _,
             transaction,
             fingerprint,
@@ -527,6 +540,7 @@ impl AllocationImage {
             key: Zeroizing::new(key.as_bytes().to_vec()),
             credential_expires: *credential_expires,
             by_token: *by_token,
+            realm: realm.map(|name| name.as_str().to_owned()),
             transaction: transaction.0,
             fingerprint: *fingerprint,
             granted_secs: *granted_secs,
@@ -556,6 +570,7 @@ impl AllocationImage {
         &self,
         taken: Instant,
         scope: Scope,
+        realm: Option<RealmName>,
         access: &Access,
         mut denied: impl FnMut(Denied),
     ) -> Option<Allocation> {
@@ -592,6 +607,7 @@ impl AllocationImage {
             key: Key::new(&self.key)?,
             credential_expires: self.credential_expires,
             by_token: self.by_token,
+            realm,
             scope,
             transaction: TransactionId(self.transaction),
             fingerprint: self.fingerprint,

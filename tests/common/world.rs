@@ -56,6 +56,7 @@ pub fn access_settings() -> access::Settings {
         peers: PeerSettings::default(),
         limits: Limits::default(),
         oauth: access::oauth::Settings::default(),
+        realms: Vec::new(),
     }
 }
 

@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod realms;
 mod rfc5769_vectors;
 mod rfc7635_third_party;
 mod rfc8489_10_alternate_server;

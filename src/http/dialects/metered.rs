@@ -140,7 +140,7 @@ fn redeemed<S: ShardControl>(
     });
     let user = limited.map_or(rest::ANONYMOUS, |limited| limited.user);
     let revoked = service.ledger().revoked();
-    if (revoked.find(username.as_bytes(), user, true, now.unix)).is_some() {
+    if (revoked.find(None, username.as_bytes(), user, true, now.unix)).is_some() {
         return Err((StatusCode::UNAUTHORIZED, "this credential is disabled").into());
     }
     if left == 0 {

@@ -11,6 +11,7 @@ const ANY: Wanted = Wanted {
     family: Family::V4,
     even_port: false,
     scope: turnix::access::Scope::Policy,
+    realm: None,
 };
 
 #[derive(Clone, Debug)]
@@ -54,6 +55,7 @@ fn wanted() -> impl Strategy<Value = Wanted> {
         family: if v4 { Family::V4 } else { Family::V6 },
         even_port,
         scope: turnix::access::Scope::Policy,
+        realm: None,
     })
 }
 
@@ -171,6 +173,7 @@ fn no_user_takes_all_relay_ports_and_each_leaves_some_to_the_next() {
     let even = Wanted {
         even_port: true,
         scope: turnix::access::Scope::Policy,
+        realm: None,
         ..ANY
     };
     let mut quota = Quota::new(limits, [10_000, 10_000]);
