@@ -19,6 +19,9 @@ pub const TOKEN: &str = "down-the-rabbit-hole";
 pub const API_ID: &str = "AC0123456789abcdef0123456789abcdef";
 pub const API_SECRET: &str = "through-the-looking-glass";
 
+pub const OTHER_REALM: &str = "b.example";
+pub const OTHER_PASSWORD: &str = "tea-party";
+
 /// The keys that are compiled into uclient, which makes tokens of any of them; it takes as much of each as the algorithm
 /// wants.
 const UCLIENT_KEYS: &str = r#"
@@ -58,6 +61,8 @@ pub struct Options {
     pub token: bool,
     /// Clients may come with tokens that uclient makes for itself.
     pub oauth: bool,
+    /// There is another realm, which TLS clients ask for as "localhost".
+    pub realm: bool,
 }
 
 /// A running server; dropping it ends it.
@@ -252,6 +257,14 @@ fn turnix(dir: &TempDir, block: Block, options: Options) -> Command {
     };
     let level = if options.trace { "trace" } else { "info" };
     let token = if options.token { TOKEN } else { "" };
+    let realm = if options.realm {
+        format!(
+            "[[realms]]\nname = \"{OTHER_REALM}\"\nserver_names = [\"localhost\"]\n\
+             users = {{ {USER} = \"{OTHER_PASSWORD}\" }}\n"
+        )
+    } else {
+        String::new()
+    };
     let oauth = if options.oauth { UCLIENT_KEYS } else { "" };
     let config = format!(
         r#"
@@ -294,6 +307,7 @@ secret = "{API_SECRET}"
 [log]
 level = "{level}"
 {oauth}
+{realm}
 "#
     );
     std::fs::write(dir.path().join("turnix.toml"), config).expect("configuration");

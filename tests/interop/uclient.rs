@@ -9,7 +9,9 @@ use std::net::Ipv4Addr;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::server::{Options, PASSWORD, SECRET, Server, USER, is_free};
+use crate::server::{
+    OTHER_PASSWORD, OTHER_REALM, Options, PASSWORD, SECRET, Server, USER, is_free,
+};
 use crate::tools::{Process, find_tool, one_at_a_time, run};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -47,6 +49,8 @@ enum Credentials {
     Secret,
     /// Of one of three authorization servers, by chance, for each Allocate and Refresh.
     Token,
+    /// Of another realm than the one that the server names, by the name of the user.
+    Realm,
 }
 
 /// One run of the load generator.
@@ -95,6 +99,13 @@ impl Run {
         }
     }
 
+    const fn realm(self) -> Run {
+        Run {
+            credentials: Credentials::Realm,
+            ..self
+        }
+    }
+
     /// Messages of each client, clients, and milliseconds between messages.
     fn load(&self) -> (u64, u64, u64) {
         if self.transport == Transport::Tls {
@@ -130,6 +141,7 @@ impl Run {
             Credentials::LongTerm => format!("-u {USER} -w {PASSWORD}"),
             Credentials::Secret => format!("-u bob -W {SECRET}"),
             Credentials::Token => "-J".to_owned(),
+            Credentials::Realm => format!("-u {USER}@{OTHER_REALM} -w {OTHER_PASSWORD}"),
         });
         // -c: no second, RTCP, allocation for each client.
         add(&format!(
@@ -159,6 +171,7 @@ fn check(test: &str, case: Run) {
         loopback_peers: case.peer == Peer::Echo,
         secret: case.credentials == Credentials::Secret,
         oauth: case.credentials == Credentials::Token,
+        realm: case.credentials == Credentials::Realm,
         ..Options::default()
     });
     // It takes the port above its own as well.
@@ -262,6 +275,7 @@ cases! {
     secret_over_udp: Run::new(Udp, Channels, Clients).secret();
     secret_over_tcp: Run::new(Tcp, Channels, Clients).secret();
     secret_over_tls: Run::new(Tls, Channels, Echo).secret();
+    realm_by_suffix: Run::new(Udp, Channels, Clients).realm();
     token_over_udp: Run::new(Udp, Channels, Clients).token();
     token_over_tcp: Run::new(Tcp, Channels, Echo).token();
     token_over_tls: Run::new(Tls, Indications, Clients).token();

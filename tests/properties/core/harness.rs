@@ -793,6 +793,7 @@ impl Harness {
                 family,
                 even_port,
                 user,
+                realm: _,
                 scope: _,
                 client,
             } => {
