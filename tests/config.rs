@@ -11,7 +11,7 @@ use turnix::config::{Config, External, Mapping, Sources, Tls, declared, values};
 use turnix::external::Cloud;
 use turnix::logging::{Format, Level};
 use turnix::stream::certificates;
-use turnix::turn::{self, Bandwidth, ChannelRange};
+use turnix::turn::{self, Bandwidth, ChannelRange, SecurityFeatures};
 
 const AUTH: &str = "auth.secrets=[\"s3cret\"]";
 
@@ -246,6 +246,7 @@ unauthenticated_per_address = 7
 auth_failures_per_address = 0
 [protocol]
 channels = "rfc5766"
+security_features = "always"
 [http]
 admin = "[::1]:9641"
 [cluster]
@@ -299,6 +300,8 @@ ip_privacy = "truncate"
     assert_eq!(config.turn.nonce_lifetime, Duration::from_secs(600));
     assert_eq!(config.turn.max_lifetime, Duration::from_secs(1800));
     assert_eq!(config.turn.protocol.channels, ChannelRange::Rfc5766);
+    let features = config.turn.protocol.security_features;
+    assert_eq!(features, SecurityFeatures::Always);
     assert_eq!(config.access.limits.allocations_per_address, 5);
     assert_eq!(config.access.limits.share_per_user, 75);
     assert_eq!(config.turn.unauthenticated_per_address, 7);

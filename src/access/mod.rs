@@ -11,7 +11,9 @@ pub mod rest;
 pub mod revocations;
 pub mod scope;
 
-pub use credentials::{AuthFailure, Credentials, Identity, Key, NotAKey, Verified, stored_key};
+pub use credentials::{
+    AuthFailure, Credentials, Identity, Key, NotAKey, PasswordAlgorithm, Verified, Who, stored_key,
+};
 pub use oauth::Tokens;
 pub use peers::{Denied, DeniedRule, OwnAddresses, PeerPolicy, PermittedIp, PermittedPeer};
 pub use quota::{LOOPS_PER_VISIT, Limits, Quota, QuotaExceeded, Wanted};
@@ -66,24 +68,51 @@ pub struct Access {
     pub peers: PeerPolicy,
     /// Whether an expired time-limited credential is refused at Refresh too.
     pub strict_expiry: bool,
+    asks: Asks,
+}
+
+/// What clients can be asked for beyond USERNAME and MD5 (RFC 8489 §9.2.1), whoever they turn out to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asks {
+    /// USERHASH: all whom the operator knows are found by it.
+    pub by_hash: bool,
+    /// Keys by SHA-256.
+    pub sha256: bool,
+}
+
+impl Asks {
+    /// Of clients that may be in any of these tables.
+    fn of<'c>(tables: impl Iterator<Item = &'c Credentials> + Clone) -> Self {
+        let mut known = tables.clone().filter(|table| !table.is_empty()).peekable();
+        Self {
+            by_hash: known.peek().is_some() && known.all(Credentials::are_found_by_hash),
+            sha256: tables.into_iter().all(Credentials::take_sha256),
+        }
+    }
 }
 
 impl Access {
     /// Builds the snapshot from what the operator configured and what the host owns.
     pub fn new(settings: &Settings, own: OwnAddresses) -> Self {
         let visits = settings.visits.as_ref();
+        let credentials = Credentials::new(&settings.realm, &settings.users, &settings.secrets)
+            .with_visits(settings.visits.clone());
+        let realms = Realms::new(&settings.realm, &settings.realms, visits);
+        let tokens = (!settings.oauth.keys.is_empty()).then(|| {
+            let name = settings.oauth.server_name.as_ref();
+            Tokens::new(name.unwrap_or(&settings.realm), &settings.oauth.keys)
+        });
+        let asks = Asks::of(std::iter::once(&credentials).chain(realms.suffixed()));
         Self {
             realm: settings.realm.as_str().into(),
-            credentials: Arc::new(
-                Credentials::new(&settings.realm, &settings.users, &settings.secrets)
-                    .with_visits(settings.visits.clone()),
-            ),
-            realms: Arc::new(Realms::new(&settings.realm, &settings.realms, visits)),
-            tokens: (!settings.oauth.keys.is_empty()).then(|| {
-                let name = settings.oauth.server_name.as_ref();
-                let name = name.unwrap_or(&settings.realm);
-                Arc::new(Tokens::new(name, &settings.oauth.keys))
-            }),
+            credentials: Arc::new(credentials),
+            realms: Arc::new(realms),
+            asks: Asks {
+                // The names of keys of tokens are in no list.
+                by_hash: asks.by_hash && tokens.is_none(),
+                ..asks
+            },
+            tokens: tokens.map(Arc::new),
             revoked: Revocations::default(),
             peers: PeerPolicy::new(&settings.peers, own),
             strict_expiry: settings.strict_expiry,
@@ -104,27 +133,36 @@ impl Access {
         }
     }
 
-    /// Finds the key of `username` for which `matches` holds, as [`Credentials::verify`] does, unless it is revoked. That
-    /// it is learns only who has the right password. `challenged` is the realm that the client was challenged with, where
-    /// that is not the default one.
+    /// What clients can be asked for that are challenged with `challenged`.
+    pub fn asks(&self, challenged: Option<RealmName>) -> Asks {
+        match challenged.and_then(|name| self.realms.get(name)) {
+            Some(realm) => realm.asks,
+            None => self.asks,
+        }
+    }
+
+    /// Finds the key of `who` for which `matches` holds, as [`Credentials::verify`] does, unless it is revoked. That it is
+    /// learns only who has the right password. `challenged` is the realm that the client was challenged with, where that is
+    /// not the default one.
     ///
     /// # Errors
     /// Those of [`Credentials::verify`], and `Revoked`.
     pub fn verify(
         &self,
         challenged: Option<RealmName>,
-        username: &[u8],
+        who: Who<'_>,
+        algorithm: PasswordAlgorithm,
         unix: Duration,
         matches: impl FnMut(&Key) -> bool,
     ) -> Result<Verified, AuthFailure> {
         let verified = match challenged.and_then(|name| self.realms.get(name)) {
-            Some(realm) => realm.verify(true, username, unix, matches),
-            None => match self.realms.of_user(username) {
-                Some(realm) => realm.verify(false, username, unix, matches),
-                None => self.credentials.verify(username, unix, matches),
+            Some(realm) => realm.verify(true, who, algorithm, unix, matches),
+            None => match self.realms.of_user(who) {
+                Some(realm) => realm.verify(false, who, algorithm, unix, matches),
+                None => self.credentials.verify(who, algorithm, unix, matches),
             },
         };
-        self.unless_revoked(username, unix, verified?)
+        self.unless_revoked(unix, verified?)
     }
 
     /// The same for whoever comes with a token, as [`Tokens::verify`] has it.
@@ -139,18 +177,13 @@ impl Access {
         matches: impl FnMut(&Key) -> bool,
     ) -> Result<Verified, AuthFailure> {
         let tokens = self.tokens.as_ref().ok_or(AuthFailure::BadToken)?;
-        let verified = tokens.verify(username, token, unix, matches)?;
-        self.unless_revoked(username, unix, verified)
+        self.unless_revoked(unix, tokens.verify(username, token, unix, matches)?)
     }
 
-    fn unless_revoked(
-        &self,
-        username: &[u8],
-        unix: Duration,
-        verified: Verified,
-    ) -> Result<Verified, AuthFailure> {
+    fn unless_revoked(&self, unix: Duration, verified: Verified) -> Result<Verified, AuthFailure> {
         let Identity {
             user,
+            username,
             expires,
             realm,
             ..

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::credentials::{AuthFailure, Identity, Key, Verified};
 use super::scope::Scope;
 use crate::base::Secret;
-use crate::wire::key::{MAX_KEY_BYTES, MIN_KEY_BYTES};
+use crate::wire::key::{MAX_KEY, MIN_KEY};
 
 /// How far the clocks of an authorization server and of this one may differ (RFC 7635 §7).
 pub const CLOCK_SKEW: Duration = Duration::from_secs(5);
@@ -102,7 +102,7 @@ const TAG: usize = 16;
 
 /// The longest token there is, in bytes; what is longer is not looked at.
 pub const MAX_TOKEN_BYTES: usize =
-    LENGTH + NONCE_LEN + LENGTH + MAX_KEY_BYTES + TIMESTAMP + LIFETIME + TAG;
+    LENGTH + NONCE_LEN + LENGTH + MAX_KEY + TIMESTAMP + LIFETIME + TAG;
 
 impl Tokens {
     /// Keys that encrypt tokens for the server of that name. Of two of one name the last one counts, and one of the wrong
@@ -153,8 +153,8 @@ impl Tokens {
         let expires = token.expires(unix).ok_or(AuthFailure::Expired)?;
         // All of the key is what the RFC means; coturn and its clients use the first 16 bytes, as long as a key of MD5.
         let beginning = || {
-            let key = token.key.as_bytes().get(..MIN_KEY_BYTES)?;
-            Key::new(key).filter(|key| *key != token.key)
+            let key = token.key.as_bytes().get(..MIN_KEY)?;
+            Key::session(key).filter(|key| *key != token.key)
         };
         let key = if matches(&token.key) {
             token.key
@@ -165,6 +165,7 @@ impl Tokens {
         Ok(Verified {
             identity: Identity {
                 user: Arc::clone(&opener.kid),
+                username: username.into(),
                 expires: Some(expires),
                 scope: Scope::Policy,
                 by_token: true,
@@ -194,7 +195,7 @@ impl Opener {
         let timestamp = u64::from_be_bytes(*timestamp);
         let fraction = (timestamp & 0xFFFF) * 1_000_000_000 / 0x1_0000;
         Some(Token {
-            key: Key::new(key)?,
+            key: Key::session(key)?,
             made: Duration::new(timestamp >> 16, fraction as u32),
             lifetime: Duration::from_secs(u32::from_be_bytes(lifetime).into()),
         })

@@ -10,8 +10,10 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::credentials::{AuthFailure, Credentials, Key, Verified, stored_key};
-use super::rest;
+use super::credentials::{
+    AuthFailure, Credentials, Key, PasswordAlgorithm, Verified, Who, stored_key,
+};
+use super::{Asks, rest};
 use crate::base::Secret;
 
 /// The name of a realm other than the default one. Names live as long as the process: there are few, and only an operator
@@ -88,6 +90,8 @@ pub struct Realm {
     /// Quotas.
     pub limits: RealmLimits,
     server_names: Box<[Box<str>]>,
+    /// What clients can be asked for that are challenged with its own name.
+    pub(super) asks: Asks,
     /// Of clients that asked for one of its server names, and are challenged with its own name.
     own: Credentials,
     /// Of clients whose names say where they belong, and who are challenged with the default realm.
@@ -109,13 +113,15 @@ impl Realm {
         let either: Vec<_> = settings.users.iter().chain(&qualified).cloned().collect();
         let table =
             |realm, users: &[_]| Credentials::new(realm, users, &settings.secrets).within(name);
+        let own = table(&settings.name, &either).with_visits(visits.cloned());
         Self {
             name,
+            asks: Asks::of(std::iter::once(&own)),
             limits: settings.limits,
             server_names: (settings.server_names.iter())
                 .map(|name| name.to_ascii_lowercase().into())
                 .collect(),
-            own: table(&settings.name, &either).with_visits(visits.cloned()),
+            own,
             suffixed: table(default, &qualified),
         }
     }
@@ -151,11 +157,12 @@ impl Realm {
     pub fn verify(
         &self,
         challenged: bool,
-        username: &[u8],
+        who: Who<'_>,
+        algorithm: PasswordAlgorithm,
         unix: Duration,
         matches: impl FnMut(&Key) -> bool,
     ) -> Result<Verified, AuthFailure> {
-        self.table(challenged).verify(username, unix, matches)
+        self.table(challenged).verify(who, algorithm, unix, matches)
     }
 }
 
@@ -196,12 +203,23 @@ impl Realms {
             .map(|realm| realm.name)
     }
 
-    /// The realm whose name `username` ends with: the user id in it, if it is a time-limited one.
-    pub fn of_user(&self, username: &[u8]) -> Option<&Realm> {
+    /// The tables of names that say where they belong.
+    pub(super) fn suffixed(&self) -> impl Iterator<Item = &Credentials> + Clone {
+        self.0.values().map(|realm| &realm.suffixed)
+    }
+
+    /// The realm whose name `who` ends with: the user id in it, if it is a time-limited one.
+    pub fn of_user(&self, who: Who<'_>) -> Option<&Realm> {
         if self.is_empty() {
             return None;
         }
-        let name = std::str::from_utf8(username).ok()?;
+        let name = match who {
+            Who::Name(name) => std::str::from_utf8(name).ok()?,
+            Who::Hash(hash) => {
+                let knows = |realm: &&Realm| realm.suffixed.name_of(hash).is_some();
+                return self.0.values().find(knows);
+            }
+        };
         let (_, realm) = user_id(name).rsplit_once('@')?;
         self.find(realm)
     }

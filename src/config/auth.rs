@@ -180,7 +180,7 @@ pub(super) fn users(node: &Node) -> Converted<Vec<(String, Secret<String>)>> {
             Ok(password) if matches!(stored_key(&password), Some(Err(_))) => {
                 faults.extend(Fault::with(
                     &entry.node,
-                    format!("the password of {name:?} begins with md5: and is no key"),
+                    format!("the password of {name:?} begins with md5: or sha256: and is no key"),
                     NotAKey::REMEDY,
                 ));
             }

@@ -1,6 +1,6 @@
 //! The keys of `[protocol]`: what of the protocols is offered.
 
-use crate::turn::{ChannelRange, DefaultFamily, Protocol};
+use crate::turn::{ChannelRange, DefaultFamily, Protocol, SecurityFeatures};
 
 use super::reader::Reader;
 use super::values;
@@ -24,8 +24,19 @@ pub(super) fn read_protocol(r: &mut Reader<'_>) -> Option<Protocol> {
             ("same-as-client", DefaultFamily::SameAsClient),
         ]),
     );
+    let security_features = r.key(
+        "protocol.security_features",
+        r#""streams""#,
+        r#""streams", "always" or "off""#,
+        values::one_of(&[
+            ("streams", SecurityFeatures::Streams),
+            ("always", SecurityFeatures::Always),
+            ("off", SecurityFeatures::Off),
+        ]),
+    );
     Some(Protocol {
         channels: channels?,
         default_family: default_family?,
+        security_features: security_features?,
     })
 }

@@ -197,6 +197,19 @@ pub enum DefaultFamily {
     SameAsClient,
 }
 
+/// On which transports clients are offered what RFC 8489 has beyond MD5 and MESSAGE-INTEGRITY: MESSAGE-INTEGRITY-SHA256,
+/// SHA-256 keys, and USERHASH.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum SecurityFeatures {
+    /// On none.
+    Off,
+    /// On those where clients have proven their address, since it enlarges the answers to strangers: all but plain UDP.
+    #[default]
+    Streams,
+    /// On all.
+    Always,
+}
+
 /// What of the protocols is offered: the core's part of `[protocol]`.
 #[derive(Clone, Debug, Default)]
 pub struct Protocol {
@@ -204,6 +217,8 @@ pub struct Protocol {
     pub default_family: DefaultFamily,
     /// Channel numbers that may be bound.
     pub channels: ChannelRange,
+    /// Where security features are offered.
+    pub security_features: SecurityFeatures,
 }
 
 /// How the core behaves.

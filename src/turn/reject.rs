@@ -12,6 +12,8 @@ pub enum Reject {
     TryAlternate(SocketAddr),
     /// 400, with what is wrong for the log.
     BadRequest(&'static str),
+    /// 400: PASSWORD-ALGORITHM or PASSWORD-ALGORITHMS is not what the challenge said.
+    BidDown,
     /// 401: credentials are missing or wrong.
     Unauthenticated(AuthFailure),
     /// 403: peer policy.
@@ -49,7 +51,7 @@ impl Reject {
     pub const fn code(self) -> ErrorCode {
         match self {
             Self::TryAlternate(_) => ErrorCode::TryAlternate,
-            Self::BadRequest(_) => ErrorCode::BadRequest,
+            Self::BadRequest(_) | Self::BidDown => ErrorCode::BadRequest,
             Self::Unauthenticated(_) => ErrorCode::Unauthenticated,
             Self::PeerDenied(_) => ErrorCode::Forbidden,
             Self::UnknownAttributes => ErrorCode::UnknownAttribute,
@@ -85,6 +87,7 @@ impl Reject {
             Self::Unauthenticated(failure) => Some(failure),
             Self::StaleNonce => Some(AuthFailure::StaleNonce),
             Self::WrongCredentials => Some(AuthFailure::WrongUser),
+            Self::BidDown => Some(AuthFailure::BidDown),
             _ => None,
         }
     }

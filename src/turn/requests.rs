@@ -23,6 +23,9 @@ const KNOWN_BINDING: &[u16] = &[
     attribute::MESSAGE_INTEGRITY,
     attribute::REALM,
     attribute::NONCE,
+    attribute::MESSAGE_INTEGRITY_SHA256,
+    attribute::PASSWORD_ALGORITHM,
+    attribute::USERHASH,
 ];
 
 const KNOWN_TURN: &[u16] = &[
@@ -42,6 +45,9 @@ const KNOWN_TURN: &[u16] = &[
     attribute::EVEN_PORT,
     attribute::REQUESTED_TRANSPORT,
     attribute::XOR_MAPPED_ADDRESS,
+    attribute::MESSAGE_INTEGRITY_SHA256,
+    attribute::PASSWORD_ALGORITHM,
+    attribute::USERHASH,
 ];
 
 impl From<DecodeError> for Reject {
@@ -129,9 +135,6 @@ impl Server {
             self.admit_newcomer(from)?;
         }
         let requested = message.lifetime()?;
-        let Some(username) = message.username() else {
-            return Err(Reject::BadRequest("USERNAME is missing"));
-        };
         let key = *authenticated.key();
         let Some(identity) = authenticated.into_identity() else {
             // Only the owner of an allocation on this five-tuple has no identity, and there is none.
@@ -148,7 +151,7 @@ impl Server {
             family,
             state: State::Opening,
             user: Arc::clone(&user),
-            username: username.into(),
+            username: identity.username,
             key,
             credential_expires: identity.expires,
             realm,
@@ -203,7 +206,7 @@ impl Server {
             self.end(now, id, EndReason::Released);
             return Ok(response.lifetime(0));
         }
-        let renewed = authenticated.renewed().zip(message.username());
+        let renewed = authenticated.renewed();
         let over = renewed.is_none()
             && (allocation.credential_expires).is_some_and(|expires| expires <= now.unix);
         // A secret that is gone vouches for nothing beyond the time that it signed for, and a token never does.
@@ -215,15 +218,15 @@ impl Server {
             return Err(Reject::Unauthenticated(AuthFailure::Expired));
         }
         let ends = match renewed {
-            Some((identity, _)) => identity.expires,
+            Some(identity) => identity.expires,
             None => allocation.credential_expires,
         };
         let bounded = allocation.scope.is_loop() || allocation.by_token;
         let granted_secs = self.granted_secs(now, requested, bounded, ends);
         self.touch(now, id, |allocation| {
             allocation.expires = now.mono + Duration::from_secs(granted_secs.into());
-            if let Some((identity, username)) = renewed {
-                allocation.username = username.into();
+            if let Some(identity) = renewed {
+                allocation.username.clone_from(&identity.username);
                 allocation.key = *authenticated.key();
                 allocation.credential_expires = identity.expires;
             }

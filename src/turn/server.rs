@@ -12,7 +12,7 @@ use crate::base::{FiveTuple, Now, RelayedAddress};
 use crate::wire::{self, Class, DecodeError, Key, Kind, Message, Method, Response};
 
 use super::allocation::{Allocation, AllocationId, AllocationView, Allocations, State};
-use super::auth::Nonces;
+use super::auth::{Guard, Nonces, Offer};
 use super::change::Newcomers;
 use super::police::ScopedRates;
 use super::purses::{PurseId, Purses};
@@ -312,7 +312,8 @@ impl Server {
         method: Method,
     ) -> Forward {
         // Nobody looks at the integrity of a Binding.
-        let unsigned = method == Method::Binding || !message.has_integrity();
+        let unsigned =
+            method == Method::Binding || self.guard(now, from).integrity(message).is_none();
         if unsigned && !self.may_answer(now, from, None) {
             return Forward::Drop(DropReason::RateLimited);
         }
@@ -387,9 +388,23 @@ impl Server {
     /// more of them than it has addresses.
     fn count_affected(&mut self, now: Now, from: FiveTuple, message: &Message<'_>) {
         let nonce = message.nonce();
-        if nonce.is_some_and(|nonce| self.nonces.check(now, from, nonce)) {
+        if nonce.is_some_and(|nonce| self.guard(now, from).is_fresh(nonce)) {
             let client = from.client().ip();
             self.stats.affected.address(now.unix_secs(), client);
+        }
+    }
+
+    /// What requests from `from` are authenticated against.
+    fn guard(&self, now: Now, from: FiveTuple) -> Guard<'_> {
+        let wanted = self.settings.protocol.security_features;
+        let named = self.realm_of(from);
+        Guard {
+            now,
+            from,
+            access: &self.access,
+            nonces: &self.nonces,
+            offer: Offer::to(from.transport(), wanted, self.access.asks(named)),
+            named,
         }
     }
 
@@ -418,11 +433,9 @@ impl Server {
         let response = Response::error(method, message.transaction_id(), reject.code());
         match reject {
             Reject::Unauthenticated(_) | Reject::StaleNonce => {
-                let nonce = self.nonces.issue(now, from);
-                let realm = self.realm_of(from);
-                let response = response.challenge(self.access.challenge(realm), &nonce);
+                let response = self.guard(now, from).challenge(response);
                 match (reject, &self.access.tokens) {
-                    (Reject::Unauthenticated(_), Some(tokens)) if realm.is_none() => {
+                    (Reject::Unauthenticated(_), Some(tokens)) if self.realm_of(from).is_none() => {
                         response.third_party(tokens.server_name())
                     }
                     _ => response,
@@ -450,16 +463,7 @@ impl Server {
         }
         let id = self.by_five_tuple.get(&from).copied();
         let owned = id.and_then(|id| self.allocations.get(id));
-        let named = self.realm_of(from);
-        let authenticated = super::auth::authenticate(
-            message,
-            now,
-            from,
-            &self.access,
-            &self.nonces,
-            named,
-            owned,
-        )?;
+        let authenticated = (self.guard(now, from)).authenticate(message, owned)?;
         *signer = Some((*authenticated.key(), authenticated.scope()));
         match method {
             Method::Allocate => self.allocate(now, from, message, authenticated),

@@ -21,7 +21,7 @@ use crate::access::{
     Access, AddressRate, AuthFailure, Debts, Denied, DeniedRule, Key, RealmName, Scope, Visit,
 };
 use crate::base::{Family, FiveTuple, ListenerId, Now, RelayedAddress, Transport};
-use crate::wire::{ChannelNumber, ErrorCode, Method, TransactionId};
+use crate::wire::{ChannelNumber, ErrorCode, Integrity, Method, TransactionId};
 
 use super::allocation::{Allocation, AllocationId, Allocations, ChannelBinding, Permission, State};
 use super::auth::Nonces;
@@ -113,10 +113,18 @@ struct AllocationImage {
     relayed: Option<SocketAddr>,
     user: String,
     username: Box<[u8]>,
-    key: Zeroizing<Vec<u8>>,
-    credential_expires: Option<Duration>,
+    /// The key that MD5 made; zero where something else did.
+    key: Zeroizing<[u8; 16]>,
+    /// The key that SHA-256 made.
     #[serde(default)]
-    by_token: bool,
+    key_sha256: Option<Zeroizing<[u8; 32]>>,
+    /// The key that a token brought.
+    #[serde(default)]
+    key_of_token: Option<Zeroizing<Vec<u8>>>,
+    /// Whether answers are signed with MESSAGE-INTEGRITY-SHA256.
+    #[serde(default)]
+    signs_sha256: bool,
+    credential_expires: Option<Duration>,
     #[serde(default)]
     realm: Option<String>,
     transaction: [u8; 12],
@@ -356,7 +364,7 @@ impl Server {
             let Some(scope) = scope else {
                 continue;
             };
-            let key = Key::new(&image.key).filter(|_| realm == *access.realm);
+            let key = (realm == *access.realm).then(|| image.key());
             let is_limited = image.credential_expires.is_some();
             let named = image.realm.as_deref().map(|name| access.realms.find(name));
             let of = named.flatten().map(|realm| realm.name);
@@ -495,6 +503,19 @@ impl AllocationImage {
         }
     }
 
+    fn key(&self) -> Key {
+        let of_token = self.key_of_token.as_ref();
+        let key = match (of_token.and_then(|key| Key::session(key)), &self.key_sha256) {
+            (Some(key), _) => key,
+            (None, Some(key)) => Key::sha256(**key),
+            (None, None) => Key::md5(*self.key),
+        };
+        key.signing(match self.signs_sha256 {
+            true => Integrity::Sha256,
+            false => Integrity::Sha1,
+        })
+    }
+
     fn of(allocation: &Allocation, now: Now) -> Self {
         // Named one by one: a field that is added has to be thought of here.
         let Allocation {
@@ -537,9 +558,11 @@ impl AllocationImage {
             },
             user: user.to_string(),
             username: username.clone(),
-            key: Zeroizing::new(key.as_bytes().to_vec()),
+            key: Zeroizing::new(key.as_bytes().try_into().unwrap_or_default()),
+            key_sha256: key.as_bytes().try_into().ok().map(Zeroizing::new),
+            key_of_token: by_token.then(|| Zeroizing::new(key.as_bytes().to_vec())),
+            signs_sha256: key.integrity() == Integrity::Sha256,
             credential_expires: *credential_expires,
-            by_token: *by_token,
             realm: realm.map(|name| name.as_str().to_owned()),
             transaction: transaction.0,
             fingerprint: *fingerprint,
@@ -604,9 +627,9 @@ impl AllocationImage {
             state: (self.relayed).map_or(State::Opening, |at| State::Live(RelayedAddress(at))),
             user: self.user.as_str().into(),
             username: self.username.clone(),
-            key: Key::new(&self.key)?,
+            key: self.key(),
             credential_expires: self.credential_expires,
-            by_token: self.by_token,
+            by_token: self.key_of_token.is_some(),
             realm,
             scope,
             transaction: TransactionId(self.transaction),

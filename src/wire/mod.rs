@@ -7,6 +7,7 @@
 
 pub mod channel_data;
 pub mod error_code;
+pub mod features;
 pub mod framing;
 pub mod indication;
 pub mod key;
@@ -16,8 +17,9 @@ pub mod response;
 
 pub use channel_data::ChannelNumber;
 pub use error_code::ErrorCode;
+pub use features::Features;
 pub use indication::Header;
-pub use key::Key;
+pub use key::{Integrity, Key, PasswordAlgorithm};
 pub use message::{Class, DecodeError, Message, TransactionId};
 pub use request::Request;
 pub use response::Response;

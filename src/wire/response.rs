@@ -2,10 +2,12 @@
 
 use std::net::SocketAddr;
 
-use hmac::Mac;
+use hmac::{Hmac, Mac};
+use sha1::Sha1;
+use sha2::Sha256;
 use stun_types::attribute::{
     AlternateServer, AttributeType, ErrorCode as CodecErrorCode, Fingerprint, MessageIntegrity,
-    Nonce, RawAttribute, Realm, UnknownAttributes, XorMappedAddress,
+    MessageIntegritySha256, Nonce, RawAttribute, Realm, UnknownAttributes, XorMappedAddress,
 };
 use stun_types::message::{
     Message as Codec, MessageClass, MessageType, MessageWrite, MessageWriteVec,
@@ -13,8 +15,8 @@ use stun_types::message::{
 };
 use turn_types::attribute::{Lifetime, XorRelayedAddress};
 
-use super::message::integrity_mac;
-use super::{ErrorCode, Key, Method, STUN_HEADER, TransactionId, attribute};
+use super::message::hmac;
+use super::{ErrorCode, Integrity, Key, Method, STUN_HEADER, TransactionId, attribute};
 
 /// An answer under construction.
 pub struct Response {
@@ -68,10 +70,18 @@ impl Response {
         self
     }
 
+    /// PASSWORD-ALGORITHMS with this value (RFC 8489 §14.11).
+    pub fn password_algorithms(self, list: &[u8]) -> Self {
+        self.raw(attribute::PASSWORD_ALGORITHMS, list)
+    }
+
     /// THIRD-PARTY-AUTHORIZATION (RFC 7635 §6.1): the name by which an authorization server knows this one.
-    pub fn third_party(mut self, server_name: &str) -> Self {
-        let kind = AttributeType::new(attribute::THIRD_PARTY_AUTHORIZATION);
-        let attribute = RawAttribute::new(kind, server_name.as_bytes());
+    pub fn third_party(self, server_name: &str) -> Self {
+        self.raw(attribute::THIRD_PARTY_AUTHORIZATION, server_name.as_bytes())
+    }
+
+    fn raw(mut self, kind: u16, value: &[u8]) -> Self {
+        let attribute = RawAttribute::new(AttributeType::new(kind), value);
         self.out.push_attribute_unchecked(&attribute);
         self
     }
@@ -126,11 +136,21 @@ pub(super) fn codec_transaction(transaction: TransactionId) -> CodecTransactionI
 /// Signs with `key` if there is one, adds FINGERPRINT if asked, and returns the bytes to send.
 pub(super) fn seal(mut out: MessageWriteVec, key: Option<&Key>, fingerprint: bool) -> Vec<u8> {
     if let Some(key) = key {
-        let mut mac = integrity_mac(key);
-        mac.update(&prefix(&out, 24));
-        mac.update(out.data().get(4..).unwrap_or_default());
-        let attribute = MessageIntegrity::new(mac.finalize().into_bytes().into());
-        out.push_attribute_unchecked(&attribute);
+        match key.integrity() {
+            Integrity::Sha1 => {
+                let rest = out.data().get(4..).unwrap_or_default();
+                let mac: Hmac<Sha1> = hmac(key, &prefix(&out, 24), rest);
+                let attribute = MessageIntegrity::new(mac.finalize().into_bytes().into());
+                out.push_attribute_unchecked(&attribute);
+            }
+            Integrity::Sha256 => {
+                let rest = out.data().get(4..).unwrap_or_default();
+                let mac: Hmac<Sha256> = hmac(key, &prefix(&out, 36), rest);
+                if let Ok(attribute) = MessageIntegritySha256::new(&mac.finalize().into_bytes()) {
+                    out.push_attribute_unchecked(&attribute);
+                }
+            }
+        }
     }
     if fingerprint {
         let prefix = prefix(&out, 8);

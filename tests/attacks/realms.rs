@@ -100,7 +100,11 @@ fn no_secret_makes_users_of_another_realm() {
         (tcp("192.0.2.2:4000"), Some(B)),
         (tcp("192.0.2.3:4000"), Some(C)),
     ];
-    for (secret, realm) in [(SECRET, None), (SECRET_OF_B, Some(B)), ("secret of c", Some(C))] {
+    for (secret, realm) in [
+        (SECRET, None),
+        (SECRET_OF_B, Some(B)),
+        ("secret of c", Some(C)),
+    ] {
         let secret = Secret::new(secret.to_owned());
         let mut came = 0;
         for name in names {
@@ -113,7 +117,9 @@ fn no_secret_makes_users_of_another_realm() {
                 for (client, asked) in everywhere {
                     let mut world = world();
                     if let Some(asked) = asked {
-                        world.server.handle_client_named(client, &format!("turn.{asked}"));
+                        world
+                            .server
+                            .handle_client_named(client, &format!("turn.{asked}"));
                     }
                     let signer = signer(&mut world, client, &user, &password);
                     let code = world.code(client, &Request::allocate().sign(&signer));
@@ -124,7 +130,11 @@ fn no_secret_makes_users_of_another_realm() {
                     let what = format!("{user} at {asked:?} is {}", view.user);
                     assert_eq!(view.realm.map(access::RealmName::as_str), realm, "{what}");
                     let of = |name| view.user.ends_with(&format!("@{name}"));
-                    assert_eq!((of(B), of(C)), (realm == Some(B), realm == Some(C)), "{what}");
+                    assert_eq!(
+                        (of(B), of(C)),
+                        (realm == Some(B), realm == Some(C)),
+                        "{what}"
+                    );
                 }
             }
         }
@@ -153,7 +163,11 @@ fn a_flood_of_server_names_is_forgotten() {
     let mut world = world();
     for port in 1..=60_000_u16 {
         let client = tcp(&format!("192.0.2.9:{port}"));
-        let name = if port % 2 == 0 { "turn.b.example".to_owned() } else { format!("{port}.example") };
+        let name = if port % 2 == 0 {
+            "turn.b.example".to_owned()
+        } else {
+            format!("{port}.example")
+        };
         world.server.handle_client_named(client, &name);
         world.server.handle_client_closed(world.now, client);
     }
@@ -183,7 +197,9 @@ fn tokens_that_nobody_made_cost_no_memory() {
     for length in (0..200).chain([255, 256, 257, 1000, 4000, 32_767, 32_768, 60_000]) {
         for (high, low) in [(0, 12), (0, 0), (0xFF, 0xFF), (0x7F, 0xFF), (0x80, 0)] {
             (token[0], token[1]) = (high, low);
-            let request = Request::allocate().attr(0x001B, &token[..length]).sign(&north);
+            let request = Request::allocate()
+                .attr(0x001B, &token[..length])
+                .sign(&north);
             let reply = world.ask(client, &request);
             assert_eq!(reply.code(), 401, "{length}");
         }

@@ -21,5 +21,6 @@ mod service;
 mod start;
 mod status;
 mod streams;
+mod stun_proto;
 mod turn_crate;
 mod visits;

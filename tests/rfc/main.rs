@@ -10,6 +10,8 @@ mod rfc8489_10_alternate_server;
 mod rfc8489_5_messages;
 mod rfc8489_6_3_binding;
 mod rfc8489_9_2_long_term;
+mod rfc8489_9_2_security_features;
+mod rfc8489_b_vectors;
 mod rfc8656_10_permissions;
 mod rfc8656_11_indications;
 mod rfc8656_12_5_streams;

@@ -210,7 +210,7 @@ pub(super) fn user(t: &mut Translation<'_>, line: &Line<'_>) -> Verdict {
         }
         None if stored_key(password).is_some() => {
             return Verdict::refused(
-                "a password that begins with md5: is taken for a key by turnix; give the user another",
+                "a password that begins with md5: or sha256: is taken for a key by turnix; give the user another",
             );
         }
         None => password,
