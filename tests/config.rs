@@ -1517,6 +1517,27 @@ fn realms_are_read_and_refused_one_by_one() {
         (5, 0)
     );
     assert_eq!((b.users.len(), c.secrets.len()), (1, 1));
+    let key = |realm: &str| {
+        set(&[
+            r#"realms=[{ name = "b", secrets = ["hush"] }, { name = "c", users = { a = "hush" } }]"#,
+            &format!(
+                r#"api.keys=[{{ id = "k", secret = "sixteen letters!", realm = "{realm}" }}]"#
+            ),
+        ])
+    };
+    let keys = key("b").unwrap().api_keys;
+    assert_eq!(keys[0].realm.as_ref().unwrap().0.as_str(), "b");
+    assert!(
+        key("")
+            .unwrap_err()
+            .contains("no secret to make credentials with")
+    );
+    for other in ["c", "d"] {
+        assert!(
+            key(other).unwrap_err().contains("api.keys.realm: found"),
+            "{other}"
+        );
+    }
     // The default realm may be nobody's.
     set(&[r#"realms=[{ name = "b", secrets = ["hush"] }]"#]).unwrap();
     for (wrong, complaint) in [

@@ -576,6 +576,7 @@ async fn during_a_take_over_applications_are_told_to_ask_again() {
         origins: Vec::new(),
         user_prefix: String::new(),
         rate: 0,
+        realm: None,
     };
     let directory = tempfile::tempdir().unwrap();
     let unix = Clock.now().unix_secs();

@@ -7,6 +7,7 @@
 //! User ids of a realm end with `@` and its name, and no others do: whatever counts users, or finds them, tells realms apart.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -55,6 +56,12 @@ impl RealmName {
 
     fn ends(self, name: &str) -> bool {
         (name.strip_suffix(self.0)).is_some_and(|rest| rest.ends_with('@'))
+    }
+}
+
+impl fmt::Display for RealmName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
     }
 }
 

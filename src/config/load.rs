@@ -120,7 +120,8 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
     let protocol = read_protocol(r);
     let http = read_http(r, sources);
     let has_secrets = auth.as_ref().is_none_or(|auth| !auth.secrets.is_empty());
-    let api_keys = read_keys(r, sources, has_secrets);
+    let realms_known = realms.as_deref().unwrap_or_default();
+    let api_keys = read_keys(r, sources, has_secrets, realms_known);
     let cluster = read_cluster(r);
     let per_allocation = r.key(
         "metrics.per_allocation",

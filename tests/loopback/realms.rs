@@ -1,11 +1,14 @@
 //! Realms on a real server: by the name that TLS asks for, by the names of users, with quotas of their own.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
 use turnix::base::{Family, Transport};
 
 use super::client::Client;
 use super::common::wire::{REALM, Request, Signer};
 use super::common::world::{PASSWORD, USER};
-use super::server::{BOTH, Server};
+use super::server::{BOTH, PATIENCE, Server};
 
 const REALMS: &str = r#"realms=[{ name = "b.example", server_names = ["TURN.b.example"], users = { alice = "of b", bob = "of b", carol = "of b" }, allocations = 3, allocations_per_user = 2 }]"#;
 
@@ -90,4 +93,36 @@ fn quotas_of_a_realm_are_its_own() {
     first.release();
     assert_eq!(server.realms(), [("b.example".to_owned(), 2)]);
     assert_eq!(come("carol@b.example", "of b").0, 0);
+}
+
+#[test]
+fn api_keys_mint_for_their_realm() {
+    let realms = r#"realms=[{ name = "b.example", secrets = ["of b"] }]"#;
+    let keys =
+        r#"api.keys=[{ id = "b", secret = "through the rabbit hole", realm = "b.example" }]"#;
+    let server = Server::with(BOTH, &[realms, keys]);
+    let to = server.address(Family::V4);
+    let mut http = TcpStream::connect(to).unwrap();
+    http.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(
+        http,
+        "GET /api/webrtc/config?user=dave HTTP/1.1\r\nHost: {to}\r\nAuthorization: Bearer through the rabbit hole\r\n\
+         Connection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    http.read_to_string(&mut answer).unwrap();
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    let body: serde_json::Value = serde_json::from_str(body).unwrap_or_else(|_| panic!("{answer}"));
+    let find = |name: &str| {
+        let servers = body["iceServers"].as_array().unwrap().iter();
+        let mut found = servers.filter_map(|server| server[name].as_str());
+        found.next().unwrap_or_else(|| panic!("{body}")).to_owned()
+    };
+    let (user, password) = (find("username"), find("credential"));
+    assert!(user.ends_with(":dave@b.example;key=b"), "{user}");
+    let mut client = Client::udp(&server);
+    assert_eq!(log_in(&mut client, &user, &password), REALM);
+    let relayed = client.allocate();
+    assert_eq!(&*server.allocation(relayed).view.user, "dave@b.example");
 }

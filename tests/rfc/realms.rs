@@ -9,6 +9,7 @@ use turnix::access::{
 use turnix::base::{Family, FiveTuple, Secret};
 use turnix::turn::{EndReason, Server, Settings, Snapshot};
 
+use crate::common::security::{Modern, SHA256};
 use crate::common::wire::{REALM, Request, Signer};
 use crate::common::world::{
     EPOCH, PASSWORD, SECRET, USER, VISITS, World, access_settings, own_addresses, secs, seed, tcp,
@@ -412,4 +413,60 @@ fn another_process_goes_on_with_the_realms_that_it_knows() {
     );
     other.realms.remove(0);
     assert_eq!(restore(&mut world, &other), ["alice"]);
+}
+
+#[test]
+fn keys_by_sha256_and_names_by_hash_are_of_a_realm_as_well() {
+    let mut settings = two_more();
+    settings.secrets.clear();
+    settings
+        .realms
+        .iter_mut()
+        .for_each(|realm| realm.secrets.clear());
+    let mut world = World::with(Settings::default(), &settings, seed());
+    let clients = [
+        (tcp("192.0.2.1:4000"), USER, PASSWORD, USER),
+        (
+            tcp("192.0.2.2:4000"),
+            "alice@b.example",
+            "alice of b.example",
+            "alice@b.example",
+        ),
+        (
+            named(&mut world, "192.0.2.3:4000", TURN_B),
+            "alice",
+            "alice of b.example",
+            "alice@b.example",
+        ),
+    ];
+    for (client, user, password, known) in clients {
+        let challenge = world.ask(client, &Request::allocate());
+        let modern = Modern::answering(&challenge, user, password);
+        assert!(modern.anonymous && modern.algorithm == Some(SHA256));
+        let reply = world.ask(client, &modern.sign(Request::allocate()));
+        assert_eq!(reply.code(), 0, "{user}");
+        assert!(modern.has_signed(&reply));
+        let (views, _) = world.server.views(world.now, 0, usize::MAX);
+        let view = views
+            .iter()
+            .find(|view| view.client == client.client())
+            .unwrap();
+        assert_eq!(&*view.user, known);
+        assert_eq!(world.code(client, &modern.sign(Request::refresh(0))), 0);
+    }
+    // Nobody is asked for a hash where names may come that are in no list: time-limited ones, keys of tokens.
+    let anonymous = |settings: &access::Settings, server_name: &str| {
+        let mut world = World::with(Settings::default(), settings, seed());
+        let client = named(&mut world, CLIENT, server_name);
+        let challenge = world.ask(client, &Request::allocate());
+        Modern::answering(&challenge, USER, PASSWORD).anonymous
+    };
+    settings.realms[0]
+        .secrets
+        .push(Secret::new("secret".into()));
+    let asked = ["turn.example.org", TURN_B, "turn.c.example"];
+    assert_eq!(
+        asked.map(|name| anonymous(&settings, name)),
+        [false, false, true]
+    );
 }
