@@ -134,6 +134,9 @@ pub struct Credentials {
     users: HashMap<Box<str>, User>,
     /// Their names by USERHASH.
     hashes: HashMap<[u8; 32], Box<str>>,
+    /// Whether clients can be asked to choose SHA-256: not while some static user has an MD5 key and nothing else, unless
+    /// others have nothing but a SHA-256 key.
+    take_sha256: bool,
     secrets: Box<[Secret<String>]>,
     /// Signs for visits, which reach no further than a loop.
     visits: Option<Secret<String>>,
@@ -198,10 +201,13 @@ impl Credentials {
         let hashes = (users.keys())
             .map(|name| (user_hash(name.as_bytes(), realm), name.clone()))
             .collect();
+        let take_sha256 = users.values().all(|user| user.sha256.is_some())
+            || users.values().any(|user| user.md5.is_none());
         Self {
             realm: realm.into(),
             users,
             hashes,
+            take_sha256,
             secrets: secrets.into(),
             visits: None,
             within: None,
@@ -238,11 +244,9 @@ impl Credentials {
         !self.users.is_empty() && self.secrets.is_empty()
     }
 
-    /// Whether clients can be asked to choose SHA-256: not while some static user has an MD5 key and nothing else, unless
-    /// others have nothing but a SHA-256 key.
-    pub fn take_sha256(&self) -> bool {
-        let users = || self.users.values();
-        users().all(|user| user.sha256.is_some()) || users().any(|user| user.md5.is_none())
+    /// Whether clients can be asked to choose SHA-256, or only MD5.
+    pub const fn take_sha256(&self) -> bool {
+        self.take_sha256
     }
 
     /// The static user whose USERHASH is `hash`.

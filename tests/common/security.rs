@@ -5,7 +5,8 @@ use md5::{Digest, Md5};
 use sha2::Sha256;
 use stun::attributes::{ATTR_NONCE, ATTR_REALM, ATTR_USERNAME, AttrType};
 use turnix::wire::attribute::{
-    MESSAGE_INTEGRITY_SHA256, PASSWORD_ALGORITHM, PASSWORD_ALGORITHMS, USERHASH,
+    FINGERPRINT, MESSAGE_INTEGRITY, MESSAGE_INTEGRITY_SHA256, PASSWORD_ALGORITHM,
+    PASSWORD_ALGORITHMS, USERHASH,
 };
 
 use super::wire::{Reply, Request};
@@ -74,13 +75,17 @@ impl Modern {
 
     /// Whether MESSAGE-INTEGRITY-SHA256 of `reply` is there, alone, and right.
     pub fn has_signed(&self, reply: &Reply) -> bool {
-        let raw = &reply.0.raw;
-        let types = reply.attribute_types();
+        let mut raw = &reply.0.raw[..];
+        let mut types = reply.attribute_types();
+        if types.last() == Some(&FINGERPRINT) {
+            types.pop();
+            raw = &raw[..raw.len() - 8];
+        }
         let Some(at) = raw.len().checked_sub(36) else {
             return false;
         };
         types.last() == Some(&MESSAGE_INTEGRITY_SHA256)
-            && !types.contains(&0x0008)
+            && !types.contains(&MESSAGE_INTEGRITY)
             && raw[at + 4..] == mac(&self.key(), raw[..at].to_vec(), 32)[..]
     }
 }

@@ -31,6 +31,9 @@ const RATE: u32 = 1;
 /// The largest answer to who has proven nothing, unless it asked with more: a challenge with FINGERPRINT.
 const SMALL: usize = 80;
 
+/// By how much more over connections, which have proven their address: the nonce cookie and PASSWORD-ALGORITHMS.
+const OFFER: usize = 28;
+
 /// An allocation, as far as its client, the caller and the peers could see.
 #[derive(Debug)]
 struct Held {
@@ -666,7 +669,12 @@ impl Ledger {
                 code != 0 || method == m::METHOD_BINDING,
                 "{method} for who has proven nothing"
             );
-            let most = SMALL.max(bytes.len());
+            let offer = if from.transport().is_stream() {
+                OFFER
+            } else {
+                0
+            };
+            let most = (SMALL + offer).max(bytes.len());
             assert!(message.len() <= most, "{} bytes", message.len());
             if from.transport() == Transport::Udp && !from.client().ip().is_loopback() {
                 self.budget(from.client().ip());

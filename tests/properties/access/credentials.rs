@@ -295,12 +295,16 @@ fn dummy_keys_open_nothing() {
 #[test]
 fn users_by_hash_and_by_algorithm() {
     let both = credentials(&[("I\u{ad}X", "p"), ("bob", "b")], &["north"]);
-    let log_in =
-        |credentials: &Credentials, name: &[u8], algorithm: PasswordAlgorithm, password| {
-            let right = algorithm.key(name, REALM, password);
-            let hash = user_hash(name, REALM);
-            credentials.verify(Who::Hash(&hash), algorithm, NOW, |key| *key == right)
-        };
+    fn log_in(
+        credentials: &Credentials,
+        name: &[u8],
+        algorithm: PasswordAlgorithm,
+        password: &[u8],
+    ) -> Result<Verified, AuthFailure> {
+        let right = algorithm.key(name, REALM, password);
+        let hash = user_hash(name, REALM);
+        credentials.verify(Who::Hash(&hash), algorithm, NOW, |key| *key == right)
+    }
     for algorithm in [Md5, Sha256] {
         let verified = log_in(&both, b"IX", algorithm, b"p").unwrap();
         assert_eq!(&*verified.identity.user, "I\u{ad}X");

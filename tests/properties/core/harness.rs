@@ -14,9 +14,11 @@ use turnix::turn::{
     AllocationId, DropReason, EndReason, Forward, FromPeer, OpenError, Output, Path, Seed, Server,
     Settings, Snapshot,
 };
+use turnix::wire::attribute;
 
 use super::model::{self, Credential, Event, Kind, Model, Ms, Nonce, Verdict, Why};
 use super::operations::{CLIENTS, CREDENTIALS, NonceChoice, Opening, Operation, Signature, Step};
+use crate::common::security::{MD5, Modern, SHA256};
 use crate::common::wire::{Reply, Request, Signer, channel_data, padded_channel_data};
 use crate::common::world::{self, EPOCH, OLD_SECRET, RELAY_V4, RELAY_V6, SECRET, VISITS, World};
 
@@ -884,10 +886,13 @@ impl Harness {
         if code == 0 && matches!(method, "binding" | "allocate") {
             assert_eq!(reply.mapped(), to.client());
         }
-        let signed_by = reply.attr(ATTR_MESSAGE_INTEGRITY).map(|_| {
+        let sha256 = reply.attr(AttrType(attribute::MESSAGE_INTEGRITY_SHA256));
+        let signed_by = (reply.attr(ATTR_MESSAGE_INTEGRITY).or(sha256)).map(|_| {
             (0..CREDENTIALS)
-                .find(|credential| reply.is_signed_by(&self.signer(*credential, "")))
+                .map(|credential| (credential, self.signer(credential, "")))
+                .find(|(_, signer)| reply.is_signed_by(signer) || modern(signer).has_signed(&reply))
                 .expect("signed with somebody's key")
+                .0
         });
         let transaction = u64::from_be_bytes(*reply.0.transaction_id.0.last_chunk().unwrap());
         Event::Answer {
@@ -1084,12 +1089,38 @@ fn encode(request: &model::Request, signer: Option<&Signer>) -> Vec<u8> {
         built = built.attr(0x7F00, &[1, 2, 3, 4]);
     }
     if let Some(signer) = signer {
-        built = built.sign(signer);
+        // Every other client signs with SHA-256 where that was offered.
+        let offered = clients()[request.client].transport() != Transport::Udp
+            && signer.nonce.starts_with("obMatJos2");
+        built = if offered && request.client % 2 == 1 {
+            modern(signer).sign(built)
+        } else {
+            built.sign(signer)
+        };
     }
     if request.fingerprint {
         built = built.fingerprint();
     }
     built.bytes()
+}
+
+/// As a client of RFC 8489 signs, whose user has a password.
+fn modern(signer: &Signer) -> Modern {
+    let Signer {
+        user,
+        password,
+        realm,
+        nonce,
+    } = signer.clone();
+    Modern {
+        user,
+        password,
+        realm,
+        nonce,
+        algorithms: Some([SHA256, MD5].concat()),
+        algorithm: Some(SHA256),
+        anonymous: false,
+    }
 }
 
 fn payload(bytes: usize, salt: u64) -> Vec<u8> {
