@@ -37,8 +37,6 @@ impl Server {
         let before = std::mem::replace(&mut self.access, access);
         let same_policy = before.peers == self.access.peers;
         let same_users = self.access.has_users_of(&before);
-        let access = Arc::clone(&self.access);
-        self.named.retain(|_, realm| access.knows(Some(*realm)));
         let mut ended = 0;
         for id in self.ids(|_| true) {
             let Some(allocation) = self.allocations.get(id) else {

@@ -480,9 +480,10 @@ impl Server {
         }
     }
 
-    /// The realm that the connection of `from` asked for, if not the default one.
+    /// The realm that the connection of `from` asked for, if not the default one, and if it is there still.
     fn realm_of(&self, from: FiveTuple) -> Option<RealmName> {
-        self.named.get(&from).copied()
+        let named = self.named.get(&from).copied();
+        named.filter(|realm| self.access.knows(Some(*realm)))
     }
 
     pub(super) fn answer(&mut self, five_tuple: FiveTuple, message: Vec<u8>) {
