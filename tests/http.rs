@@ -60,6 +60,7 @@ impl Fake {
                         generation: 0,
                     },
                     user: Arc::from(*user),
+                    realm: None,
                     scope: turnix::access::Scope::Policy,
                     transport: Transport::Udp,
                     client: "198.51.100.7:4000".parse().unwrap(),
@@ -575,6 +576,7 @@ async fn during_a_take_over_applications_are_told_to_ask_again() {
         origins: Vec::new(),
         user_prefix: String::new(),
         rate: 0,
+        realm: None,
     };
     let directory = tempfile::tempdir().unwrap();
     let unix = Clock.now().unix_secs();
@@ -694,6 +696,7 @@ impl Watcher {
             alive: true,
             draining: false,
             capacity_ratio: 0.5,
+            realms: Vec::new(),
             certificate_expiry_unix: Some(u64::MAX),
             private: false,
         }

@@ -17,6 +17,7 @@ use turnix::wire::{ErrorCode, Method};
 fn context() -> Context {
     Context {
         capacity_ratio: 0.25,
+        realms: Vec::new(),
         certificate_expiry_unix: Some(1_900_000_000),
         other_certificates: vec![
             ("www.example.org".into(), 1_900_000_001),
@@ -89,6 +90,7 @@ fn allocation(user: &str) -> NamedAllocation {
                 generation: 7,
             },
             user: Arc::from(user),
+            realm: None,
             scope: turnix::access::Scope::Policy,
             transport: Transport::Tcp,
             client: "198.51.100.7:4000".parse().unwrap(),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+use crate::access::realms::RealmName;
 use crate::access::rest;
 use crate::access::scope::{Scope, VISIT_PREFIX, Visit};
 use crate::base::Secret;
@@ -28,7 +29,7 @@ pub enum AuthFailure {
     UnknownUser,
     /// MESSAGE-INTEGRITY does not match.
     BadPassword,
-    /// The time-limited credential is over.
+    /// The time-limited credential or the token is over.
     Expired,
     /// REALM is not ours.
     WrongRealm,
@@ -40,11 +41,13 @@ pub enum AuthFailure {
     Revoked,
     /// PASSWORD-ALGORITHM or PASSWORD-ALGORITHMS is not what the challenge said (400).
     BidDown,
+    /// The token is no authorization server's of ours, or not for this server.
+    BadToken,
 }
 
 impl AuthFailure {
     /// Every reason, in the order of their discriminants.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Missing,
         Self::UnknownUser,
         Self::BadPassword,
@@ -54,6 +57,7 @@ impl AuthFailure {
         Self::WrongUser,
         Self::Revoked,
         Self::BidDown,
+        Self::BadToken,
     ];
 
     /// The label of metrics and logs.
@@ -68,6 +72,7 @@ impl AuthFailure {
             Self::WrongUser => "wrong_user",
             Self::Revoked => "revoked",
             Self::BidDown => "bid_down",
+            Self::BadToken => "bad_token",
         }
     }
 }
@@ -88,10 +93,14 @@ pub struct Identity {
     pub user: Arc<str>,
     /// USERNAME as it was sent, or the one that USERHASH stands for.
     pub username: Box<[u8]>,
-    /// When a time-limited credential ends, since the Unix epoch; `None` for static users.
+    /// When a time-limited credential or a token ends, since the Unix epoch; `None` for static users.
     pub expires: Option<Duration>,
     /// How far it reaches.
     pub scope: Scope,
+    /// Whether a token vouches for it.
+    pub by_token: bool,
+    /// The realm that knows it; `None`: the default one.
+    pub realm: Option<RealmName>,
 }
 
 /// A username whose key matched.
@@ -131,6 +140,8 @@ pub struct Credentials {
     secrets: Box<[Secret<String>]>,
     /// Signs for visits, which reach no further than a loop.
     visits: Option<Secret<String>>,
+    /// Whose they are, if not the default realm's.
+    within: Option<RealmName>,
 }
 
 struct User {
@@ -199,7 +210,18 @@ impl Credentials {
             take_sha256,
             secrets: secrets.into(),
             visits: None,
+            within: None,
         }
+    }
+
+    /// As those of `realm`: user ids end with its name.
+    #[must_use]
+    pub fn within(mut self, realm: RealmName) -> Self {
+        for user in self.users.values_mut() {
+            user.id = realm.qualified(&user.id).into();
+        }
+        self.within = Some(realm);
+        self
     }
 
     /// Also accepts what `secret` signed, for a loop and nothing beyond.
@@ -296,6 +318,8 @@ impl Credentials {
                         username: username.into(),
                         expires: None,
                         scope: Scope::Policy,
+                        by_token: false,
+                        realm: self.within,
                     },
                     key,
                 });
@@ -313,7 +337,7 @@ impl Credentials {
             if black_box(matches(&key))
                 && let Some(limited) = limited
             {
-                return verified(limited, username, key, unix, Scope::Policy);
+                return verified(limited, username, key, unix, Scope::Policy, self.within);
             }
         }
         // The name alone says whether this is tried.
@@ -324,7 +348,7 @@ impl Credentials {
             let key = algorithm.key(username, &self.realm, password.expose());
             if matches(&key) {
                 let scope = Scope::Loop(Visit::of(limited.user));
-                return verified(limited, username, key, unix, scope);
+                return verified(limited, username, key, unix, scope, None);
             }
         }
         if user.is_none() && (self.secrets.is_empty() || !self.users.is_empty()) {
@@ -366,6 +390,7 @@ fn verified(
     key: Key,
     unix: Duration,
     scope: Scope,
+    realm: Option<RealmName>,
 ) -> Result<Verified, AuthFailure> {
     let expires = Duration::from_secs(limited.expires_unix);
     if unix >= expires {
@@ -373,10 +398,15 @@ fn verified(
     }
     Ok(Verified {
         identity: Identity {
-            user: limited.user.into(),
+            user: realm.map_or_else(
+                || limited.user.into(),
+                |realm| realm.qualified(limited.user).into(),
+            ),
             username: username.into(),
             expires: Some(expires),
             scope,
+            by_token: false,
+            realm,
         },
         key,
     })

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
+use crate::access::RealmName;
 use crate::base::Pii;
 use crate::turn::{AllocationView, Direction, Traffic};
 
@@ -29,6 +30,8 @@ struct Record<'a> {
     node: &'a str,
     region: &'a str,
     user: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    realm: Option<&'static str>,
     scope: &'static str,
     client: String,
     transport: &'static str,
@@ -100,6 +103,7 @@ impl Writer {
             node: &self.node,
             region: &self.region,
             user: &view.user,
+            realm: view.realm.map(RealmName::as_str),
             scope: view.scope.label(),
             client: Pii(view.client).to_string(),
             transport: view.transport.label(),

@@ -551,6 +551,7 @@ impl Shard {
                     family,
                     even_port,
                     user,
+                    realm,
                     scope,
                     client,
                 } => {
@@ -558,6 +559,7 @@ impl Shard {
                         family,
                         even_port,
                         scope,
+                        realm,
                     };
                     let relays = &mut self.relays;
                     let opened = relays.open(now.mono, id, wanted, user, client, &self.poller);

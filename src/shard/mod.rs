@@ -275,6 +275,7 @@ impl Shards {
             settings.limits,
             Clock.now().mono,
         ));
+        pool.set_realms(&access.realms);
         let budgets = Arc::new(Budgets::new(Clock.now(), settings.turn.bandwidth, count));
         let mut seed = turn::Seed {
             nonce_key: rand::random(),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::access::{Limits, Quota, QuotaExceeded, Wanted};
+use crate::access::{Limits, Quota, QuotaExceeded, RealmName, Realms, Wanted};
 use crate::base::Family;
 
 use super::RelayIp;
@@ -157,6 +157,19 @@ impl RelayPool {
     /// Replaces the limits. What lives already stays, even above them.
     pub fn set_limits(&self, limits: Limits) {
         lock(&self.counts.quota).set_limits(limits);
+    }
+
+    /// Replaces the realms beside the default one and their limits.
+    pub fn set_realms(&self, realms: &Realms) {
+        let realms = realms.iter().map(|realm| (realm.name, realm.limits));
+        lock(&self.counts.quota).set_realms(realms);
+    }
+
+    /// Live allocations of each of these realms, by their names.
+    pub fn realms(&self) -> Vec<(RealmName, u32)> {
+        let mut realms: Vec<_> = lock(&self.counts.quota).realms().collect();
+        realms.sort_unstable();
+        realms
     }
 
     /// How many allocations there may be at once; 0 is no limit.

@@ -178,6 +178,7 @@ impl Relays {
             family: Family::of(socket.local_addr().ip()),
             even_port,
             scope: tenant.scope,
+            realm: tenant.realm,
         };
         pool.adopt(&user, client, wanted);
         self.put(id, pool, place, socket, user, client, wanted);

@@ -272,6 +272,9 @@ pub(super) async fn serve_on(shard: Rc<RefCell<Shard>>, stream: ClientStream, qu
         );
         return;
     }
+    if let Some(name) = &stream.server_name {
+        (shard.borrow_mut().server).handle_client_named(five_tuple, name);
+    }
     let mut stream = stream;
     let partial = std::mem::take(&mut stream.received);
     let Ok(io) = stream.into_io() else {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::access::{Key, PermittedIp, PermittedPeer, Scope};
+use crate::access::{Key, PermittedIp, PermittedPeer, RealmName, Scope};
 use crate::base::{Family, FiveTuple, Now, RelayedAddress, Transport};
 use crate::wire::{ChannelNumber, TransactionId};
 
@@ -43,6 +43,8 @@ pub struct AllocationView {
     pub id: AllocationId,
     /// The user id that quotas and metrics count, not the raw USERNAME.
     pub user: Arc<str>,
+    /// The realm that knows the user; `None`: the default one.
+    pub realm: Option<RealmName>,
     /// How far its credentials reach.
     pub scope: Scope,
     /// How the client reaches us.
@@ -115,8 +117,12 @@ pub(super) struct Allocation {
     /// USERNAME as it was sent, to recognize the owner without deriving a key again.
     pub username: Box<[u8]>,
     pub key: Key,
-    /// When the credential ends, if it is time-limited.
+    /// When the credential ends, if it is time-limited, or the token.
     pub credential_expires: Option<Duration>,
+    /// The realm that knows the user; `None`: the default one.
+    pub realm: Option<RealmName>,
+    /// Whether it came with a token, after which it does not live (RFC 7635 §9).
+    pub by_token: bool,
     /// How far it reaches.
     pub scope: Scope,
     /// The Allocate that made it: its retransmissions get the same answer.
@@ -210,6 +216,7 @@ impl Allocation {
         Some(AllocationView {
             id: self.id,
             user: Arc::clone(&self.user),
+            realm: self.realm,
             scope: self.scope,
             transport: self.five_tuple.transport(),
             client: self.five_tuple.client(),

@@ -9,7 +9,7 @@ use subtle::ConstantTimeEq;
 use std::time::Duration;
 
 use crate::access::{
-    Access, AuthFailure, Credentials, Identity, Key, PasswordAlgorithm, Scope, Who,
+    Access, Asks, AuthFailure, Identity, Key, PasswordAlgorithm, RealmName, Scope, Who,
 };
 use crate::base::addr::bits;
 use crate::base::{FiveTuple, Now, Transport};
@@ -39,11 +39,7 @@ pub(super) struct Offer {
 
 impl Offer {
     /// What clients on `transport` are offered; `None` is what RFC 5389 knows, and the smallest of challenges.
-    pub fn to(
-        transport: Transport,
-        wanted: SecurityFeatures,
-        credentials: &Credentials,
-    ) -> Option<Self> {
+    pub fn to(transport: Transport, wanted: SecurityFeatures, asks: Asks) -> Option<Self> {
         match wanted {
             SecurityFeatures::Off => return None,
             // Whoever can answer there has not proven its address.
@@ -53,9 +49,9 @@ impl Offer {
         Some(Self {
             features: Features {
                 password_algorithms: true,
-                username_anonymity: credentials.are_found_by_hash(),
+                username_anonymity: asks.by_hash,
             },
-            algorithms: if credentials.take_sha256() {
+            algorithms: if asks.sha256 {
                 features::SHA256_OR_MD5
             } else {
                 features::MD5_ONLY
@@ -177,7 +173,10 @@ impl Authenticated {
         match &self.identity {
             None => Ok(()),
             Some(identity)
-                if identity.user == allocation.user
+                if identity.by_token == allocation.by_token
+                    && identity.realm == allocation.realm
+                    // The keys of tokens are replaced now and then, and a client refreshes with a token of the newer one.
+                    && (identity.by_token || identity.user == allocation.user)
                     && identity.scope == allocation.scope
                     && identity.expires.is_some() == allocation.credential_expires.is_some() =>
             {
@@ -197,6 +196,8 @@ pub(super) struct Guard<'s> {
     pub nonces: &'s Nonces,
     /// What the client is offered.
     pub offer: Option<Offer>,
+    /// The realm that the client's connection asked for, if not the default one.
+    pub named: Option<RealmName>,
 }
 
 /// How a request is signed.
@@ -208,6 +209,17 @@ struct Signature {
     algorithm: PasswordAlgorithm,
     /// The attribute that answers are signed with.
     answers: Integrity,
+}
+
+impl Signature {
+    /// The attribute that answers are signed with; where a token vouches for the client, nothing had to be agreed on before.
+    const fn answers(self, by_token: bool) -> Integrity {
+        if by_token {
+            self.integrity
+        } else {
+            self.answers
+        }
+    }
 }
 
 impl Guard<'_> {
@@ -224,7 +236,7 @@ impl Guard<'_> {
     /// Adds to `response` what a client needs to sign its next request.
     pub fn challenge(&self, response: Response) -> Response {
         let nonce = self.nonces.issue(self.now, self.from, self.offer);
-        let response = response.challenge(&self.access.realm, &nonce);
+        let response = response.challenge(self.access.challenge(self.named), &nonce);
         match self.offer {
             Some(offer) => response.password_algorithms(offer.algorithms),
             None => response,
@@ -322,6 +334,12 @@ impl Guard<'_> {
         }
     }
 
+    /// ACCESS-TOKEN, where tokens are taken.
+    fn token<'m>(&self, message: &Message<'m>) -> Option<&'m [u8]> {
+        let taken = self.access.tokens.is_some() && self.named.is_none();
+        message.access_token().filter(|_| taken)
+    }
+
     /// Finds the credentials that the request is signed with.
     fn verify(
         &self,
@@ -333,30 +351,38 @@ impl Guard<'_> {
     ) -> Result<Authenticated, Reject> {
         let matches = |key: &Key| message.verify(signature.integrity, key);
         let owned = owned.filter(|allocation| {
-            allocation.key.algorithm() == signature.algorithm
+            // No password made the key of a token.
+            (allocation.by_token || allocation.key.algorithm() == signature.algorithm)
                 && is_called(&allocation.username, who, realm)
         });
         match owned {
             // Its key names the realm that it was derived from, which may have been ours when it was.
             Some(allocation) if matches(&allocation.key) => Ok(Authenticated {
                 identity: None,
-                key: allocation.key.signing(signature.answers),
+                key: allocation
+                    .key
+                    .signing(signature.answers(allocation.by_token)),
                 scope: allocation.scope,
             }),
             // The key is derived from our realm; a client that signed for another one fails here rather than as a wrong
             // password.
-            _ if realm != self.access.realm.as_bytes() => {
+            _ if realm != self.access.challenge(self.named).as_bytes() => {
                 Err(Reject::Unauthenticated(AuthFailure::WrongRealm))
             }
             _ => {
-                let mut verified = (self.access)
-                    .verify(who, signature.algorithm, self.now.unix, matches)
-                    .map_err(Reject::Unauthenticated)?;
+                let unix = self.now.unix;
+                let verified = match (self.token(message), who) {
+                    (Some(token), Who::Name(kid)) => {
+                        (self.access).verify_token(kid, token, unix, matches)
+                    }
+                    _ => (self.access).verify(self.named, who, signature.algorithm, unix, matches),
+                };
+                let mut verified = verified.map_err(Reject::Unauthenticated)?;
                 verified.identity.scope = verified.identity.scope.at(self.from.client().ip());
                 Ok(Authenticated {
                     scope: verified.identity.scope,
+                    key: (verified.key).signing(signature.answers(verified.identity.by_token)),
                     identity: Some(verified.identity),
-                    key: verified.key.signing(signature.answers),
                 })
             }
         }

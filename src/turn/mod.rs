@@ -36,7 +36,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::access::{PermittedPeer, Scope};
+use crate::access::{PermittedPeer, RealmName, Scope};
 use crate::base::{Family, FiveTuple};
 use crate::wire::Header;
 
@@ -106,6 +106,8 @@ pub enum Output {
         even_port: bool,
         /// User id, for quotas.
         user: Arc<str>,
+        /// The realm that knows the user, for quotas; `None`: the default one.
+        realm: Option<RealmName>,
         /// How far the user's credentials reach, for quotas.
         scope: Scope,
         /// The client's address, for quotas.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::access::{AuthFailure, Denied, PermittedIp, Scope};
+use crate::access::{AuthFailure, Denied, PermittedIp};
 use crate::base::{Family, FiveTuple, Now};
 use crate::wire::{ChannelNumber, DecodeError, Message, Method, Response, attribute};
 
@@ -57,11 +57,39 @@ impl From<DecodeError> for Reject {
 }
 
 impl Server {
-    /// Attributes that `method` understands; others below 0x8000 get 420 (RFC 8489 §6.3.1).
+    /// Attributes that `method` understands, with tokens or without.
     pub(super) const fn known(method: Method) -> &'static [u16] {
         match method {
             Method::Binding => KNOWN_BINDING,
             _ => KNOWN_TURN,
+        }
+    }
+
+    /// Attributes below 0x8000 that `method` does not understand on `from`: 420 names them (RFC 8489 §6.3.1).
+    pub(super) fn unknown<'m>(
+        &self,
+        from: FiveTuple,
+        message: &'m Message<'_>,
+        method: Method,
+    ) -> impl Iterator<Item = u16> + 'm {
+        self.unknown_beside(message, method, self.understood(from, method))
+    }
+
+    fn unknown_beside<'m>(
+        &self,
+        message: &'m Message<'_>,
+        method: Method,
+        known: &'static [u16],
+    ) -> impl Iterator<Item = u16> + 'm {
+        let tokens = method != Method::Binding && self.access.tokens.is_some();
+        (message.unknown_required(known))
+            .filter(move |kind| !(tokens && *kind == attribute::ACCESS_TOKEN))
+    }
+
+    fn refuse_unknown(&self, message: &Message<'_>, method: Method) -> Result<(), Reject> {
+        match (self.unknown_beside(message, method, Self::known(method))).next() {
+            None => Ok(()),
+            Some(_) => Err(Reject::UnknownAttributes),
         }
     }
 
@@ -77,7 +105,7 @@ impl Server {
             }
             return Ok(None);
         }
-        refuse_unknown(message, Method::Binding)?;
+        self.refuse_unknown(message, Method::Binding)?;
         let response = Response::success(Method::Binding, message.transaction_id());
         Ok(Some(response.mapped_address(from.client())))
     }
@@ -105,7 +133,7 @@ impl Server {
             Some(UDP) => {}
             Some(_) => return Err(Reject::UnsupportedTransport),
         }
-        refuse_unknown(message, Method::Allocate)?;
+        self.refuse_unknown(message, Method::Allocate)?;
         let family = match message.requested_family()? {
             None => self.default_family(from),
             Some(Some(family)) => family,
@@ -128,7 +156,9 @@ impl Server {
             // Only the owner of an allocation on this five-tuple has no identity, and there is none.
             return Err(Reject::ServerError);
         };
-        let granted_secs = self.granted_secs(now, requested, identity.scope, identity.expires);
+        let (by_token, realm) = (identity.by_token, identity.realm);
+        let bounded = identity.scope.is_loop() || by_token;
+        let granted_secs = self.granted_secs(now, requested, bounded, identity.expires);
         let scope = identity.scope;
         let user = identity.user;
         let id = self.allocations.insert(|id| Allocation {
@@ -140,6 +170,8 @@ impl Server {
             username: identity.username,
             key,
             credential_expires: identity.expires,
+            realm,
+            by_token,
             scope,
             transaction: message.transaction_id(),
             fingerprint: message.has_fingerprint(),
@@ -163,6 +195,7 @@ impl Server {
             family,
             even_port: even_port.is_some(),
             user,
+            realm,
             scope,
             client: from.client().ip(),
         });
@@ -178,7 +211,7 @@ impl Server {
         authenticated: &Authenticated,
     ) -> Result<Response, Reject> {
         let (id, allocation) = self.owned(id, authenticated)?;
-        refuse_unknown(message, Method::Refresh)?;
+        self.refuse_unknown(message, Method::Refresh)?;
         match message.requested_family()? {
             Some(family) if family != Some(allocation.family) => return Err(Reject::PeerFamily),
             _ => {}
@@ -192,10 +225,11 @@ impl Server {
         let renewed = authenticated.renewed();
         let over = renewed.is_none()
             && (allocation.credential_expires).is_some_and(|expires| expires <= now.unix);
-        // A secret that is gone vouches for nothing beyond the time that it signed for.
+        // A secret that is gone vouches for nothing beyond the time that it signed for, and a token never does.
         if over
-            && (self.access.strict_expiry
-                || !(self.access.credentials).derive(&allocation.username, &allocation.key))
+            && (allocation.by_token
+                || self.access.strict_expiry
+                || !(self.access).derive(allocation.realm, &allocation.username, &allocation.key))
         {
             return Err(Reject::Unauthenticated(AuthFailure::Expired));
         }
@@ -203,7 +237,8 @@ impl Server {
             Some(identity) => identity.expires,
             None => allocation.credential_expires,
         };
-        let granted_secs = self.granted_secs(now, requested, allocation.scope, ends);
+        let bounded = allocation.scope.is_loop() || allocation.by_token;
+        let granted_secs = self.granted_secs(now, requested, bounded, ends);
         self.touch(now, id, |allocation| {
             allocation.expires = now.mono + Duration::from_secs(granted_secs.into());
             if let Some(identity) = renewed {
@@ -224,7 +259,7 @@ impl Server {
         authenticated: &Authenticated,
     ) -> Result<Response, Reject> {
         let (id, allocation) = self.owned(id, authenticated)?;
-        refuse_unknown(message, Method::CreatePermission)?;
+        self.refuse_unknown(message, Method::CreatePermission)?;
         let peers: Vec<SocketAddr> = message.peer_addresses().collect::<Result<_, _>>()?;
         if peers.is_empty() {
             return Err(Reject::BadRequest("XOR-PEER-ADDRESS is missing"));
@@ -280,7 +315,7 @@ impl Server {
         authenticated: &Authenticated,
     ) -> Result<Response, Reject> {
         let (id, allocation) = self.owned(id, authenticated)?;
-        refuse_unknown(message, Method::ChannelBind)?;
+        self.refuse_unknown(message, Method::ChannelBind)?;
         let Some(number) = message.channel_number()? else {
             return Err(Reject::BadRequest("CHANNEL-NUMBER is missing"));
         };
@@ -397,31 +432,24 @@ impl Server {
         }
     }
 
-    /// LIFETIME that is granted, in seconds: at least the default, at most the maximum (RFC 8656 §7.2), and in a loop no
-    /// longer than the credential, which `ends` since the Unix epoch.
+    /// LIFETIME that is granted, in seconds: at least the default, at most the maximum (RFC 8656 §7.2), and where it is
+    /// `bounded`, in a loop or by a token, no longer than the credential, which `ends` since the Unix epoch.
     fn granted_secs(
         &self,
         now: Now,
         requested: Option<u32>,
-        scope: Scope,
+        bounded: bool,
         ends: Option<Duration>,
     ) -> u32 {
         let default = DEFAULT_LIFETIME.as_secs() as u32;
         let max = u32::try_from(self.settings.max_lifetime.as_secs()).unwrap_or(u32::MAX);
         let granted = requested.unwrap_or(default).max(default).min(max);
         match ends {
-            Some(ends) if scope.is_loop() => {
+            Some(ends) if bounded => {
                 let left = ends.saturating_sub(now.unix).as_secs().max(1);
                 granted.min(u32::try_from(left).unwrap_or(u32::MAX))
             }
             _ => granted,
         }
-    }
-}
-
-fn refuse_unknown(message: &Message<'_>, method: Method) -> Result<(), Reject> {
-    match message.unknown_required(Server::known(method)).next() {
-        None => Ok(()),
-        Some(_) => Err(Reject::UnknownAttributes),
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ahash::RandomState;
 
-use crate::access::{Access, AddressRate, Scope};
+use crate::access::{Access, AddressRate, RealmName, Scope};
 use crate::base::trace::Traces;
 use crate::base::{FiveTuple, Now, RelayedAddress};
 use crate::wire::{self, Class, DecodeError, Key, Kind, Message, Method, Response};
@@ -32,6 +32,8 @@ pub struct Server {
     pub(super) seed: Seed,
     pub(super) allocations: Allocations,
     pub(super) by_five_tuple: HashMap<FiveTuple, AllocationId, RandomState>,
+    /// Clients whose connection asked for a realm other than the default one.
+    pub(super) named: HashMap<FiveTuple, RealmName, RandomState>,
     pub(super) routes: Routes,
     pub(super) stats: Stats,
     pub(super) rates: ScopedRates,
@@ -77,6 +79,7 @@ impl Server {
             seed,
             allocations: Allocations::default(),
             by_five_tuple: HashMap::with_hasher(hasher.clone()),
+            named: HashMap::with_hasher(hasher.clone()),
             routes: Routes::new(hasher),
             stats: Stats::default(),
             indications: 0,
@@ -187,9 +190,18 @@ impl Server {
         }
     }
 
+    /// The client's connection asked for `server_name`, in lower case: if that is a name of a realm, the client is
+    /// challenged with it, until it closes.
+    pub fn handle_client_named(&mut self, five_tuple: FiveTuple, server_name: &str) {
+        if let Some(realm) = self.access.realms.of_server(server_name) {
+            self.named.insert(five_tuple, realm);
+        }
+    }
+
     /// The client's stream closed: its allocation ends (RFC 8656 §7.2).
     pub fn handle_client_closed(&mut self, now: Now, five_tuple: FiveTuple) {
         let now = self.advance(now);
+        self.named.remove(&five_tuple);
         if let Some(id) = self.by_five_tuple.get(&five_tuple).copied() {
             self.end(now, id, EndReason::ClientClosed);
         }
@@ -388,12 +400,14 @@ impl Server {
     /// What requests from `from` are authenticated against.
     fn guard(&self, now: Now, from: FiveTuple) -> Guard<'_> {
         let wanted = self.settings.protocol.security_features;
+        let named = self.realm_of(from);
         Guard {
             now,
             from,
             access: &self.access,
             nonces: &self.nonces,
-            offer: Offer::to(from.transport(), wanted, &self.access.credentials),
+            offer: Offer::to(from.transport(), wanted, self.access.asks(named)),
+            named,
         }
     }
 
@@ -422,11 +436,17 @@ impl Server {
         let response = Response::error(method, message.transaction_id(), reject.code());
         match reject {
             Reject::Unauthenticated(_) | Reject::StaleNonce => {
-                self.guard(now, from).challenge(response)
+                let response = self.guard(now, from).challenge(response);
+                match (reject, &self.access.tokens) {
+                    (Reject::Unauthenticated(_), Some(tokens)) if self.realm_of(from).is_none() => {
+                        response.third_party(tokens.server_name())
+                    }
+                    _ => response,
+                }
             }
             Reject::TryAlternate(alternate) => response.alternate_server(alternate),
             Reject::UnknownAttributes => {
-                response.unknown_attributes(message.unknown_required(self.understood(from, method)))
+                response.unknown_attributes(self.unknown(from, message, method))
             }
             _ => response,
         }
@@ -463,6 +483,12 @@ impl Server {
                 Err(Reject::BadRequest("not a request"))
             }
         }
+    }
+
+    /// The realm that the connection of `from` asked for, if not the default one, and if it is there still.
+    fn realm_of(&self, from: FiveTuple) -> Option<RealmName> {
+        let named = self.named.get(&from).copied();
+        named.filter(|realm| self.access.knows(Some(*realm)))
     }
 
     pub(super) fn answer(&mut self, five_tuple: FiveTuple, message: Vec<u8>) {

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::access::{
-    Access, AddressRate, AuthFailure, Debts, Denied, DeniedRule, Key, Scope, Visit,
+    Access, AddressRate, AuthFailure, Debts, Denied, DeniedRule, Key, RealmName, Scope, Visit,
 };
 use crate::base::{Family, FiveTuple, ListenerId, Now, RelayedAddress, Transport};
 use crate::wire::{ChannelNumber, ErrorCode, Integrity, Method, TransactionId};
@@ -113,15 +113,20 @@ struct AllocationImage {
     relayed: Option<SocketAddr>,
     user: String,
     username: Box<[u8]>,
-    /// The key that MD5 made; zero where SHA-256 did.
+    /// The key that MD5 made; zero where something else did.
     key: Zeroizing<[u8; 16]>,
     /// The key that SHA-256 made.
     #[serde(default)]
     key_sha256: Option<Zeroizing<[u8; 32]>>,
+    /// The key that a token brought.
+    #[serde(default)]
+    key_of_token: Option<Zeroizing<Vec<u8>>>,
     /// Whether answers are signed with MESSAGE-INTEGRITY-SHA256.
     #[serde(default)]
     signs_sha256: bool,
     credential_expires: Option<Duration>,
+    #[serde(default)]
+    realm: Option<String>,
     transaction: [u8; 12],
     fingerprint: bool,
     granted_secs: u32,
@@ -250,6 +255,8 @@ impl Server {
             seed,
             allocations,
             by_five_tuple: _,
+            // Connections that say so stay.
+            named: _,
             routes: _,
             stats,
             // What they hold is a moment's worth: buckets of bandwidth begin full.
@@ -360,13 +367,17 @@ impl Server {
             };
             let key = (realm == *access.realm).then(|| image.key());
             let is_limited = image.credential_expires.is_some();
-            let gone = !is_limited && !access.credentials.holds(&image.username, key.as_ref());
-            let revoked = (access.revoked).find(&image.username, &image.user, is_limited, now.unix);
+            let named = image.realm.as_deref().map(|name| access.realms.find(name));
+            let of = named.flatten().map(|realm| realm.name);
+            let gone = named.is_some() && of.is_none()
+                || !is_limited && !access.holds(of, &image.username, key.as_ref());
+            let revoked =
+                (access.revoked).find(of, &image.username, &image.user, is_limited, now.unix);
             if gone || revoked.is_some() {
                 continue;
             }
             let denied = |denied: Denied| stats.peer_denied[denied.rule as usize] += 1;
-            let Some(allocation) = image.restored(taken, scope, &access, denied) else {
+            let Some(allocation) = image.restored(taken, scope, of, &access, denied) else {
                 continue;
             };
             let (id, five_tuple) = (allocation.id, allocation.five_tuple);
@@ -413,6 +424,7 @@ impl Server {
             },
             allocations,
             by_five_tuple,
+            named: HashMap::with_hasher(hasher.clone()),
             routes,
             stats,
             indications,
@@ -442,6 +454,8 @@ pub struct Tenant {
     pub five_tuple: FiveTuple,
     /// User id, for quotas.
     pub user: Arc<str>,
+    /// The realm that knows the user, for quotas.
+    pub realm: Option<RealmName>,
     /// How far its credentials reach, for quotas.
     pub scope: Scope,
 }
@@ -455,6 +469,7 @@ impl Server {
                 id: allocation.id,
                 five_tuple: allocation.five_tuple,
                 user: Arc::clone(&allocation.user),
+                realm: allocation.realm,
                 scope: allocation.scope,
             })
     }
@@ -491,9 +506,11 @@ impl AllocationImage {
     }
 
     fn key(&self) -> Key {
-        let key = match &self.key_sha256 {
-            Some(key) => Key::sha256(**key),
-            None => Key::md5(*self.key),
+        let of_token = self.key_of_token.as_ref();
+        let key = match (of_token.and_then(|key| Key::session(key)), &self.key_sha256) {
+            (Some(key), _) => key,
+            (None, Some(key)) => Key::sha256(**key),
+            (None, None) => Key::md5(*self.key),
         };
         key.signing(match self.signs_sha256 {
             true => Integrity::Sha256,
@@ -512,6 +529,8 @@ impl AllocationImage {
             username,
             key,
             credential_expires,
+            by_token,
+            realm,
             scope: _,
             transaction,
             fingerprint,
@@ -543,8 +562,10 @@ impl AllocationImage {
             username: username.clone(),
             key: Zeroizing::new(key.as_bytes().try_into().unwrap_or_default()),
             key_sha256: key.as_bytes().try_into().ok().map(Zeroizing::new),
+            key_of_token: by_token.then(|| Zeroizing::new(key.as_bytes().to_vec())),
             signs_sha256: key.integrity() == Integrity::Sha256,
             credential_expires: *credential_expires,
+            realm: realm.map(|name| name.as_str().to_owned()),
             transaction: transaction.0,
             fingerprint: *fingerprint,
             granted_secs: *granted_secs,
@@ -574,6 +595,7 @@ impl AllocationImage {
         &self,
         taken: Instant,
         scope: Scope,
+        realm: Option<RealmName>,
         access: &Access,
         mut denied: impl FnMut(Denied),
     ) -> Option<Allocation> {
@@ -609,6 +631,8 @@ impl AllocationImage {
             username: self.username.clone(),
             key: self.key(),
             credential_expires: self.credential_expires,
+            by_token: self.key_of_token.is_some(),
+            realm,
             scope,
             transaction: TransactionId(self.transaction),
             fingerprint: self.fingerprint,

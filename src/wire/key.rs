@@ -10,8 +10,11 @@ use subtle::ConstantTimeEq;
 /// The longest USERNAME in bytes (RFC 8489 §14.3).
 pub const MAX_USERNAME_BYTES: usize = 508;
 
+/// Length of the shortest [`Key`], in bytes.
+pub const MIN_KEY: usize = 16;
+
 /// Length of the longest [`Key`], in bytes.
-const MAX_KEY: usize = 32;
+pub const MAX_KEY: usize = 32;
 
 /// How a password becomes a key (RFC 8489 §18.5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +102,20 @@ impl Key {
             length: bytes.len() as u8,
             integrity: Integrity::Sha256,
         }
+    }
+
+    /// The session key of a token (RFC 7635 §6.2), for MESSAGE-INTEGRITY: 16 to 32 bytes, else `None`. No password made it.
+    pub fn session(key: &[u8]) -> Option<Self> {
+        if !(MIN_KEY..=MAX_KEY).contains(&key.len()) {
+            return None;
+        }
+        let mut bytes = [0; MAX_KEY];
+        bytes.get_mut(..key.len())?.copy_from_slice(key);
+        Some(Self {
+            bytes,
+            length: key.len() as u8,
+            integrity: Integrity::Sha1,
+        })
     }
 
     /// The same key, making another attribute.

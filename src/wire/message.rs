@@ -278,6 +278,11 @@ impl<'a> Message<'a> {
         self.attribute(attribute::NONCE)
     }
 
+    /// ACCESS-TOKEN (RFC 7635 §6.2), as sent.
+    pub fn access_token(&self) -> Option<&'a [u8]> {
+        self.attribute(attribute::ACCESS_TOKEN)
+    }
+
     /// LIFETIME in seconds.
     ///
     /// # Errors

@@ -71,10 +71,18 @@ impl Response {
     }
 
     /// PASSWORD-ALGORITHMS with this value (RFC 8489 §14.11).
-    pub fn password_algorithms(mut self, list: &[u8]) -> Self {
-        let kind = AttributeType::new(attribute::PASSWORD_ALGORITHMS);
-        self.out
-            .push_attribute_unchecked(&RawAttribute::new(kind, list));
+    pub fn password_algorithms(self, list: &[u8]) -> Self {
+        self.raw(attribute::PASSWORD_ALGORITHMS, list)
+    }
+
+    /// THIRD-PARTY-AUTHORIZATION (RFC 7635 §6.1): the name by which an authorization server knows this one.
+    pub fn third_party(self, server_name: &str) -> Self {
+        self.raw(attribute::THIRD_PARTY_AUTHORIZATION, server_name.as_bytes())
+    }
+
+    fn raw(mut self, kind: u16, value: &[u8]) -> Self {
+        let attribute = RawAttribute::new(AttributeType::new(kind), value);
+        self.out.push_attribute_unchecked(&attribute);
         self
     }
 
@@ -116,12 +124,6 @@ impl Response {
     /// Signs with `key` if there is one, adds FINGERPRINT if asked, and returns the bytes to send.
     pub fn finish(self, key: Option<&Key>, fingerprint: bool) -> Vec<u8> {
         seal(self.out, key, fingerprint)
-    }
-
-    fn raw(mut self, kind: u16, value: &[u8]) -> Self {
-        let attribute = RawAttribute::new(AttributeType::new(kind), value);
-        self.out.push_attribute_unchecked(&attribute);
-        self
     }
 
     fn new(class: MessageClass, method: Method, transaction: TransactionId) -> Self {

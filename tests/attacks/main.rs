@@ -18,6 +18,7 @@ mod hostile;
 mod limits;
 mod peers;
 mod process;
+mod realms;
 mod revocation;
 mod sinks;
 mod strangers;

@@ -55,6 +55,8 @@ pub fn access_settings() -> access::Settings {
         strict_expiry: false,
         peers: PeerSettings::default(),
         limits: Limits::default(),
+        oauth: access::oauth::Settings::default(),
+        realms: Vec::new(),
     }
 }
 

@@ -9,7 +9,9 @@ use std::net::Ipv4Addr;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::server::{Options, PASSWORD, SECRET, Server, USER, is_free};
+use crate::server::{
+    OTHER_PASSWORD, OTHER_REALM, Options, PASSWORD, SECRET, Server, USER, is_free,
+};
 use crate::tools::{Process, find_tool, one_at_a_time, run};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -45,6 +47,10 @@ enum Family {
 enum Credentials {
     LongTerm,
     Secret,
+    /// Of one of three authorization servers, by chance, for each Allocate and Refresh.
+    Token,
+    /// Of another realm than the one that the server names, by the name of the user.
+    Realm,
 }
 
 /// One run of the load generator.
@@ -86,6 +92,20 @@ impl Run {
         }
     }
 
+    const fn token(self) -> Run {
+        Run {
+            credentials: Credentials::Token,
+            ..self
+        }
+    }
+
+    const fn realm(self) -> Run {
+        Run {
+            credentials: Credentials::Realm,
+            ..self
+        }
+    }
+
     /// Messages of each client, clients, and milliseconds between messages.
     fn load(&self) -> (u64, u64, u64) {
         if self.transport == Transport::Tls {
@@ -120,6 +140,8 @@ impl Run {
         add(&match self.credentials {
             Credentials::LongTerm => format!("-u {USER} -w {PASSWORD}"),
             Credentials::Secret => format!("-u bob -W {SECRET}"),
+            Credentials::Token => "-J".to_owned(),
+            Credentials::Realm => format!("-u {USER}@{OTHER_REALM} -w {OTHER_PASSWORD}"),
         });
         // -c: no second, RTCP, allocation for each client.
         add(&format!(
@@ -148,6 +170,8 @@ fn check(test: &str, case: Run) {
     let server = Server::start(Options {
         loopback_peers: case.peer == Peer::Echo,
         secret: case.credentials == Credentials::Secret,
+        oauth: case.credentials == Credentials::Token,
+        realm: case.credentials == Credentials::Realm,
         ..Options::default()
     });
     // It takes the port above its own as well.
@@ -251,6 +275,10 @@ cases! {
     secret_over_udp: Run::new(Udp, Channels, Clients).secret();
     secret_over_tcp: Run::new(Tcp, Channels, Clients).secret();
     secret_over_tls: Run::new(Tls, Channels, Echo).secret();
+    realm_by_suffix: Run::new(Udp, Channels, Clients).realm();
+    token_over_udp: Run::new(Udp, Channels, Clients).token();
+    token_over_tcp: Run::new(Tcp, Channels, Echo).token();
+    token_over_tls: Run::new(Tls, Indications, Clients).token();
 }
 
 /// The load generator must tell a refusal from a success, or the runs above would prove nothing.

@@ -188,6 +188,7 @@ fn ended(slot: u32) -> Ended {
                 generation: 0,
             },
             user: Arc::from("alice\n\"quoted\""),
+            realm: None,
             scope: turnix::access::Scope::Policy,
             transport: Transport::Udp,
             client: "198.51.100.7:4000".parse().unwrap(),

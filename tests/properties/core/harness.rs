@@ -795,6 +795,7 @@ impl Harness {
                 family,
                 even_port,
                 user,
+                realm: _,
                 scope: _,
                 client,
             } => {
