@@ -62,6 +62,17 @@ impl Nonces {
         ours && u64::from(expires) >= now.unix_secs()
     }
 
+    /// A number for each `count` of the server that `salt` tells from the others, which nobody else can tell.
+    pub fn number(&self, salt: u64, count: u64) -> u32 {
+        let mut mac = self.keyed.clone();
+        // Longer than what nonces are made of.
+        mac.update(b"the number of a connection with a peer");
+        mac.update(&salt.to_be_bytes());
+        mac.update(&count.to_be_bytes());
+        let mac = mac.finalize().into_bytes();
+        u32::from_be_bytes([mac[0], mac[1], mac[2], mac[3]])
+    }
+
     fn mac(&self, expires: u32, client: FiveTuple) -> [u8; MAC] {
         let address = client.client();
         let mut mac = self.keyed.clone();

@@ -18,12 +18,13 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::access::{Access, AddressRate, AuthFailure, Debts, Denied, DeniedRule, Scope, Visit};
-use crate::base::{Family, FiveTuple, ListenerId, Now, RelayedAddress, Transport};
+use crate::base::{Family, FiveTuple, ListenerId, Now, RelayTransport, RelayedAddress, Transport};
 use crate::wire::{ChannelNumber, ErrorCode, Method, TransactionId};
 
 use super::allocation::{Allocation, AllocationId, Allocations, ChannelBinding, Permission, State};
 use super::auth::Nonces;
 use super::change::Newcomers;
+use super::connections::Connections;
 use super::contacts::Contacts;
 use super::police::{Limit, ScopedRates};
 use super::purses::{PurseId, Purses};
@@ -257,6 +258,8 @@ impl Server {
             outputs,
             started,
             latest,
+            // Connections are sockets of this process: they stay.
+            connections: _,
         } = self;
         let Seed {
             nonce_key,
@@ -273,7 +276,7 @@ impl Server {
         let (generations, free) = allocations.shape();
         let wanted = || {
             (allocations.range(0, usize::MAX))
-                .filter(|allocation| which(allocation.five_tuple.transport()))
+                .filter(|allocation| allocation.moves() && which(allocation.five_tuple.transport()))
         };
         Snapshot(Image {
             taken: now.unix,
@@ -413,6 +416,7 @@ impl Server {
             outputs: std::collections::VecDeque::new(),
             started: moment(started, taken),
             latest: now,
+            connections: Connections::new(hasher),
         };
         let live: Vec<_> = server.tenants().map(|tenant| tenant.id).collect();
         for id in live {
@@ -433,6 +437,8 @@ pub struct Tenant {
     pub user: Arc<str>,
     /// How far its credentials reach, for quotas.
     pub scope: Scope,
+    /// Whether somebody else can go on with it: not with connections, whose sockets are this process's.
+    pub moves: bool,
 }
 
 impl Server {
@@ -445,14 +451,16 @@ impl Server {
                 five_tuple: allocation.five_tuple,
                 user: Arc::clone(&allocation.user),
                 scope: allocation.scope,
+                moves: allocation.moves(),
             })
     }
 
     /// Forgets the allocations of clients on those transports that `which` names, without an output: somebody else goes
     /// on with them. Which these were.
     pub fn leave(&mut self, which: impl Fn(Transport) -> bool) -> Vec<AllocationId> {
+        self.connections.close();
         let gone: Vec<_> = (self.allocations.range(0, usize::MAX))
-            .filter(|allocation| which(allocation.five_tuple.transport()))
+            .filter(|allocation| allocation.moves() && which(allocation.five_tuple.transport()))
             .map(|allocation| {
                 (
                     allocation.id,
@@ -505,6 +513,8 @@ impl AllocationImage {
             denial_logged,
             police: _,
             contacts,
+            relay_transport: _,
+            connections: _,
         } = allocation;
         Self {
             slot: id.slot,
@@ -605,6 +615,8 @@ impl AllocationImage {
             contacts: (self.contacts.clone())
                 .filter(Contacts::is_sound)
                 .map(Box::new),
+            relay_transport: RelayTransport::Udp,
+            connections: Vec::new(),
         })
     }
 }
@@ -647,7 +659,7 @@ fn stats(counters: &BTreeMap<String, u64>) -> Stats {
     stats
 }
 
-/// Every counter under a name that outlives its place in a table. Live allocations are counted, not told.
+/// Every counter under a name that outlives its place in a table. Live allocations and connections are counted, not told.
 fn each_counter(stats: &mut Stats, mut visit: impl FnMut(String, &mut u64)) {
     let Stats {
         requests,
@@ -662,6 +674,7 @@ fn each_counter(stats: &mut Stats, mut visit: impl FnMut(String, &mut u64)) {
         duration,
         bandwidth,
         affected,
+        connections: _,
     } = stats;
     affected.each_word(|name, value| visit(format!("affected/{name}"), value));
     for (limit, row) in Limit::ALL.iter().zip(policed) {
