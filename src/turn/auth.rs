@@ -141,7 +141,7 @@ impl Authenticated {
 
 /// Checks a request in the order of RFC 8489 §9.2.4.
 ///
-/// `owned` is the allocation on the request's five-tuple: its owner is checked with the key it keeps, one HMAC.
+/// `owned` is the allocation that the request is about: its owner is checked with the key it keeps, one HMAC.
 ///
 /// # Errors
 /// 401 without or with wrong credentials, 400 with half of them, 438 with a nonce that is over or another client's.
@@ -185,9 +185,15 @@ pub(super) fn authenticate(
             }
         }
     };
+    // The owner on a new connection (RFC 6062 §5.4) has the nonce of the connection that it allocated on.
+    let control = owned.map(|allocation| allocation.five_tuple);
+    let known = |client: FiveTuple| nonces.check(now, client, nonce);
     // The canary's requests never leave this host, and were they repeated here, nobody would gain by it. So it needs no
     // challenge, and leaves no trace of one.
-    if authenticated.scope.is_canary() || nonces.check(now, from, nonce) {
+    if authenticated.scope.is_canary()
+        || known(from)
+        || control.is_some_and(|control| control != from && known(control))
+    {
         Ok(authenticated)
     } else {
         Err(Reject::StaleNonce)

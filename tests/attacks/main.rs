@@ -21,3 +21,4 @@ mod revocation;
 mod sinks;
 mod strangers;
 mod surfaces;
+mod tcp;

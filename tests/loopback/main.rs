@@ -20,5 +20,6 @@ mod service;
 mod start;
 mod status;
 mod streams;
+mod tcp_allocations;
 mod turn_crate;
 mod visits;

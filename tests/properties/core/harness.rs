@@ -11,8 +11,8 @@ use stun::message as m;
 use turnix::access::{Access, rest};
 use turnix::base::{FiveTuple, ListenerId, Now, RelayedAddress, Secret, Transport};
 use turnix::turn::{
-    AllocationId, DropReason, EndReason, Forward, FromPeer, OpenError, Output, Path, Seed, Server,
-    Settings, Snapshot,
+    AllocationId, DropReason, EndReason, Forward, FromPeer, OpenError, Output, Path, Protocol,
+    Seed, Server, Settings, Snapshot,
 };
 
 use super::model::{self, Credential, Event, Kind, Model, Ms, Nonce, Verdict, Why};
@@ -145,6 +145,11 @@ impl Harness {
             nonce_lifetime: Duration::from_secs(model::NONCE_LIFETIME_SECS),
             permissions_per_allocation: model::MAX_PERMISSIONS,
             channels_per_allocation: model::MAX_CHANNELS,
+            // The model knows nothing of them; `connections.rs` has one of its own.
+            protocol: Protocol {
+                tcp_allocations: false,
+                ..Protocol::default()
+            },
             ..Settings::default()
         };
         let accesses = accesses(strict_expiry);
@@ -795,6 +800,7 @@ impl Harness {
                 user,
                 scope: _,
                 client,
+                transport: _,
             } => {
                 assert!(!self.ids.contains(&id), "an id names one allocation ever");
                 let taken = self
@@ -818,6 +824,9 @@ impl Harness {
                         .find(|known| **known == *user)
                         .expect("a user"),
                 }
+            }
+            Output::ConnectPeer { .. } | Output::BindPeer { .. } | Output::ClosePeer { .. } => {
+                panic!("{output:?} without TCP allocations")
             }
             Output::CloseRelay { id } => {
                 let number = self.number(id);
