@@ -30,7 +30,7 @@ use super::relays::{Lease, Relays};
 
 /// Connections that the kernel has made and nobody has accepted: a flood of a relayed address waits here, and the
 /// kernel answers it with cookies.
-const BACKLOG: i32 = 16;
+const BACKLOG: i32 = 64;
 
 /// Connections that one relayed address accepts in a turn.
 const ACCEPTS: usize = 16;

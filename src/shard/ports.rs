@@ -49,7 +49,10 @@ struct AddressPool {
 /// Stands for a shard of another process.
 pub(super) const ABROAD: u8 = u8::MAX - 1;
 
-const _: () = assert!(super::MAX_SHARDS < ABROAD as u32);
+/// The same for a TCP relayed address there, which no datagram is for.
+pub(super) const ABROAD_TCP: u8 = ABROAD - 1;
+
+const _: () = assert!(super::MAX_SHARDS < ABROAD_TCP as u32);
 
 /// A relayed address from both sides of a 1:1 NAT.
 #[derive(Clone, Copy, Debug)]
@@ -348,11 +351,16 @@ impl RelayPool {
         self.set_owner(place, Some(ABROAD));
     }
 
+    /// `place` belongs to another process as well, for connections.
+    pub fn set_abroad_tcp(&self, place: Place) {
+        self.set_owner(place, Some(ABROAD_TCP));
+    }
+
     /// Makes free what belonged to another process, which has ended.
     pub fn come_home(&self, now: Instant) {
         for (address, pool) in self.addresses.iter().enumerate() {
             for (port, owner) in pool.ports.clone().zip(pool.owners.iter()) {
-                if owner.load(Ordering::Acquire) == ABROAD + 1 {
+                if [ABROAD + 1, ABROAD_TCP + 1].contains(&owner.load(Ordering::Acquire)) {
                     let place = Place {
                         address: address as u16,
                         port,

@@ -16,7 +16,7 @@ use crate::net::{Batch, Poller, UdpOptions, UdpSocket};
 use crate::turn::{AllocationId, OpenError, Tenant};
 
 use super::handover::Settled;
-use super::ports::{ABROAD, Place, RelayAddresses, RelayPool};
+use super::ports::{ABROAD, ABROAD_TCP, Place, RelayAddresses, RelayPool};
 use super::trains::Trains;
 
 /// How many ports are tried when other programs hold ports of the range.
@@ -423,6 +423,7 @@ impl Relays {
             Some(id) => Some(Owner::Here(*id)),
             None => match pool.owner(place)? {
                 ABROAD => Some(Owner::Abroad(pool.addresses(place).local)),
+                ABROAD_TCP => None,
                 shard if shard == self.shard => None,
                 shard => Some(Owner::Shard(shard)),
             },

@@ -286,10 +286,10 @@ pub(super) async fn serve_on(shard: Rc<RefCell<Shard>>, stream: ClientStream, qu
     let end = poll_fn(|cx| connection.poll(cx)).await;
     tracing::trace!(?end, "stream client gone");
     if let Some(turn) = connection.turns.take() {
-        // What it was answered so far goes first.
+        // Nobody else is to have it, and what it was answered so far goes first.
+        shard.borrow_mut().streams.remove(&five_tuple);
         let written = tokio::time::timeout(LINGER, poll_fn(|cx| connection.client.poll_write(cx)));
         let written = matches!(written.await, Ok(Ok(())));
-        shard.borrow_mut().streams.remove(&five_tuple);
         let rest = std::mem::take(&mut *connection.client.partial.borrow_mut());
         let Connection { client, .. } = connection;
         let io = Rc::into_inner(client).map(|client| client.io.into_inner());

@@ -226,6 +226,10 @@ fn two_tcp_relayed_addresses_reach_each_other() {
         alice.release();
         assert_eq!(data.read_raw(1), b"");
         assert_eq!(bobs.read_raw(1), b"");
+        drop((data, bobs));
+        until("the connection is gone", || {
+            server.allocation(to).view.connections == 0
+        });
         // It listens no more.
         let gone = bob.ask_signed(Request::connect(from));
         assert_eq!(gone.code(), 447);
@@ -303,16 +307,17 @@ fn the_end_of_an_allocation_is_the_end_of_its_connections() {
             let mut waiting = TcpStream::connect(relayed).unwrap();
             waiting.set_read_timeout(Some(PATIENCE)).unwrap();
             attempt(&mut control);
-            match end {
-                "release" => control.release(),
-                "hang up" => drop(control),
-                _ => server.end_user(USER),
+            let mut control = Some(control);
+            match (end, &mut control) {
+                ("release", Some(control)) => control.release(),
+                ("administrative", _) => server.end_user(USER),
+                _ => control = None,
             }
             is_over(&mut bound);
             is_over(&mut waiting);
             assert_eq!(data.read_raw(1), b"");
             until("nobody listens", || TcpStream::connect(relayed).is_err());
-            drop(data);
+            drop((data, control));
             nothing_is_left(&server);
         }
     }

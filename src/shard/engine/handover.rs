@@ -49,11 +49,11 @@ impl Shard {
             drops: self.drops_of_closed + self.relays.drops_of_closed(),
             segmentation_fallbacks: self.segmentation_fallbacks,
             stays: (self.server.tenants())
-                .filter(|tenant| !tenant.moves || !moves(tenant.five_tuple.transport()))
-                .filter_map(|tenant| match self.relays.get(tenant.id) {
-                    Some(relay) => Some(relay.socket.local_addr()),
-                    None => self.connections.listener_of(tenant.id),
-                })
+                .filter(|tenant| !moves(tenant.five_tuple.transport()))
+                .filter_map(|tenant| Some(self.relays.get(tenant.id)?.socket.local_addr()))
+                .collect(),
+            stays_tcp: (self.server.tenants())
+                .filter_map(|tenant| self.connections.listener_of(tenant.id))
                 .collect(),
         };
         sink.put(Record::Shard, &encode(&rest)?, &[])?;
