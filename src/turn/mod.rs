@@ -18,6 +18,7 @@ mod auth;
 mod change;
 mod connections;
 mod contacts;
+mod discovery;
 mod limits;
 pub mod police;
 mod purses;
@@ -44,6 +45,7 @@ pub use allocation::{AllocationId, AllocationView, CHANNEL_LIFETIME, PERMISSION_
 pub use auth::NONCE_LENGTH;
 pub use change::Newcomers;
 pub use connections::{CONNECTION_TIMEOUT, ConnectionId};
+pub use discovery::{NatDiscovery, Vantage};
 pub use police::Bandwidth;
 pub use purses::{PurseId, Settlement};
 pub use reject::Reject;
@@ -229,6 +231,10 @@ pub struct Protocol {
     pub default_family: DefaultFamily,
     /// Channel numbers that may be bound.
     pub channels: ChannelRange,
+    /// Addresses that clients may discover their NAT by, at most one of each family.
+    pub nat_discovery: Vec<NatDiscovery>,
+    /// Whether clients of RFC 3489 are answered.
+    pub rfc3489: bool,
     /// Allocations that relay connections (RFC 6062).
     pub tcp_allocations: bool,
 }
@@ -238,6 +244,8 @@ impl Default for Protocol {
         Self {
             default_family: DefaultFamily::default(),
             channels: ChannelRange::default(),
+            nat_discovery: Vec::new(),
+            rfc3489: false,
             tcp_allocations: true,
         }
     }
