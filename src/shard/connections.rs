@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -247,7 +247,7 @@ impl Shard {
             "a TCP allocation accepts nobody for a moment; if this says \"too many open files\", raise LimitNOFILE"
         );
         self.poller.remove(&listening.socket);
-        let shard = self.itself.clone();
+        let shard = Weak::clone(&self.itself);
         tokio::task::spawn_local(async move {
             tokio::time::sleep(PAUSE).await;
             let Some(shard) = shard.upgrade() else {
