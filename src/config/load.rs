@@ -176,6 +176,7 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
             auth_failures_per_address: limits.auth_failures,
             bandwidth: limits.bandwidth,
             new_peers_per_second: limits.new_peers,
+            connections_per_allocation: limits.peer_connections,
         },
         connections_per_address: limits.connections_per_address,
         upstream_connections: limits.upstream_connections,

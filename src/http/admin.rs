@@ -487,6 +487,9 @@ pub(super) struct AllocationJson<'a> {
     expires: u64,
     permissions: usize,
     channels: usize,
+    relay_transport: &'static str,
+    /// With peers, of a TCP allocation.
+    connections: usize,
     bytes: BothWays,
     packets: BothWays,
     bits_per_second: BothWays,
@@ -523,6 +526,8 @@ impl<'a> From<&'a NamedAllocation> for AllocationJson<'a> {
             expires: view.expires_unix.as_secs(),
             permissions: view.permissions,
             channels: view.channels,
+            relay_transport: view.relay_transport.label(),
+            connections: view.connections,
             bytes: BothWays::of(|direction| view.traffic[direction as usize].bytes),
             packets: BothWays::of(|direction| view.traffic[direction as usize].packets),
             bits_per_second: BothWays::of(|direction| view.bits_per_second[direction as usize]),

@@ -351,6 +351,13 @@ fn server(families: &mut Vec<MetricFamily>, totals: &ShardSnapshot, context: &Co
     );
     push(
         families,
+        "turn_peer_connections",
+        "Connections of TCP allocations with peers, those that wait to be made or bound included.",
+        MetricType::GAUGE,
+        vec![gauge(&[], totals.stats.connections as f64)],
+    );
+    push(
+        families,
         "turn_stream_refused_total",
         "TCP connections closed before they became TURN or HTTP clients, by reason.",
         MetricType::COUNTER,

@@ -13,7 +13,7 @@ use stun_types::message::{
     Message as Codec, MessageClass, MessageType, MessageWrite, MessageWriteVec,
     Method as CodecMethod, TransactionId as CodecTransactionId,
 };
-use turn_types::attribute::{Lifetime, XorRelayedAddress};
+use turn_types::attribute::{ConnectionId, Lifetime, XorPeerAddress, XorRelayedAddress};
 
 use super::message::hmac;
 use super::{ErrorCode, Integrity, Key, Method, STUN_HEADER, TransactionId, attribute, classic};
@@ -56,6 +56,21 @@ impl Response {
     /// LIFETIME in seconds.
     pub fn lifetime(mut self, secs: u32) -> Self {
         self.out.push_attribute_unchecked(&Lifetime::new(secs));
+        self
+    }
+
+    /// ConnectionAttempt (RFC 6062 §5.3), an indication and nobody's answer: `peer` has connected.
+    pub fn connection_attempt(transaction: TransactionId, peer: SocketAddr, id: u32) -> Self {
+        let class = MessageClass::Indication;
+        let mut indication = Self::new(class, Method::ConnectionAttempt, transaction);
+        let attribute = XorPeerAddress::new(peer, indication.transaction);
+        indication.out.push_attribute_unchecked(&attribute);
+        indication.connection_id(id)
+    }
+
+    /// CONNECTION-ID (RFC 6062 §6.2.1).
+    pub fn connection_id(mut self, id: u32) -> Self {
+        self.out.push_attribute_unchecked(&ConnectionId::new(id));
         self
     }
 

@@ -196,7 +196,7 @@ pub(super) const OPTIONS: &[Known] = &[
         None,
         Plan::Never("UDP is what turnix relays"),
     ),
-    option("no-tcp-relay", None, Plan::Always("turnix relays UDP only")),
+    option("no-tcp-relay", None, Plan::Taken(t::no_tcp_relay)),
     option(
         "server-relay",
         None,
