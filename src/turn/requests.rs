@@ -44,6 +44,7 @@ const KNOWN_TURN: &[u16] = &[
     attribute::REQUESTED_ADDRESS_FAMILY,
     attribute::EVEN_PORT,
     attribute::REQUESTED_TRANSPORT,
+    attribute::ACCESS_TOKEN,
     attribute::XOR_MAPPED_ADDRESS,
     attribute::MESSAGE_INTEGRITY_SHA256,
     attribute::PASSWORD_ALGORITHM,
@@ -57,41 +58,30 @@ impl From<DecodeError> for Reject {
 }
 
 impl Server {
-    /// Attributes that `method` understands, with tokens or without.
-    const fn known(method: Method) -> &'static [u16] {
+    /// Attributes that `method` understands, ACCESS-TOKEN among them whether tokens are taken or not; others below 0x8000 get
+    /// 420 (RFC 8489 §6.3.1).
+    pub(super) const fn known(method: Method) -> &'static [u16] {
         match method {
             Method::Binding => KNOWN_BINDING,
             _ => KNOWN_TURN,
         }
     }
 
-    /// Attributes below 0x8000 that `method` does not understand: 420 names them (RFC 8489 §6.3.1).
-    pub(super) fn unknown<'m>(
-        &self,
-        message: &'m Message<'_>,
-        method: Method,
-    ) -> impl Iterator<Item = u16> + 'm {
-        let tokens = method != Method::Binding && self.access.tokens.is_some();
-        (message.unknown_required(Self::known(method)))
-            .filter(move |kind| !(tokens && *kind == attribute::ACCESS_TOKEN))
-    }
-
-    fn refuse_unknown(&self, message: &Message<'_>, method: Method) -> Result<(), Reject> {
-        match self.unknown(message, method).next() {
-            None => Ok(()),
-            Some(_) => Err(Reject::UnknownAttributes),
-        }
-    }
-
-    /// Binding (RFC 8489 §6.3.1): no credentials, no state.
+    /// Binding (RFC 8489 §6.3.1): no credentials, no state. `None`: the answer is on its way, from where it was asked for.
     pub(super) fn binding(
         &mut self,
         from: FiveTuple,
         message: &Message<'_>,
-    ) -> Result<Response, Reject> {
-        self.refuse_unknown(message, Method::Binding)?;
-        Ok(Response::success(Method::Binding, message.transaction_id())
-            .mapped_address(from.client()))
+    ) -> Result<Option<Response>, Reject> {
+        if self.discovers(from) {
+            if self.discovery(from, message)? {
+                (self.stats).answered(Method::Binding, from.transport(), Ok(()));
+            }
+            return Ok(None);
+        }
+        refuse_unknown(message, Method::Binding)?;
+        let response = Response::success(Method::Binding, message.transaction_id());
+        Ok(Some(response.mapped_address(from.client())))
     }
 
     /// Allocate (RFC 8656 §7.2). `None`: the answer follows once the relay socket is open.
@@ -117,7 +107,7 @@ impl Server {
             Some(UDP) => {}
             Some(_) => return Err(Reject::UnsupportedTransport),
         }
-        self.refuse_unknown(message, Method::Allocate)?;
+        refuse_unknown(message, Method::Allocate)?;
         let family = match message.requested_family()? {
             None => self.default_family(from),
             Some(Some(family)) => family,
@@ -195,7 +185,7 @@ impl Server {
         authenticated: &Authenticated,
     ) -> Result<Response, Reject> {
         let (id, allocation) = self.owned(id, authenticated)?;
-        self.refuse_unknown(message, Method::Refresh)?;
+        refuse_unknown(message, Method::Refresh)?;
         match message.requested_family()? {
             Some(family) if family != Some(allocation.family) => return Err(Reject::PeerFamily),
             _ => {}
@@ -243,7 +233,7 @@ impl Server {
         authenticated: &Authenticated,
     ) -> Result<Response, Reject> {
         let (id, allocation) = self.owned(id, authenticated)?;
-        self.refuse_unknown(message, Method::CreatePermission)?;
+        refuse_unknown(message, Method::CreatePermission)?;
         let peers: Vec<SocketAddr> = message.peer_addresses().collect::<Result<_, _>>()?;
         if peers.is_empty() {
             return Err(Reject::BadRequest("XOR-PEER-ADDRESS is missing"));
@@ -299,7 +289,7 @@ impl Server {
         authenticated: &Authenticated,
     ) -> Result<Response, Reject> {
         let (id, allocation) = self.owned(id, authenticated)?;
-        self.refuse_unknown(message, Method::ChannelBind)?;
+        refuse_unknown(message, Method::ChannelBind)?;
         let Some(number) = message.channel_number()? else {
             return Err(Reject::BadRequest("CHANNEL-NUMBER is missing"));
         };
@@ -435,5 +425,12 @@ impl Server {
             }
             _ => granted,
         }
+    }
+}
+
+fn refuse_unknown(message: &Message<'_>, method: Method) -> Result<(), Reject> {
+    match message.unknown_required(Server::known(method)).next() {
+        None => Ok(()),
+        Some(_) => Err(Reject::UnknownAttributes),
     }
 }

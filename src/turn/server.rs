@@ -9,11 +9,12 @@ use ahash::RandomState;
 use crate::access::{Access, AddressRate, RealmName, Scope};
 use crate::base::trace::Traces;
 use crate::base::{FiveTuple, Now, RelayedAddress};
-use crate::wire::{self, Class, DecodeError, Key, Kind, Message, Method, Response};
+use crate::wire::{self, Class, DecodeError, Key, Kind, Message, Method, Response, attribute};
 
 use super::allocation::{Allocation, AllocationId, AllocationView, Allocations, State};
 use super::auth::{Guard, Nonces, Offer};
 use super::change::Newcomers;
+use super::discovery::Vantage;
 use super::police::ScopedRates;
 use super::purses::{PurseId, Purses};
 use super::reject::Reject;
@@ -49,6 +50,7 @@ pub struct Server {
     /// Newcomers that were sent to other servers.
     pub(super) redirected: usize,
     pub(super) tracer: Tracer,
+    pub(super) vantages: Vec<Vantage>,
     pub(super) timers: Timers,
     pub(super) outputs: VecDeque<Output>,
     pub(super) started: Instant,
@@ -84,6 +86,7 @@ impl Server {
             newcomers: Newcomers::default(),
             redirected: 0,
             tracer: Tracer::default(),
+            vantages: Vec::new(),
             timers: Timers::default(),
             outputs: VecDeque::new(),
             started: now.mono,
@@ -284,7 +287,7 @@ impl Server {
     fn handle_message(&mut self, now: Now, from: FiveTuple, datagram: &[u8]) -> Forward {
         let message = match Message::parse(datagram) {
             Ok(message) => message,
-            Err(DecodeError::NotStun) => return Forward::Drop(DropReason::NotStun),
+            Err(DecodeError::NotStun) => return self.classic(from, datagram),
             Err(DecodeError::Fingerprint) => return Forward::Drop(DropReason::Fingerprint),
             Err(DecodeError::Length | DecodeError::Attribute) => {
                 return Forward::Drop(DropReason::Malformed);
@@ -371,7 +374,7 @@ impl Server {
     /// Wrong credentials have a bucket of their own, and what is over it was verified all the same. Not to verify it
     /// would spare the work, and lock out everybody whose address is that of a guesser, or is forged by one. A guess
     /// that is right is therefore answered at any rate, and only the password's length makes it rare.
-    fn may_answer(&mut self, now: Now, from: FiveTuple, reject: Option<Reject>) -> bool {
+    pub(super) fn may_answer(&mut self, now: Now, from: FiveTuple, reject: Option<Reject>) -> bool {
         let client = from.client().ip();
         if from.transport().is_stream() || client.is_loopback() {
             return true;
@@ -409,7 +412,7 @@ impl Server {
     }
 
     /// Whether a datagram claims to come from a port that we listen on.
-    fn is_own(&self, from: FiveTuple) -> bool {
+    pub(super) fn is_own(&self, from: FiveTuple) -> bool {
         !from.transport().is_stream() && self.access.peers.is_own_service(from.client())
     }
 
@@ -442,7 +445,11 @@ impl Server {
                 }
             }
             Reject::TryAlternate(alternate) => response.alternate_server(alternate),
-            Reject::UnknownAttributes => response.unknown_attributes(self.unknown(message, method)),
+            Reject::UnknownAttributes => {
+                let unknown = message.unknown_required(self.understood(from, method));
+                let token = self.is_token_unknown(message, method);
+                response.unknown_attributes(unknown.chain(token.then_some(attribute::ACCESS_TOKEN)))
+            }
             _ => response,
         }
     }
@@ -456,7 +463,7 @@ impl Server {
         signer: &mut Option<(Key, Scope)>,
     ) -> Result<Option<Response>, Reject> {
         if method == Method::Binding {
-            return self.binding(from, message).map(Some);
+            return self.binding(from, message);
         }
         if let Some(id) = self.by_five_tuple.get(&from).copied() {
             self.expire(now, id);
@@ -465,6 +472,9 @@ impl Server {
         let owned = id.and_then(|id| self.allocations.get(id));
         let authenticated = (self.guard(now, from)).authenticate(message, owned)?;
         *signer = Some((*authenticated.key(), authenticated.scope()));
+        if self.is_token_unknown(message, method) {
+            return Err(Reject::UnknownAttributes);
+        }
         match method {
             Method::Allocate => self.allocate(now, from, message, authenticated),
             Method::Refresh => self.refresh(now, id, message, &authenticated).map(Some),
@@ -478,6 +488,13 @@ impl Server {
                 Err(Reject::BadRequest("not a request"))
             }
         }
+    }
+
+    /// Whether there is an ACCESS-TOKEN that nobody here understands, where it would be understood otherwise (RFC 7635 §7).
+    fn is_token_unknown(&self, message: &Message<'_>, method: Method) -> bool {
+        method != Method::Binding
+            && self.access.tokens.is_none()
+            && message.access_token().is_some()
     }
 
     /// The realm that the connection of `from` asked for, if not the default one, and if it is there still.

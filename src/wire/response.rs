@@ -16,7 +16,7 @@ use stun_types::message::{
 use turn_types::attribute::{Lifetime, XorRelayedAddress};
 
 use super::message::hmac;
-use super::{ErrorCode, Integrity, Key, Method, STUN_HEADER, TransactionId, attribute};
+use super::{ErrorCode, Integrity, Key, Method, STUN_HEADER, TransactionId, attribute, classic};
 
 /// An answer under construction.
 pub struct Response {
@@ -80,17 +80,31 @@ impl Response {
         self.raw(attribute::THIRD_PARTY_AUTHORIZATION, server_name.as_bytes())
     }
 
-    fn raw(mut self, kind: u16, value: &[u8]) -> Self {
-        let attribute = RawAttribute::new(AttributeType::new(kind), value);
-        self.out.push_attribute_unchecked(&attribute);
-        self
-    }
-
     /// ALTERNATE-SERVER (RFC 8489 §14.15): where to ask instead.
     pub fn alternate_server(mut self, server: SocketAddr) -> Self {
         self.out
             .push_attribute_unchecked(&AlternateServer::new(server));
         self
+    }
+
+    /// MAPPED-ADDRESS (RFC 8489 §14.1): how we see the client, in the clear.
+    pub fn plain_mapped_address(self, client: SocketAddr) -> Self {
+        self.raw(attribute::MAPPED_ADDRESS, &classic::address(client))
+    }
+
+    /// RESPONSE-ORIGIN (RFC 5780 §7.3): from where this is sent.
+    pub fn response_origin(self, origin: SocketAddr) -> Self {
+        self.raw(attribute::RESPONSE_ORIGIN, &classic::address(origin))
+    }
+
+    /// OTHER-ADDRESS (RFC 5780 §7.4): from where it would be sent with another address and another port.
+    pub fn other_address(self, other: SocketAddr) -> Self {
+        self.raw(attribute::OTHER_ADDRESS, &classic::address(other))
+    }
+
+    /// PADDING (RFC 5780 §7.6) of `length` bytes, rounded down to whole words.
+    pub fn padding(self, length: usize) -> Self {
+        self.raw(attribute::PADDING, &vec![0; length & !3])
     }
 
     /// UNKNOWN-ATTRIBUTES (RFC 8489 §14.13).
@@ -104,6 +118,12 @@ impl Response {
     /// Signs with `key` if there is one, adds FINGERPRINT if asked, and returns the bytes to send.
     pub fn finish(self, key: Option<&Key>, fingerprint: bool) -> Vec<u8> {
         seal(self.out, key, fingerprint)
+    }
+
+    fn raw(mut self, kind: u16, value: &[u8]) -> Self {
+        let attribute = RawAttribute::new(AttributeType::new(kind), value);
+        self.out.push_attribute_unchecked(&attribute);
+        self
     }
 
     fn new(class: MessageClass, method: Method, transaction: TransactionId) -> Self {

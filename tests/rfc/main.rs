@@ -4,7 +4,9 @@
 mod common;
 
 mod realms;
+mod rfc3489_classic;
 mod rfc5769_vectors;
+mod rfc5780_discovery;
 mod rfc7635_third_party;
 mod rfc8489_10_alternate_server;
 mod rfc8489_5_messages;

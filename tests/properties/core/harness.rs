@@ -1089,10 +1089,10 @@ fn encode(request: &model::Request, signer: Option<&Signer>) -> Vec<u8> {
         built = built.attr(0x7F00, &[1, 2, 3, 4]);
     }
     if let Some(signer) = signer {
-        // Every other client signs with SHA-256 where that was offered.
-        let offered = clients()[request.client].transport() != Transport::Udp
-            && signer.nonce.starts_with("obMatJos2");
-        built = if offered && request.client % 2 == 1 {
+        // Every other client of a connection signs with SHA-256, also with a nonce that is none of its own: who signs otherwise
+        // is not known by the key that its allocation keeps.
+        let is_stream = clients()[request.client].transport().is_stream();
+        built = if is_stream && request.client % 2 == 1 {
             modern(signer).sign(built)
         } else {
             built.sign(signer)
