@@ -698,7 +698,6 @@ impl Watcher {
             alive: true,
             draining: false,
             capacity_ratio: 0.5,
-            realms: Vec::new(),
             certificate_expiry_unix: Some(u64::MAX),
             private: false,
         }

@@ -47,6 +47,7 @@ const KNOWN_TURN: &[u16] = &[
     attribute::REQUESTED_ADDRESS_FAMILY,
     attribute::EVEN_PORT,
     attribute::REQUESTED_TRANSPORT,
+    attribute::ACCESS_TOKEN,
     attribute::XOR_MAPPED_ADDRESS,
     attribute::MESSAGE_INTEGRITY_SHA256,
     attribute::PASSWORD_ALGORITHM,
@@ -68,43 +69,12 @@ impl From<DecodeError> for Reject {
 }
 
 impl Server {
-    /// Attributes that `method` understands, with tokens or without.
+    /// Attributes that `method` understands, ACCESS-TOKEN among them whether tokens are taken or not; others below 0x8000 get
+    /// 420 (RFC 8489 §6.3.1).
     pub(super) const fn known(method: Method) -> &'static [u16] {
         match method {
             Method::Binding => KNOWN_BINDING,
             _ => KNOWN_TURN,
-        }
-    }
-
-    /// Attributes below 0x8000 that `method` does not understand on `from`: 420 names them (RFC 8489 §6.3.1).
-    pub(super) fn unknown<'m>(
-        &self,
-        from: FiveTuple,
-        message: &'m Message<'_>,
-        method: Method,
-    ) -> impl Iterator<Item = u16> + 'm {
-        self.unknown_beside(message, method, self.understood(from, method))
-    }
-
-    fn unknown_beside<'m>(
-        &self,
-        message: &'m Message<'_>,
-        method: Method,
-        known: &'static [u16],
-    ) -> impl Iterator<Item = u16> + 'm {
-        let tokens = method != Method::Binding && self.access.tokens.is_some();
-        (message.unknown_required(known))
-            .filter(move |kind| !(tokens && *kind == attribute::ACCESS_TOKEN))
-    }
-
-    pub(super) fn refuse_unknown(
-        &self,
-        message: &Message<'_>,
-        method: Method,
-    ) -> Result<(), Reject> {
-        match (self.unknown_beside(message, method, Self::known(method))).next() {
-            None => Ok(()),
-            Some(_) => Err(Reject::UnknownAttributes),
         }
     }
 
@@ -160,7 +130,7 @@ impl Server {
                 return Err(Reject::BadRequest("not for a TCP allocation"));
             }
         }
-        self.refuse_unknown(message, Method::Allocate)?;
+        refuse_unknown(message, Method::Allocate)?;
         let family = match message.requested_family()? {
             None => self.default_family(from),
             Some(Some(family)) => family,
@@ -241,7 +211,7 @@ impl Server {
         authenticated: &Authenticated,
     ) -> Result<Response, Reject> {
         let (id, allocation) = self.owned(id, authenticated)?;
-        self.refuse_unknown(message, Method::Refresh)?;
+        refuse_unknown(message, Method::Refresh)?;
         match message.requested_family()? {
             Some(family) if family != Some(allocation.family) => return Err(Reject::PeerFamily),
             _ => {}
@@ -289,7 +259,7 @@ impl Server {
         authenticated: &Authenticated,
     ) -> Result<Response, Reject> {
         let (id, allocation) = self.owned(id, authenticated)?;
-        self.refuse_unknown(message, Method::CreatePermission)?;
+        refuse_unknown(message, Method::CreatePermission)?;
         let peers: Vec<SocketAddr> = message.peer_addresses().collect::<Result<_, _>>()?;
         if peers.is_empty() {
             return Err(Reject::BadRequest("XOR-PEER-ADDRESS is missing"));
@@ -345,7 +315,7 @@ impl Server {
         authenticated: &Authenticated,
     ) -> Result<Response, Reject> {
         let (id, allocation) = self.owned(id, authenticated)?;
-        self.refuse_unknown(message, Method::ChannelBind)?;
+        refuse_unknown(message, Method::ChannelBind)?;
         if allocation.relay_transport == RelayTransport::Tcp {
             return Err(Reject::RelayTransport);
         }
@@ -484,5 +454,14 @@ impl Server {
             }
             _ => granted,
         }
+    }
+}
+
+/// # Errors
+/// 420 if an attribute has to be understood and is not.
+pub(super) fn refuse_unknown(message: &Message<'_>, method: Method) -> Result<(), Reject> {
+    match message.unknown_required(Server::known(method)).next() {
+        None => Ok(()),
+        Some(_) => Err(Reject::UnknownAttributes),
     }
 }

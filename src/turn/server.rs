@@ -9,7 +9,9 @@ use ahash::RandomState;
 use crate::access::{Access, AddressRate, RealmName, Scope};
 use crate::base::trace::Traces;
 use crate::base::{FiveTuple, Now, RelayedAddress};
-use crate::wire::{self, Class, DecodeError, ErrorCode, Key, Kind, Message, Method, Response};
+use crate::wire::{
+    self, Class, DecodeError, ErrorCode, Key, Kind, Message, Method, Response, attribute,
+};
 
 use super::allocation::{Allocation, AllocationId, AllocationView, Allocations, State};
 use super::auth::{Guard, Nonces, Offer};
@@ -457,7 +459,9 @@ impl Server {
             }
             Reject::TryAlternate(alternate) => response.alternate_server(alternate),
             Reject::UnknownAttributes => {
-                response.unknown_attributes(self.unknown(from, message, method))
+                let unknown = message.unknown_required(self.understood(from, method));
+                let token = self.is_token_unknown(message, method);
+                response.unknown_attributes(unknown.chain(token.then_some(attribute::ACCESS_TOKEN)))
             }
             _ => response,
         }
@@ -484,6 +488,9 @@ impl Server {
         };
         let authenticated = (self.guard(now, from)).authenticate(message, owned)?;
         *signer = Some((*authenticated.key(), authenticated.scope()));
+        if self.is_token_unknown(message, method) {
+            return Err(Reject::UnknownAttributes);
+        }
         match method {
             Method::Allocate => self.allocate(now, from, message, authenticated),
             Method::Refresh => self.refresh(now, id, message, &authenticated).map(Some),
@@ -503,6 +510,13 @@ impl Server {
             | Method::ConnectionAttempt
             | Method::Unknown => Err(Reject::BadRequest("not a request")),
         }
+    }
+
+    /// Whether there is an ACCESS-TOKEN that nobody here understands, where it would be understood otherwise (RFC 7635 §7).
+    fn is_token_unknown(&self, message: &Message<'_>, method: Method) -> bool {
+        method != Method::Binding
+            && self.access.tokens.is_none()
+            && message.access_token().is_some()
     }
 
     /// The realm that the connection of `from` asked for, if not the default one, and if it is there still.

@@ -393,9 +393,9 @@ fn nobody_takes_an_allocation_over_with_another_kind_of_credential() {
     );
     assert_eq!(world.code(client, &Request::refresh(0).sign(&alice)), 441);
     // A time-limited user of the same name.
-    let later = Some(EPOCH.as_secs() + 3600);
+    let later = EPOCH.as_secs() + 3600;
     let secret = Secret::new(crate::common::world::SECRET.to_owned());
-    let (user, password) = access::rest::mint(&secret, Some("north"), later.unwrap());
+    let (user, password) = access::rest::mint(&secret, Some("north"), later);
     let minted = crate::common::wire::Signer::new(&user, &password, &alice.nonce);
     assert_eq!(world.code(client, &Request::refresh(0).sign(&minted)), 441);
     assert_eq!(world.server.len(), 1);
