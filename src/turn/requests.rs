@@ -90,7 +90,7 @@ impl Server {
             }
             return Ok(None);
         }
-        self.refuse_unknown(message, Method::Binding)?;
+        refuse_unknown(message, Method::Binding)?;
         let response = Response::success(Method::Binding, message.transaction_id());
         Ok(Some(response.mapped_address(from.client())))
     }

@@ -95,6 +95,12 @@ impl Response {
         self.raw(attribute::THIRD_PARTY_AUTHORIZATION, server_name.as_bytes())
     }
 
+    fn raw(mut self, kind: u16, value: &[u8]) -> Self {
+        let attribute = RawAttribute::new(AttributeType::new(kind), value);
+        self.out.push_attribute_unchecked(&attribute);
+        self
+    }
+
     /// ALTERNATE-SERVER (RFC 8489 §14.15): where to ask instead.
     pub fn alternate_server(mut self, server: SocketAddr) -> Self {
         self.out
