@@ -83,21 +83,27 @@ impl QuotaExceeded {
     }
 }
 
-/// Live allocations by family, and by whether an even port was asked for.
+/// Relay ports of live allocations by family, and by whether an even one was asked for.
 #[derive(Clone, Copy, Debug, Default)]
-struct Live([[u32; 2]; Family::ALL.len()]);
+struct Live {
+    ports: [[u32; 2]; Family::ALL.len()],
+    /// Those that are an allocation's second.
+    additional: u32,
+}
 
 impl Live {
+    /// Allocations.
     fn total(self) -> u32 {
-        self.0.as_flattened().iter().sum()
+        let ports: u32 = self.ports.as_flattened().iter().sum();
+        ports - self.additional
     }
 
     fn of_family(self, family: Family) -> u32 {
-        self.0[family as usize].iter().sum()
+        self.ports[family as usize].iter().sum()
     }
 
     fn of(&mut self, wanted: Wanted) -> &mut u32 {
-        &mut self.0[wanted.family as usize][usize::from(wanted.even_port)]
+        &mut self.ports[wanted.family as usize][usize::from(wanted.even_port)]
     }
 }
 
@@ -220,6 +226,42 @@ impl Quota {
             self.loops = self.loops.saturating_sub(1);
             decrement(&mut self.loops_by_address, &address);
         }
+    }
+
+    /// Counts the second port of an allocation of `user` that has one in the other family: its share of the ports is all
+    /// that limits it.
+    ///
+    /// # Errors
+    /// The share is used up; nothing is counted then.
+    pub fn reserve_port(&mut self, user: &Arc<str>, wanted: Wanted) -> Result<(), QuotaExceeded> {
+        if self.is_over_share(user, wanted) {
+            return Err(QuotaExceeded::Share);
+        }
+        self.adopt_port(user, wanted);
+        Ok(())
+    }
+
+    /// Counts one that is open already, whatever the share.
+    pub fn adopt_port(&mut self, user: &Arc<str>, wanted: Wanted) {
+        *self.live.of(wanted) += 1;
+        self.live.additional += 1;
+        let held = self.by_user.entry(Arc::clone(user)).or_default();
+        *held.of(wanted) += 1;
+        held.additional += 1;
+    }
+
+    /// Gives back a port of an allocation that keeps another; does nothing if `user` has none like it to give back.
+    pub fn release_port(&mut self, user: &Arc<str>, wanted: Wanted) {
+        let Some(held) = self.by_user.get_mut(user) else {
+            return;
+        };
+        if *held.of(wanted) == 0 || held.additional == 0 {
+            return;
+        }
+        *held.of(wanted) -= 1;
+        held.additional -= 1;
+        *self.live.of(wanted) -= 1;
+        self.live.additional -= 1;
     }
 
     /// Whether one more of the visit `user` from `client` would be more than visits may have.

@@ -48,6 +48,14 @@ impl Family {
     /// Both families, in the order of their discriminants.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
 
+    /// The one that this is not.
+    pub const fn other(self) -> Self {
+        match self {
+            Self::V4 => Self::V6,
+            Self::V6 => Self::V4,
+        }
+    }
+
     /// The family of `ip`. A mapped IPv4 address counts as IPv6: canonicalize first.
     pub const fn of(ip: IpAddr) -> Self {
         match ip {

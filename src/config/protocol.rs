@@ -24,8 +24,22 @@ pub(super) fn read_protocol(r: &mut Reader<'_>) -> Option<Protocol> {
             ("same-as-client", DefaultFamily::SameAsClient),
         ]),
     );
+    let dual_allocation = r.key(
+        "protocol.dual_allocation",
+        "true",
+        "true or false",
+        values::boolean,
+    );
+    let reservations = r.key(
+        "protocol.reservations",
+        "true",
+        "true or false",
+        values::boolean,
+    );
     Some(Protocol {
         channels: channels?,
         default_family: default_family?,
+        dual_allocation: dual_allocation?,
+        reservations: reservations?,
     })
 }

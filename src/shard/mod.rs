@@ -20,6 +20,7 @@ mod mailbox;
 mod ports;
 mod queue;
 mod relays;
+mod reservations;
 mod run;
 mod streams;
 mod survey;

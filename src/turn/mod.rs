@@ -22,6 +22,7 @@ pub mod police;
 mod purses;
 mod reject;
 mod relay;
+mod relayed;
 mod requests;
 mod routes;
 mod server;
@@ -45,11 +46,12 @@ pub use change::Newcomers;
 pub use police::Bandwidth;
 pub use purses::{PurseId, Settlement};
 pub use reject::Reject;
+pub use relayed::Opened;
 pub use server::Server;
 pub use snapshot::{SNAPSHOT_FORMAT, Snapshot, SnapshotError, Tenant};
 pub use stats::{
     BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS, Direction, DropReason, Histogram, OUTCOMES, Outcome,
-    Path, RATE_WINDOW_SECS, Stats, Traffic, outcome_index,
+    Path, RATE_WINDOW_SECS, RelayKind, Stats, Traffic, outcome_index,
 };
 
 /// What an allocation gets when its client asks for nothing or for less (RFC 8656 §3).
@@ -108,11 +110,17 @@ pub enum Output {
         scope: Scope,
         /// The client's address, for quotas.
         client: IpAddr,
+        /// Whether the port above it is to be kept for the client (EVEN-PORT with the R bit).
+        reserve: bool,
+        /// The port is one that was kept for the client, whatever its family (RESERVATION-TOKEN).
+        token: Option<u64>,
     },
     /// Close the relay socket and give back what opening it reserved.
     CloseRelay {
         /// Whose.
         id: AllocationId,
+        /// In which family.
+        family: Family,
     },
     /// An allocation that was live is over.
     Ended(Box<Ended>),
@@ -171,7 +179,7 @@ impl EndReason {
 pub enum OpenError {
     /// A quota is used up: 486.
     Quota,
-    /// No port is free: 508.
+    /// No port is free, or none is kept under that token: 508.
     Capacity,
 }
 
@@ -196,12 +204,27 @@ pub enum DefaultFamily {
 }
 
 /// What of the protocols is offered: the core's part of `[protocol]`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Protocol {
     /// Where a client names no family.
     pub default_family: DefaultFamily,
     /// Channel numbers that may be bound.
     pub channels: ChannelRange,
+    /// Allocations in both families (ADDITIONAL-ADDRESS-FAMILY, RFC 8656 §7.2); the attribute is ignored else.
+    pub dual_allocation: bool,
+    /// Ports kept for a second allocation (EVEN-PORT with the R bit, RFC 8656 §7.2); 508 else.
+    pub reservations: bool,
+}
+
+impl Default for Protocol {
+    fn default() -> Self {
+        Self {
+            default_family: DefaultFamily::default(),
+            channels: ChannelRange::default(),
+            dual_allocation: true,
+            reservations: true,
+        }
+    }
 }
 
 /// How the core behaves.

@@ -7,8 +7,8 @@ use sha1::Sha1;
 use stun_types::attribute::{AlternateServer, AttributeFromRaw, RawAttribute, XorMappedAddress};
 use stun_types::message::{Message as Codec, MessageClass, StunParseError};
 use turn_types::attribute::{
-    ChannelNumber, EvenPort, Lifetime, RequestedAddressFamily, RequestedTransport, XorPeerAddress,
-    XorRelayedAddress,
+    AdditionalAddressFamily, ChannelNumber, EvenPort, Lifetime, RequestedAddressFamily,
+    RequestedTransport, ReservationToken, XorPeerAddress, XorRelayedAddress,
 };
 
 use crate::base::Family;
@@ -272,6 +272,24 @@ impl<'a> Message<'a> {
                 AddressFamily::IPV6 => Family::V6,
             },
         )))
+    }
+
+    /// Whether ADDITIONAL-ADDRESS-FAMILY asks for an IPv6 address beside the IPv4 one (RFC 8656 §18.11).
+    ///
+    /// # Errors
+    /// The attribute is there, and its value is not IPv6, the only one there is.
+    pub fn additional_family(&self) -> Result<bool, DecodeError> {
+        let ipv6 = |_: AdditionalAddressFamily| true;
+        let found = self.typed(attribute::ADDITIONAL_ADDRESS_FAMILY, ipv6)?;
+        Ok(found.is_some())
+    }
+
+    /// RESERVATION-TOKEN (RFC 8656 §18.8).
+    ///
+    /// # Errors
+    /// The attribute is there and malformed.
+    pub fn reservation_token(&self) -> Result<Option<u64>, DecodeError> {
+        self.typed::<ReservationToken, _>(attribute::RESERVATION_TOKEN, |token| token.token())
     }
 
     /// EVEN-PORT: whether the next higher port is to be reserved as well (RFC 8656 §18.6).

@@ -11,7 +11,10 @@ use stun_types::message::{
     Message as Codec, MessageClass, MessageType, MessageWrite, MessageWriteVec,
     Method as CodecMethod, TransactionId as CodecTransactionId,
 };
-use turn_types::attribute::{Lifetime, XorRelayedAddress};
+use turn_types::AddressFamily;
+use turn_types::attribute::{AddressErrorCode, Lifetime, ReservationToken, XorRelayedAddress};
+
+use crate::base::Family;
 
 use super::message::integrity_mac;
 use super::{ErrorCode, Key, Method, STUN_HEADER, TransactionId};
@@ -54,6 +57,26 @@ impl Response {
     /// LIFETIME in seconds.
     pub fn lifetime(mut self, secs: u32) -> Self {
         self.out.push_attribute_unchecked(&Lifetime::new(secs));
+        self
+    }
+
+    /// RESERVATION-TOKEN: names the port that is kept for the client (RFC 8656 §18.8).
+    pub fn reservation_token(mut self, token: u64) -> Self {
+        let attribute = ReservationToken::new(token);
+        self.out.push_attribute_unchecked(&attribute);
+        self
+    }
+
+    /// ADDRESS-ERROR-CODE: why there is no relayed address in `family` (RFC 8656 §18.12), with an empty reason phrase.
+    pub fn address_error(mut self, family: Family, code: ErrorCode) -> Self {
+        let family = match family {
+            Family::V4 => AddressFamily::IPV4,
+            Family::V6 => AddressFamily::IPV6,
+        };
+        if let Ok(code) = CodecErrorCode::new(code.code(), "") {
+            let attribute = AddressErrorCode::new(family, code);
+            self.out.push_attribute_unchecked(&attribute);
+        }
         self
     }
 

@@ -189,8 +189,14 @@ impl Ledger {
                 {
                     let now = self.tell(back);
                     let opened = RelayedAddress(SocketAddr::new(ip(RELAY_V4), 49_999));
-                    self.server.handle_relay_opened(now, id, Ok(opened));
-                    assert_eq!(self.server.poll_output(), Some(Output::CloseRelay { id }));
+                    self.server.handle_relay_opened(now, id, Ok(opened.into()));
+                    assert_eq!(
+                        self.server.poll_output(),
+                        Some(Output::CloseRelay {
+                            id,
+                            family: Family::V4
+                        })
+                    );
                     assert_eq!(self.server.poll_output(), None);
                     self.note("late open closed");
                 }
@@ -214,7 +220,9 @@ impl Ledger {
             28 => {
                 if let Some(id) = self.any_id(input) {
                     let now = self.tell(back);
-                    self.server.handle_relay_failed(now, id);
+                    let held = self.held.iter().find(|held| held.id == id);
+                    let family = held.map_or(Family::V4, |held| held.family);
+                    self.server.handle_relay_failed(now, id, family);
                     self.drain(None, false, Some(EndReason::RelayFailed));
                 }
             }
@@ -539,7 +547,8 @@ impl Ledger {
         };
         self.next_port = self.next_port.checked_add(1).unwrap_or(50_000);
         let now = self.tell(back);
-        self.server.handle_relay_opened(now, id, opened);
+        self.server
+            .handle_relay_opened(now, id, opened.map(Into::into));
         let Some(Output::ToClient {
             five_tuple,
             message,
@@ -584,7 +593,7 @@ impl Ledger {
             count += 1;
             assert!(count <= most, "law 4");
             match output {
-                Output::CloseRelay { id } => {
+                Output::CloseRelay { id, .. } => {
                     let at = self.held.iter().position(|held| held.id == id);
                     closed.push(self.held.remove(at.expect("closed once")));
                 }

@@ -520,7 +520,9 @@ impl Harness {
         }
         let now = self.tell(back);
         let id = self.ids[number];
-        let opened = outcome.map(RelayedAddress).map_err(|(error, _)| error);
+        let opened = outcome
+            .map(|relayed| RelayedAddress(relayed).into())
+            .map_err(|(error, _)| error);
         self.server.handle_relay_opened(now, id, opened);
         self.twin.handle_relay_opened(now, id, opened);
         let expected = self
@@ -540,11 +542,12 @@ impl Harness {
         let number = which % self.ids.len();
         let id = self.ids[number];
         let now = self.tell(back);
+        let family = Family::ALL[usize::from(self.family(number)) - 1];
         let expected = self.model.end(self.latest, number, why);
         match why {
             Why::RelayFailed => {
-                self.server.handle_relay_failed(now, id);
-                self.twin.handle_relay_failed(now, id);
+                self.server.handle_relay_failed(now, id, family);
+                self.twin.handle_relay_failed(now, id, family);
             }
             _ => {
                 let there = self
@@ -795,6 +798,7 @@ impl Harness {
                 user,
                 scope: _,
                 client,
+                ..
             } => {
                 assert!(!self.ids.contains(&id), "an id names one allocation ever");
                 let taken = self
@@ -819,7 +823,7 @@ impl Harness {
                         .expect("a user"),
                 }
             }
-            Output::CloseRelay { id } => {
+            Output::CloseRelay { id, .. } => {
                 let number = self.number(id);
                 let held = self.sockets.iter().position(|socket| *socket == number);
                 self.sockets
