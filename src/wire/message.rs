@@ -7,8 +7,8 @@ use sha1::Sha1;
 use stun_types::attribute::{AlternateServer, AttributeFromRaw, RawAttribute, XorMappedAddress};
 use stun_types::message::{Message as Codec, MessageClass, StunParseError};
 use turn_types::attribute::{
-    AdditionalAddressFamily, ChannelNumber, EvenPort, Lifetime, RequestedAddressFamily,
-    RequestedTransport, ReservationToken, XorPeerAddress, XorRelayedAddress,
+    ChannelNumber, EvenPort, Lifetime, RequestedAddressFamily, RequestedTransport,
+    ReservationToken, XorPeerAddress, XorRelayedAddress,
 };
 
 use crate::base::Family;
@@ -279,9 +279,15 @@ impl<'a> Message<'a> {
     /// # Errors
     /// The attribute is there, and its value is not IPv6, the only one there is.
     pub fn additional_family(&self) -> Result<bool, DecodeError> {
-        let ipv6 = |_: AdditionalAddressFamily| true;
-        let found = self.typed(attribute::ADDITIONAL_ADDRESS_FAMILY, ipv6)?;
-        Ok(found.is_some())
+        let kinds = [
+            attribute::ADDITIONAL_ADDRESS_FAMILY,
+            attribute::COTURN_ADDITIONAL_ADDRESS_FAMILY,
+        ];
+        match kinds.iter().find_map(|kind| self.attribute(*kind)) {
+            None => Ok(false),
+            Some([2, _, _, _]) => Ok(true),
+            Some(_) => Err(DecodeError::Attribute),
+        }
     }
 
     /// RESERVATION-TOKEN (RFC 8656 §18.8).

@@ -47,6 +47,16 @@ enum Credentials {
     Secret,
 }
 
+/// What each client allocates.
+#[derive(Clone, Copy, PartialEq)]
+enum Allocations {
+    One,
+    /// RTP's and RTCP's.
+    Pair,
+    /// IPv4 and IPv6 in one.
+    Dual,
+}
+
 /// One run of the load generator.
 #[derive(Clone, Copy)]
 struct Run {
@@ -57,6 +67,7 @@ struct Run {
     server: Family,
     relayed: Family,
     credentials: Credentials,
+    allocations: Allocations,
 }
 
 impl Run {
@@ -68,6 +79,7 @@ impl Run {
             server: Family::V4,
             relayed: Family::V4,
             credentials: Credentials::LongTerm,
+            allocations: Allocations::One,
         }
     }
 
@@ -82,6 +94,22 @@ impl Run {
     const fn secret(self) -> Run {
         Run {
             credentials: Credentials::Secret,
+            ..self
+        }
+    }
+
+    /// A second allocation for each client on the port above, by RESERVATION-TOKEN.
+    const fn rtcp(self) -> Run {
+        Run {
+            allocations: Allocations::Pair,
+            ..self
+        }
+    }
+
+    /// Allocations in both families; it relays by the second.
+    const fn dual(self) -> Run {
+        Run {
+            allocations: Allocations::Dual,
             ..self
         }
     }

@@ -88,6 +88,15 @@ fn rfc8656_7_2_both_addresses_ipv4_first() {
 }
 
 #[test]
+fn the_number_that_coturn_gives_the_attribute_means_the_same() {
+    let mut world = World::new();
+    let alice = world.alice(udp(CLIENT));
+    let request = Request::allocate().attr(0x8032, &[2, 0, 0, 0]);
+    let reply = world.ask(udp(CLIENT), &request.sign(&alice));
+    assert_eq!(relayed(&reply).len(), 2);
+}
+
+#[test]
 fn rfc8656_7_2_answered_once_both_are_open() {
     let mut world = World::new();
     world.open = None;
