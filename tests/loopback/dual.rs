@@ -19,7 +19,9 @@ fn both(reply: &Reply) -> [SocketAddr; 2] {
         let mut address = XorMappedAddress::default();
         (address.get_from_as(&message, ATTR_XOR_RELAYED_ADDRESS)).expect("two relayed addresses");
         let all = &mut message.attributes.0;
-        let first = all.iter().position(|one| one.typ == ATTR_XOR_RELAYED_ADDRESS);
+        let first = all
+            .iter()
+            .position(|one| one.typ == ATTR_XOR_RELAYED_ADDRESS);
         all.remove(first.unwrap());
         SocketAddr::new(address.ip, address.port)
     })
@@ -37,7 +39,9 @@ fn allocate(client: &mut Client) -> [SocketAddr; 2] {
 
 fn dual(server: &Server) -> u64 {
     let live = server.snapshot().stats.live;
-    live.iter().map(|kinds| kinds[RelayKind::Dual as usize]).sum()
+    live.iter()
+        .map(|kinds| kinds[RelayKind::Dual as usize])
+        .sum()
 }
 
 #[test]
@@ -85,7 +89,10 @@ fn hairpins_of_both_families() {
     });
     let mut sent = 0;
     for (mut bob, to_bob) in others {
-        for (family, (a, b)) in Family::ALL.into_iter().zip(to_alice.into_iter().zip(to_bob)) {
+        for (family, (a, b)) in Family::ALL
+            .into_iter()
+            .zip(to_alice.into_iter().zip(to_bob))
+        {
             let channel = 0x4000 + 2 * sent + family as u16;
             alice.bind(channel, b);
             bob.bind(channel, a);

@@ -94,7 +94,8 @@ impl Host {
         self.slots += 1;
         self.live.push((shard, id, Family::V4, user, port));
         if let Some(token) = opened.token {
-            self.kept.push((token, user, port + 1, self.now + RESERVATION));
+            self.kept
+                .push((token, user, port + 1, self.now + RESERVATION));
         }
         Ok(opened)
     }
@@ -120,9 +121,20 @@ impl Host {
 
 #[derive(Clone, Debug)]
 enum Operation {
-    Allocate { shard: usize, bob: bool, even: bool },
-    Reserve { shard: usize, bob: bool },
-    Claim { shard: usize, which: usize, bob: bool },
+    Allocate {
+        shard: usize,
+        bob: bool,
+        even: bool,
+    },
+    Reserve {
+        shard: usize,
+        bob: bool,
+    },
+    Claim {
+        shard: usize,
+        which: usize,
+        bob: bool,
+    },
     Close(usize),
     Pass(u64),
 }
