@@ -2,39 +2,21 @@
 
 use std::net::SocketAddr;
 
-use stun::attributes::ATTR_XOR_RELAYED_ADDRESS;
-use stun::xoraddr::XorMappedAddress;
-
 use turnix::base::{Family, Transport};
 use turnix::turn::{Direction, Path, RelayKind};
 
 use super::client::Client;
-use super::common::wire::{Reply, Request};
+use super::common::wire::Request;
 use super::server::{Server, loopback, peer, receive, until};
-
-/// Both relayed addresses, the IPv4 one first.
-fn both(reply: &Reply) -> [SocketAddr; 2] {
-    let mut message = reply.0.clone();
-    [(); 2].map(|()| {
-        let mut address = XorMappedAddress::default();
-        (address.get_from_as(&message, ATTR_XOR_RELAYED_ADDRESS)).expect("two relayed addresses");
-        let all = &mut message.attributes.0;
-        let first = all
-            .iter()
-            .position(|one| one.typ == ATTR_XOR_RELAYED_ADDRESS);
-        all.remove(first.unwrap());
-        SocketAddr::new(address.ip, address.port)
-    })
-}
 
 fn allocate(client: &mut Client) -> [SocketAddr; 2] {
     client.login("alice", crate::common::world::PASSWORD);
     let request = Request::allocate().attr(0x8000, &[2, 0, 0, 0]);
     let reply = client.ask_signed(request);
     assert_eq!(reply.code(), 0);
-    let both = both(&reply);
+    let both = reply.all_relayed();
     assert!(both[0].is_ipv4() && both[1].is_ipv6());
-    both
+    [both[0], both[1]]
 }
 
 fn dual(server: &Server) -> u64 {

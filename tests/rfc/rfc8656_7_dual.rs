@@ -1,9 +1,6 @@
 //! One allocation in both families: ADDITIONAL-ADDRESS-FAMILY and ADDRESS-ERROR-CODE (RFC 8656 §7, §8).
 
-use std::net::SocketAddr;
-
 use stun::attributes::*;
-use stun::xoraddr::XorMappedAddress;
 
 use turnix::base::{Family, Transport};
 use turnix::turn::{DropReason, EndReason, Forward, OpenError, Protocol, RelayKind, Settings};
@@ -21,20 +18,6 @@ fn both() -> Request {
     Request::allocate().attr(ADDITIONAL, &[2, 0, 0, 0])
 }
 
-/// Every XOR-RELAYED-ADDRESS, in order.
-fn relayed(reply: &Reply) -> Vec<SocketAddr> {
-    let mut one = reply.0.clone();
-    let of_kind = |attribute: &RawAttribute| attribute.typ == ATTR_XOR_RELAYED_ADDRESS;
-    let mut found = Vec::new();
-    while let Some(first) = one.attributes.0.iter().position(of_kind) {
-        let mut address = XorMappedAddress::default();
-        address.get_from_as(&one, ATTR_XOR_RELAYED_ADDRESS).unwrap();
-        found.push(SocketAddr::new(address.ip, address.port));
-        one.attributes.0.remove(first);
-    }
-    found
-}
-
 fn live(world: &World) -> [u64; 3] {
     world.server.stats().live[Transport::Udp as usize]
 }
@@ -43,7 +26,7 @@ fn live(world: &World) -> [u64; 3] {
 fn allocate(world: &mut World) -> Signer {
     let alice = world.alice(udp(CLIENT));
     let reply = world.ask(udp(CLIENT), &both().sign(&alice));
-    assert_eq!(relayed(&reply).len(), 2);
+    assert_eq!(reply.all_relayed().len(), 2);
     alice
 }
 
@@ -71,7 +54,7 @@ fn rfc8656_7_2_both_addresses_ipv4_first() {
     let reply = world.ask(udp(CLIENT), &request);
     assert!(reply.is_signed_by(&alice));
     let expected = [addr("198.51.100.1:50000"), addr("[2a00::1]:50001")];
-    assert_eq!(relayed(&reply), expected);
+    assert_eq!(reply.all_relayed(), expected);
     assert_eq!((reply.mapped(), reply.lifetime()), (addr(CLIENT), 1000));
     assert!(reply.attr(ADDRESS_ERROR).is_none());
     assert_eq!(world.opened_in, [Family::V4, Family::V6]);
@@ -93,7 +76,7 @@ fn the_number_that_coturn_gives_the_attribute_means_the_same() {
     let alice = world.alice(udp(CLIENT));
     let request = Request::allocate().attr(0x8032, &[2, 0, 0, 0]);
     let reply = world.ask(udp(CLIENT), &request.sign(&alice));
-    assert_eq!(relayed(&reply).len(), 2);
+    assert_eq!(reply.all_relayed().len(), 2);
 }
 
 #[test]
@@ -117,7 +100,7 @@ fn rfc8656_7_2_answered_once_both_are_open() {
     world.opened(id, Family::V6, Ok(()));
     world.drain();
     let reply = Reply::parse(&world.sent[0].1);
-    assert_eq!(relayed(&reply).len(), 2);
+    assert_eq!(reply.all_relayed().len(), 2);
     // The lifetime of both counts from the answer.
     world.pass(secs(599));
     assert_eq!(live(&world), [0, 0, 1]);
@@ -171,7 +154,7 @@ fn rfc8656_7_2_one_family_that_is_not_there() {
         let alice = world.alice(udp(CLIENT));
         let request = both().sign(&alice);
         let reply = world.ask(udp(CLIENT), &request);
-        assert_eq!(relayed(&reply), [addr(got)]);
+        assert_eq!(reply.all_relayed(), [addr(got)]);
         assert_eq!(refused(&reply), (lacks, 440));
         assert_eq!(world.opened.len(), 1);
         assert_eq!(world.ask(udp(CLIENT), &request).0.raw, reply.0.raw);
@@ -222,7 +205,7 @@ fn rfc8656_7_2_one_family_that_is_used_up() {
             }
             Ok(lacks) => {
                 assert_eq!(refused(&reply), lacks);
-                assert_eq!(relayed(&reply), [reply.relayed()]);
+                assert_eq!(reply.all_relayed(), [reply.relayed()]);
                 let family = Family::of(reply.relayed().ip());
                 let mut counted = [0; 3];
                 counted[RelayKind::of(family, false) as usize] = 1;
@@ -430,10 +413,10 @@ fn without_dual_allocation_the_attribute_is_ignored() {
     let mut world = World::with(settings, &access_settings(), seed());
     let alice = world.alice(udp(CLIENT));
     let reply = world.ask(udp(CLIENT), &both().sign(&alice));
-    assert_eq!(relayed(&reply), [addr("198.51.100.1:50000")]);
+    assert_eq!(reply.all_relayed(), [addr("198.51.100.1:50000")]);
     assert!(reply.attr(ADDRESS_ERROR).is_none());
     let other = udp("192.0.2.7:4001");
     let alice = world.alice(other);
     let reply = world.ask(other, &both().family(2).sign(&alice));
-    assert_eq!(relayed(&reply), [addr("[2a00::1]:50001")]);
+    assert_eq!(reply.all_relayed(), [addr("[2a00::1]:50001")]);
 }

@@ -139,6 +139,8 @@ fn request(input: &mut Input<'_>) -> Operation {
             family: family(input),
             lifetime: lifetime(input),
             even: [None, None, None, None, Some(false), Some(true)][input.below(6)],
+            dual: input.once_in(4),
+            token: input.once_in(16).then_some(7),
         },
         5..=6 => Kind::Refresh {
             lifetime: lifetime(input),
