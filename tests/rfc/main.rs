@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod negative;
 mod rfc5769_vectors;
 mod rfc8489_10_alternate_server;
 mod rfc8489_5_messages;
