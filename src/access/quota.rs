@@ -39,7 +39,7 @@ pub struct Limits {
 pub struct Wanted {
     /// IPv4 or IPv6.
     pub family: Family,
-    /// EVEN-PORT asks for an even one (RFC 8656 §18.9).
+    /// EVEN-PORT asks for an even one (RFC 8656 §18.7).
     pub even_port: bool,
     /// How far the allocation reaches that it is for.
     pub scope: Scope,
@@ -348,6 +348,41 @@ mod tests {
         quota.release(&user, client, even);
         assert_eq!((quota.by_user.len(), quota.by_address.len()), (0, 0));
         assert_eq!(quota.live(), 0);
+    }
+
+    #[test]
+    fn a_second_port_is_no_second_allocation_and_counts_for_the_share() {
+        let limits = Limits {
+            allocations_per_user: 1,
+            share_per_user: 50,
+            ..Limits::default()
+        };
+        let mut quota = Quota::new(limits, [4, 4]);
+        let alice = Arc::from("alice");
+        let client = IpAddr::from([192, 0, 2, 1]);
+        let [v4, v6] = Family::ALL.map(|family| Wanted {
+            family,
+            even_port: false,
+            scope: Scope::Policy,
+        });
+        quota.reserve(&alice, client, v4).unwrap();
+        quota.reserve_port(&alice, v6).unwrap();
+        assert_eq!((quota.live(), quota.live_of_user("alice")), (1, 1));
+        // Two of four ports are half of them, three would be more.
+        quota.reserve_port(&alice, v6).unwrap();
+        let more = quota.reserve_port(&alice, v6);
+        assert_eq!(more, Err(QuotaExceeded::Share));
+        quota.release_port(&alice, v6);
+        let second = quota.reserve(&alice, client, v4);
+        assert_eq!(second, Err(QuotaExceeded::User));
+        // Whichever goes first, the last one takes the allocation along.
+        quota.release_port(&alice, v4);
+        assert_eq!(quota.live(), 1);
+        quota.release_port(&alice, v6);
+        assert_eq!(quota.live(), 1, "not as a second one");
+        quota.release(&alice, client, v6);
+        assert_eq!((quota.live(), quota.by_user.len()), (0, 0));
+        assert!(quota.by_address.is_empty());
     }
 
     #[test]

@@ -34,7 +34,7 @@ impl Transport {
     }
 }
 
-/// An address family as REQUESTED-ADDRESS-FAMILY knows it (RFC 8656 §18.8).
+/// An address family as REQUESTED-ADDRESS-FAMILY knows it (RFC 8656 §18.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Family {

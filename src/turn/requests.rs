@@ -18,7 +18,7 @@ use super::server::Server;
 use super::stats::{Direction, RateWindow, Traffic};
 use super::{ChannelRange, DEFAULT_LIFETIME, DefaultFamily, EndReason};
 
-/// REQUESTED-TRANSPORT's number for UDP (RFC 8656 §18.7).
+/// REQUESTED-TRANSPORT's number for UDP (RFC 8656 §18.8).
 const UDP: u8 = 17;
 
 const KNOWN_BINDING: &[u16] = &[

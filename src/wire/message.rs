@@ -290,7 +290,7 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// RESERVATION-TOKEN (RFC 8656 §18.8).
+    /// RESERVATION-TOKEN (RFC 8656 §18.10).
     ///
     /// # Errors
     /// The attribute is there and malformed.
@@ -298,7 +298,7 @@ impl<'a> Message<'a> {
         self.typed::<ReservationToken, _>(attribute::RESERVATION_TOKEN, |token| token.token())
     }
 
-    /// EVEN-PORT: whether the next higher port is to be reserved as well (RFC 8656 §18.6).
+    /// EVEN-PORT: whether the next higher port is to be reserved as well (RFC 8656 §18.7).
     ///
     /// # Errors
     /// The attribute is there and malformed.

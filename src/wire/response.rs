@@ -60,7 +60,7 @@ impl Response {
         self
     }
 
-    /// RESERVATION-TOKEN: names the port that is kept for the client (RFC 8656 §18.8).
+    /// RESERVATION-TOKEN: names the port that is kept for the client (RFC 8656 §18.10).
     pub fn reservation_token(mut self, token: u64) -> Self {
         let attribute = ReservationToken::new(token);
         self.out.push_attribute_unchecked(&attribute);

@@ -1,5 +1,5 @@
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -53,7 +53,11 @@ impl Host {
         };
         let now = Clock.now().mono;
         let ports = FIRST..=FIRST + PORTS - 1;
-        let pool = Arc::new(RelayPool::new(&[ip], ports, limits, now));
+        let v6 = RelayIp {
+            local: Ipv6Addr::LOCALHOST.into(),
+            external: Ipv6Addr::LOCALHOST.into(),
+        };
+        let pool = Arc::new(RelayPool::new(&[ip, v6], ports, limits, now));
         let shards = [0, 1].map(|shard| {
             let hasher = RandomState::with_seeds(1, 2, 3, 4);
             Relays::new(shard, 65_536, vec![Arc::clone(&pool)], hasher)
@@ -77,13 +81,28 @@ impl Host {
         reserve: bool,
         token: Option<u64>,
     ) -> Result<Opened, OpenError> {
+        self.open_in(Family::V4, shard, user, even_port, reserve, token)
+    }
+
+    fn open_in(
+        &mut self,
+        family: Family,
+        shard: usize,
+        user: &'static str,
+        even_port: bool,
+        reserve: bool,
+        token: Option<u64>,
+    ) -> Result<Opened, OpenError> {
         let id = AllocationId {
             slot: self.slots,
             generation: 0,
         };
         let asked = Asked {
             id,
-            wanted: wanted(even_port),
+            wanted: Wanted {
+                family,
+                ..wanted(even_port)
+            },
             user: user.into(),
             client: client(),
             reserve,
@@ -92,7 +111,7 @@ impl Host {
         let opened = self.shards[shard].open(self.now, asked, &self.poller)?;
         let port = opened.relayed.0.port();
         self.slots += 1;
-        self.live.push((shard, id, Family::V4, user, port));
+        self.live.push((shard, id, family, user, port));
         if let Some(token) = opened.token {
             self.kept
                 .push((token, user, port + 1, self.now + RESERVATION));
@@ -240,6 +259,34 @@ fn what_is_kept_is_bound() {
     host.now += RESERVATION - Duration::from_millis(1);
     let claimed = host.open(1, "alice", false, false, opened.token).unwrap();
     assert_eq!(claimed.relayed.0.port(), opened.relayed.0.port() + 1);
+}
+
+/// Each family has a port of its own, and the two are one allocation until the last of them is closed.
+#[test]
+fn two_relays_are_one_allocation() {
+    for last in Family::ALL {
+        let mut host = Host::new(Limits {
+            allocations_per_user: 1,
+            ..Limits::default()
+        });
+        for family in Family::ALL {
+            host.open_in(family, 0, "alice", false, false, None)
+                .unwrap();
+            host.slots = 0;
+        }
+        assert_eq!((host.pool.live(), host.pool.in_use()), (1, [1, 1]));
+        host.slots = 1;
+        let more = host.open(0, "alice", false, false, None);
+        assert_eq!(more, Err(OpenError::Quota));
+        let id = host.live[0].1;
+        let relays = &mut host.shards[0];
+        relays.close(host.now, id, last.other(), &host.poller);
+        assert!(relays.get(id, last).is_some() && relays.get(id, last.other()).is_none());
+        assert_eq!(host.pool.live(), 1);
+        relays.close(host.now, id, last, &host.poller);
+        assert_eq!((host.pool.live(), host.pool.in_use()), (0, [0, 0]));
+        assert!(host.open(0, "alice", false, false, None).is_ok());
+    }
 }
 
 /// What is kept counts for the limits, and the second allocation takes nothing beyond it.
