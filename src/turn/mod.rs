@@ -17,6 +17,7 @@ mod allocation;
 mod auth;
 mod change;
 mod contacts;
+mod discovery;
 mod limits;
 pub mod police;
 mod purses;
@@ -43,6 +44,7 @@ use crate::wire::Header;
 pub use allocation::{AllocationId, AllocationView, CHANNEL_LIFETIME, PERMISSION_LIFETIME};
 pub use auth::NONCE_LENGTH;
 pub use change::Newcomers;
+pub use discovery::{NatDiscovery, Vantage};
 pub use police::Bandwidth;
 pub use purses::{PurseId, Settlement};
 pub use reject::Reject;
@@ -214,6 +216,10 @@ pub struct Protocol {
     pub dual_allocation: bool,
     /// Ports kept for a second allocation (EVEN-PORT with the R bit, RFC 8656 §7.2); 508 else.
     pub reservations: bool,
+    /// Addresses that clients may discover their NAT by, at most one of each family.
+    pub nat_discovery: Vec<NatDiscovery>,
+    /// Whether clients of RFC 3489 are answered.
+    pub rfc3489: bool,
 }
 
 impl Default for Protocol {
@@ -223,6 +229,8 @@ impl Default for Protocol {
             channels: ChannelRange::default(),
             dual_allocation: true,
             reservations: true,
+            nat_discovery: Vec::new(),
+            rfc3489: false,
         }
     }
 }
