@@ -67,8 +67,9 @@ impl Reservations {
     /// Those whose time is over.
     pub fn expired(&mut self, now: Instant) -> Vec<Reserved> {
         let mut expired = Vec::new();
-        while let Some((_, token)) = self.order.pop_front_if(|(expires, _)| *expires <= now) {
-            expired.extend(self.by_token.remove(&token));
+        while let Some((_, token)) = self.order.front().filter(|(expires, _)| *expires <= now) {
+            expired.extend(self.by_token.remove(token));
+            self.order.pop_front();
         }
         expired
     }

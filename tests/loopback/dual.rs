@@ -69,8 +69,7 @@ fn hairpins_of_both_families() {
         let to_bob = allocate(&mut bob);
         (bob, to_bob)
     });
-    let mut sent = 0;
-    for (mut bob, to_bob) in others {
+    for (sent, (mut bob, to_bob)) in (0_u16..).zip(others) {
         for (family, (a, b)) in Family::ALL
             .into_iter()
             .zip(to_alice.into_iter().zip(to_bob))
@@ -83,7 +82,6 @@ fn hairpins_of_both_families() {
             bob.send_channel(channel, b"to alice");
             assert_eq!(alice.expect_channel(channel), b"to alice");
         }
-        sent += 1;
     }
     let packets = |path| server.relayed(Direction::ToPeer, path).packets;
     assert_eq!(packets(Path::Hairpin), 16);
