@@ -48,6 +48,18 @@ pub(super) fn read_protocol(
         "true or false",
         values::boolean,
     );
+    let dual_allocation = r.key(
+        "protocol.dual_allocation",
+        "true",
+        "true or false",
+        values::boolean,
+    );
+    let reservations = r.key(
+        "protocol.reservations",
+        "true",
+        "true or false",
+        values::boolean,
+    );
     let addresses = r.key(
         "protocol.nat_discovery",
         "[]",
@@ -71,6 +83,8 @@ pub(super) fn read_protocol(
         rfc3489: rfc3489?,
         security_features: security_features?,
         tcp_allocations: tcp_allocations?,
+        dual_allocation: dual_allocation?,
+        reservations: reservations?,
     })
 }
 

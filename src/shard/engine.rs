@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::access::{Access, PermittedPeer, Scope, Wanted};
-use crate::base::{Clock, FiveTuple, ListenerId, Now, Pii, RelayTransport, Transport};
+use crate::base::{Clock, Family, FiveTuple, ListenerId, Now, Pii, RelayTransport, Transport};
 use crate::metrics::ShardSnapshot;
 use crate::net::{Batch, HEADROOM, Outgoing, Poller, RecvFault, TAILROOM, UdpSocket};
 use crate::records::{Due, Emitter};
@@ -33,7 +33,7 @@ use super::connections::Connections;
 use super::hairpin::{self, Hairpin, Parcel, Parcels};
 use super::handover::Start;
 use super::ports::RelayPool;
-use super::relays::{Owner, Relays};
+use super::relays::{Asked, Owner, Relays, of_token, slot_of};
 use super::streams::{Client, STREAM_CREDIT, ToStream};
 use super::trains::Trains;
 use departures::count_posted;
@@ -241,9 +241,9 @@ impl Shard {
                 break;
             };
             if token & LISTENER == 0 {
-                let id = AllocationId::from_bits(token);
+                let (id, family) = of_token(token);
                 let before = filled;
-                filled = self.receive_from_peers(now, id, filled);
+                filled = self.receive_from_peers(now, id, family, filled);
                 from_relays += filled - before;
                 if filled < SLOTS {
                     continue;
@@ -317,8 +317,14 @@ impl Shard {
     }
 
     /// Drains one relay socket into the slots from `first` on; how many slots are filled then.
-    fn receive_from_peers(&mut self, now: Now, id: AllocationId, first: usize) -> usize {
-        let Some(relay) = self.relays.get_mut(id) else {
+    fn receive_from_peers(
+        &mut self,
+        now: Now,
+        id: AllocationId,
+        family: Family,
+        first: usize,
+    ) -> usize {
+        let Some(relay) = self.relays.get_mut(id, family) else {
             self.accept_peers(now, id);
             return first;
         };
@@ -331,7 +337,7 @@ impl Shard {
         let count = match received {
             Ok(count) => count,
             Err(RecvFault::Dead { .. }) => {
-                self.server.handle_relay_failed(now, id);
+                self.server.handle_relay_failed(now, id, family);
                 self.drain_outputs(now);
                 return first;
             }
@@ -436,7 +442,8 @@ impl Shard {
         if peer.may_be_own_relay()
             && let Some(owner) = self.relays.find(to)
         {
-            let Some(relayed) = self.relays.relayed(allocation) else {
+            let family = Family::of(to.ip());
+            let Some(relayed) = self.relays.relayed(allocation, family) else {
                 self.server.count_drop(DropReason::NoAllocation, 1);
                 return;
             };
@@ -488,7 +495,7 @@ impl Shard {
     /// Application data that leaves with the next batch.
     fn gather(&mut self, allocation: AllocationId, payload: Payload, to: SocketAddr) {
         self.to_peers.push(ToPeer {
-            relay_slot: allocation.slot,
+            relay_slot: slot_of(allocation, Family::of(to.ip())),
             sequence: self.to_peers.len() as u32,
             outgoing: Outgoing {
                 slot: payload.slot,
@@ -536,7 +543,7 @@ impl Shard {
                 let outgoing = self.framed(payload, &header);
                 // Each relay socket is drained at once; a hairpin comes at any time.
                 self.scattered |= from.path == Path::Hairpin;
-                if let Some(relay) = self.relays.get_mut(id) {
+                if let Some(relay) = self.relays.get_mut(id, Family::of(from.peer.ip())) {
                     relay.gathers = true;
                 }
                 self.to_streams.push(ToStream {
@@ -566,6 +573,8 @@ impl Shard {
                     scope,
                     client,
                     transport,
+                    reserve,
+                    token,
                 } => {
                     let wanted = Wanted {
                         family,
@@ -573,27 +582,27 @@ impl Shard {
                         scope,
                         realm,
                     };
-                    let relays = &mut self.relays;
+                    let asked = Asked {
+                        id,
+                        wanted,
+                        user,
+                        client,
+                        reserve,
+                        token,
+                    };
+                    let (relays, poller) = (&mut self.relays, &self.poller);
                     let opened = match transport {
-                        RelayTransport::Udp => {
-                            relays.open(now.mono, id, wanted, user, client, &self.poller)
+                        RelayTransport::Udp => relays.open(now.mono, asked, poller),
+                        RelayTransport::Tcp => {
+                            (self.connections).listen(now.mono, asked, relays, poller)
                         }
-                        RelayTransport::Tcp => (self.connections).listen(
-                            now.mono,
-                            id,
-                            wanted,
-                            user,
-                            client,
-                            relays,
-                            &self.poller,
-                        ),
                     };
                     self.server.handle_relay_opened(now, id, opened);
                 }
-                Output::CloseRelay { id } => {
+                Output::CloseRelay { id, family } => {
                     // Data that was accepted before goes out before, and not through the slot's next owner.
                     self.flush_to_peers();
-                    self.relays.close(now.mono, id, &self.poller);
+                    self.relays.close(now.mono, id, family, &self.poller);
                     (self.connections).stop_listening(now.mono, id, &mut self.relays, &self.poller);
                 }
                 Output::Ended(ended) => {
@@ -763,6 +772,7 @@ fn log_ended(shard: u8, ended: &Ended) {
         client = %Pii(view.client),
         transport = view.transport.label(),
         relayed = %view.relayed,
+        additional = view.additional.map(tracing::field::display),
         duration_secs = ended.duration.as_secs_f64(),
         to_peer_bytes = to_peer.bytes,
         to_peer_packets = to_peer.packets,

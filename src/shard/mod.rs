@@ -22,6 +22,7 @@ mod pipe;
 mod ports;
 mod queue;
 mod relays;
+mod reservations;
 mod run;
 mod streams;
 mod survey;

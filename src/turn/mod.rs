@@ -24,6 +24,7 @@ pub mod police;
 mod purses;
 mod reject;
 mod relay;
+mod relayed;
 mod requests;
 mod routes;
 mod server;
@@ -49,11 +50,12 @@ pub use discovery::{NatDiscovery, Vantage};
 pub use police::Bandwidth;
 pub use purses::{PurseId, Settlement};
 pub use reject::Reject;
+pub use relayed::Opened;
 pub use server::Server;
 pub use snapshot::{SNAPSHOT_FORMAT, Snapshot, SnapshotError, Tenant};
 pub use stats::{
     BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS, Direction, DropReason, Histogram, OUTCOMES, Outcome,
-    Path, RATE_WINDOW_SECS, Stats, Traffic, outcome_index,
+    Path, RATE_WINDOW_SECS, RelayKind, Stats, Traffic, outcome_index,
 };
 
 /// What an allocation gets when its client asks for nothing or for less (RFC 8656 §3).
@@ -116,11 +118,17 @@ pub enum Output {
         client: IpAddr,
         /// Whether the socket is for datagrams, or listens for connections (RFC 6062 §5.1).
         transport: RelayTransport,
+        /// Whether the port above it is to be kept for the client (EVEN-PORT with the R bit).
+        reserve: bool,
+        /// The port is one that was kept for the client, whatever its family (RESERVATION-TOKEN).
+        token: Option<u64>,
     },
     /// Close the relay socket and give back what opening it reserved.
     CloseRelay {
         /// Whose.
         id: AllocationId,
+        /// In which family.
+        family: Family,
     },
     /// An allocation that was live is over.
     Ended(Box<Ended>),
@@ -202,7 +210,7 @@ impl EndReason {
 pub enum OpenError {
     /// A quota is used up: 486.
     Quota,
-    /// No port is free: 508.
+    /// No port is free, or none is kept under that token: 508.
     Capacity,
 }
 
@@ -248,6 +256,10 @@ pub struct Protocol {
     pub channels: ChannelRange,
     /// Where security features are offered.
     pub security_features: SecurityFeatures,
+    /// Allocations in both families (ADDITIONAL-ADDRESS-FAMILY, RFC 8656 §7.2); the attribute is ignored else.
+    pub dual_allocation: bool,
+    /// Ports kept for a second allocation (EVEN-PORT with the R bit, RFC 8656 §7.2); 508 else.
+    pub reservations: bool,
     /// Addresses that clients may discover their NAT by, at most one of each family.
     pub nat_discovery: Vec<NatDiscovery>,
     /// Whether clients of RFC 3489 are answered.
@@ -265,6 +277,8 @@ impl Default for Protocol {
             rfc3489: false,
             security_features: SecurityFeatures::default(),
             tcp_allocations: true,
+            dual_allocation: true,
+            reservations: true,
         }
     }
 }

@@ -43,10 +43,10 @@ impl Server {
         let Some(allocation) = id.and_then(|id| self.allocations.get(id)) else {
             return Forward::Drop(DropReason::NoAllocation);
         };
-        if allocation.expires <= now.mono || allocation.relayed().is_none() {
+        if allocation.is_over(now.mono) || allocation.relayed().is_none() {
             return Forward::Drop(DropReason::NoAllocation);
         }
-        if !allocation.same_family(send.peer) {
+        if !allocation.serves(send.peer.ip(), now.mono) {
             return Forward::Drop(DropReason::Family);
         }
         if allocation.relay_transport == RelayTransport::Tcp {
@@ -106,7 +106,7 @@ impl Server {
                 (route.five_tuple, header)
             }
             None => {
-                let permitted = allocation.expires > now.mono
+                let permitted = allocation.serves(from.peer.ip(), now.mono)
                     && (allocation.permitted_until(from.peer.ip(), now.mono)).is_some();
                 if !permitted {
                     return Forward::Drop(DropReason::NoPermission);

@@ -8,14 +8,17 @@ use crate::access::{AuthFailure, Denied, PermittedIp};
 use crate::base::{Family, FiveTuple, Now, RelayTransport};
 use crate::wire::{ChannelNumber, DecodeError, Message, Method, Response, attribute};
 
-use super::allocation::{Allocation, AllocationId, CHANNEL_LIFETIME, ChannelBinding, State};
+use super::allocation::{
+    Additional, Allocation, AllocationId, CHANNEL_LIFETIME, ChannelBinding, State,
+};
 use super::auth::Authenticated;
 use super::reject::Reject;
-use super::server::{Server, allocate_success};
+use super::relayed::{Ask, allocate_success};
+use super::server::Server;
 use super::stats::{Direction, RateWindow, Traffic};
-use super::{ChannelRange, DEFAULT_LIFETIME, DefaultFamily, EndReason, Output};
+use super::{ChannelRange, DEFAULT_LIFETIME, DefaultFamily, EndReason};
 
-/// REQUESTED-TRANSPORT's number for UDP (RFC 8656 §18.7).
+/// REQUESTED-TRANSPORT's number for UDP (RFC 8656 §18.8).
 const UDP: u8 = 17;
 
 /// The same for TCP (RFC 6062 §4.1).
@@ -131,19 +134,7 @@ impl Server {
             }
         }
         refuse_unknown(message, Method::Allocate)?;
-        let family = match message.requested_family()? {
-            None => self.default_family(from),
-            Some(Some(family)) => family,
-            Some(None) => return Err(Reject::AddressFamily),
-        };
-        if !self.seed.families.contains(&family) {
-            return Err(Reject::AddressFamily);
-        }
-        let even_port = message.even_port()?;
-        if even_port == Some(true) {
-            // Reserving the sibling port is not offered; this is what the RFC answers when it cannot be had.
-            return Err(Reject::Capacity);
-        }
+        let (family, additional, ask) = self.wanted(from, message, relay_transport)?;
         if !authenticated.scope().is_canary() {
             self.admit_newcomer(from)?;
         }
@@ -157,13 +148,14 @@ impl Server {
         let bounded = identity.scope.is_loop() || by_token;
         let granted_secs = self.granted_secs(now, requested, bounded, identity.expires);
         let scope = identity.scope;
-        let user = identity.user;
         let id = self.allocations.insert(|id| Allocation {
             id,
             five_tuple: from,
             family,
             state: State::Opening,
-            user: Arc::clone(&user),
+            additional,
+            token: None,
+            user: Arc::clone(&identity.user),
             username: identity.username,
             key,
             credential_expires: identity.expires,
@@ -189,17 +181,72 @@ impl Server {
         });
         self.by_five_tuple.insert(from, id);
         self.touch(now, id, |_| {});
-        self.output(Output::OpenRelay {
-            id,
-            family,
-            even_port: even_port.is_some(),
-            user,
-            realm,
-            scope,
-            client: from.client().ip(),
-            transport: relay_transport,
-        });
+        self.open_relay(id, family, ask);
         Ok(None)
+    }
+
+    /// The relayed addresses that an Allocate asks for: the first one's family, the other one, and what the first has to
+    /// be like (RFC 8656 §7.2).
+    fn wanted(
+        &self,
+        from: FiveTuple,
+        message: &Message<'_>,
+        relays: RelayTransport,
+    ) -> Result<(Family, Additional, Ask), Reject> {
+        let token = message.reservation_token()?;
+        let requested = message.requested_family()?;
+        let even_port = message.even_port()?;
+        // A TCP allocation listens once: what may be ignored is.
+        let dual = self.settings.protocol.dual_allocation
+            && relays == RelayTransport::Udp
+            && message.additional_family()?;
+        if token.is_some() && (even_port.is_some() || requested.is_some() || dual) {
+            return Err(Reject::BadRequest("RESERVATION-TOKEN says it all"));
+        }
+        if requested.is_some() && dual {
+            return Err(Reject::BadRequest(
+                "both families are asked for, and one of them",
+            ));
+        }
+        let ask = Ask {
+            even_port: even_port.is_some(),
+            reserve: even_port == Some(true),
+            token,
+        };
+        if token.is_some() {
+            if !self.settings.protocol.reservations {
+                return Err(Reject::Capacity);
+            }
+            return Ok((Family::V4, Additional::None, ask));
+        }
+        let offers = |family: Family| self.seed.families.contains(&family);
+        let (family, additional) = match requested {
+            None if dual => {
+                let refused = Additional::Refused(Reject::AddressFamily.code());
+                let even_port = ask.even_port;
+                match (offers(Family::V4), offers(Family::V6)) {
+                    (true, true) => (Family::V4, Additional::Wanted { even_port }),
+                    (false, _) => (Family::V6, refused),
+                    (true, false) => (Family::V4, refused),
+                }
+            }
+            None => (self.default_family(from), Additional::None),
+            Some(Some(family)) => (family, Additional::None),
+            Some(None) => return Err(Reject::AddressFamily),
+        };
+        if !offers(family) {
+            return Err(Reject::AddressFamily);
+        }
+        if ask.reserve {
+            if dual {
+                return Err(Reject::BadRequest("a reservation is of one family"));
+            }
+            if !self.settings.protocol.reservations {
+                // This is what the RFC answers when the port above cannot be had.
+                return Err(Reject::Capacity);
+            }
+        }
+        Ok((family, additional, ask))
     }
 
     /// Refresh (RFC 8656 §8.2); zero ends the allocation.
@@ -212,14 +259,20 @@ impl Server {
     ) -> Result<Response, Reject> {
         let (id, allocation) = self.owned(id, authenticated)?;
         refuse_unknown(message, Method::Refresh)?;
-        match message.requested_family()? {
-            Some(family) if family != Some(allocation.family) => return Err(Reject::PeerFamily),
-            _ => {}
-        }
+        let family = match message.requested_family()? {
+            Some(Some(family)) if allocation.ends(family).is_some() => Some(family),
+            Some(_) => return Err(Reject::PeerFamily),
+            None => None,
+        };
         let requested = message.lifetime()?;
         let response = Response::success(Method::Refresh, message.transaction_id());
         if requested == Some(0) {
-            self.end(now, id, EndReason::Released);
+            match family {
+                Some(family) => self.end_relayed(now, id, family, EndReason::Released),
+                None => {
+                    self.end(now, id, EndReason::Released);
+                }
+            }
             return Ok(response.lifetime(0));
         }
         let renewed = authenticated.renewed();
@@ -240,7 +293,7 @@ impl Server {
         let bounded = allocation.scope.is_loop() || allocation.by_token;
         let granted_secs = self.granted_secs(now, requested, bounded, ends);
         self.touch(now, id, |allocation| {
-            allocation.expires = now.mono + Duration::from_secs(granted_secs.into());
+            allocation.refresh(family, now.mono + Duration::from_secs(granted_secs.into()));
             if let Some(identity) = renewed {
                 allocation.username.clone_from(&identity.username);
                 allocation.key = *authenticated.key();

@@ -235,6 +235,41 @@ pub const DURATION_BOUNDS_SECS: [f64; 10] = [
 /// Bounds of `turn_allocation_bandwidth_bits_per_second`.
 pub const BANDWIDTH_BOUNDS: [f64; 10] = [1e3, 1e4, 3e4, 1e5, 3e5, 1e6, 3e6, 1e7, 3e7, 1e8];
 
+/// In which families an allocation relays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum RelayKind {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+    /// Both.
+    Dual,
+}
+
+impl RelayKind {
+    /// Every kind, in the order of their discriminants.
+    pub const ALL: [Self; 3] = [Self::V4, Self::V6, Self::Dual];
+
+    /// That of an allocation in `family`, or in `both`.
+    pub const fn of(family: Family, both: bool) -> Self {
+        match (both, family) {
+            (true, _) => Self::Dual,
+            (false, Family::V4) => Self::V4,
+            (false, Family::V6) => Self::V6,
+        }
+    }
+
+    /// The label of metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::V4 => Family::V4.label(),
+            Self::V6 => Family::V6.label(),
+            Self::Dual => "dual",
+        }
+    }
+}
+
 /// `Ok` or the error code of an answer.
 pub type Outcome = Result<(), ErrorCode>;
 
@@ -254,8 +289,8 @@ pub const fn outcome_index(outcome: Outcome) -> usize {
 pub struct Stats {
     /// Answered requests: method, transport, outcome.
     pub requests: [[[u64; OUTCOMES]; Transport::ALL.len()]; Method::ALL.len()],
-    /// Live allocations: transport, family.
-    pub live: [[u64; Family::ALL.len()]; Transport::ALL.len()],
+    /// Live allocations: transport, which relayed addresses.
+    pub live: [[u64; RelayKind::ALL.len()]; Transport::ALL.len()],
     /// Relayed application data: direction, path.
     pub relayed: [[Traffic; Path::ALL.len()]; Direction::ALL.len()],
     /// Datagrams that went no further.
@@ -302,7 +337,7 @@ impl Default for Stats {
     fn default() -> Self {
         Self {
             requests: [[[0; OUTCOMES]; Transport::ALL.len()]; Method::ALL.len()],
-            live: [[0; Family::ALL.len()]; Transport::ALL.len()],
+            live: [[0; RelayKind::ALL.len()]; Transport::ALL.len()],
             relayed: [[Traffic::default(); Path::ALL.len()]; Direction::ALL.len()],
             dropped: [0; DropReason::ALL.len()],
             policed: [[Traffic::default(); Direction::ALL.len()]; Limit::ALL.len()],

@@ -228,4 +228,6 @@ pub mod attribute {
     pub const THIRD_PARTY_AUTHORIZATION: u16 = 0x802E;
     /// MOBILITY-TICKET (RFC 8016 §3.2)
     pub const MOBILITY_TICKET: u16 = 0x8030;
+    /// ADDITIONAL-ADDRESS-FAMILY as coturn's clients number it, which nobody else has a use for.
+    pub const COTURN_ADDITIONAL_ADDRESS_FAMILY: u16 = 0x8032;
 }

@@ -431,3 +431,54 @@ fn relayed_addresses_that_look_another_from_outside_stay_what_clients_were_told(
         old = successor;
     }
 }
+
+/// Relayed addresses of both families, in one allocation of a client of each shard.
+#[test]
+fn both_addresses_of_an_allocation_move() {
+    let site = Site::new();
+    let relay = format!("[relay]\naddresses = [\"{}\", \"::1\"]", site.address());
+    let mut old = site.spawn(&format!("shards = 2\n{relay}"), &[], &[]);
+    old.serves();
+    until("it can be taken over from", || site.socket().exists());
+    let peers = ["127.0.0.1:0", "[::1]:0"].map(|at| UdpSocket::bind(at).unwrap());
+    let clients: Vec<_> = (0..8)
+        .map(|_| Client::allocate_both(old.listener()))
+        .collect();
+    let echoes = |client: &Client, second: std::net::SocketAddr| {
+        client.echoes(&peers[0]) && client.echoes_by(0x4001, &peers[1], second)
+    };
+    for (client, second) in &clients {
+        client.bind(peers[0].local_addr().unwrap());
+        let bind = Request::channel_bind(0x4001, peers[1].local_addr().unwrap());
+        assert_eq!(client.ask_signed(bind).code(), 0);
+        assert!(echoes(client, *second));
+    }
+    // Ports that are kept stay behind.
+    let reserving = Client::allocate_both(old.listener()).0;
+    assert_eq!(reserving.ask_signed(Request::refresh(0)).code(), 0);
+    let reply = reserving.ask_signed(Request::allocate().attr(0x0018, &[0x80]));
+    let token = reply
+        .attr(stun::attributes::ATTR_RESERVATION_TOKEN)
+        .unwrap();
+
+    let new = site.spawn(&relay, &["--takeover"], &[]);
+    new.serves();
+    assert_eq!(old.ended(), Some(0), "{}", old.log());
+    assert_eq!(new.metric("turn_allocations"), 9.0);
+    for (client, second) in &clients {
+        assert!(echoes(client, *second));
+        assert_eq!(client.refresh(), 0);
+    }
+    let release = || Request::refresh(0).family(1);
+    assert_eq!(reserving.ask_signed(release()).code(), 0);
+    let claim = Request::allocate().attr(0x0022, &token);
+    assert_eq!(reserving.ask_signed(claim).code(), 508);
+    for (client, second) in &clients {
+        assert_eq!(client.ask_signed(release()).code(), 0);
+        assert!(client.echoes_by(0x4001, &peers[1], *second));
+        assert_eq!(client.ask_signed(Request::refresh(0)).code(), 0);
+    }
+    until("nothing is left", || {
+        new.metric("turn_allocations") == 0.0 && new.metric("turn_capacity_ratio") == 0.0
+    });
+}

@@ -12,6 +12,7 @@ mod calls;
 mod cycles;
 mod datagrams;
 mod dialects;
+mod dual;
 mod hairpin;
 mod limits;
 mod load;
