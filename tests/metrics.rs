@@ -59,6 +59,7 @@ fn busy() -> ShardSnapshot {
         packets: 1,
     };
     (stats.new_peers_refused, stats.scan_suspects) = (4, 2);
+    stats.icmp[IcmpFate::Told as usize] = 6;
     for seconds in [0.5, 5.0, 20.0, 1e6] {
         stats.duration.observe(&DURATION_BOUNDS_SECS, seconds);
     }
@@ -144,6 +145,8 @@ fn totals_carry_the_contract_names_and_labels() {
         r#"turn_policed_packets_total{limit="total",direction="to_peer"} 0"#,
         "turn_new_peers_refused_total 4",
         "turn_scan_suspects_total 2",
+        r#"turn_icmp_errors_total{result="told"} 6"#,
+        r#"turn_icmp_errors_total{result="rate_limited"} 0"#,
         r#"turn_auth_failures_total{reason="expired"} 0"#,
         r#"turn_stream_connections{transport="tls"} 3"#,
         r#"turn_stream_refused_total{reason="address"} 7"#,

@@ -1,6 +1,6 @@
 //! The keys of `[protocol]`: what of the protocols is offered.
 
-use crate::turn::{ChannelRange, DefaultFamily, Protocol};
+use crate::turn::{ChannelRange, DefaultFamily, Dscp, Protocol};
 
 use super::reader::Reader;
 use super::values;
@@ -24,8 +24,24 @@ pub(super) fn read_protocol(r: &mut Reader<'_>) -> Option<Protocol> {
             ("same-as-client", DefaultFamily::SameAsClient),
         ]),
     );
+    let dont_fragment = r.key(
+        "protocol.dont_fragment",
+        "true",
+        "true or false",
+        values::boolean,
+    );
+    let dscp = r.key(
+        "protocol.dscp",
+        r#""preserve""#,
+        r#""preserve" or "zero""#,
+        values::one_of(&[("preserve", Dscp::Preserve), ("zero", Dscp::Zero)]),
+    );
+    let icmp = r.key("protocol.icmp", "true", "true or false", values::boolean);
     Some(Protocol {
         channels: channels?,
         default_family: default_family?,
+        dont_fragment: dont_fragment?,
+        dscp: dscp?,
+        icmp: icmp?,
     })
 }

@@ -2,6 +2,7 @@
 
 mod change;
 mod departures;
+mod errors;
 mod handover;
 
 use std::collections::HashMap;
@@ -18,7 +19,7 @@ use tokio::sync::Notify;
 use crate::access::{Access, PermittedPeer, Scope, Wanted};
 use crate::base::{Clock, FiveTuple, ListenerId, Now, Pii, Transport};
 use crate::metrics::ShardSnapshot;
-use crate::net::{Batch, HEADROOM, Outgoing, Poller, RecvFault, TAILROOM, UdpSocket};
+use crate::net::{Batch, HEADROOM, IpFields, Outgoing, Poller, RecvFault, Reports, TAILROOM, UdpSocket};
 use crate::records::{Due, Emitter};
 use crate::turn::{
     AllocationId, Direction, DropReason, EndReason, Ended, Forward, FromPeer, Output, Path, Seed,
@@ -34,6 +35,7 @@ use super::relays::{Owner, Relays};
 use super::streams::{Client, STREAM_CREDIT, ToStream};
 use super::trains::Trains;
 use departures::count_posted;
+use errors::{listener_reports, relay_reports};
 
 /// What a shard is made of.
 pub(super) struct Parts {
@@ -111,6 +113,8 @@ struct Payload {
     length: usize,
     /// Bytes in front that nobody else needs: a header that fits is written there.
     room: usize,
+    /// What IP headers say of it.
+    fields: IpFields,
 }
 
 /// A datagram on its way to a peer, waiting for the batch to be complete.
@@ -136,7 +140,12 @@ pub(super) struct Shard {
     drops_of_closed: u64,
     endpoints: Vec<Endpoint>,
     pub(super) poller: Poller,
+    listener_reports: Reports,
     relays: Relays,
+    /// Relay sockets that tell of no errors, and until when.
+    silent: Vec<(Instant, AllocationId)>,
+    /// Peers of datagrams that are too large for the first link and not to be cut up.
+    unsent: Vec<(AllocationId, SocketAddr)>,
     purses: Purses,
     to_peers: Vec<ToPeer>,
     run: Vec<Outgoing>,
@@ -168,6 +177,8 @@ impl Shard {
             poller.add(socket, LISTENER | index as u64)?;
         }
         let now = Clock.now();
+        let listener_reports = listener_reports(&parts.turn.protocol);
+        let relay_reports = relay_reports(&parts.turn.protocol);
         let (snapshot, estate) = parts.start.map(Start::split).unzip();
         let server = match snapshot {
             None => Server::new(now, parts.turn, parts.seed, parts.access),
@@ -183,13 +194,22 @@ impl Shard {
             batches: [Batch::new(SLOTS), Batch::new(SLOTS)],
             current: DATAGRAMS,
             listeners: (parts.sockets.into_iter())
-                .map(|socket| Some(Listener::new(socket)))
+                .map(|socket| Some(Listener::new(socket, listener_reports)))
                 .collect(),
             listener_buffer_bytes: parts.listener_buffer_bytes,
             drops_of_closed: 0,
             endpoints: Vec::new(),
             poller,
-            relays: Relays::new(parts.index, parts.relay_buffer_bytes, parts.pools, keyed()),
+            listener_reports,
+            relays: Relays::new(
+                parts.index,
+                parts.relay_buffer_bytes,
+                relay_reports,
+                parts.pools,
+                keyed(),
+            ),
+            silent: Vec::new(),
+            unsent: Vec::new(),
             purses: Purses::new(parts.budgets),
             to_peers: Vec::with_capacity(GATHER),
             run: Vec::with_capacity(GATHER),
@@ -221,6 +241,9 @@ impl Shard {
         let now = Clock.now();
         self.turns = self.turns.wrapping_add(1);
         self.current = DATAGRAMS;
+        if !self.silent.is_empty() {
+            self.end_silence(now.mono);
+        }
         let mut filled = 0;
         let mut from_relays = 0;
         for index in 0..self.poller.tokens().len() {
@@ -230,6 +253,9 @@ impl Shard {
             if token & LISTENER == 0 {
                 let id = AllocationId::from_bits(token);
                 let before = filled;
+                if self.poller.has_error(index) {
+                    self.receive_errors(now, id, None);
+                }
                 filled = self.receive_from_peers(now, id, filled);
                 from_relays += filled - before;
                 if filled < SLOTS {
@@ -297,7 +323,7 @@ impl Shard {
             let from = FiveTuple::new(Transport::Udp, received.from, listener);
             for range in received.datagrams() {
                 self.make_room();
-                let payload = received_at(slot, &range);
+                let payload = received_at(slot, &range, received.tos);
                 self.client_input(now, from, payload);
             }
         }
@@ -332,7 +358,7 @@ impl Shard {
             };
             for range in received.datagrams() {
                 self.make_room();
-                self.peer_input(now, id, from, received_at(slot, &range));
+                self.peer_input(now, id, from, received_at(slot, &range, received.tos));
             }
         }
         first + count
@@ -367,7 +393,7 @@ impl Shard {
                 path: Path::Hairpin,
                 scope: hairpin.scope,
             };
-            let payload = received_at(slot, &(0..length));
+            let payload = received_at(slot, &(0..length), hairpin.tos);
             self.peer_input(now, id, from, payload);
         }
         self.flush();
@@ -377,6 +403,9 @@ impl Shard {
     /// A frame that a stream client sent, in the slot of the stream batch at `start`.
     pub(super) fn stream_input(&mut self, now: Now, from: FiveTuple, start: usize, length: usize) {
         self.current = STREAM;
+        if !self.silent.is_empty() {
+            self.end_silence(now.mono);
+        }
         self.make_room();
         let frame = Payload {
             slot: 0,
@@ -384,6 +413,8 @@ impl Shard {
             length,
             // What is in front of it is another frame.
             room: 0,
+            // Those of the connection are not those of its frames (RFC 8656 §15).
+            fields: IpFields::default(),
         };
         self.client_input(now, from, frame);
     }
@@ -398,8 +429,10 @@ impl Shard {
                 allocation,
                 peer,
                 payload,
+                dont_fragment,
             } => {
-                let payload = message.part(payload);
+                let mut payload = message.part(payload);
+                payload.fields.dont_fragment = dont_fragment;
                 self.to_peer(now, allocation, peer, payload);
             }
             Forward::ToClient { .. } => debug_assert!(false, "clients do not talk to clients"),
@@ -455,6 +488,7 @@ impl Shard {
                 to,
                 from: relayed,
                 scope: peer.scope(),
+                tos: payload.fields.tos,
                 payload: payload.bytes(&self.batches[self.current]),
             };
             let server = &mut self.server;
@@ -483,6 +517,7 @@ impl Shard {
                 to,
                 from: None,
                 front: None,
+                fields: payload.fields,
             },
         });
     }
@@ -695,13 +730,17 @@ impl Payload {
 }
 
 /// The datagram at `range` of what was received into `slot`.
-fn received_at(slot: usize, range: &Range<usize>) -> Payload {
+fn received_at(slot: usize, range: &Range<usize>, tos: u8) -> Payload {
     Payload {
         slot: slot as u16,
         start: HEADROOM + range.start,
         length: range.len(),
         // In front of all but the first of a train lies the one before it.
         room: if range.start == 0 { HEADROOM } else { 0 },
+        fields: IpFields {
+            tos,
+            dont_fragment: false,
+        },
     }
 }
 

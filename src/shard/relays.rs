@@ -11,7 +11,7 @@ use ahash::RandomState;
 
 use crate::access::{QuotaExceeded, Wanted};
 use crate::base::{Family, RelayedAddress};
-use crate::net::{Batch, Poller, UdpOptions, UdpSocket};
+use crate::net::{Batch, Poller, Reports, UdpOptions, UdpSocket};
 use crate::turn::{AllocationId, OpenError, Tenant};
 
 use super::handover::Settled;
@@ -44,6 +44,8 @@ pub(super) struct Relay {
     pub gathers: bool,
     /// The turn of the last call that received one.
     last_turn: u32,
+    /// It tells of no errors for the moment.
+    is_silent: bool,
 }
 
 impl Relay {
@@ -52,6 +54,11 @@ impl Relay {
     pub fn expects_more(&self, turn: u32) -> bool {
         let soon = if self.gathers { GATHERING_TURNS } else { 1 };
         self.several || turn.wrapping_sub(self.last_turn) <= soon
+    }
+
+    /// Whose it is.
+    pub const fn id(&self) -> AllocationId {
+        self.id
     }
 
     /// Whether it was asked for with EVEN-PORT.
@@ -89,6 +96,8 @@ pub(super) enum Owner {
 pub(super) struct Relays {
     shard: u8,
     buffer_bytes: usize,
+    /// What the sockets tell.
+    reports: Reports,
     /// Where new relayed addresses come from.
     pool: Arc<RelayPool>,
     /// Pools of earlier configurations, until the last relayed address of theirs is closed.
@@ -111,6 +120,7 @@ impl Relays {
     pub fn new(
         shard: u8,
         buffer_bytes: usize,
+        reports: Reports,
         mut pools: Vec<Arc<RelayPool>>,
         hasher: RandomState,
     ) -> Self {
@@ -119,6 +129,7 @@ impl Relays {
         Self {
             shard,
             buffer_bytes,
+            reports,
             pool,
             older: pools,
             slots: Vec::new(),
@@ -201,6 +212,8 @@ impl Relays {
         client: IpAddr,
         wanted: Wanted,
     ) {
+        socket.let_fragment();
+        socket.report(self.reports);
         pool.set_owner(place, Some(self.shard));
         let generation = pool.generation();
         self.by_place.insert((generation, place), id);
@@ -220,6 +233,7 @@ impl Relays {
             several: false,
             gathers: false,
             last_turn: 0,
+            is_silent: false,
         }));
     }
 
@@ -295,6 +309,39 @@ impl Relays {
         self.older.push(std::mem::replace(&mut self.pool, pool));
         self.older.retain(|pool| !pool.is_idle());
         Some(families)
+    }
+
+    /// Lets all sockets tell this from now on.
+    pub fn set_reports(&mut self, reports: Reports) {
+        if std::mem::replace(&mut self.reports, reports) != reports {
+            for relay in self.slots.iter_mut().flatten() {
+                relay.socket.report(reports);
+                relay.is_silent = false;
+            }
+        }
+    }
+
+    /// Lets the socket of `id` tell of no errors, and forget those it has; false if that is so already.
+    pub fn silence(&mut self, id: AllocationId) -> bool {
+        let reports = Reports {
+            errors: false,
+            ..self.reports
+        };
+        let relay = self.get_mut(id).filter(|relay| !relay.is_silent);
+        relay.is_some_and(|relay| {
+            relay.socket.report(reports);
+            relay.is_silent = true;
+            true
+        })
+    }
+
+    /// The contrary.
+    pub fn end_silence(&mut self, id: AllocationId) {
+        let reports = self.reports;
+        if let Some(relay) = self.get_mut(id).filter(|relay| relay.is_silent) {
+            relay.socket.report(reports);
+            relay.is_silent = false;
+        }
     }
 
     pub fn get(&self, id: AllocationId) -> Option<&Relay> {

@@ -9,6 +9,7 @@ use crate::base::{Family, FiveTuple, Now, RelayedAddress, Transport};
 use crate::wire::{ChannelNumber, TransactionId};
 
 use super::contacts::Contacts;
+use super::icmp::Told;
 use super::police::Police;
 use super::stats::{Direction, RateWindow, Traffic};
 
@@ -137,6 +138,8 @@ pub(super) struct Allocation {
     pub police: Option<Box<Police>>,
     /// Where new peers are limited, from the first permission on.
     pub contacts: Option<Box<Contacts>>,
+    /// ICMP errors that its client was told of.
+    pub told: Told,
 }
 
 impl Allocation {

@@ -9,6 +9,7 @@
 //!  client ──►      │
 //!                  └───────────► Output…   answers, OpenRelay, Ended    (control path: poll_output)
 //!  peer   ──► handle_peer_input ► Forward  ChannelData, Data indication
+//!  ICMP   ──► handle_icmp ──────► Output…  Data indication
 //!  time   ──► handle_timeout ───► Output…
 //! ```
 
@@ -17,6 +18,7 @@ mod allocation;
 mod auth;
 mod change;
 mod contacts;
+mod icmp;
 mod limits;
 pub mod police;
 mod purses;
@@ -42,6 +44,7 @@ use crate::wire::Header;
 pub use allocation::{AllocationId, AllocationView, CHANNEL_LIFETIME, PERMISSION_LIFETIME};
 pub use auth::NONCE_LENGTH;
 pub use change::Newcomers;
+pub use icmp::IcmpFate;
 pub use police::Bandwidth;
 pub use purses::{PurseId, Settlement};
 pub use reject::Reject;
@@ -70,6 +73,8 @@ pub enum Forward {
         peer: PermittedPeer,
         /// Where the application data lies in the input, in bytes.
         payload: Range<u16>,
+        /// Nobody may cut the datagram up (DONT-FRAGMENT, RFC 8656 §11.2).
+        dont_fragment: bool,
     },
     /// Write `header` right in front of the input, its padding behind, and send all of it to the client.
     ToClient {
@@ -195,13 +200,41 @@ pub enum DefaultFamily {
     SameAsClient,
 }
 
+/// What DSCP and ECN of relayed datagrams are (RFC 8656 §14).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Dscp {
+    /// What they were when the datagram came, between UDP clients and peers.
+    #[default]
+    Preserve,
+    /// Best effort, Not-ECT.
+    Zero,
+}
+
 /// What of the protocols is offered: the core's part of `[protocol]`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Protocol {
     /// Where a client names no family.
     pub default_family: DefaultFamily,
     /// Channel numbers that may be bound.
     pub channels: ChannelRange,
+    /// Whether clients may ask for datagrams that nobody cuts up.
+    pub dont_fragment: bool,
+    /// DSCP and ECN of what is relayed.
+    pub dscp: Dscp,
+    /// Whether clients are told of ICMP errors.
+    pub icmp: bool,
+}
+
+impl Default for Protocol {
+    fn default() -> Self {
+        Self {
+            default_family: DefaultFamily::default(),
+            channels: ChannelRange::default(),
+            dont_fragment: true,
+            dscp: Dscp::default(),
+            icmp: true,
+        }
+    }
 }
 
 /// How the core behaves.

@@ -10,6 +10,7 @@ use crate::wire::{ChannelNumber, DecodeError, Message, Method, Response, attribu
 
 use super::allocation::{Allocation, AllocationId, CHANNEL_LIFETIME, ChannelBinding, State};
 use super::auth::Authenticated;
+use super::icmp::Told;
 use super::reject::Reject;
 use super::server::{Server, allocate_success};
 use super::stats::{Direction, RateWindow, Traffic};
@@ -44,6 +45,17 @@ const KNOWN_TURN: &[u16] = &[
     attribute::XOR_MAPPED_ADDRESS,
 ];
 
+/// With what is understood where it is offered.
+const KNOWN_TURN_DONT_FRAGMENT: &[u16] = &{
+    let mut known = [attribute::DONT_FRAGMENT; KNOWN_TURN.len() + 1];
+    let mut at = 0;
+    while at < KNOWN_TURN.len() {
+        known[at] = KNOWN_TURN[at];
+        at += 1;
+    }
+    known
+};
+
 impl From<DecodeError> for Reject {
     fn from(_: DecodeError) -> Self {
         Self::BadRequest("an attribute is malformed")
@@ -52,9 +64,10 @@ impl From<DecodeError> for Reject {
 
 impl Server {
     /// Attributes that `method` understands; others below 0x8000 get 420 (RFC 8489 §6.3.1).
-    pub(super) const fn known(method: Method) -> &'static [u16] {
+    pub(super) const fn known(&self, method: Method) -> &'static [u16] {
         match method {
             Method::Binding => KNOWN_BINDING,
+            _ if self.settings.protocol.dont_fragment => KNOWN_TURN_DONT_FRAGMENT,
             _ => KNOWN_TURN,
         }
     }
@@ -65,7 +78,7 @@ impl Server {
         from: FiveTuple,
         message: &Message<'_>,
     ) -> Result<Response, Reject> {
-        refuse_unknown(message, Method::Binding)?;
+        self.refuse_unknown(message, Method::Binding)?;
         Ok(Response::success(Method::Binding, message.transaction_id())
             .mapped_address(from.client()))
     }
@@ -93,7 +106,7 @@ impl Server {
             Some(UDP) => {}
             Some(_) => return Err(Reject::UnsupportedTransport),
         }
-        refuse_unknown(message, Method::Allocate)?;
+        self.refuse_unknown(message, Method::Allocate)?;
         let family = match message.requested_family()? {
             None => self.default_family(from),
             Some(Some(family)) => family,
@@ -102,6 +115,8 @@ impl Server {
         if !self.seed.families.contains(&family) {
             return Err(Reject::AddressFamily);
         }
+        // Whoever asks for it here wants to know whether it may be had in Send (RFC 8656 §7.2).
+        message.dont_fragment()?;
         let even_port = message.even_port()?;
         if even_port == Some(true) {
             // Reserving the sibling port is not offered; this is what the RFC answers when it cannot be had.
@@ -146,6 +161,7 @@ impl Server {
             denial_logged: false,
             police: None,
             contacts: None,
+            told: Told::default(),
         });
         self.by_five_tuple.insert(from, id);
         self.touch(now, id, |_| {});
@@ -169,7 +185,7 @@ impl Server {
         authenticated: &Authenticated,
     ) -> Result<Response, Reject> {
         let (id, allocation) = self.owned(id, authenticated)?;
-        refuse_unknown(message, Method::Refresh)?;
+        self.refuse_unknown(message, Method::Refresh)?;
         match message.requested_family()? {
             Some(family) if family != Some(allocation.family) => return Err(Reject::PeerFamily),
             _ => {}
@@ -215,7 +231,7 @@ impl Server {
         authenticated: &Authenticated,
     ) -> Result<Response, Reject> {
         let (id, allocation) = self.owned(id, authenticated)?;
-        refuse_unknown(message, Method::CreatePermission)?;
+        self.refuse_unknown(message, Method::CreatePermission)?;
         let peers: Vec<SocketAddr> = message.peer_addresses().collect::<Result<_, _>>()?;
         if peers.is_empty() {
             return Err(Reject::BadRequest("XOR-PEER-ADDRESS is missing"));
@@ -271,7 +287,7 @@ impl Server {
         authenticated: &Authenticated,
     ) -> Result<Response, Reject> {
         let (id, allocation) = self.owned(id, authenticated)?;
-        refuse_unknown(message, Method::ChannelBind)?;
+        self.refuse_unknown(message, Method::ChannelBind)?;
         let Some(number) = message.channel_number()? else {
             return Err(Reject::BadRequest("CHANNEL-NUMBER is missing"));
         };
@@ -338,6 +354,15 @@ impl Server {
             Method::ChannelBind,
             message.transaction_id(),
         ))
+    }
+
+    /// # Errors
+    /// Attributes that have to be understood and are not.
+    fn refuse_unknown(&self, message: &Message<'_>, method: Method) -> Result<(), Reject> {
+        match message.unknown_required(self.known(method)).next() {
+            None => Ok(()),
+            Some(_) => Err(Reject::UnknownAttributes),
+        }
     }
 
     /// The family of a relayed address where the client names none.
@@ -410,9 +435,3 @@ impl Server {
     }
 }
 
-fn refuse_unknown(message: &Message<'_>, method: Method) -> Result<(), Reject> {
-    match message.unknown_required(Server::known(method)).next() {
-        None => Ok(()),
-        Some(_) => Err(Reject::UnknownAttributes),
-    }
-}

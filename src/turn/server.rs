@@ -410,7 +410,7 @@ impl Server {
             }
             Reject::TryAlternate(alternate) => response.alternate_server(alternate),
             Reject::UnknownAttributes => {
-                response.unknown_attributes(message.unknown_required(Self::known(method)))
+                response.unknown_attributes(message.unknown_required(self.known(method)))
             }
             _ => response,
         }

@@ -25,6 +25,7 @@ use super::allocation::{Allocation, AllocationId, Allocations, ChannelBinding, P
 use super::auth::Nonces;
 use super::change::Newcomers;
 use super::contacts::Contacts;
+use super::icmp::{IcmpFate, Told};
 use super::police::{Limit, ScopedRates};
 use super::purses::{PurseId, Purses};
 use super::routes::Routes;
@@ -505,6 +506,8 @@ impl AllocationImage {
             denial_logged,
             police: _,
             contacts,
+            // A moment's worth.
+            told: _,
         } = allocation;
         Self {
             slot: id.slot,
@@ -605,6 +608,7 @@ impl AllocationImage {
             contacts: (self.contacts.clone())
                 .filter(Contacts::is_sound)
                 .map(Box::new),
+            told: Told::default(),
         })
     }
 }
@@ -662,6 +666,7 @@ fn each_counter(stats: &mut Stats, mut visit: impl FnMut(String, &mut u64)) {
         duration,
         bandwidth,
         affected,
+        icmp,
     } = stats;
     affected.each_word(|name, value| visit(format!("affected/{name}"), value));
     for (limit, row) in Limit::ALL.iter().zip(policed) {
@@ -703,6 +708,9 @@ fn each_counter(stats: &mut Stats, mut visit: impl FnMut(String, &mut u64)) {
     }
     for (rule, value) in DeniedRule::ALL.iter().zip(peer_denied) {
         visit(format!("denied/{}", rule.label()), value);
+    }
+    for (fate, value) in IcmpFate::ALL.iter().zip(icmp) {
+        visit(format!("icmp/{}", fate.label()), value);
     }
     each_bucket("duration", duration, &mut visit);
     for (direction, histogram) in Direction::ALL.iter().zip(bandwidth) {

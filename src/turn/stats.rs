@@ -7,6 +7,7 @@ use crate::base::{Family, Transport};
 use crate::wire::{ErrorCode, Method};
 
 use super::affected::Affected;
+use super::icmp::IcmpFate;
 use super::police::Limit;
 
 /// Which way relayed application data flows.
@@ -272,6 +273,8 @@ pub struct Stats {
     pub duration: Histogram<{ DURATION_BOUNDS_SECS.len() }>,
     /// Mean bits/s of ended allocations over their life, per direction.
     pub bandwidth: [Histogram<{ BANDWIDTH_BOUNDS.len() }>; Direction::ALL.len()],
+    /// ICMP errors about datagrams to peers.
+    pub icmp: [u64; IcmpFate::ALL.len()],
 }
 
 /// Outcomes of Allocate requests; challenges (401 without credentials, 438) are none and stay 0.
@@ -307,6 +310,7 @@ impl Default for Stats {
             affected: Affected::default(),
             duration: Histogram::default(),
             bandwidth: Default::default(),
+            icmp: [0; IcmpFate::ALL.len()],
         }
     }
 }
@@ -368,6 +372,7 @@ impl Stats {
         (self.peer_denied.iter_mut().zip(&other.peer_denied)).for_each(|(a, b)| add(a, b));
         self.new_peers_refused += other.new_peers_refused;
         self.scan_suspects += other.scan_suspects;
+        (self.icmp.iter_mut().zip(&other.icmp)).for_each(|(a, b)| add(a, b));
         let mine =
             (self.relayed.as_flattened_mut().iter_mut()).chain(self.policed.as_flattened_mut());
         let theirs = (other.relayed.as_flattened().iter()).chain(other.policed.as_flattened());

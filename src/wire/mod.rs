@@ -8,6 +8,7 @@
 pub mod channel_data;
 pub mod error_code;
 pub mod framing;
+pub mod icmp;
 pub mod indication;
 pub mod key;
 pub mod message;
@@ -16,6 +17,7 @@ pub mod response;
 
 pub use channel_data::ChannelNumber;
 pub use error_code::ErrorCode;
+pub use icmp::Icmp;
 pub use indication::Header;
 pub use key::Key;
 pub use message::{Class, DecodeError, Message, TransactionId};

@@ -386,6 +386,7 @@ impl Ledger {
                 allocation,
                 peer,
                 payload,
+                dont_fragment: _,
             } => {
                 let payload = &bytes[payload.start.into()..payload.end.into()];
                 let address = peer.address();

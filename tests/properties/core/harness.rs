@@ -651,6 +651,7 @@ impl Harness {
                     allocation,
                     peer,
                     payload,
+                    dont_fragment: false,
                 } = forward
                 else {
                     panic!("{forward:?} instead of {expected:?}");
