@@ -13,6 +13,7 @@ mod cycles;
 mod datagrams;
 mod dialects;
 mod hairpin;
+mod headers;
 mod limits;
 mod load;
 mod revocation;
