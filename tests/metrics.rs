@@ -10,9 +10,7 @@ use turnix::base::{Clock, Family, Transport};
 use turnix::metrics::{Context, NamedAllocation, Reading, ShardSnapshot, encode};
 use turnix::turn::police::Limit;
 use turnix::turn::stats::{BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS};
-use turnix::turn::{
-    AllocationId, AllocationView, Direction, DropReason, IcmpFate, Path, Traffic,
-};
+use turnix::turn::{AllocationId, AllocationView, Direction, DropReason, IcmpFate, Path, Traffic};
 use turnix::wire::{ErrorCode, Method};
 
 fn context() -> Context {

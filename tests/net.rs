@@ -11,9 +11,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use turnix::base::Family;
 use turnix::net::{
-    IpFields,
-    Batch, HEADROOM, MAX_DATAGRAM, Outgoing, Poller, SendFault, SendReport, TAILROOM, UdpOptions,
-    UdpSocket, granted_buffers, host, tcp_listener,
+    Batch, HEADROOM, IpFields, MAX_DATAGRAM, Outgoing, Poller, SendFault, SendReport, TAILROOM,
+    UdpOptions, UdpSocket, granted_buffers, host, tcp_listener,
 };
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);

@@ -462,10 +462,7 @@ pub(super) enum Cause {
 impl Cause {
     /// Whether it may be what ICMP said of an earlier datagram rather than what is wrong with this one.
     pub(super) const fn may_be_pending(self) -> bool {
-        matches!(
-            self,
-            Self::Unreachable | Self::TooLarge | Self::Unsegmented
-        )
+        matches!(self, Self::Unreachable | Self::TooLarge | Self::Unsegmented)
     }
 
     pub(super) fn of(errno: i32) -> Self {

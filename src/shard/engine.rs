@@ -19,7 +19,9 @@ use tokio::sync::Notify;
 use crate::access::{Access, PermittedPeer, Scope, Wanted};
 use crate::base::{Clock, FiveTuple, ListenerId, Now, Pii, Transport};
 use crate::metrics::ShardSnapshot;
-use crate::net::{Batch, HEADROOM, IpFields, Outgoing, Poller, RecvFault, Reports, TAILROOM, UdpSocket};
+use crate::net::{
+    Batch, HEADROOM, IpFields, Outgoing, Poller, RecvFault, Reports, TAILROOM, UdpSocket,
+};
 use crate::records::{Due, Emitter};
 use crate::turn::{
     AllocationId, Direction, DropReason, EndReason, Ended, Forward, FromPeer, Output, Path, Seed,

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::base::{Family, Now};
-use crate::wire::icmp::{Icmp, icmp_indication};
 use crate::wire::TransactionId;
+use crate::wire::icmp::{Icmp, icmp_indication};
 
 use super::allocation::AllocationId;
 use super::limits::nanos;

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
-use stun::attributes::AttrType;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use stun::attributes::AttrType;
 use turnix::access::rest;
 use turnix::base::{Family, FiveTuple, ListenerId, Secret, Transport};
 use turnix::turn::{AllocationId, DropReason, Forward, IcmpFate, Settings};
@@ -651,7 +651,9 @@ fn forge() {
                 }
                 assert_eq!(client.ask_signed(Request::refresh(600)).code(), 0);
             }
-            flood(&mut client, &open, relayed, || forge(port_unreachable, relayed, at));
+            flood(&mut client, &open, relayed, || {
+                forge(port_unreachable, relayed, at)
+            });
             client.release();
         }
     }

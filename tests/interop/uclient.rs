@@ -57,6 +57,8 @@ struct Run {
     server: Family,
     relayed: Family,
     credentials: Credentials,
+    /// DONT-FRAGMENT in Allocate and in Send.
+    dont_fragment: bool,
 }
 
 impl Run {
@@ -68,6 +70,14 @@ impl Run {
             server: Family::V4,
             relayed: Family::V4,
             credentials: Credentials::LongTerm,
+            dont_fragment: false,
+        }
+    }
+
+    const fn dont_fragment(self) -> Run {
+        Run {
+            dont_fragment: true,
+            ..self
         }
     }
 
@@ -106,6 +116,9 @@ impl Run {
         }
         if self.data == Data::Indications {
             add("-s");
+        }
+        if self.dont_fragment {
+            add("-g");
         }
         let relayed = address(self.relayed);
         match self.peer {
@@ -248,6 +261,9 @@ cases! {
     ipv6_clients_of_ipv4_relay: Run::new(Udp, Channels, Clients).server(V6);
     ipv6_everywhere_to_echo_peer: Run::new(Udp, Indications, Echo).server(V6).relayed(V6);
     ipv6_tcp_to_ipv6_relay: Run::new(Tcp, Channels, Echo).server(V6).relayed(V6);
+    udp_dont_fragment_to_echo_peer: Run::new(Udp, Indications, Echo).dont_fragment();
+    tcp_dont_fragment_to_echo_peer: Run::new(Tcp, Indications, Echo).dont_fragment();
+    dont_fragment_to_ipv6_peer: Run::new(Udp, Indications, Echo).relayed(V6).dont_fragment();
     secret_over_udp: Run::new(Udp, Channels, Clients).secret();
     secret_over_tcp: Run::new(Tcp, Channels, Clients).secret();
     secret_over_tls: Run::new(Tls, Channels, Echo).secret();

@@ -95,9 +95,20 @@ fn mark(client: &Client, tos: u8) {
 
 /// Marks that a peer and a client see where the other one set all of [`MARKS`], on a channel and in indications.
 fn seen(server: &Server, transport: Transport, family: Family) -> [Vec<u8>; 2] {
+    seen_across(server, transport, family, family)
+}
+
+/// The same with a relayed address of the family `relay`.
+fn seen_across(
+    server: &Server,
+    transport: Transport,
+    family: Family,
+    relay: Family,
+) -> [Vec<u8>; 2] {
     let mut client = Client::new(server, transport, family);
+    client.family = relay;
     let relayed = client.allocate();
-    let mut peer = Marked::new(loopback(family));
+    let mut peer = Marked::new(loopback(relay));
     let at = peer.socket.local_addr();
     let mut seen = [Vec::new(), Vec::new()];
     for channel in [false, true] {
@@ -146,6 +157,18 @@ fn rfc8656_14_dscp_and_ecn_stay_between_udp_clients_and_peers() {
 }
 
 #[test]
+fn rfc8656_13_dscp_and_ecn_stay_between_families() {
+    let server = Server::new();
+    let all = [MARKS, MARKS].concat();
+    for (client, relay) in [(Family::V4, Family::V6), (Family::V6, Family::V4)] {
+        assert_eq!(
+            seen_across(&server, Transport::Udp, client, relay),
+            [all.clone(), all.clone()]
+        );
+    }
+}
+
+#[test]
 fn rfc8656_15_a_connection_marks_nothing() {
     let server = Server::new();
     let [to_peer, _] = seen(&server, Transport::Tcp, Family::V4);
@@ -167,12 +190,8 @@ fn dscp_and_ecn_stay_on_a_wildcard_of_both_families() {
     let server = Server::with(&["[::]:0"], &["relay.addresses=[\"127.0.0.1\"]"]);
     let port = server.address(Family::V6).port();
     for asked in Family::ALL.map(loopback) {
-        let mut client = Client::between(
-            &server,
-            Transport::Udp,
-            asked,
-            SocketAddr::new(asked, port),
-        );
+        let mut client =
+            Client::between(&server, Transport::Udp, asked, SocketAddr::new(asked, port));
         client.family = Family::V4;
         let relayed = client.allocate();
         let mut peer = Marked::new(loopback(Family::V4));
@@ -211,7 +230,7 @@ fn dscp_and_ecn_stay_from_relay_to_relay() {
 fn trains_are_of_one_mark() {
     let server = Server::new();
     let mut client = Client::udp(&server);
-    let relayed = client.allocate();
+    client.allocate();
     let mut peer = Marked::new(loopback(Family::V4));
     client.bind(0x4000, peer.socket.local_addr());
     for round in 0..200_u32 {
@@ -229,7 +248,6 @@ fn trains_are_of_one_mark() {
         server.relayed(Direction::ToPeer, Path::Kernel).packets,
         200 * 16
     );
-    let _ = relayed;
 }
 
 /// The next Data indication with ICMP: whom it is about, type, code, data.
@@ -312,7 +330,7 @@ fn a_closed_port_is_not_told_where_the_configuration_says_so() {
 /// Set where the test below runs in a network of its own.
 const ALONE: &str = "TURNIX_TEST_NETWORK";
 
-/// Two hosts: this one, and a router with a link of 1300 bytes behind it.
+/// This host, and a router with a link of 1300 bytes behind it.
 const NETWORK: &str = "
 set -e
 mount -t tmpfs none /run
@@ -343,7 +361,9 @@ fn rfc8656_14_dont_fragment_on_a_real_path() {
     if std::env::var_os(ALONE).is_some() {
         return path();
     }
-    let possible = Command::new("unshare").args(["-rnm", "ip", "link"]).output();
+    let possible = Command::new("unshare")
+        .args(["-rnm", "ip", "link"])
+        .output();
     if !possible.is_ok_and(|output| output.status.success()) {
         let insist = std::env::var_os("INTEROP_REQUIRE_TOOLS").is_some();
         assert!(!insist, "a network of its own cannot be had");
@@ -403,7 +423,7 @@ fn path() {
 fn near(server: &Server, transport: Transport, whole: impl Fn(SocketAddr, usize) -> Vec<u8>) {
     let mut raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::UDP)).unwrap();
     raw.set_read_timeout(Some(PATIENCE)).unwrap();
-    let (mut client, _) = from(server, transport, "127.0.0.1");
+    let mut client = from(server, transport, "127.0.0.1");
     let open = peer(loopback(Family::V4));
     let at = open.local_addr().unwrap();
     client.bind(0x4000, at);
@@ -451,7 +471,7 @@ fn near(server: &Server, transport: Transport, whole: impl Fn(SocketAddr, usize)
 
 /// Through a router whose next link takes 1300 bytes.
 fn far(server: &Server, transport: Transport, whole: impl Fn(SocketAddr, usize) -> Vec<u8>) {
-    let (mut client, _) = from(server, transport, "203.0.115.1");
+    let mut client = from(server, transport, "203.0.115.1");
     let at: SocketAddr = "203.0.114.9:9".parse().unwrap();
     let open = peer("203.0.115.5".parse::<IpAddr>().unwrap());
     client.permit(at);
@@ -469,13 +489,13 @@ fn far(server: &Server, transport: Transport, whole: impl Fn(SocketAddr, usize) 
 }
 
 /// A client with an allocation on the relay address `ip`.
-fn from(server: &Server, transport: Transport, ip: &str) -> (Client, SocketAddr) {
+fn from(server: &Server, transport: Transport, ip: &str) -> Client {
     let ip: IpAddr = ip.parse().unwrap();
     for _ in 0..200 {
         let mut client = Client::new(server, transport, Family::V4);
         let relayed = client.allocate();
         if relayed.ip() == ip {
-            return (client, relayed);
+            return client;
         }
         client.release();
     }

@@ -30,7 +30,8 @@ impl Shard {
         if let Some(families) = families {
             self.server.set_families(families);
         }
-        self.relays.set_reports(relay_reports(&change.turn.protocol));
+        self.relays
+            .set_reports(relay_reports(&change.turn.protocol));
         self.listener_reports = listener_reports(&change.turn.protocol);
         for listener in self.listeners.iter().flatten() {
             listener.socket.report(self.listener_reports);

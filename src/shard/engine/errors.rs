@@ -35,7 +35,12 @@ pub(super) fn relay_reports(protocol: &Protocol) -> Reports {
 impl Shard {
     /// Takes the errors that the relay socket of `id` has met with, for its client. `unsent` is the peer of a datagram
     /// that did not even leave.
-    pub(super) fn receive_errors(&mut self, now: Now, id: AllocationId, unsent: Option<SocketAddr>) {
+    pub(super) fn receive_errors(
+        &mut self,
+        now: Now,
+        id: AllocationId,
+        unsent: Option<SocketAddr>,
+    ) {
         let Self { relays, server, .. } = self;
         let Some(relay) = relays.get(id) else {
             return;
