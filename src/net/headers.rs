@@ -19,15 +19,6 @@ pub struct IpFields {
     pub dont_fragment: bool,
 }
 
-/// What a socket tells beside datagrams.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Reports {
-    /// [`Received::tos`](super::Received::tos) of every datagram.
-    pub tos: bool,
-    /// ICMP errors about what it sent: see [`UdpSocket::take_errors`].
-    pub errors: bool,
-}
-
 /// An ICMP error about a datagram that a socket sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IcmpError {
@@ -75,20 +66,25 @@ impl UdpSocket {
         sys::set_option(self.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, how)
     }
 
-    /// Switches on and off what the socket tells.
-    pub fn report(&self, reports: Reports) {
-        // Of both families where it carries both. None of these options fails on a socket of its family.
-        let set = |level, option, on: bool| {
-            let set = sys::set_option(self.as_fd(), level, option, on.into());
-            debug_assert!(set.is_ok() || level == libc::IPPROTO_IP, "{set:?}");
+    /// Whether [`Received::tos`](super::Received::tos) is told of every datagram.
+    pub fn report_tos(&self, on: bool) {
+        self.set_both(libc::IP_RECVTOS, libc::IPV6_RECVTCLASS, on);
+        self.tos.store(on, Ordering::Relaxed);
+    }
+
+    /// Whether ICMP errors about what it sent wait for [`take_errors`](Self::take_errors); off forgets those that do.
+    pub fn report_errors(&self, on: bool) {
+        self.set_both(libc::IP_RECVERR, libc::IPV6_RECVERR, on);
+    }
+
+    /// Sets an option of IPv4, and that of IPv6 on a socket that may carry both. Neither fails on a socket of its family.
+    fn set_both(&self, v4: libc::c_int, v6: libc::c_int, on: bool) {
+        let set = sys::set_option(self.as_fd(), libc::IPPROTO_IP, v4, on.into());
+        let set = match self.family() {
+            Family::V4 => set,
+            Family::V6 => sys::set_option(self.as_fd(), libc::IPPROTO_IPV6, v6, on.into()),
         };
-        set(libc::IPPROTO_IP, libc::IP_RECVTOS, reports.tos);
-        set(libc::IPPROTO_IP, libc::IP_RECVERR, reports.errors);
-        if self.family() == Family::V6 {
-            set(libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, reports.tos);
-            set(libc::IPPROTO_IPV6, libc::IPV6_RECVERR, reports.errors);
-        }
-        self.tos.store(reports.tos, Ordering::Relaxed);
+        debug_assert!(set.is_ok(), "{set:?}");
     }
 
     /// Takes up to `most` errors that wait and shows them; how many there were, those that no ICMP error made included.

@@ -28,7 +28,7 @@ pub use descriptors::{
     Channel, Doorway, MAX_DESCRIPTORS, Parcel, Peer, expect_descriptors, given, seal,
     sealable_memory, wait_readable,
 };
-pub use headers::{IcmpError, IpFields, Reports};
+pub use headers::{IcmpError, IpFields};
 pub use outbox::{Front, Outgoing, SendReport};
 pub use poll::Poller;
 pub use socket::{RecvFault, SendFault, UdpOptions, UdpSocket, granted_buffers, tcp_listener};

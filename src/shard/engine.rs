@@ -19,9 +19,7 @@ use tokio::sync::Notify;
 use crate::access::{Access, PermittedPeer, Scope, Wanted};
 use crate::base::{Clock, FiveTuple, ListenerId, Now, Pii, Transport};
 use crate::metrics::ShardSnapshot;
-use crate::net::{
-    Batch, HEADROOM, IpFields, Outgoing, Poller, RecvFault, Reports, TAILROOM, UdpSocket,
-};
+use crate::net::{Batch, HEADROOM, IpFields, Outgoing, Poller, RecvFault, TAILROOM, UdpSocket};
 use crate::records::{Due, Emitter};
 use crate::turn::{
     AllocationId, Direction, DropReason, EndReason, Ended, Forward, FromPeer, Output, Path, Seed,
@@ -33,11 +31,10 @@ use super::budgets::{Budgets, Purses};
 use super::hairpin::{self, Hairpin, Parcel, Parcels};
 use super::handover::Start;
 use super::ports::RelayPool;
-use super::relays::{Owner, Relays};
+use super::relays::{Owner, Relays, Reports};
 use super::streams::{Client, STREAM_CREDIT, ToStream};
 use super::trains::Trains;
 use departures::count_posted;
-use errors::{listener_reports, relay_reports};
 
 /// What a shard is made of.
 pub(super) struct Parts {
@@ -142,7 +139,6 @@ pub(super) struct Shard {
     drops_of_closed: u64,
     endpoints: Vec<Endpoint>,
     pub(super) poller: Poller,
-    listener_reports: Reports,
     relays: Relays,
     /// Relay sockets that tell of no errors, and until when.
     silent: Vec<(Instant, AllocationId)>,
@@ -179,8 +175,10 @@ impl Shard {
             poller.add(socket, LISTENER | index as u64)?;
         }
         let now = Clock.now();
-        let listener_reports = listener_reports(&parts.turn.protocol);
-        let relay_reports = relay_reports(&parts.turn.protocol);
+        let reports = Reports::of(&parts.turn.protocol);
+        for socket in &parts.sockets {
+            socket.report_tos(reports.tos);
+        }
         let (snapshot, estate) = parts.start.map(Start::split).unzip();
         let server = match snapshot {
             None => Server::new(now, parts.turn, parts.seed, parts.access),
@@ -196,17 +194,16 @@ impl Shard {
             batches: [Batch::new(SLOTS), Batch::new(SLOTS)],
             current: DATAGRAMS,
             listeners: (parts.sockets.into_iter())
-                .map(|socket| Some(Listener::new(socket, listener_reports)))
+                .map(|socket| Some(Listener::new(socket)))
                 .collect(),
             listener_buffer_bytes: parts.listener_buffer_bytes,
             drops_of_closed: 0,
             endpoints: Vec::new(),
             poller,
-            listener_reports,
             relays: Relays::new(
                 parts.index,
                 parts.relay_buffer_bytes,
-                relay_reports,
+                reports,
                 parts.pools,
                 keyed(),
             ),

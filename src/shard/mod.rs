@@ -17,6 +17,7 @@ mod free_ports;
 mod hairpin;
 mod handover;
 mod mailbox;
+mod marks;
 mod ports;
 mod queue;
 mod relays;

@@ -11,10 +11,11 @@ use ahash::RandomState;
 
 use crate::access::{QuotaExceeded, Wanted};
 use crate::base::{Family, RelayedAddress};
-use crate::net::{Batch, Poller, Reports, UdpOptions, UdpSocket};
+use crate::net::{Batch, Poller, UdpOptions, UdpSocket};
 use crate::turn::{AllocationId, OpenError, Tenant};
 
 use super::handover::Settled;
+use super::marks::Marks;
 use super::ports::{ABROAD, Place, RelayPool};
 use super::trains::Trains;
 
@@ -27,6 +28,15 @@ const GATHERING_TURNS: u32 = 2;
 /// How often the log says that a user gets no more relay ports: clients try again and again.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
+/// What sockets tell beside datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reports {
+    /// DSCP and ECN of each.
+    pub tos: bool,
+    /// ICMP errors about what relay sockets sent.
+    pub errors: bool,
+}
+
 /// One relay socket and what opening it reserved.
 pub(super) struct Relay {
     id: AllocationId,
@@ -38,6 +48,8 @@ pub(super) struct Relay {
     user: Arc<str>,
     client: IpAddr,
     trains: Trains,
+    /// Where DSCP and ECN are of interest.
+    marks: Option<Marks>,
     /// The last call received several messages.
     several: bool,
     /// Its client is on a stream: what is there at once leaves in one write.
@@ -73,6 +85,11 @@ impl Relay {
             return;
         }
         self.last_turn = turn;
+        if let Some(marks) = &mut self.marks
+            && let Some(on) = marks.observe(batch.all_received(slots.clone()))
+        {
+            self.socket.report_tos(on);
+        }
         if let Some(on) = self.trains.observe(batch.all_received(slots))
             && self.socket.take_trains(on).is_err()
         {
@@ -213,7 +230,8 @@ impl Relays {
         wanted: Wanted,
     ) {
         socket.let_fragment();
-        socket.report(self.reports);
+        socket.report_tos(self.reports.tos);
+        socket.report_errors(self.reports.errors);
         pool.set_owner(place, Some(self.shard));
         let generation = pool.generation();
         self.by_place.insert((generation, place), id);
@@ -230,6 +248,7 @@ impl Relays {
             user,
             client,
             trains: Trains::default(),
+            marks: self.reports.tos.then(Marks::default),
             several: false,
             gathers: false,
             last_turn: 0,
@@ -315,7 +334,9 @@ impl Relays {
     pub fn set_reports(&mut self, reports: Reports) {
         if std::mem::replace(&mut self.reports, reports) != reports {
             for relay in self.slots.iter_mut().flatten() {
-                relay.socket.report(reports);
+                relay.socket.report_tos(reports.tos);
+                relay.marks = reports.tos.then(Marks::default);
+                relay.socket.report_errors(reports.errors);
                 relay.is_silent = false;
             }
         }
@@ -323,13 +344,9 @@ impl Relays {
 
     /// Lets the socket of `id` tell of no errors, and forget those it has; false if that is so already.
     pub fn silence(&mut self, id: AllocationId) -> bool {
-        let reports = Reports {
-            errors: false,
-            ..self.reports
-        };
         let relay = self.get_mut(id).filter(|relay| !relay.is_silent);
         relay.is_some_and(|relay| {
-            relay.socket.report(reports);
+            relay.socket.report_errors(false);
             relay.is_silent = true;
             true
         })
@@ -337,9 +354,9 @@ impl Relays {
 
     /// The contrary.
     pub fn end_silence(&mut self, id: AllocationId) {
-        let reports = self.reports;
+        let errors = self.reports.errors;
         if let Some(relay) = self.get_mut(id).filter(|relay| relay.is_silent) {
-            relay.socket.report(reports);
+            relay.socket.report_errors(errors);
             relay.is_silent = false;
         }
     }

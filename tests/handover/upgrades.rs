@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 use stun::attributes::AttrType;
-use turnix::net::{Batch, Reports, UdpOptions, host};
+use turnix::net::{Batch, UdpOptions, host};
 use turnix::wire::attribute;
 
 use super::flows::{Client, StreamClient, Traffic};
@@ -144,10 +144,7 @@ fn sockets_tell_what_the_configuration_of_their_process_says() {
     let client = Client::allocate(server.listener());
     let options = UdpOptions::default();
     let peer = turnix::net::UdpSocket::bind((site.address(), 0).into(), &options).unwrap();
-    peer.report(Reports {
-        tos: true,
-        errors: false,
-    });
+    peer.report_tos(true);
     let closed = UdpSocket::bind((site.address(), 0)).unwrap();
     let nobody = closed.local_addr().unwrap();
     drop(closed);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use stun::attributes::{ATTR_DONT_FRAGMENT, AttrType};
 use turnix::base::{Family, Transport};
-use turnix::net::{self, Batch, HEADROOM, IpFields, Outgoing, Received, Reports, UdpOptions};
+use turnix::net::{self, Batch, HEADROOM, IpFields, Outgoing, Received, UdpOptions};
 use turnix::turn::{Direction, DropReason, IcmpFate, Path};
 use turnix::wire::attribute;
 
@@ -35,10 +35,7 @@ impl Marked {
     }
 
     fn of(socket: net::UdpSocket) -> Self {
-        socket.report(Reports {
-            tos: true,
-            errors: false,
-        });
+        socket.report_tos(true);
         Self {
             socket,
             batch: Batch::new(1),
@@ -165,6 +162,31 @@ fn rfc8656_13_dscp_and_ecn_stay_between_families() {
             seen_across(&server, Transport::Udp, client, relay),
             [all.clone(), all.clone()]
         );
+    }
+}
+
+/// However long nobody has marked anything, whoever begins to is noticed.
+#[test]
+fn marks_that_begin_late_are_noticed() {
+    let server = Server::new();
+    let mut client = Client::udp(&server);
+    let relayed = client.allocate();
+    let mut peer = Marked::new(loopback(Family::V4));
+    client.bind(0x4000, peer.socket.local_addr());
+    let mut at_client = Marked::on(&client);
+    let mut pass = |tos| {
+        peer.send(&[tos], relayed, tos);
+        at_client.receive().0.tos
+    };
+    for _ in 0..3 {
+        for _ in 0..400 {
+            assert_eq!(pass(0), 0);
+        }
+        let unnoticed = (0..2000).take_while(|_| pass(0xBA) == 0).count();
+        assert!(unnoticed < 1100, "{unnoticed}");
+        for _ in 0..400 {
+            assert_eq!(pass(0xBB), 0xBB);
+        }
     }
 }
 

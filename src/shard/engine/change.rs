@@ -1,11 +1,11 @@
 //! What changes in a shard between two turns.
 
 use crate::base::{Clock, ListenerId};
-use crate::net::{Reports, UdpSocket};
+use crate::net::UdpSocket;
 use crate::shard::change::{ListenerSlot, ShardChange};
+use crate::shard::relays::Reports;
 use crate::turn::EndReason;
 
-use super::errors::{listener_reports, relay_reports};
 use super::{Endpoint, GATHER, LISTENER, Listener, Shard, Trains};
 
 impl Shard {
@@ -30,11 +30,10 @@ impl Shard {
         if let Some(families) = families {
             self.server.set_families(families);
         }
-        self.relays
-            .set_reports(relay_reports(&change.turn.protocol));
-        self.listener_reports = listener_reports(&change.turn.protocol);
+        let reports = Reports::of(&change.turn.protocol);
+        self.relays.set_reports(reports);
         for listener in self.listeners.iter().flatten() {
-            listener.socket.report(self.listener_reports);
+            listener.socket.report_tos(reports.tos);
         }
         self.server.set_bandwidth(now, change.turn.bandwidth);
         self.server.set_settings(change.turn);
@@ -50,7 +49,7 @@ impl Shard {
         if self.listeners.len() <= slot.0 {
             self.listeners.resize_with(slot.0 + 1, || None);
         }
-        self.listeners[slot.0] = Some(Listener::new(socket, self.listener_reports));
+        self.listeners[slot.0] = Some(Listener::new(socket));
     }
 
     /// Ends the allocations of its clients, who could be neither heard nor answered any more, and closes it.
@@ -77,9 +76,8 @@ impl Shard {
 }
 
 impl Listener {
-    pub(super) fn new(socket: UdpSocket, reports: Reports) -> Self {
+    pub(super) fn new(socket: UdpSocket) -> Self {
         socket.let_fragment();
-        socket.report(reports);
         Self {
             socket,
             outgoing: Vec::with_capacity(GATHER),

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::base::{Clock, Now};
-use crate::net::{IcmpError, Reports};
+use crate::net::IcmpError;
+use crate::shard::relays::Reports;
 use crate::turn::{AllocationId, Dscp, Protocol};
 use crate::wire::Icmp;
 
@@ -16,19 +17,13 @@ const ERRORS: usize = 64;
 /// How long a socket that had as many tells of none: somebody makes them up, and taking them is work as well.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// What listeners tell.
-pub(super) fn listener_reports(protocol: &Protocol) -> Reports {
-    Reports {
-        tos: protocol.dscp == Dscp::Preserve,
-        errors: false,
-    }
-}
-
-/// What relay sockets tell.
-pub(super) fn relay_reports(protocol: &Protocol) -> Reports {
-    Reports {
-        errors: protocol.icmp,
-        ..listener_reports(protocol)
+impl Reports {
+    /// What `protocol` wants told.
+    pub(super) fn of(protocol: &Protocol) -> Self {
+        Self {
+            tos: protocol.dscp == Dscp::Preserve,
+            errors: protocol.icmp,
+        }
     }
 }
 
