@@ -4,10 +4,11 @@ mod change;
 mod departures;
 mod errors;
 mod handover;
+mod payload;
+mod vantages;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,6 +36,7 @@ use super::relays::{Owner, Relays, Reports};
 use super::streams::{Client, STREAM_CREDIT, ToStream};
 use super::trains::Trains;
 use departures::count_posted;
+use payload::{Payload, received_at};
 
 /// What a shard is made of.
 pub(super) struct Parts {
@@ -104,18 +106,6 @@ struct Listener {
     full: bool,
 }
 
-/// Where application data lies in the current batch.
-#[derive(Clone, Copy)]
-struct Payload {
-    slot: u16,
-    start: usize,
-    length: usize,
-    /// Bytes in front that nobody else needs: a header that fits is written there.
-    room: usize,
-    /// What IP headers say of it.
-    fields: IpFields,
-}
-
 /// A datagram on its way to a peer, waiting for the batch to be complete.
 #[derive(Clone, Copy)]
 struct ToPeer {
@@ -179,6 +169,7 @@ impl Shard {
         for socket in &parts.sockets {
             socket.report_tos(reports.tos);
         }
+        let discovery = parts.turn.protocol.nat_discovery.clone();
         let (snapshot, estate) = parts.start.map(Start::split).unzip();
         let server = match snapshot {
             None => Server::new(now, parts.turn, parts.seed, parts.access),
@@ -229,6 +220,7 @@ impl Shard {
         if let Some(estate) = estate {
             shard.move_in(estate);
         }
+        shard.settle_vantages(&discovery);
         Ok(shard)
     }
 
@@ -709,37 +701,6 @@ impl Shard {
             stream_connections: self.stream_connections,
             segmentation_fallbacks: self.segmentation_fallbacks,
         }
-    }
-}
-
-impl Payload {
-    fn bytes(self, batch: &Batch) -> &[u8] {
-        batch.bytes(usize::from(self.slot), self.start..self.start + self.length)
-    }
-
-    /// Bytes `range` of it.
-    fn part(self, range: Range<u16>) -> Self {
-        Self {
-            start: self.start + usize::from(range.start),
-            length: usize::from(range.end - range.start),
-            room: self.room + usize::from(range.start),
-            ..self
-        }
-    }
-}
-
-/// The datagram at `range` of what was received into `slot`.
-fn received_at(slot: usize, range: &Range<usize>, tos: u8) -> Payload {
-    Payload {
-        slot: slot as u16,
-        start: HEADROOM + range.start,
-        length: range.len(),
-        // In front of all but the first of a train lies the one before it.
-        room: if range.start == 0 { HEADROOM } else { 0 },
-        fields: IpFields {
-            tos,
-            dont_fragment: false,
-        },
     }
 }
 

@@ -18,6 +18,7 @@ mod allocation;
 mod auth;
 mod change;
 mod contacts;
+mod discovery;
 mod icmp;
 mod limits;
 pub mod police;
@@ -44,6 +45,7 @@ use crate::wire::Header;
 pub use allocation::{AllocationId, AllocationView, CHANNEL_LIFETIME, PERMISSION_LIFETIME};
 pub use auth::NONCE_LENGTH;
 pub use change::Newcomers;
+pub use discovery::{NatDiscovery, Vantage};
 pub use icmp::IcmpFate;
 pub use police::Bandwidth;
 pub use purses::{PurseId, Settlement};
@@ -223,6 +225,10 @@ pub struct Protocol {
     pub dscp: Dscp,
     /// Whether clients are told of ICMP errors.
     pub icmp: bool,
+    /// Addresses that clients may discover their NAT by, at most one of each family.
+    pub nat_discovery: Vec<NatDiscovery>,
+    /// Whether clients of RFC 3489 are answered.
+    pub rfc3489: bool,
 }
 
 impl Default for Protocol {
@@ -233,6 +239,8 @@ impl Default for Protocol {
             dont_fragment: true,
             dscp: Dscp::default(),
             icmp: true,
+            nat_discovery: Vec::new(),
+            rfc3489: false,
         }
     }
 }
