@@ -190,17 +190,13 @@ fn rfc8656_7_2_address_families() {
 fn rfc8656_7_2_attributes_not_offered_are_420() {
     let mut world = World::new();
     let alice = world.alice(udp(CLIENT));
-    for (kind, value) in [(ATTR_RESERVATION_TOKEN, &[0; 8])] {
-        let reply = world.ask(
-            udp(CLIENT),
-            &Request::allocate().attr(kind.0, value).sign(&alice),
-        );
-        assert_eq!(reply.code(), 420);
-        assert_eq!(
-            reply.attr(ATTR_UNKNOWN_ATTRIBUTES).unwrap(),
-            kind.0.to_be_bytes()
-        );
-    }
+    let request = Request::allocate().attr(ATTR_RESERVATION_TOKEN.0, &[0; 8]);
+    let reply = world.ask(udp(CLIENT), &request.sign(&alice));
+    assert_eq!(reply.code(), 420);
+    assert_eq!(
+        reply.attr(ATTR_UNKNOWN_ATTRIBUTES).unwrap(),
+        ATTR_RESERVATION_TOKEN.0.to_be_bytes()
+    );
 }
 
 #[test]
