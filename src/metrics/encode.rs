@@ -17,7 +17,7 @@ use crate::turn::police::Limit;
 use crate::turn::stats::{
     BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS, Histogram, OUTCOMES, Outcome, outcome_index,
 };
-use crate::turn::{Direction, DropReason, Path, RelayKind, Stats};
+use crate::turn::{Direction, DropReason, IcmpFate, Path, RelayKind, Stats};
 use crate::wire::{ErrorCode, Method};
 
 use super::passages;
@@ -310,6 +310,15 @@ fn policed(families: &mut Vec<MetricFamily>, stats: &Stats) {
         "Allocations that addressed hundreds of peers who never answered.",
         MetricType::COUNTER,
         vec![counter(&[], stats.scan_suspects)],
+    );
+    push(
+        families,
+        "turn_icmp_errors_total",
+        "ICMP errors about datagrams to peers, by whether the client was told, or why not.",
+        MetricType::COUNTER,
+        (IcmpFate::ALL.into_iter().zip(stats.icmp))
+            .map(|(fate, count)| counter(&[("result", fate.label())], count))
+            .collect(),
     );
 }
 

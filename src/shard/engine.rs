@@ -2,13 +2,14 @@
 
 mod change;
 mod departures;
+mod errors;
 mod handover;
+mod payload;
 mod vantages;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::ops::Range;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use tokio::sync::Notify;
 use crate::access::{Access, PermittedPeer, Scope, Wanted};
 use crate::base::{Clock, Family, FiveTuple, ListenerId, Now, Pii, RelayTransport, Transport};
 use crate::metrics::ShardSnapshot;
-use crate::net::{Batch, HEADROOM, Outgoing, Poller, RecvFault, TAILROOM, UdpSocket};
+use crate::net::{Batch, HEADROOM, IpFields, Outgoing, Poller, RecvFault, TAILROOM, UdpSocket};
 use crate::records::{Due, Emitter};
 use crate::turn::{
     AllocationId, Direction, DropReason, EndReason, Ended, Forward, FromPeer, Output, Path, Seed,
@@ -33,10 +34,11 @@ use super::connections::Connections;
 use super::hairpin::{self, Hairpin, Parcel, Parcels};
 use super::handover::Start;
 use super::ports::RelayPool;
-use super::relays::{Asked, Owner, Relays, of_token, slot_of};
+use super::relays::{Asked, Owner, Relays, Reports, of_token, slot_of};
 use super::streams::{Client, STREAM_CREDIT, ToStream};
 use super::trains::Trains;
 use departures::count_posted;
+use payload::{Payload, received_at};
 
 /// What a shard is made of.
 pub(super) struct Parts {
@@ -106,16 +108,6 @@ struct Listener {
     full: bool,
 }
 
-/// Where application data lies in the current batch.
-#[derive(Clone, Copy)]
-struct Payload {
-    slot: u16,
-    start: usize,
-    length: usize,
-    /// Bytes in front that nobody else needs: a header that fits is written there.
-    room: usize,
-}
-
 /// A datagram on its way to a peer, waiting for the batch to be complete.
 #[derive(Clone, Copy)]
 struct ToPeer {
@@ -140,6 +132,10 @@ pub(super) struct Shard {
     endpoints: Vec<Endpoint>,
     pub(super) poller: Poller,
     pub(super) relays: Relays,
+    /// Relay sockets that tell of no errors, and until when.
+    silent: Vec<(Instant, AllocationId, Family)>,
+    /// Peers of datagrams that are too large for the first link and not to be cut up.
+    unsent: Vec<(AllocationId, SocketAddr)>,
     purses: Purses,
     to_peers: Vec<ToPeer>,
     run: Vec<Outgoing>,
@@ -175,6 +171,10 @@ impl Shard {
             poller.add(socket, LISTENER | index as u64)?;
         }
         let now = Clock.now();
+        let reports = Reports::of(&parts.turn.protocol);
+        for socket in &parts.sockets {
+            socket.report_tos(reports.tos);
+        }
         let discovery = parts.turn.protocol.nat_discovery.clone();
         let (snapshot, estate) = parts.start.map(Start::split).unzip();
         let server = match snapshot {
@@ -199,7 +199,15 @@ impl Shard {
             drops_of_closed: 0,
             endpoints: Vec::new(),
             poller,
-            relays: Relays::new(parts.index, parts.relay_buffer_bytes, parts.pools, keyed()),
+            relays: Relays::new(
+                parts.index,
+                parts.relay_buffer_bytes,
+                reports,
+                parts.pools,
+                keyed(),
+            ),
+            silent: Vec::new(),
+            unsent: Vec::new(),
             purses: Purses::new(parts.budgets),
             to_peers: Vec::with_capacity(GATHER),
             run: Vec::with_capacity(GATHER),
@@ -234,6 +242,9 @@ impl Shard {
         let now = Clock.now();
         self.turns = self.turns.wrapping_add(1);
         self.current = DATAGRAMS;
+        if !self.silent.is_empty() {
+            self.end_silence(now.mono);
+        }
         let mut filled = 0;
         let mut from_relays = 0;
         for index in 0..self.poller.tokens().len() {
@@ -243,6 +254,9 @@ impl Shard {
             if token & LISTENER == 0 {
                 let (id, family) = of_token(token);
                 let before = filled;
+                if self.poller.has_error(index) {
+                    self.receive_errors(now, (id, family), None);
+                }
                 filled = self.receive_from_peers(now, id, family, filled);
                 from_relays += filled - before;
                 if filled < SLOTS {
@@ -310,7 +324,7 @@ impl Shard {
             let from = FiveTuple::new(Transport::Udp, received.from, listener);
             for range in received.datagrams() {
                 self.make_room();
-                let payload = received_at(slot, &range);
+                let payload = received_at(slot, &range, received.tos);
                 self.client_input(now, from, payload);
             }
         }
@@ -352,7 +366,7 @@ impl Shard {
             };
             for range in received.datagrams() {
                 self.make_room();
-                self.peer_input(now, id, from, received_at(slot, &range));
+                self.peer_input(now, id, from, received_at(slot, &range, received.tos));
             }
         }
         first + count
@@ -387,7 +401,7 @@ impl Shard {
                 path: Path::Hairpin,
                 scope: hairpin.scope,
             };
-            let payload = received_at(slot, &(0..length));
+            let payload = received_at(slot, &(0..length), hairpin.tos);
             self.peer_input(now, id, from, payload);
         }
         self.flush();
@@ -397,6 +411,9 @@ impl Shard {
     /// A frame that a stream client sent, in the slot of the stream batch at `start`.
     pub(super) fn stream_input(&mut self, now: Now, from: FiveTuple, start: usize, length: usize) {
         self.current = STREAM;
+        if !self.silent.is_empty() {
+            self.end_silence(now.mono);
+        }
         self.make_room();
         let frame = Payload {
             slot: 0,
@@ -404,6 +421,8 @@ impl Shard {
             length,
             // What is in front of it is another frame.
             room: 0,
+            // Those of the connection are not those of its frames (RFC 8656 §15).
+            fields: IpFields::default(),
         };
         self.client_input(now, from, frame);
     }
@@ -418,8 +437,10 @@ impl Shard {
                 allocation,
                 peer,
                 payload,
+                dont_fragment,
             } => {
-                let payload = message.part(payload);
+                let mut payload = message.part(payload);
+                payload.fields.dont_fragment = dont_fragment;
                 self.to_peer(now, allocation, peer, payload);
             }
             Forward::ToClient { .. } => debug_assert!(false, "clients do not talk to clients"),
@@ -476,6 +497,7 @@ impl Shard {
                 to,
                 from: relayed,
                 scope: peer.scope(),
+                tos: payload.fields.tos,
                 payload: payload.bytes(&self.batches[self.current]),
             };
             let server = &mut self.server;
@@ -504,6 +526,7 @@ impl Shard {
                 to,
                 from: None,
                 front: None,
+                fields: payload.fields,
             },
         });
     }
@@ -725,33 +748,6 @@ impl Shard {
             stream_connections: self.stream_connections,
             segmentation_fallbacks: self.segmentation_fallbacks,
         }
-    }
-}
-
-impl Payload {
-    fn bytes(self, batch: &Batch) -> &[u8] {
-        batch.bytes(usize::from(self.slot), self.start..self.start + self.length)
-    }
-
-    /// Bytes `range` of it.
-    fn part(self, range: Range<u16>) -> Self {
-        Self {
-            start: self.start + usize::from(range.start),
-            length: usize::from(range.end - range.start),
-            room: self.room + usize::from(range.start),
-            ..self
-        }
-    }
-}
-
-/// The datagram at `range` of what was received into `slot`.
-fn received_at(slot: usize, range: &Range<usize>) -> Payload {
-    Payload {
-        slot: slot as u16,
-        start: HEADROOM + range.start,
-        length: range.len(),
-        // In front of all but the first of a train lies the one before it.
-        room: if range.start == 0 { HEADROOM } else { 0 },
     }
 }
 

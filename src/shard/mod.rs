@@ -18,6 +18,7 @@ mod free_ports;
 mod hairpin;
 mod handover;
 mod mailbox;
+mod marks;
 mod pipe;
 mod ports;
 mod queue;

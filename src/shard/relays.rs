@@ -16,6 +16,7 @@ use crate::net::{Batch, Poller, UdpOptions, UdpSocket};
 use crate::turn::{AllocationId, OpenError, Opened, Tenant};
 
 use super::handover::Settled;
+use super::marks::Marks;
 use super::ports::{ABROAD, ABROAD_TCP, Place, RelayAddresses, RelayPool};
 use super::reservations::Reserved;
 use super::trains::Trains;
@@ -29,6 +30,15 @@ const GATHERING_TURNS: u32 = 2;
 /// How often the log says that a user gets no more relay ports: clients try again and again.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
+/// What sockets tell beside datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reports {
+    /// DSCP and ECN of each.
+    pub tos: bool,
+    /// ICMP errors about what relay sockets sent.
+    pub errors: bool,
+}
+
 /// One relay socket and what opening it reserved.
 pub(super) struct Relay {
     id: AllocationId,
@@ -40,12 +50,16 @@ pub(super) struct Relay {
     user: Arc<str>,
     client: IpAddr,
     trains: Trains,
+    /// Where DSCP and ECN are of interest.
+    marks: Option<Marks>,
     /// The last call received several messages.
     several: bool,
     /// Its client is on a stream: what is there at once leaves in one write.
     pub gathers: bool,
     /// The turn of the last call that received one.
     last_turn: u32,
+    /// It tells of no errors for the moment.
+    is_silent: bool,
 }
 
 impl Relay {
@@ -54,6 +68,11 @@ impl Relay {
     pub fn expects_more(&self, turn: u32) -> bool {
         let soon = if self.gathers { GATHERING_TURNS } else { 1 };
         self.several || turn.wrapping_sub(self.last_turn) <= soon
+    }
+
+    /// Whose it is.
+    pub const fn id(&self) -> AllocationId {
+        self.id
     }
 
     /// Whether it was asked for with EVEN-PORT.
@@ -68,6 +87,11 @@ impl Relay {
             return;
         }
         self.last_turn = turn;
+        if let Some(marks) = &mut self.marks
+            && let Some(on) = marks.observe(batch.all_received(slots.clone()))
+        {
+            self.socket.report_tos(on);
+        }
         if let Some(on) = self.trains.observe(batch.all_received(slots))
             && self.socket.take_trains(on).is_err()
         {
@@ -117,6 +141,8 @@ pub(super) enum Owner {
 pub(super) struct Relays {
     shard: u8,
     buffer_bytes: usize,
+    /// What the sockets tell.
+    reports: Reports,
     /// Where new relayed addresses come from.
     pool: Arc<RelayPool>,
     /// Pools of earlier configurations, until the last relayed address of theirs is closed.
@@ -139,6 +165,7 @@ impl Relays {
     pub fn new(
         shard: u8,
         buffer_bytes: usize,
+        reports: Reports,
         mut pools: Vec<Arc<RelayPool>>,
         hasher: RandomState,
     ) -> Self {
@@ -147,6 +174,7 @@ impl Relays {
         Self {
             shard,
             buffer_bytes,
+            reports,
             pool,
             older: pools,
             slots: Vec::new(),
@@ -395,6 +423,9 @@ impl Relays {
         client: IpAddr,
         wanted: Wanted,
     ) {
+        socket.let_fragment();
+        socket.report_tos(self.reports.tos);
+        socket.report_errors(self.reports.errors);
         pool.set_owner(place, Some(self.shard));
         let generation = pool.generation();
         self.by_place.insert((generation, place), id);
@@ -411,9 +442,11 @@ impl Relays {
             user,
             client,
             trains: Trains::default(),
+            marks: self.reports.tos.then(Marks::default),
             several: false,
             gathers: false,
             last_turn: 0,
+            is_silent: false,
         }));
     }
 
@@ -475,6 +508,37 @@ impl Relays {
         self.older.push(std::mem::replace(&mut self.pool, pool));
         self.older.retain(|pool| !pool.is_idle());
         Some(families)
+    }
+
+    /// Lets all sockets tell this from now on.
+    pub fn set_reports(&mut self, reports: Reports) {
+        if std::mem::replace(&mut self.reports, reports) != reports {
+            for relay in self.slots.iter_mut().flatten() {
+                relay.socket.report_tos(reports.tos);
+                relay.marks = reports.tos.then(Marks::default);
+                relay.socket.report_errors(reports.errors);
+                relay.is_silent = false;
+            }
+        }
+    }
+
+    /// Lets the socket of `id` in `family` tell of no errors, and forget those it has; false if that is so already.
+    pub fn silence(&mut self, id: AllocationId, family: Family) -> bool {
+        let relay = self.get_mut(id, family).filter(|relay| !relay.is_silent);
+        relay.is_some_and(|relay| {
+            relay.socket.report_errors(false);
+            relay.is_silent = true;
+            true
+        })
+    }
+
+    /// The contrary.
+    pub fn end_silence(&mut self, id: AllocationId, family: Family) {
+        let errors = self.reports.errors;
+        if let Some(relay) = self.get_mut(id, family).filter(|relay| relay.is_silent) {
+            relay.socket.report_errors(errors);
+            relay.is_silent = false;
+        }
     }
 
     pub fn get(&self, id: AllocationId, family: Family) -> Option<&Relay> {

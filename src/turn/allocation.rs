@@ -10,6 +10,7 @@ use crate::wire::{ChannelNumber, ErrorCode, TransactionId};
 
 use super::connections::PeerConnection;
 use super::contacts::Contacts;
+use super::icmp::Told;
 use super::police::Police;
 use super::stats::{Direction, RateWindow, RelayKind, Traffic};
 
@@ -176,6 +177,8 @@ pub(super) struct Allocation {
     pub relay_transport: RelayTransport,
     /// With peers, in the order they were made; none but of a TCP allocation.
     pub connections: Vec<PeerConnection>,
+    /// ICMP errors that its client was told of.
+    pub told: Told,
 }
 
 impl Allocation {

@@ -9,6 +9,7 @@
 //!  client ──►      │
 //!                  └───────────► Output…   answers, OpenRelay, Ended    (control path: poll_output)
 //!  peer   ──► handle_peer_input ► Forward  ChannelData, Data indication
+//!  ICMP   ──► handle_icmp ──────► Output…  Data indication
 //!  time   ──► handle_timeout ───► Output…
 //! ```
 
@@ -19,6 +20,7 @@ mod change;
 mod connections;
 mod contacts;
 mod discovery;
+mod icmp;
 mod limits;
 pub mod police;
 mod purses;
@@ -47,6 +49,7 @@ pub use auth::NONCE_LENGTH;
 pub use change::Newcomers;
 pub use connections::{CONNECTION_TIMEOUT, ConnectionId};
 pub use discovery::{NatDiscovery, Vantage};
+pub use icmp::IcmpFate;
 pub use police::Bandwidth;
 pub use purses::{PurseId, Settlement};
 pub use reject::Reject;
@@ -76,6 +79,8 @@ pub enum Forward {
         peer: PermittedPeer,
         /// Where the application data lies in the input, in bytes.
         payload: Range<u16>,
+        /// Nobody may cut the datagram up (DONT-FRAGMENT, RFC 8656 §11.2).
+        dont_fragment: bool,
     },
     /// Write `header` right in front of the input, its padding behind, and send all of it to the client.
     ToClient {
@@ -247,6 +252,16 @@ pub enum SecurityFeatures {
     Always,
 }
 
+/// What DSCP and ECN of relayed datagrams are (RFC 8656 §14).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Dscp {
+    /// What they were when the datagram came, between UDP clients and peers.
+    #[default]
+    Preserve,
+    /// Best effort, Not-ECT.
+    Zero,
+}
+
 /// What of the protocols is offered: the core's part of `[protocol]`.
 #[derive(Clone, Debug)]
 pub struct Protocol {
@@ -260,6 +275,12 @@ pub struct Protocol {
     pub dual_allocation: bool,
     /// Ports kept for a second allocation (EVEN-PORT with the R bit, RFC 8656 §7.2); 508 else.
     pub reservations: bool,
+    /// Whether clients may ask for datagrams that nobody cuts up.
+    pub dont_fragment: bool,
+    /// DSCP and ECN of what is relayed.
+    pub dscp: Dscp,
+    /// Whether clients are told of ICMP errors.
+    pub icmp: bool,
     /// Addresses that clients may discover their NAT by, at most one of each family.
     pub nat_discovery: Vec<NatDiscovery>,
     /// Whether clients of RFC 3489 are answered.
@@ -279,6 +300,9 @@ impl Default for Protocol {
             tcp_allocations: true,
             dual_allocation: true,
             reservations: true,
+            dont_fragment: true,
+            dscp: Dscp::default(),
+            icmp: true,
         }
     }
 }

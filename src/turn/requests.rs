@@ -12,6 +12,7 @@ use super::allocation::{
     Additional, Allocation, AllocationId, CHANNEL_LIFETIME, ChannelBinding, State,
 };
 use super::auth::Authenticated;
+use super::icmp::Told;
 use super::reject::Reject;
 use super::relayed::{Ask, allocate_success};
 use super::server::Server;
@@ -65,6 +66,17 @@ const NOT_FOR_TCP: [u16; 3] = [
     attribute::RESERVATION_TOKEN,
 ];
 
+/// With what is understood where it is offered.
+const KNOWN_TURN_DONT_FRAGMENT: &[u16] = &{
+    let mut known = [attribute::DONT_FRAGMENT; KNOWN_TURN.len() + 1];
+    let mut at = 0;
+    while at < KNOWN_TURN.len() {
+        known[at] = KNOWN_TURN[at];
+        at += 1;
+    }
+    known
+};
+
 impl From<DecodeError> for Reject {
     fn from(_: DecodeError) -> Self {
         Self::BadRequest("an attribute is malformed")
@@ -74,9 +86,10 @@ impl From<DecodeError> for Reject {
 impl Server {
     /// Attributes that `method` understands, ACCESS-TOKEN among them whether tokens are taken or not; others below 0x8000 get
     /// 420 (RFC 8489 §6.3.1).
-    pub(super) const fn known(method: Method) -> &'static [u16] {
+    pub(super) const fn known(&self, method: Method) -> &'static [u16] {
         match method {
             Method::Binding => KNOWN_BINDING,
+            _ if self.settings.protocol.dont_fragment => KNOWN_TURN_DONT_FRAGMENT,
             _ => KNOWN_TURN,
         }
     }
@@ -93,7 +106,7 @@ impl Server {
             }
             return Ok(None);
         }
-        refuse_unknown(message, Method::Binding)?;
+        self.refuse_unknown(message, Method::Binding)?;
         let response = Response::success(Method::Binding, message.transaction_id());
         Ok(Some(response.mapped_address(from.client())))
     }
@@ -133,8 +146,10 @@ impl Server {
                 return Err(Reject::BadRequest("not for a TCP allocation"));
             }
         }
-        refuse_unknown(message, Method::Allocate)?;
+        self.refuse_unknown(message, Method::Allocate)?;
         let (family, additional, ask) = self.wanted(from, message, relay_transport)?;
+        // Whoever asks for it here wants to know whether it may be had in Send (RFC 8656 §7.2).
+        message.dont_fragment()?;
         if !authenticated.scope().is_canary() {
             self.admit_newcomer(from)?;
         }
@@ -178,6 +193,7 @@ impl Server {
             contacts: None,
             relay_transport,
             connections: Vec::new(),
+            told: Told::default(),
         });
         self.by_five_tuple.insert(from, id);
         self.touch(now, id, |_| {});
@@ -258,7 +274,7 @@ impl Server {
         authenticated: &Authenticated,
     ) -> Result<Response, Reject> {
         let (id, allocation) = self.owned(id, authenticated)?;
-        refuse_unknown(message, Method::Refresh)?;
+        self.refuse_unknown(message, Method::Refresh)?;
         let family = match message.requested_family()? {
             Some(Some(family)) if allocation.ends(family).is_some() => Some(family),
             Some(_) => return Err(Reject::PeerFamily),
@@ -312,7 +328,7 @@ impl Server {
         authenticated: &Authenticated,
     ) -> Result<Response, Reject> {
         let (id, allocation) = self.owned(id, authenticated)?;
-        refuse_unknown(message, Method::CreatePermission)?;
+        self.refuse_unknown(message, Method::CreatePermission)?;
         let peers: Vec<SocketAddr> = message.peer_addresses().collect::<Result<_, _>>()?;
         if peers.is_empty() {
             return Err(Reject::BadRequest("XOR-PEER-ADDRESS is missing"));
@@ -368,7 +384,7 @@ impl Server {
         authenticated: &Authenticated,
     ) -> Result<Response, Reject> {
         let (id, allocation) = self.owned(id, authenticated)?;
-        refuse_unknown(message, Method::ChannelBind)?;
+        self.refuse_unknown(message, Method::ChannelBind)?;
         if allocation.relay_transport == RelayTransport::Tcp {
             return Err(Reject::RelayTransport);
         }
@@ -440,6 +456,19 @@ impl Server {
         ))
     }
 
+    /// # Errors
+    /// Attributes that have to be understood and are not.
+    pub(super) fn refuse_unknown(
+        &self,
+        message: &Message<'_>,
+        method: Method,
+    ) -> Result<(), Reject> {
+        match message.unknown_required(self.known(method)).next() {
+            None => Ok(()),
+            Some(_) => Err(Reject::UnknownAttributes),
+        }
+    }
+
     /// The family of a relayed address where the client names none.
     fn default_family(&self, from: FiveTuple) -> Family {
         let client = Family::of(from.client().ip());
@@ -507,14 +536,5 @@ impl Server {
             }
             _ => granted,
         }
-    }
-}
-
-/// # Errors
-/// 420 if an attribute has to be understood and is not.
-pub(super) fn refuse_unknown(message: &Message<'_>, method: Method) -> Result<(), Reject> {
-    match message.unknown_required(Server::known(method)).next() {
-        None => Ok(()),
-        Some(_) => Err(Reject::UnknownAttributes),
     }
 }

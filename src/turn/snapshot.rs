@@ -28,6 +28,7 @@ use super::auth::Nonces;
 use super::change::Newcomers;
 use super::connections::Connections;
 use super::contacts::Contacts;
+use super::icmp::{IcmpFate, Told};
 use super::police::{Limit, ScopedRates};
 use super::purses::{PurseId, Purses};
 use super::relayed::AdditionalImage;
@@ -578,6 +579,8 @@ impl AllocationImage {
             contacts,
             relay_transport: _,
             connections: _,
+            // A moment's worth.
+            told: _,
         } = allocation;
         Self {
             slot: id.slot,
@@ -691,6 +694,7 @@ impl AllocationImage {
                 .map(Box::new),
             relay_transport: RelayTransport::Udp,
             connections: Vec::new(),
+            told: Told::default(),
         })
     }
 }
@@ -749,6 +753,7 @@ fn each_counter(stats: &mut Stats, mut visit: impl FnMut(String, &mut u64)) {
         bandwidth,
         affected,
         connections: _,
+        icmp,
     } = stats;
     affected.each_word(|name, value| visit(format!("affected/{name}"), value));
     for (limit, row) in Limit::ALL.iter().zip(policed) {
@@ -790,6 +795,9 @@ fn each_counter(stats: &mut Stats, mut visit: impl FnMut(String, &mut u64)) {
     }
     for (rule, value) in DeniedRule::ALL.iter().zip(peer_denied) {
         visit(format!("denied/{}", rule.label()), value);
+    }
+    for (fate, value) in IcmpFate::ALL.iter().zip(icmp) {
+        visit(format!("icmp/{}", fate.label()), value);
     }
     each_bucket("duration", duration, &mut visit);
     for (direction, histogram) in Direction::ALL.iter().zip(bandwidth) {

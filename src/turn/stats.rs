@@ -7,6 +7,7 @@ use crate::base::{Family, Transport};
 use crate::wire::{ErrorCode, Method};
 
 use super::affected::Affected;
+use super::icmp::IcmpFate;
 use super::police::Limit;
 
 /// Which way relayed application data flows.
@@ -313,6 +314,8 @@ pub struct Stats {
     pub bandwidth: [Histogram<{ BANDWIDTH_BOUNDS.len() }>; Direction::ALL.len()],
     /// Connections of TCP allocations with peers, those that wait to be made or bound included.
     pub connections: u64,
+    /// ICMP errors about datagrams to peers.
+    pub icmp: [u64; IcmpFate::ALL.len()],
 }
 
 /// Outcomes of Allocate requests; challenges (401 without credentials, 438) are none and stay 0.
@@ -349,6 +352,7 @@ impl Default for Stats {
             duration: Histogram::default(),
             bandwidth: Default::default(),
             connections: 0,
+            icmp: [0; IcmpFate::ALL.len()],
         }
     }
 }
@@ -411,6 +415,7 @@ impl Stats {
         self.new_peers_refused += other.new_peers_refused;
         self.scan_suspects += other.scan_suspects;
         self.connections += other.connections;
+        (self.icmp.iter_mut().zip(&other.icmp)).for_each(|(a, b)| add(a, b));
         let mine =
             (self.relayed.as_flattened_mut().iter_mut()).chain(self.policed.as_flattened_mut());
         let theirs = (other.relayed.as_flattened().iter()).chain(other.policed.as_flattened());

@@ -27,7 +27,7 @@ const PEER: u64 = 1 << 32;
 const SETTLE: Duration = Duration::from_secs(3);
 
 pub struct Client {
-    socket: UdpSocket,
+    pub socket: UdpSocket,
     signer: Signer,
     pub relayed: SocketAddr,
 }

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use turnix::net::host;
+use socket2::SockRef;
+use stun::attributes::AttrType;
+use turnix::net::{Batch, UdpOptions, host};
+use turnix::wire::attribute;
 
 use super::flows::{Client, StreamClient, Traffic};
 use super::process::{Site, until};
@@ -129,6 +132,57 @@ fn what_clients_and_operators_know_goes_on() {
     assert_eq!(new.metric("turn_allocations"), 21.0);
     // One that has the same peers reaches another in memory.
     newcomer.bind(clients[0].relayed);
+}
+
+/// DSCP and ECN, and ICMP errors: options of sockets that go along, as the process says that has them.
+#[test]
+fn sockets_tell_what_the_configuration_of_their_process_says() {
+    let site = Site::new();
+    let silent = "shards = 2\n[protocol]\nicmp = false\ndscp = \"zero\"";
+    let mut server = site.spawn(silent, &[], &[]);
+    server.serves();
+    until("it can be taken over from", || site.socket().exists());
+    let client = Client::allocate(server.listener());
+    let options = UdpOptions::default();
+    let peer = turnix::net::UdpSocket::bind((site.address(), 0).into(), &options).unwrap();
+    peer.report_tos(true);
+    let closed = UdpSocket::bind((site.address(), 0)).unwrap();
+    let nobody = closed.local_addr().unwrap();
+    drop(closed);
+    SockRef::from(&client.socket).set_tos_v4(0xB9).unwrap();
+    let mut batch = Batch::new(1);
+    for (more, speaks) in [
+        (None, false),
+        (Some("shards = 2"), true),
+        (Some(silent), false),
+    ] {
+        if let Some(more) = more {
+            let successor = site.spawn(more, &["--takeover"], &[]);
+            successor.serves();
+            assert_eq!(server.ended(), Some(0), "{}", server.log());
+            server = successor;
+        }
+        let told = || server.metric("turn_icmp_errors_total");
+        let before = told();
+        let send = |to| {
+            let permission = Request::create_permission(&[to]);
+            assert_eq!(client.ask_signed(permission).code(), 0);
+            client.socket.send(&Request::send(to, b"x").bytes())
+        };
+        send(peer.local_addr()).unwrap();
+        until("it arrives", || batch.receive_one(&peer, 0).unwrap());
+        assert_eq!(batch.received(0).tos, if speaks { 0xB9 } else { 0 });
+        send(nobody).unwrap();
+        if speaks {
+            let mut buffer = [0; 2048];
+            let length = client.socket.recv(&mut buffer).expect("an ICMP error");
+            let error = Reply::parse(&buffer[..length]);
+            assert_eq!(error.peer(), nobody);
+            assert!(error.0.contains(AttrType(attribute::ICMP)));
+        }
+        assert_eq!(client.refresh(), 0);
+        assert_eq!(told() - before, f64::from(u8::from(speaks)));
+    }
 }
 
 #[test]

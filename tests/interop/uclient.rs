@@ -76,6 +76,8 @@ struct Run {
     relayed: Family,
     credentials: Credentials,
     allocations: Allocations,
+    /// DONT-FRAGMENT in Allocate and in Send.
+    dont_fragment: bool,
 }
 
 impl Run {
@@ -88,6 +90,14 @@ impl Run {
             relayed: Family::V4,
             credentials: Credentials::LongTerm,
             allocations: Allocations::One,
+            dont_fragment: false,
+        }
+    }
+
+    const fn dont_fragment(self) -> Run {
+        Run {
+            dont_fragment: true,
+            ..self
         }
     }
 
@@ -156,6 +166,9 @@ impl Run {
         }
         if self.data == Data::Indications {
             add("-s");
+        }
+        if self.dont_fragment {
+            add("-g");
         }
         let relayed = address(self.relayed);
         match self.peer {
@@ -320,6 +333,9 @@ cases! {
     rtcp_on_the_port_above_over_tcp: Run::new(Tcp, Indications, Echo).rtcp();
     both_families_to_ipv6_echo_peer: Run::new(Udp, Channels, Echo).relayed(V6).dual();
     both_families_to_ipv6_echo_peer_over_tcp: Run::new(Tcp, Indications, Echo).relayed(V6).dual();
+    udp_dont_fragment_to_echo_peer: Run::new(Udp, Indications, Echo).dont_fragment();
+    tcp_dont_fragment_to_echo_peer: Run::new(Tcp, Indications, Echo).dont_fragment();
+    dont_fragment_to_ipv6_peer: Run::new(Udp, Indications, Echo).relayed(V6).dont_fragment();
     secret_over_udp: Run::new(Udp, Channels, Clients).secret();
     secret_over_tcp: Run::new(Tcp, Channels, Clients).secret();
     secret_over_tls: Run::new(Tls, Channels, Echo).secret();

@@ -14,6 +14,7 @@ mod datagrams;
 mod dialects;
 mod dual;
 mod hairpin;
+mod headers;
 mod limits;
 mod load;
 mod realms;

@@ -15,6 +15,7 @@ use turnix::base::{Family, FiveTuple, ListenerId, Now, RelayedAddress, Transport
 use turnix::turn::{
     AllocationId, EndReason, Forward, FromPeer, OpenError, Output, Path, Server, Settings,
 };
+use turnix::wire::Icmp;
 
 use super::Reach;
 use super::input::Input;
@@ -418,6 +419,7 @@ impl Ledger {
                 allocation,
                 peer,
                 payload,
+                dont_fragment: _,
             } => {
                 let payload = &bytes[payload.start.into()..payload.end.into()];
                 let address = peer.address();
@@ -496,6 +498,7 @@ impl Ledger {
         };
         let address = peer(input);
         let length = match input.byte() {
+            253 => return self.icmp(input, id, address, back),
             254 => 65_500 + input.below(60),
             255 => 1200,
             length => usize::from(length % 9),
@@ -544,6 +547,42 @@ impl Ledger {
             other => panic!("{other:?} for a peer's datagram"),
         }
         assert_eq!(self.server.poll_output(), None, "peers get no answers");
+    }
+
+    /// An ICMP error about what was sent to a peer, or was not.
+    fn icmp(&mut self, input: &mut Input<'_>, id: AllocationId, peer: SocketAddr, back: Ms) {
+        let icmp = Icmp {
+            kind: input.byte() % 16,
+            code: input.byte(),
+            data: input.word().into(),
+        };
+        let now = self.tell(back);
+        self.server.handle_icmp(now, id, peer, icmp);
+        let what = match self.server.poll_output() {
+            None => "icmp error kept",
+            Some(Output::ToClient {
+                five_tuple,
+                message,
+            }) => {
+                let held = (self.held.iter().find(|held| held.id == id))
+                    .expect("to the client of an allocation");
+                assert_eq!(held.tuple, five_tuple);
+                assert!(self.latest < held.ends && held.relayed.is_some());
+                let until = held.permissions.get(&peer.ip()).copied();
+                assert!(
+                    until.is_some_and(|until| self.latest < until),
+                    "no permission"
+                );
+                assert!(!self.stricter || !is_refused(peer, true));
+                let reply = Reply::parse(&message);
+                assert_eq!((reply.0.typ.value(), reply.peer()), (0x0017, peer));
+                assert!(reply.attr(ATTR_DATA).is_none() && message.len() <= 56);
+                "icmp error told"
+            }
+            other => panic!("{other:?} for an ICMP error"),
+        };
+        assert_eq!(self.server.poll_output(), None, "one message at most");
+        self.note(what);
     }
 
     fn timeout(&mut self, back: Ms) {

@@ -686,6 +686,7 @@ impl Harness {
                     allocation,
                     peer,
                     payload,
+                    dont_fragment: false,
                 } = forward
                 else {
                     panic!("{forward:?} instead of {expected:?}");
