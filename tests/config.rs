@@ -11,7 +11,7 @@ use turnix::config::{Config, External, Mapping, Sources, Tls, declared, values};
 use turnix::external::Cloud;
 use turnix::logging::{Format, Level};
 use turnix::stream::certificates;
-use turnix::turn::{self, Bandwidth, ChannelRange, DefaultFamily};
+use turnix::turn::{self, Bandwidth, ChannelRange, DefaultFamily, SecurityFeatures};
 
 const AUTH: &str = "auth.secrets=[\"s3cret\"]";
 
@@ -246,6 +246,7 @@ unauthenticated_per_address = 7
 auth_failures_per_address = 0
 [protocol]
 channels = "rfc5766"
+security_features = "always"
 [http]
 admin = "[::1]:9641"
 [cluster]
@@ -299,6 +300,8 @@ ip_privacy = "truncate"
     assert_eq!(config.turn.nonce_lifetime, Duration::from_secs(600));
     assert_eq!(config.turn.max_lifetime, Duration::from_secs(1800));
     assert_eq!(config.turn.protocol.channels, ChannelRange::Rfc5766);
+    let features = config.turn.protocol.security_features;
+    assert_eq!(features, SecurityFeatures::Always);
     assert_eq!(config.access.limits.allocations_per_address, 5);
     assert_eq!(config.access.limits.share_per_user, 75);
     assert_eq!(config.turn.unauthenticated_per_address, 7);
@@ -1573,5 +1576,199 @@ fn who_tells_external_addresses() {
         let assignments: Vec<&str> = [AUTH].into_iter().chain(assignments).collect();
         let problems = set(&assignments).unwrap_err();
         assert!(problems.contains(says), "{problems}");
+    }
+}
+
+#[test]
+fn keys_of_tokens_are_read_and_refused_one_by_one() {
+    // openssl rand -base64 32, and 16.
+    const KEY: &str = "3vCwGPUJUFNXLTFyNC2OuiHNjPxMZPRC4m9gfXhGuBk=";
+    const SHORT: &str = "XcSSHmaPRBzNLL1Hzdfz0g==";
+    let keys = |keys: &str| set(&[AUTH, &format!("auth.oauth.keys=[{keys}]")]);
+    let none = set(&[AUTH]).unwrap().access.oauth;
+    assert!(none.keys.is_empty() && none.server_name.is_none());
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("key");
+    std::fs::write(&path, format!("{SHORT}\n")).unwrap();
+    // A server may live on tokens alone.
+    let config = set(&[
+        "auth.oauth.server_name=relays.example.org",
+        &format!(
+            r#"auth.oauth.keys=[{{ kid = "a", key = "{KEY}", not_before = "2026-01-01T00:00:00Z", not_after = "2026-01-02T00:00:00+01:00" }},
+                {{ kid = "b", algorithm = "A128GCM", key_file = "{}" }}]"#,
+            path.display()
+        ),
+    ])
+    .unwrap();
+    assert!(!format!("{config:?}").contains("3vCw"));
+    let oauth = config.access.oauth;
+    assert_eq!(oauth.server_name.as_deref(), Some("relays.example.org"));
+    let [a, b] = &oauth.keys[..] else {
+        panic!("{:?}", oauth.keys);
+    };
+    assert_eq!((a.kid.as_str(), a.key.expose().len()), ("a", 32));
+    assert_eq!(a.not_before, Some(Duration::from_secs(1_767_225_600)));
+    assert_eq!(
+        a.not_after,
+        Some(Duration::from_secs(1_767_225_600 + 23 * 3600))
+    );
+    assert_eq!((b.kid.as_str(), b.key.expose()[0]), ("b", 0x5d));
+    assert_eq!((b.not_before, b.not_after), (None, None));
+    let in_the_file = load(&format!(
+        "[[auth.oauth.keys]]\nkid = \"a\"\nkey = \"{KEY}\"\nnot_before = 2026-01-01T00:00:00Z\n"
+    ));
+    let in_the_file = in_the_file.unwrap().access.oauth.keys;
+    assert_eq!(in_the_file[0].not_before, a.not_before);
+    for (wrong, complaint) in [
+        (
+            format!(r#"{{ key = "{KEY}" }}"#),
+            "auth.oauth.keys.kid: found \"\"",
+        ),
+        (
+            r#"{ kid = "a" }"#.to_owned(),
+            "auth.oauth.keys.key: missing",
+        ),
+        (
+            r#"{ kid = "a", key = "*" }"#.to_owned(),
+            "something else than base64",
+        ),
+        (
+            format!(r#"{{ kid = "a", key = "{SHORT}" }}"#),
+            "a key of 16 bytes; A256GCM takes 32 bytes",
+        ),
+        (
+            format!(r#"{{ kid = "a", algorithm = "A128GCM", key = "{KEY}" }}"#),
+            "a key of 32 bytes; A128GCM takes 16 bytes",
+        ),
+        (
+            r#"{ kid = "a", algorithm = "A128GCM", key = "MTIzNDU2Nzg5MDEyMzQ1Ngo=" }"#.to_owned(),
+            "this one ends with a line feed",
+        ),
+        (
+            format!(r#"{{ kid = "a", algorithm = "HS256", key = "{KEY}" }}"#),
+            "expected \"A256GCM\" or \"A128GCM\"",
+        ),
+        (
+            format!(
+                r#"{{ kid = "a", key = "{KEY}", key_file = "{}" }}"#,
+                path.display()
+            ),
+            "given, and key_file too",
+        ),
+        (
+            format!(r#"{{ kid = "a", key = "{KEY}", not_after = "tomorrow" }}"#),
+            "expected a date and time",
+        ),
+        (
+            format!(
+                r#"{{ kid = "a", key = "{KEY}", not_before = "2026-01-02T00:00:00Z", not_after = "2026-01-01T00:00:00Z" }}"#
+            ),
+            "not later than not_before",
+        ),
+        (
+            format!(r#"{{ kid = "a", key = "{KEY}" }}, {{ kid = "a", key = "{KEY}" }}"#),
+            "\"a\" occurs twice",
+        ),
+    ] {
+        let problems = keys(&wrong).unwrap_err();
+        assert!(problems.contains(complaint), "{wrong}: {problems}");
+        assert!(
+            !problems.contains("3vCw") && !problems.contains("XcSS"),
+            "{problems}"
+        );
+    }
+}
+
+#[test]
+fn realms_are_read_and_refused_one_by_one() {
+    let realms = |realms: &str| {
+        set(&[
+            "auth.users={ alice = \"a\", \"erin@e.example\" = \"e\" }",
+            &format!("realms=[{realms}]"),
+        ])
+    };
+    assert!(realms("").unwrap().access.realms.is_empty());
+    let config = realms(
+        r#"{ name = "b.example", server_names = ["Turn.B.example"], users = { alice = "hush" }, allocations = 5 },
+            { name = "c", secrets = ["hush"], allocations_per_user = 2 }"#,
+    )
+    .unwrap();
+    assert!(!format!("{config:?}").contains("hush"));
+    // Somebody else can come, so a user leaves others some ports.
+    assert_eq!(config.access.limits.share_per_user, 90);
+    let [b, c] = &config.access.realms[..] else {
+        panic!("{:?}", config.access.realms);
+    };
+    assert_eq!(
+        (b.name.as_str(), &b.server_names[..]),
+        ("b.example", &["turn.b.example".to_owned()][..])
+    );
+    assert_eq!(
+        (b.limits.allocations, b.limits.allocations_per_user),
+        (5, 0)
+    );
+    assert_eq!((b.users.len(), c.secrets.len()), (1, 1));
+    let key = |realm: &str| {
+        set(&[
+            r#"realms=[{ name = "b", secrets = ["hush"] }, { name = "c", users = { a = "hush" } }]"#,
+            &format!(
+                r#"api.keys=[{{ id = "k", secret = "sixteen letters!", realm = "{realm}" }}]"#
+            ),
+        ])
+    };
+    let keys = key("b").unwrap().api_keys;
+    assert_eq!(keys[0].realm.as_ref().unwrap().0.as_str(), "b");
+    assert!(
+        key("")
+            .unwrap_err()
+            .contains("no secret to make credentials with")
+    );
+    for other in ["c", "d"] {
+        assert!(
+            key(other).unwrap_err().contains("api.keys.realm: found"),
+            "{other}"
+        );
+    }
+    // The default realm may be nobody's.
+    set(&[r#"realms=[{ name = "b", secrets = ["hush"] }]"#]).unwrap();
+    for (wrong, complaint) in [
+        (r#"{ secrets = ["hush"] }"#, "realms.name: found \"\""),
+        (
+            r#"{ name = "b@c", secrets = ["hush"] }"#,
+            "realms.name: found \"b@c\"",
+        ),
+        (r#"{ name = "b" }"#, "neither users nor secrets"),
+        (
+            r#"{ name = "turnix", secrets = ["hush"] }"#,
+            "\"turnix\" occurs twice",
+        ),
+        (
+            r#"{ name = "b", secrets = ["hush"] }, { name = "b", secrets = ["hush"] }"#,
+            "\"b\" occurs twice",
+        ),
+        (
+            r#"{ name = "b", server_names = ["x"], secrets = ["hush"] }, { name = "c", server_names = ["X"], secrets = ["hush"] }"#,
+            "realms.server_names: \"x\" occurs twice",
+        ),
+        (
+            r#"{ name = "b", server_names = ["*.b"], secrets = ["hush"] }"#,
+            "realms.server_names: found",
+        ),
+        (
+            r#"{ name = "e.example", secrets = ["hush"] }"#,
+            "move the user to the realm's own users",
+        ),
+        (
+            r#"{ name = "b", users = { a = "md5:hush" } }"#,
+            "realms.users",
+        ),
+        (
+            r#"{ name = "b", secrets = ["hush"], peers = [] }"#,
+            "realms.peers: unknown key",
+        ),
+    ] {
+        let problems = realms(wrong).unwrap_err();
+        assert!(problems.contains(complaint), "{wrong}: {problems}");
+        assert!(!problems.contains("hush"), "{problems}");
     }
 }

@@ -68,6 +68,7 @@ fn the_seeds_get_somewhere() {
                 "integrity",
                 "fingerprint",
                 "peer",
+                "token",
             ],
             "peers" => &["rule", "nat64", "permitted", "metadata", "refused inside"],
             "stream" => &[

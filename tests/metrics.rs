@@ -17,6 +17,7 @@ use turnix::wire::{ErrorCode, Method};
 fn context() -> Context {
     Context {
         capacity_ratio: 0.25,
+        realms: Vec::new(),
         certificate_expiry_unix: Some(1_900_000_000),
         other_certificates: vec![
             ("www.example.org".into(), 1_900_000_001),
@@ -89,6 +90,7 @@ fn allocation(user: &str) -> NamedAllocation {
                 generation: 7,
             },
             user: Arc::from(user),
+            realm: None,
             scope: turnix::access::Scope::Policy,
             transport: Transport::Tcp,
             client: "198.51.100.7:4000".parse().unwrap(),
@@ -112,6 +114,8 @@ fn allocation(user: &str) -> NamedAllocation {
             channels: 1,
             permissions_made: 3,
             channels_made: 2,
+            relay_transport: turnix::base::RelayTransport::Udp,
+            connections: 0,
         },
     }
 }
@@ -157,6 +161,7 @@ fn totals_carry_the_contract_names_and_labels() {
         "turn_scan_suspects_total 2",
         r#"turn_auth_failures_total{reason="expired"} 0"#,
         r#"turn_stream_connections{transport="tls"} 3"#,
+        "turn_peer_connections 0",
         r#"turn_stream_refused_total{reason="address"} 7"#,
         r#"turn_stream_refused_total{reason="protocol"} 1"#,
         r#"turn_stream_refused_total{reason="proxy"} 2"#,

@@ -20,6 +20,7 @@ pub(super) struct LimitKeys {
     pub auth_failures: u32,
     pub bandwidth: Bandwidth,
     pub new_peers: u32,
+    pub peer_connections: usize,
 }
 
 /// What one user may have of the relay ports that others leave, where there are others.
@@ -94,6 +95,12 @@ pub(super) fn read_limits(r: &mut Reader<'_>, several_users: bool) -> Option<Lim
         "a number of peers per second up to 1000000, 0 for no limit",
         &rate,
     );
+    let peer_connections = r.key(
+        "limits.connections_per_allocation",
+        "16",
+        "a number from 1 to 65535",
+        values::number(1..=65_535),
+    );
     Some(LimitKeys {
         quotas: Limits {
             allocations: allocations?,
@@ -114,6 +121,7 @@ pub(super) fn read_limits(r: &mut Reader<'_>, several_users: bool) -> Option<Lim
             total: total?,
         },
         new_peers: new_peers?,
+        peer_connections: peer_connections? as usize,
     })
 }
 

@@ -17,6 +17,7 @@ use super::preset;
 use super::problem::{Origin, Problem, Problems, Sources};
 use super::protocol::read_protocol;
 use super::reader::{Declared, Reader};
+use super::realms::read_realms;
 use super::records::read_records;
 use super::server::{read_handover, read_server};
 use super::sharing::check_upstreams;
@@ -109,13 +110,20 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
     let listeners = read_listeners(r, has_certificate);
     let relay = read_relay(r);
     let auth = read_auth(r, sources);
-    let several_users = auth.as_ref().is_none_or(Auth::knows_several);
+    let known = auth
+        .as_ref()
+        .map(|auth| &auth.users[..])
+        .unwrap_or_default();
+    let realms = read_realms(r, sources, realm.as_deref(), known);
+    let several_users = realms.as_ref().is_none_or(|realms| !realms.is_empty())
+        || auth.as_ref().is_none_or(Auth::knows_several);
     let limits = read_limits(r, several_users);
     let peers = read_peers(r);
     let protocol = read_protocol(r, listeners.as_deref());
     let http = read_http(r, sources);
     let has_secrets = auth.as_ref().is_none_or(|auth| !auth.secrets.is_empty());
-    let api_keys = read_keys(r, sources, has_secrets);
+    let realms_known = realms.as_deref().unwrap_or_default();
+    let api_keys = read_keys(r, sources, has_secrets, realms_known);
     let cluster = read_cluster(r);
     let per_allocation = r.key(
         "metrics.per_allocation",
@@ -150,6 +158,8 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
             strict_expiry: auth.strict_expiry,
             peers: peers?,
             limits: limits.quotas,
+            oauth: auth.oauth,
+            realms: realms?,
         },
         listeners: listeners?
             .into_iter()
@@ -166,6 +176,7 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
             auth_failures_per_address: limits.auth_failures,
             bandwidth: limits.bandwidth,
             new_peers_per_second: limits.new_peers,
+            connections_per_allocation: limits.peer_connections,
         },
         connections_per_address: limits.connections_per_address,
         upstream_connections: limits.upstream_connections,

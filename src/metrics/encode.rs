@@ -9,7 +9,7 @@ use prometheus::proto::{
 };
 use prometheus::{Registry, TextEncoder};
 
-use crate::access::{AuthFailure, DeniedRule, RevokedKind};
+use crate::access::{AuthFailure, DeniedRule, RealmName, RevokedKind};
 use crate::acme::Tally;
 use crate::base::{Family, Printable, Transport};
 use crate::stream::{Passed, Refusal, Refused};
@@ -55,6 +55,8 @@ pub struct Context {
     pub external_changes: u64,
     /// What the server found when it looked at itself last; none where it does not.
     pub canary: Vec<CanaryLook>,
+    /// Live allocations of each realm but the default one. The configuration bounds them.
+    pub realms: Vec<(RealmName, u32)>,
     /// The version of turnix.
     pub version: &'static str,
 }
@@ -349,6 +351,13 @@ fn server(families: &mut Vec<MetricFamily>, totals: &ShardSnapshot, context: &Co
     );
     push(
         families,
+        "turn_peer_connections",
+        "Connections of TCP allocations with peers, those that wait to be made or bound included.",
+        MetricType::GAUGE,
+        vec![gauge(&[], totals.stats.connections as f64)],
+    );
+    push(
+        families,
         "turn_stream_refused_total",
         "TCP connections closed before they became TURN or HTTP clients, by reason.",
         MetricType::COUNTER,
@@ -495,6 +504,15 @@ fn server(families: &mut Vec<MetricFamily>, totals: &ShardSnapshot, context: &Co
         "Share of the most limiting resource in use, 0 to 1.",
         MetricType::GAUGE,
         vec![gauge(&[], context.capacity_ratio)],
+    );
+    push(
+        families,
+        "turn_realm_allocations",
+        "Live allocations of each realm but the default one.",
+        MetricType::GAUGE,
+        (context.realms.iter())
+            .map(|(realm, live)| gauge(&[("realm", realm.as_str())], f64::from(*live)))
+            .collect(),
     );
     push(
         families,

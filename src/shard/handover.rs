@@ -94,6 +94,9 @@ pub(super) struct Rest {
     pub segmentation_fallbacks: u64,
     /// Where the relay sockets are bound that stay.
     pub stays: Vec<SocketAddr>,
+    /// Those that listen, for connections.
+    #[serde(default)]
+    pub stays_tcp: Vec<SocketAddr>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -341,12 +344,14 @@ impl Legacy {
                 Some((*slot, listeners.iter().position(same)?))
             })
             .collect();
-        let stays: Vec<_> = (self.shards.iter())
-            .flat_map(|estate| &estate.rest)
-            .flat_map(|rest| rest.stays.iter().copied())
-            .collect();
+        let rests = || self.shards.iter().flat_map(|estate| &estate.rest);
+        let stays: Vec<_> = rests().flat_map(|rest| &rest.stays).copied().collect();
         for place in pool.claim(&stays).into_iter().flatten() {
             pool.set_abroad(place);
+        }
+        let tcp: Vec<_> = rests().flat_map(|rest| &rest.stays_tcp).copied().collect();
+        for place in pool.claim(&tcp).into_iter().flatten() {
+            pool.set_abroad_tcp(place);
         }
         let abroad = !stays.is_empty();
         let mut pools = Pools {

@@ -184,6 +184,42 @@ impl StreamClient {
         client
     }
 
+    /// With an allocation that relays connections.
+    #[track_caller]
+    pub fn relaying_tcp(server: SocketAddr) -> Self {
+        let mut client = Self {
+            connection: Box::new(connect(server)),
+            signer: Signer::new(USER, PASSWORD, ""),
+            relayed: server,
+        };
+        let challenge = client.ask(&Request::allocate());
+        client.signer = Signer::new(USER, PASSWORD, &challenge.nonce());
+        let reply = client.ask_signed(Request::allocate_tcp());
+        assert_eq!(reply.code(), 0);
+        client.relayed = reply.relayed();
+        client
+    }
+
+    /// The data connection of this client's connection `id` with a peer.
+    #[track_caller]
+    pub fn data(&self, server: SocketAddr, id: u32) -> Self {
+        let mut data = Self {
+            connection: Box::new(connect(server)),
+            signer: self.signer.clone(),
+            relayed: self.relayed,
+        };
+        assert_eq!(data.ask_signed(Request::connection_bind(id)).code(), 0);
+        data
+    }
+
+    /// The next `length` bytes, fewer if it ends before.
+    pub fn read(&mut self, length: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut rest = self.connection.as_mut().take(length);
+        let _ = rest.read_to_end(&mut bytes);
+        bytes
+    }
+
     #[track_caller]
     pub fn bind(&mut self, peer: SocketAddr) {
         let reply = self.ask_signed(Request::channel_bind(CHANNEL, peer));
@@ -208,7 +244,7 @@ impl StreamClient {
         frame[4..].to_vec()
     }
 
-    fn ask_signed(&mut self, request: Request) -> Reply {
+    pub fn ask_signed(&mut self, request: Request) -> Reply {
         let request = self.signed(request);
         self.ask(&request)
     }

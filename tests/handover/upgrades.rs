@@ -338,6 +338,50 @@ fn one_who_stays_and_one_who_moves_go_on_talking() {
     assert_eq!(new.metric("turn_allocations"), 2.0);
 }
 
+/// Connections with peers are sockets of one process: they go on in it until their client goes, over plain TCP as well.
+#[test]
+fn tcp_allocations_stay_with_the_connections_they_have() {
+    let site = Site::new();
+    let mut old = site.start(&[]);
+    let server = old.listener();
+    let listener = TcpListener::bind((site.address(), 0)).unwrap();
+    let mut stays = StreamClient::relaying_tcp(server);
+    let connect = Request::connect(listener.local_addr().unwrap());
+    let id = stays.ask_signed(connect).connection_id();
+    let (mut peer, _) = listener.accept().unwrap();
+    let mut data = stays.data(server, id);
+    let mut moves = StreamClient::tcp(server);
+    let mut talk = |bytes: &[u8]| {
+        data.write(bytes);
+        let mut got = vec![0; bytes.len()];
+        peer.read_exact(&mut got).unwrap();
+        assert!(got == bytes);
+        peer.write_all(bytes).unwrap();
+        assert!(data.read(bytes.len() as u64) == bytes);
+    };
+    talk(b"before");
+    let new = site.successor(&[]);
+    new.serves();
+    old.says("\"taken over\"");
+    for size in [1, 1000, 300_000] {
+        talk(&vec![7; size]);
+    }
+    assert_eq!(moves.ask_signed(Request::refresh(600)).code(), 0);
+    assert_eq!(stays.ask_signed(Request::refresh(600)).code(), 0);
+    // What it would connect to now could be bound nowhere.
+    let other = TcpListener::bind((site.address(), 0)).unwrap();
+    let connect = Request::connect(other.local_addr().unwrap());
+    assert_eq!(stays.ask_signed(connect).code(), 508);
+    let newcomer = StreamClient::relaying_tcp(new.listener());
+    assert_ne!(newcomer.relayed, stays.relayed);
+    assert_eq!(new.metric("turn_allocations"), 2.0);
+    drop(stays);
+    assert_eq!(data.read(1), b"");
+    let _ = peer.read_to_end(&mut Vec::new());
+    drop(data);
+    assert_eq!(old.ended(), Some(0), "{}", old.log());
+}
+
 #[test]
 fn a_quick_start_goes_on_with_what_the_last_one_chose() {
     let site = Site::new();

@@ -26,6 +26,7 @@ fn page(world: &World) -> BTreeSet<String> {
         live: Vec::new(),
         context: Context {
             capacity_ratio: 0.0,
+            realms: Vec::new(),
             certificate_expiry_unix: None,
             other_certificates: Vec::new(),
             streams_refused: Default::default(),
