@@ -326,6 +326,42 @@ fn clients_behind_a_proxy_stay_who_they_are() {
 }
 
 #[test]
+fn what_is_passed_through_stays_until_it_ends() {
+    let site = Site::new();
+    let behind = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = format!(
+        "listen=[{{ address = '{}:0', protocols = ['udp', 'tcp', 'tls'], upstream = '{}' }}]",
+        site.address(),
+        behind.local_addr().unwrap()
+    );
+    let mut server = site.spawn("shards = 2", &["--set", &listen], &[]);
+    server.serves();
+    until("it can be taken over from", || site.socket().exists());
+    let mut page = TcpStream::connect(server.listener()).unwrap();
+    page.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+    let (mut other, _) = behind.accept().unwrap();
+    let mut request = [0; 16];
+    other.read_exact(&mut request).unwrap();
+
+    let successor = site.spawn("", &["--takeover", "--set", &listen], &[]);
+    successor.serves();
+    server.says("\"taken over\"");
+    for _ in 0..20 {
+        other.write_all(b"still here").unwrap();
+        let mut word = [0; 10];
+        page.read_exact(&mut word).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(server.runs(), "{}", server.log());
+    // The next one is the successor's.
+    let mut next = TcpStream::connect(successor.listener()).unwrap();
+    next.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+    let _second = behind.accept().unwrap();
+    drop((page, other));
+    assert_eq!(server.ended(), Some(0), "{}", server.log());
+}
+
+#[test]
 fn one_who_stays_and_one_who_moves_go_on_talking() {
     let site = Site::new();
     let mut old = site.start(&[]);
