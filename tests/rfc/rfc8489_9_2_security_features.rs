@@ -240,7 +240,8 @@ fn stored_keys_decide_what_is_offered() {
         access.users = users.iter().map(user).collect();
         World::with(Settings::default(), &access, seed())
     };
-    let cases: &[(&[(&str, &str)], &[[u8; 4]], u16, u16)] = &[
+    type Users<'a> = &'a [(&'a str, &'a str)];
+    let cases: &[(Users<'_>, &[[u8; 4]], u16, u16)] = &[
         // (users, what is offered, alice as the list says, alice as clients without a list have it)
         (&[(USER, PASSWORD)], &[SHA256, MD5], 0, 0),
         (&[(USER, &md5), ("bob", "b")], &[MD5], 0, 0),
@@ -308,7 +309,7 @@ fn a_reload_that_changes_the_offer_makes_nonces_stale() {
     );
 }
 
-/// Over a take-over, also from a version that knows MD5 only.
+/// Over a take-over.
 #[test]
 fn a_snapshot_keeps_the_key_and_how_it_signs() {
     let mut world = world(SecurityFeatures::Streams);
@@ -330,5 +331,37 @@ fn a_snapshot_keeps_the_key_and_how_it_signs() {
     let reply = world.ask(tcp(CLIENT), &modern.sign(Request::refresh(600)));
     assert!(reply.code() == 0 && modern.has_signed(&reply));
     let reply = world.ask(tcp("192.0.2.8:1"), &Request::refresh(600).sign(&legacy));
+    assert!(reply.code() == 0 && reply.is_signed_by(&legacy));
+}
+
+/// What a version wrote that knows MD5 keys only.
+#[test]
+fn a_snapshot_without_the_newer_fields_is_read() {
+    let mut world = world(SecurityFeatures::Streams);
+    let legacy = Signer::new(USER, PASSWORD, &world.nonce(tcp(CLIENT)));
+    assert_eq!(
+        world.code(tcp(CLIENT), &Request::allocate().sign(&legacy)),
+        0
+    );
+    let bytes = world.server.snapshot(world.now, |_| true).encode();
+    let (start, mut image) = (0..32)
+        .find_map(|at| {
+            let image: serde_json::Value = rmp_serde::from_slice(&bytes[at..]).ok()?;
+            image.get("allocations").is_some().then_some((at, image))
+        })
+        .expect("the image behind its head");
+    for allocation in image["allocations"].as_array_mut().unwrap() {
+        let allocation = allocation.as_object_mut().unwrap();
+        assert!(allocation.remove("key_sha256").is_some());
+        assert!(allocation.remove("signs_sha256").is_some());
+    }
+    let image = rmp_serde::to_vec_named(&image).unwrap();
+    let length = (image.len() as u64).to_be_bytes();
+    let old = [&bytes[..start - length.len()], &length, &image].concat();
+    let snapshot = Snapshot::decode(&old).unwrap();
+    let families = vec![Family::V4, Family::V6];
+    let access = std::sync::Arc::clone(&world.access);
+    world.server = Server::restore(world.now, Settings::default(), families, access, snapshot);
+    let reply = world.ask(tcp(CLIENT), &Request::refresh(600).sign(&legacy));
     assert!(reply.code() == 0 && reply.is_signed_by(&legacy));
 }
