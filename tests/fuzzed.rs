@@ -71,7 +71,15 @@ fn the_seeds_get_somewhere() {
                 "token",
             ],
             "peers" => &["rule", "nat64", "permitted", "metadata", "refused inside"],
-            "stream" => &["frame", "padded frame", "out of step", "half a frame"],
+            "stream" => &[
+                "frame",
+                "padded frame",
+                "out of step",
+                "half a frame",
+                "proxy for a client",
+                "proxy for itself",
+                "half a proxy header",
+            ],
             _ => &[
                 "allocate 0",
                 "allocate 486",

@@ -42,6 +42,12 @@ pub(super) fn read_protocol(
             ("off", SecurityFeatures::Off),
         ]),
     );
+    let tcp_allocations = r.key(
+        "protocol.tcp_allocations",
+        "true",
+        "true or false",
+        values::boolean,
+    );
     let addresses = r.key(
         "protocol.nat_discovery",
         "[]",
@@ -64,6 +70,7 @@ pub(super) fn read_protocol(
         nat_discovery: nat_discovery?,
         rfc3489: rfc3489?,
         security_features: security_features?,
+        tcp_allocations: tcp_allocations?,
     })
 }
 

@@ -3,6 +3,7 @@
 //! Owns no counter: shards count, this module names and writes. Nothing here costs the data path anything.
 
 mod encode;
+mod passages;
 
 pub use encode::{Context, Reading, encode};
 

@@ -47,6 +47,7 @@ struct Record<'a> {
     peak_bits_per_second: BothWays,
     permissions: u32,
     channels: u32,
+    relay_transport: &'static str,
 }
 
 #[derive(Serialize)]
@@ -125,6 +126,7 @@ impl Writer {
             peak_bits_per_second: BothWays::of(|at| view.peak_bits_per_second[at]),
             permissions: view.permissions_made,
             channels: view.channels_made,
+            relay_transport: view.relay_transport.label(),
         };
         serde_json::to_string(&record).unwrap_or_else(|error| {
             debug_assert!(false, "a record does not encode: {error}");

@@ -12,11 +12,13 @@
 
 mod budgets;
 mod change;
+mod connections;
 mod engine;
 mod free_ports;
 mod hairpin;
 mod handover;
 mod mailbox;
+mod pipe;
 mod ports;
 mod queue;
 mod relays;

@@ -114,6 +114,17 @@ impl Nonces {
         ours && u64::from(expires) >= now.unix_secs()
     }
 
+    /// A number for each `count` of the server that `salt` tells from the others, which nobody else can tell.
+    pub fn number(&self, salt: u64, count: u64) -> u32 {
+        let mut mac = self.keyed.clone();
+        // Longer than what nonces are made of.
+        mac.update(b"the number of a connection with a peer");
+        mac.update(&salt.to_be_bytes());
+        mac.update(&count.to_be_bytes());
+        let mac = mac.finalize().into_bytes();
+        u32::from_be_bytes([mac[0], mac[1], mac[2], mac[3]])
+    }
+
     fn mac(&self, expires: u32, client: FiveTuple, offer: Option<Offer>) -> [u8; MAC] {
         let address = client.client();
         let mut mac = self.keyed.clone();
@@ -244,13 +255,18 @@ impl Guard<'_> {
     }
 
     /// Whether `nonce` proves that the client has been challenged.
-    pub fn is_fresh(&self, nonce: &[u8]) -> bool {
-        self.nonces.check(self.now, self.from, self.offer, nonce)
+    ///
+    /// The owner on a new connection (RFC 6062 §5.4) has the nonce of the connection that it allocated on.
+    pub fn is_fresh(&self, nonce: &[u8], owned: Option<&Allocation>) -> bool {
+        let control =
+            (owned.map(|allocation| allocation.five_tuple)).filter(|control| *control != self.from);
+        let known = |client| self.nonces.check(self.now, client, self.offer, nonce);
+        known(self.from) || control.is_some_and(known)
     }
 
     /// Checks a request in the order of RFC 8489 §9.2.4.
     ///
-    /// `owned` is the allocation on the request's five-tuple: its owner is checked with the key it keeps, one HMAC.
+    /// `owned` is the allocation that the request is about: its owner is checked with the key it keeps, one HMAC.
     ///
     /// # Errors
     /// 401 without or with wrong credentials, 400 with half of them or with other algorithms than were offered, 438 with a
@@ -273,11 +289,11 @@ impl Guard<'_> {
         else {
             return Err(Reject::BadRequest("USERNAME, REALM or NONCE is missing"));
         };
-        let signature = self.signature(message, integrity, nonce)?;
+        let signature = self.signature(message, integrity, nonce, owned)?;
         let authenticated = self.verify(message, signature, who, realm, owned)?;
         // The canary's requests never leave this host, and were they repeated here, nobody would gain by it. So it needs
         // no challenge, and leaves no trace of one.
-        if authenticated.scope.is_canary() || self.is_fresh(nonce) {
+        if authenticated.scope.is_canary() || self.is_fresh(nonce, owned) {
             Ok(authenticated)
         } else {
             Err(Reject::StaleNonce)
@@ -306,6 +322,7 @@ impl Guard<'_> {
         message: &Message<'_>,
         integrity: Integrity,
         nonce: &[u8],
+        owned: Option<&Allocation>,
     ) -> Result<Signature, Reject> {
         let chosen = message.attribute(attribute::PASSWORD_ALGORITHM);
         let echoed = message.attribute(attribute::PASSWORD_ALGORITHMS);
@@ -329,7 +346,7 @@ impl Guard<'_> {
                 answers: integrity,
             }),
             // With a nonce that is over nobody can tell what came with it.
-            _ if !self.is_fresh(nonce) => Err(Reject::StaleNonce),
+            _ if !self.is_fresh(nonce, owned) => Err(Reject::StaleNonce),
             _ => Err(Reject::BidDown),
         }
     }

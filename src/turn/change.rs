@@ -166,6 +166,7 @@ impl Server {
         for (peer, denied) in refused {
             self.count_denied(id, peer, denied);
         }
+        self.judge_connections(now, id);
     }
 
     /// The allocations whose five-tuple is `wanted`, in the order of their slots.

@@ -30,7 +30,7 @@ pub enum Reject {
     AddressFamily,
     /// 441: another user's allocation.
     WrongCredentials,
-    /// 442: only UDP is relayed.
+    /// 442: that is not relayed.
     UnsupportedTransport,
     /// 443: peer and relayed address differ in family.
     PeerFamily,
@@ -44,6 +44,10 @@ pub enum Reject {
     NewPeers,
     /// 500: our own fault.
     ServerError,
+    /// 403: channels on a TCP allocation, or Connect on one that relays datagrams.
+    RelayTransport,
+    /// 446: there is a connection with that peer.
+    ConnectionExists,
 }
 
 impl Reject {
@@ -64,6 +68,8 @@ impl Reject {
             Self::Quota | Self::Draining => ErrorCode::AllocationQuotaReached,
             Self::Capacity | Self::NewPeers => ErrorCode::InsufficientCapacity,
             Self::ServerError => ErrorCode::ServerError,
+            Self::RelayTransport => ErrorCode::Forbidden,
+            Self::ConnectionExists => ErrorCode::ConnectionAlreadyExists,
         }
     }
 

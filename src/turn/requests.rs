@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::access::{AuthFailure, Denied, PermittedIp};
-use crate::base::{Family, FiveTuple, Now};
+use crate::base::{Family, FiveTuple, Now, RelayTransport};
 use crate::wire::{ChannelNumber, DecodeError, Message, Method, Response, attribute};
 
 use super::allocation::{Allocation, AllocationId, CHANNEL_LIFETIME, ChannelBinding, State};
@@ -17,6 +17,9 @@ use super::{ChannelRange, DEFAULT_LIFETIME, DefaultFamily, EndReason, Output};
 
 /// REQUESTED-TRANSPORT's number for UDP (RFC 8656 §18.7).
 const UDP: u8 = 17;
+
+/// The same for TCP (RFC 6062 §4.1).
+const TCP: u8 = 6;
 
 const KNOWN_BINDING: &[u16] = &[
     attribute::USERNAME,
@@ -49,6 +52,14 @@ const KNOWN_TURN: &[u16] = &[
     attribute::MESSAGE_INTEGRITY_SHA256,
     attribute::PASSWORD_ALGORITHM,
     attribute::USERHASH,
+    attribute::CONNECTION_ID,
+];
+
+/// What an Allocate for TCP must not ask for (RFC 6062 §5.1).
+const NOT_FOR_TCP: [u16; 3] = [
+    attribute::EVEN_PORT,
+    attribute::DONT_FRAGMENT,
+    attribute::RESERVATION_TOKEN,
 ];
 
 impl From<DecodeError> for Reject {
@@ -102,10 +113,22 @@ impl Server {
                 .relayed()
                 .map(|relayed| allocate_success(allocation, relayed)));
         }
-        match message.requested_transport()? {
+        let relay_transport = match message.requested_transport()? {
             None => return Err(Reject::BadRequest("REQUESTED-TRANSPORT is missing")),
-            Some(UDP) => {}
+            Some(UDP) => RelayTransport::Udp,
+            // A loop is kept within this server by handing datagrams over in memory.
+            Some(TCP) if self.relays_connections() && !authenticated.scope().is_loop() => {
+                RelayTransport::Tcp
+            }
             Some(_) => return Err(Reject::UnsupportedTransport),
+        };
+        if relay_transport == RelayTransport::Tcp {
+            if !from.transport().is_stream() {
+                return Err(Reject::BadRequest("TCP is relayed for TCP and TLS clients"));
+            }
+            if (NOT_FOR_TCP.iter()).any(|kind| message.attribute(*kind).is_some()) {
+                return Err(Reject::BadRequest("not for a TCP allocation"));
+            }
         }
         refuse_unknown(message, Method::Allocate)?;
         let family = match message.requested_family()? {
@@ -161,6 +184,8 @@ impl Server {
             denial_logged: false,
             police: None,
             contacts: None,
+            relay_transport,
+            connections: Vec::new(),
         });
         self.by_five_tuple.insert(from, id);
         self.touch(now, id, |_| {});
@@ -172,6 +197,7 @@ impl Server {
             realm,
             scope,
             client: from.client().ip(),
+            transport: relay_transport,
         });
         Ok(None)
     }
@@ -290,6 +316,9 @@ impl Server {
     ) -> Result<Response, Reject> {
         let (id, allocation) = self.owned(id, authenticated)?;
         refuse_unknown(message, Method::ChannelBind)?;
+        if allocation.relay_transport == RelayTransport::Tcp {
+            return Err(Reject::RelayTransport);
+        }
         let Some(number) = message.channel_number()? else {
             return Err(Reject::BadRequest("CHANNEL-NUMBER is missing"));
         };
@@ -368,7 +397,7 @@ impl Server {
     }
 
     /// The live allocation on the request's five-tuple, if the request may act on it.
-    fn owned(
+    pub(super) fn owned(
         &self,
         id: Option<AllocationId>,
         authenticated: &Authenticated,
@@ -382,7 +411,7 @@ impl Server {
     }
 
     /// Counts a peer that policy refuses.
-    fn denied(&mut self, id: AllocationId, peer: SocketAddr, denied: Denied) -> Reject {
+    pub(super) fn denied(&mut self, id: AllocationId, peer: SocketAddr, denied: Denied) -> Reject {
         self.count_denied(id, peer, denied);
         Reject::PeerDenied(denied.rule)
     }
@@ -428,7 +457,9 @@ impl Server {
     }
 }
 
-fn refuse_unknown(message: &Message<'_>, method: Method) -> Result<(), Reject> {
+/// # Errors
+/// 420 if an attribute has to be understood and is not.
+pub(super) fn refuse_unknown(message: &Message<'_>, method: Method) -> Result<(), Reject> {
     match message.unknown_required(Server::known(method)).next() {
         None => Ok(()),
         Some(_) => Err(Reject::UnknownAttributes),

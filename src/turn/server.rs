@@ -9,11 +9,14 @@ use ahash::RandomState;
 use crate::access::{Access, AddressRate, RealmName, Scope};
 use crate::base::trace::Traces;
 use crate::base::{FiveTuple, Now, RelayedAddress};
-use crate::wire::{self, Class, DecodeError, Key, Kind, Message, Method, Response, attribute};
+use crate::wire::{
+    self, Class, DecodeError, ErrorCode, Key, Kind, Message, Method, Response, attribute,
+};
 
 use super::allocation::{Allocation, AllocationId, AllocationView, Allocations, State};
 use super::auth::{Guard, Nonces, Offer};
 use super::change::Newcomers;
+use super::connections::Connections;
 use super::discovery::Vantage;
 use super::police::ScopedRates;
 use super::purses::{PurseId, Purses};
@@ -55,6 +58,7 @@ pub struct Server {
     pub(super) outputs: VecDeque<Output>,
     pub(super) started: Instant,
     pub(super) latest: Now,
+    pub(super) connections: Connections,
 }
 
 impl Server {
@@ -80,7 +84,7 @@ impl Server {
             allocations: Allocations::default(),
             by_five_tuple: HashMap::with_hasher(hasher.clone()),
             named: HashMap::with_hasher(hasher.clone()),
-            routes: Routes::new(hasher),
+            routes: Routes::new(hasher.clone()),
             stats: Stats::default(),
             indications: 0,
             newcomers: Newcomers::default(),
@@ -91,6 +95,7 @@ impl Server {
             outputs: VecDeque::new(),
             started: now.mono,
             latest: now,
+            connections: Connections::new(hasher),
         }
     }
 
@@ -297,12 +302,20 @@ impl Server {
             return Forward::Drop(DropReason::Unanswerable);
         }
         match (message.class(), message.method()) {
-            (Class::Request, Method::Unknown | Method::Send | Method::Data)
+            (
+                Class::Request,
+                Method::Unknown | Method::Send | Method::Data | Method::ConnectionAttempt,
+            )
             | (Class::Response, _)
             | (Class::Indication, Method::Data) => Forward::Drop(DropReason::Unexpected),
             // A Binding indication keeps a NAT open and wants no answer (RFC 8489 §6.3.2).
             (Class::Indication, Method::Binding) => Forward::Consumed,
             (Class::Indication, _) => Forward::Drop(DropReason::Unexpected),
+            (Class::Request, Method::Connect | Method::ConnectionBind)
+                if !self.relays_connections() =>
+            {
+                Forward::Drop(DropReason::Unexpected)
+            }
             (Class::Request, method) => self.handle_request(now, from, &message, method),
         }
     }
@@ -391,7 +404,7 @@ impl Server {
     /// more of them than it has addresses.
     fn count_affected(&mut self, now: Now, from: FiveTuple, message: &Message<'_>) {
         let nonce = message.nonce();
-        if nonce.is_some_and(|nonce| self.guard(now, from).is_fresh(nonce)) {
+        if nonce.is_some_and(|nonce| self.guard(now, from).is_fresh(nonce, None)) {
             let client = from.client().ip();
             self.stats.affected.address(now.unix_secs(), client);
         }
@@ -469,7 +482,10 @@ impl Server {
             self.expire(now, id);
         }
         let id = self.by_five_tuple.get(&from).copied();
-        let owned = id.and_then(|id| self.allocations.get(id));
+        let owned = match method {
+            Method::ConnectionBind => self.connection_owner(message),
+            _ => id.and_then(|id| self.allocations.get(id)),
+        };
         let authenticated = (self.guard(now, from)).authenticate(message, owned)?;
         *signer = Some((*authenticated.key(), authenticated.scope()));
         if self.is_token_unknown(message, method) {
@@ -484,9 +500,15 @@ impl Server {
             Method::ChannelBind => self
                 .channel_bind(now, id, message, &authenticated)
                 .map(Some),
-            Method::Binding | Method::Send | Method::Data | Method::Unknown => {
-                Err(Reject::BadRequest("not a request"))
-            }
+            Method::Connect => self.connect(now, id, message, &authenticated),
+            Method::ConnectionBind => self
+                .connection_bind(now, from, message, &authenticated)
+                .map(Some),
+            Method::Binding
+            | Method::Send
+            | Method::Data
+            | Method::ConnectionAttempt
+            | Method::Unknown => Err(Reject::BadRequest("not a request")),
         }
     }
 
@@ -577,6 +599,9 @@ impl Server {
             self.purses.close(purse);
         }
         self.timers.reschedule(id, allocation.next_expiry(), None);
+        for connection in &allocation.connections {
+            self.forget_connection(connection.id);
+        }
         for binding in &allocation.channels {
             self.routes.remove(&allocation, binding);
         }
@@ -599,6 +624,7 @@ impl Server {
         }
         let before = allocation.next_expiry();
         if before <= now.mono {
+            let late = allocation.take_late_connections(now.mono);
             let ended: Vec<_> = allocation
                 .channels
                 .extract_if(.., |binding| binding.expires <= now.mono)
@@ -610,9 +636,14 @@ impl Server {
                 self.routes.remove(allocation, binding);
             }
             self.routes.sync(allocation, now.mono);
+            let after = allocation.next_expiry();
+            self.timers.reschedule(id, before, Some(after));
+            for connection in late {
+                self.fail_connection(id, &connection, ErrorCode::ConnectionTimeoutOrFailure);
+            }
+            return;
         }
-        let after = allocation.next_expiry();
-        self.timers.reschedule(id, before, Some(after));
+        self.timers.reschedule(id, before, Some(before));
     }
 
     /// Time never goes back: a reading older than the latest counts as the latest.

@@ -20,12 +20,13 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::access::{
     Access, AddressRate, AuthFailure, Debts, Denied, DeniedRule, Key, RealmName, Scope, Visit,
 };
-use crate::base::{Family, FiveTuple, ListenerId, Now, RelayedAddress, Transport};
+use crate::base::{Family, FiveTuple, ListenerId, Now, RelayTransport, RelayedAddress, Transport};
 use crate::wire::{ChannelNumber, ErrorCode, Integrity, Method, TransactionId};
 
 use super::allocation::{Allocation, AllocationId, Allocations, ChannelBinding, Permission, State};
 use super::auth::Nonces;
 use super::change::Newcomers;
+use super::connections::Connections;
 use super::contacts::Contacts;
 use super::police::{Limit, ScopedRates};
 use super::purses::{PurseId, Purses};
@@ -274,6 +275,8 @@ impl Server {
             outputs,
             started,
             latest,
+            // Connections are sockets of this process: they stay.
+            connections: _,
         } = self;
         let Seed {
             nonce_key,
@@ -290,7 +293,7 @@ impl Server {
         let (generations, free) = allocations.shape();
         let wanted = || {
             (allocations.range(0, usize::MAX))
-                .filter(|allocation| which(allocation.five_tuple.transport()))
+                .filter(|allocation| allocation.moves() && which(allocation.five_tuple.transport()))
         };
         Snapshot(Image {
             taken: now.unix,
@@ -436,6 +439,7 @@ impl Server {
             outputs: std::collections::VecDeque::new(),
             started: moment(started, taken),
             latest: now,
+            connections: Connections::new(hasher),
         };
         let live: Vec<_> = server.tenants().map(|tenant| tenant.id).collect();
         for id in live {
@@ -458,6 +462,8 @@ pub struct Tenant {
     pub realm: Option<RealmName>,
     /// How far its credentials reach, for quotas.
     pub scope: Scope,
+    /// Whether somebody else can go on with it: not with connections, whose sockets are this process's.
+    pub moves: bool,
 }
 
 impl Server {
@@ -471,14 +477,16 @@ impl Server {
                 user: Arc::clone(&allocation.user),
                 realm: allocation.realm,
                 scope: allocation.scope,
+                moves: allocation.moves(),
             })
     }
 
     /// Forgets the allocations of clients on those transports that `which` names, without an output: somebody else goes
     /// on with them. Which these were.
     pub fn leave(&mut self, which: impl Fn(Transport) -> bool) -> Vec<AllocationId> {
+        self.connections.close();
         let gone: Vec<_> = (self.allocations.range(0, usize::MAX))
-            .filter(|allocation| which(allocation.five_tuple.transport()))
+            .filter(|allocation| allocation.moves() && which(allocation.five_tuple.transport()))
             .map(|allocation| {
                 (
                     allocation.id,
@@ -546,6 +554,8 @@ impl AllocationImage {
             denial_logged,
             police: _,
             contacts,
+            relay_transport: _,
+            connections: _,
         } = allocation;
         Self {
             slot: id.slot,
@@ -653,6 +663,8 @@ impl AllocationImage {
             contacts: (self.contacts.clone())
                 .filter(Contacts::is_sound)
                 .map(Box::new),
+            relay_transport: RelayTransport::Udp,
+            connections: Vec::new(),
         })
     }
 }
@@ -695,7 +707,7 @@ fn stats(counters: &BTreeMap<String, u64>) -> Stats {
     stats
 }
 
-/// Every counter under a name that outlives its place in a table. Live allocations are counted, not told.
+/// Every counter under a name that outlives its place in a table. Live allocations and connections are counted, not told.
 fn each_counter(stats: &mut Stats, mut visit: impl FnMut(String, &mut u64)) {
     let Stats {
         requests,
@@ -710,6 +722,7 @@ fn each_counter(stats: &mut Stats, mut visit: impl FnMut(String, &mut u64)) {
         duration,
         bandwidth,
         affected,
+        connections: _,
     } = stats;
     affected.each_word(|name, value| visit(format!("affected/{name}"), value));
     for (limit, row) in Limit::ALL.iter().zip(policed) {

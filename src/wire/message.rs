@@ -8,8 +8,8 @@ use sha2::Sha256;
 use stun_types::attribute::{AlternateServer, AttributeFromRaw, RawAttribute, XorMappedAddress};
 use stun_types::message::{Message as Codec, MessageClass, StunParseError};
 use turn_types::attribute::{
-    ChannelNumber, EvenPort, Lifetime, RequestedAddressFamily, RequestedTransport, XorPeerAddress,
-    XorRelayedAddress,
+    ChannelNumber, ConnectionId, EvenPort, Lifetime, RequestedAddressFamily, RequestedTransport,
+    XorPeerAddress, XorRelayedAddress,
 };
 
 use crate::base::Family;
@@ -335,6 +335,14 @@ impl<'a> Message<'a> {
     /// The attribute is there and malformed.
     pub fn channel_number(&self) -> Result<Option<u16>, DecodeError> {
         self.typed::<ChannelNumber, _>(attribute::CHANNEL_NUMBER, |number| number.channel())
+    }
+
+    /// CONNECTION-ID (RFC 6062 §6.2.1).
+    ///
+    /// # Errors
+    /// The attribute is there and not four bytes long.
+    pub fn connection_id(&self) -> Result<Option<u32>, DecodeError> {
+        self.typed::<ConnectionId, _>(attribute::CONNECTION_ID, |connection| connection.id())
     }
 
     /// Every XOR-PEER-ADDRESS before MESSAGE-INTEGRITY, in order, IPv4-mapped addresses in their IPv4 form.

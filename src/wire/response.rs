@@ -13,7 +13,7 @@ use stun_types::message::{
     Message as Codec, MessageClass, MessageType, MessageWrite, MessageWriteVec,
     Method as CodecMethod, TransactionId as CodecTransactionId,
 };
-use turn_types::attribute::{Lifetime, XorRelayedAddress};
+use turn_types::attribute::{ConnectionId, Lifetime, XorPeerAddress, XorRelayedAddress};
 
 use super::message::hmac;
 use super::{ErrorCode, Integrity, Key, Method, STUN_HEADER, TransactionId, attribute, classic};
@@ -59,6 +59,21 @@ impl Response {
         self
     }
 
+    /// ConnectionAttempt (RFC 6062 §5.3), an indication and nobody's answer: `peer` has connected.
+    pub fn connection_attempt(transaction: TransactionId, peer: SocketAddr, id: u32) -> Self {
+        let class = MessageClass::Indication;
+        let mut indication = Self::new(class, Method::ConnectionAttempt, transaction);
+        let attribute = XorPeerAddress::new(peer, indication.transaction);
+        indication.out.push_attribute_unchecked(&attribute);
+        indication.connection_id(id)
+    }
+
+    /// CONNECTION-ID (RFC 6062 §6.2.1).
+    pub fn connection_id(mut self, id: u32) -> Self {
+        self.out.push_attribute_unchecked(&ConnectionId::new(id));
+        self
+    }
+
     /// REALM and NONCE of a challenge. A realm that the RFC's length limit forbids is left out; configuration refuses it.
     pub fn challenge(mut self, realm: &str, nonce: &str) -> Self {
         if let Ok(attribute) = Realm::new(realm) {
@@ -78,6 +93,12 @@ impl Response {
     /// THIRD-PARTY-AUTHORIZATION (RFC 7635 §6.1): the name by which an authorization server knows this one.
     pub fn third_party(self, server_name: &str) -> Self {
         self.raw(attribute::THIRD_PARTY_AUTHORIZATION, server_name.as_bytes())
+    }
+
+    fn raw(mut self, kind: u16, value: &[u8]) -> Self {
+        let attribute = RawAttribute::new(AttributeType::new(kind), value);
+        self.out.push_attribute_unchecked(&attribute);
+        self
     }
 
     /// ALTERNATE-SERVER (RFC 8489 §14.15): where to ask instead.
@@ -118,12 +139,6 @@ impl Response {
     /// Signs with `key` if there is one, adds FINGERPRINT if asked, and returns the bytes to send.
     pub fn finish(self, key: Option<&Key>, fingerprint: bool) -> Vec<u8> {
         seal(self.out, key, fingerprint)
-    }
-
-    fn raw(mut self, kind: u16, value: &[u8]) -> Self {
-        let attribute = RawAttribute::new(AttributeType::new(kind), value);
-        self.out.push_attribute_unchecked(&attribute);
-        self
     }
 
     fn new(class: MessageClass, method: Method, transaction: TransactionId) -> Self {

@@ -23,3 +23,4 @@ mod revocation;
 mod sinks;
 mod strangers;
 mod surfaces;
+mod tcp;

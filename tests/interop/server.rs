@@ -59,6 +59,10 @@ pub struct Options {
     pub trace: bool,
     /// The admin listener asks for its token.
     pub token: bool,
+    /// Everybody on IPv4's loopback is a proxy, and says so by the PROXY protocol.
+    pub proxied: bool,
+    /// The port of another server on loopback, which expects the PROXY protocol.
+    pub upstream: Option<u16>,
     /// Clients may come with tokens that uclient makes for itself.
     pub oauth: bool,
     /// There is another realm, which TLS clients ask for as "localhost".
@@ -257,6 +261,14 @@ fn turnix(dir: &TempDir, block: Block, options: Options) -> Command {
     };
     let level = if options.trace { "trace" } else { "info" };
     let token = if options.token { TOKEN } else { "" };
+    let trusted = if options.proxied {
+        r#""127.0.0.0/8""#
+    } else {
+        ""
+    };
+    let upstream = options.upstream.map_or_else(String::new, |port| {
+        format!("upstream = \"127.0.0.1:{port}\"\nupstream_proxy_protocol = true")
+    });
     let realm = if options.realm {
         format!(
             "[[realms]]\nname = \"{OTHER_REALM}\"\nserver_names = [\"localhost\"]\n\
@@ -273,6 +285,8 @@ realm = "{REALM}"
 [[listen]]
 address = "127.0.0.1:{port}"
 protocols = ["udp", "tcp", "tls", "http"]
+trusted_proxies = [{trusted}]
+{upstream}
 
 [[listen]]
 address = "[::1]:{port}"

@@ -281,6 +281,64 @@ cases! {
     token_over_tls: Run::new(Tls, Indications, Clients).token();
 }
 
+/// TCP allocations (RFC 6062): its clients connect to each other's relayed addresses, each with a data connection.
+///
+/// It asks all of a client's connections at once and takes no note of which it was refused, so one pair is enough.
+fn check_tcp_allocations(test: &str, flags: &[&str]) {
+    const MESSAGES: u64 = 20;
+    let Some(uclient) = find_tool(test, "turnutils_uclient") else {
+        return;
+    };
+    let _turn = one_at_a_time();
+    let server = Server::start(Options::default());
+    let (port, messages) = (server.port.to_string(), MESSAGES.to_string());
+    let mut command = Command::new(uclient);
+    command.arg("-T").args(flags).args(["-X", "-c", "-m", "2"]);
+    command.args(["-u", USER, "-w", PASSWORD, "-n", &messages]);
+    command.args(["-z", "20", "-l", "1000", "-p", &port, "127.0.0.1"]);
+    let (status, output) = run(&mut command, server.dir(), TIMEOUT);
+    assert!(
+        status.is_some_and(|status| status.success()),
+        "{status:?}\n{output}"
+    );
+    let total = 2 * MESSAGES;
+    let received = format!("tot_send_msgs={total}, tot_recv_msgs={total}");
+    assert!(output.contains(&received), "no {received}\n{output}");
+    assert!(
+        output.contains("Total lost packets 0 (0.000000%), total send dropped 0 (0.000000%)"),
+        "{output}"
+    );
+    let bytes = 1000.0 * f64::from(u32::try_from(total).expect("a small number"));
+    server.wait_for_metrics("what was relayed is counted", |metrics| {
+        let relayed = |direction| {
+            let labels = [("direction", direction), ("path", "kernel")];
+            metrics.sum("turn_relayed_bytes_total", &labels)
+        };
+        relayed("to_peer") == bytes && relayed("to_client") == bytes
+    });
+    server.wait_for_metrics("requests are answered", |metrics| {
+        ["connect", "connection_bind"].iter().all(|method| {
+            let labels = [("method", *method), ("result", "ok")];
+            metrics.sum("turn_requests_total", &labels) >= 1.0
+        })
+    });
+    server.wait_until_idle();
+    server.wait_for_metrics("no connection is left", |metrics| {
+        metrics.sum("turn_peer_connections", &[]) == 0.0
+            && metrics.sum("turn_stream_connections", &[]) == 0.0
+    });
+}
+
+#[test]
+fn tcp_allocations_over_tcp() {
+    check_tcp_allocations("uclient::tcp_allocations_over_tcp", &[]);
+}
+
+#[test]
+fn tcp_allocations_over_tls() {
+    check_tcp_allocations("uclient::tcp_allocations_over_tls", &["-S"]);
+}
+
 /// The load generator must tell a refusal from a success, or the runs above would prove nothing.
 #[test]
 fn wrong_password_is_refused() {

@@ -227,6 +227,28 @@ impl Client {
         }
     }
 
+    /// What follows on a stream that carries no messages any more: `length` bytes, fewer if it ends before.
+    #[allow(dead_code, reason = "not every target that shares this file needs it")]
+    pub fn read_raw(&mut self, length: usize) -> Vec<u8> {
+        self.socket().set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut buffer = vec![0; 65_536];
+        while self.partial.len() < length {
+            let read = match &mut self.link {
+                Link::Udp(_) => panic!("datagrams"),
+                Link::Tcp(socket) => socket.read(&mut buffer),
+                Link::Tls(stream) => stream.read(&mut buffer),
+            };
+            match read {
+                Ok(0) => break,
+                Ok(read) => self.partial.extend_from_slice(&buffer[..read]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => panic!("silence"),
+                Err(_) => break,
+            }
+        }
+        let length = length.min(self.partial.len());
+        self.partial.drain(..length).collect()
+    }
+
     #[track_caller]
     pub fn expect(&mut self) -> Frame {
         self.next(PATIENCE).expect("a frame")

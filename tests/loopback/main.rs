@@ -22,5 +22,6 @@ mod start;
 mod status;
 mod streams;
 mod stun_proto;
+mod tcp_allocations;
 mod turn_crate;
 mod visits;

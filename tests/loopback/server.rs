@@ -172,6 +172,15 @@ impl Server {
             .collect()
     }
 
+    /// An operator ends all of `user`.
+    #[allow(dead_code, reason = "not every target that shares this file needs it")]
+    pub fn end_user(&self, user: &str) {
+        let ended = self
+            .runtime
+            .block_on(self.running().shards().end_user(user));
+        assert!(ended > 0);
+    }
+
     /// The allocation with the relayed address `relayed`.
     #[track_caller]
     pub fn allocation(&self, relayed: SocketAddr) -> NamedAllocation {

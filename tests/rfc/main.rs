@@ -7,6 +7,8 @@ mod realms;
 mod rfc3489_classic;
 mod rfc5769_vectors;
 mod rfc5780_discovery;
+mod rfc5928_resolution;
+mod rfc6062_tcp_allocations;
 mod rfc7635_third_party;
 mod rfc8489_10_alternate_server;
 mod rfc8489_5_messages;

@@ -578,7 +578,7 @@ impl Ledger {
         proven: bool,
         ends: Option<EndReason>,
     ) -> Option<AllocationId> {
-        let most = 2 * self.held.len() + 2;
+        let most = (2 + Settings::default().connections_per_allocation) * self.held.len() + 2;
         let mut closed: Vec<Held> = Vec::new();
         let mut opening = None;
         let mut answers = 0;
@@ -606,6 +606,23 @@ impl Ledger {
                     assert_eq!(packets, last.packets, "the last word on its traffic");
                     self.note(format!("ended {:?}", ended.reason));
                 }
+                Output::ConnectPeer {
+                    connection,
+                    allocation,
+                    peer,
+                } => {
+                    assert!(proven, "a connection for who has proven nothing");
+                    let held = self.held.iter().find(|held| held.id == allocation);
+                    let held = held.expect("an allocation to connect from");
+                    assert!(held.relayed.is_some() && held.tuple.transport().is_stream());
+                    assert!(!is_refused(peer.address(), self.stricter));
+                    let now = self.tell(0);
+                    let made = connection.0 % 2 == 0;
+                    (self.server).handle_peer_connected(now, connection, made);
+                    self.note(format!("connect {made}"));
+                }
+                Output::BindPeer { .. } => panic!("nobody guesses the id of a connection"),
+                Output::ClosePeer { .. } => self.note("connection closed"),
                 Output::OpenRelay { id, family, .. } => {
                     let (from, bytes, _) = asked.expect("a request asks for relays");
                     assert!(proven, "a relay for who has proven nothing");
@@ -725,6 +742,8 @@ impl Ledger {
                 (held.channels).insert(number, (address, latest + 600_000));
                 held.permissions.insert(address.ip(), latest + 300_000);
             }
+            // Over at once, or in half a minute.
+            m::METHOD_CONNECT => assert!(reply.0.contains(ATTR_CONNECTION_ID)),
             other => panic!("success of {other}"),
         }
     }

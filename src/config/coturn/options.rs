@@ -115,7 +115,7 @@ pub(super) const OPTIONS: &[Known] = &[
         "tcp-proxy-port",
         None,
         Plan::Never(
-            "this version reads no PROXY protocol headers; let the balancer keep the addresses of clients",
+            "name your balancer in trusted_proxies of a [[listen]]: from there alone a PROXY header is believed, on the same port",
         ),
     ),
     option(
@@ -196,7 +196,7 @@ pub(super) const OPTIONS: &[Known] = &[
         None,
         Plan::Never("UDP is what turnix relays"),
     ),
-    option("no-tcp-relay", None, Plan::Always("turnix relays UDP only")),
+    option("no-tcp-relay", None, Plan::Taken(t::no_tcp_relay)),
     option(
         "server-relay",
         None,

@@ -11,8 +11,8 @@ use stun::message as m;
 use turnix::access::{Access, rest};
 use turnix::base::{FiveTuple, ListenerId, Now, RelayedAddress, Secret, Transport};
 use turnix::turn::{
-    AllocationId, DropReason, EndReason, Forward, FromPeer, OpenError, Output, Path, Seed, Server,
-    Settings, Snapshot,
+    AllocationId, DropReason, EndReason, Forward, FromPeer, OpenError, Output, Path, Protocol,
+    Seed, Server, Settings, Snapshot,
 };
 use turnix::wire::attribute;
 
@@ -147,6 +147,11 @@ impl Harness {
             nonce_lifetime: Duration::from_secs(model::NONCE_LIFETIME_SECS),
             permissions_per_allocation: model::MAX_PERMISSIONS,
             channels_per_allocation: model::MAX_CHANNELS,
+            // The model knows nothing of them; `connections.rs` has one of its own.
+            protocol: Protocol {
+                tcp_allocations: false,
+                ..Protocol::default()
+            },
             ..Settings::default()
         };
         let accesses = accesses(strict_expiry);
@@ -798,6 +803,7 @@ impl Harness {
                 realm: _,
                 scope: _,
                 client,
+                transport: _,
             } => {
                 assert!(!self.ids.contains(&id), "an id names one allocation ever");
                 let taken = self
@@ -821,6 +827,9 @@ impl Harness {
                         .find(|known| **known == *user)
                         .expect("a user"),
                 }
+            }
+            Output::ConnectPeer { .. } | Output::BindPeer { .. } | Output::ClosePeer { .. } => {
+                panic!("{output:?} without TCP allocations")
             }
             Output::CloseRelay { id } => {
                 let number = self.number(id);
