@@ -144,6 +144,11 @@ impl Server {
         }
     }
 
+    /// The client's connection is none of this server's any more: it carries a peer's data, or another shard has it.
+    pub fn handle_client_left(&mut self, five_tuple: FiveTuple) {
+        self.named.remove(&five_tuple);
+    }
+
     /// The client's stream closed: its allocation ends (RFC 8656 §7.2).
     pub fn handle_client_closed(&mut self, now: Now, five_tuple: FiveTuple) {
         let now = self.advance(now);
