@@ -24,8 +24,15 @@ pub(super) fn read_protocol(r: &mut Reader<'_>) -> Option<Protocol> {
             ("same-as-client", DefaultFamily::SameAsClient),
         ]),
     );
+    let mobility = r.key(
+        "protocol.mobility",
+        "true",
+        "true or false",
+        values::boolean,
+    );
     Some(Protocol {
         channels: channels?,
         default_family: default_family?,
+        mobility: mobility?,
     })
 }

@@ -3,6 +3,7 @@
 mod change;
 mod departures;
 mod handover;
+mod moves;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -27,10 +28,11 @@ use crate::turn::{
 use crate::wire;
 
 use super::budgets::{Budgets, Purses};
-use super::hairpin::{self, Hairpin, Parcel, Parcels};
+use super::hairpin::{self, Datagram, Hairpin, Parcel, Parcels};
 use super::handover::Start;
 use super::ports::RelayPool;
 use super::relays::{Owner, Relays};
+use super::steering::Steering;
 use super::streams::{Client, STREAM_CREDIT, ToStream};
 use super::trains::Trains;
 use departures::count_posted;
@@ -148,6 +150,12 @@ pub(super) struct Shard {
     turns: u32,
     segmentation_fallbacks: u64,
     parcels: Parcels,
+    /// Clients whose datagrams come to one shard and whose allocation another one has.
+    steering: Steering,
+    /// What is handled was passed on by another shard.
+    hosting: bool,
+    /// Where the connection goes that is being read.
+    pub(super) departure: Option<u8>,
     pub(super) streams: HashMap<FiveTuple, Rc<Client>, RandomState>,
     pub(super) stream_connections: [u64; Transport::ALL.len()],
     pub(super) stream_idle: Duration,
@@ -198,6 +206,9 @@ impl Shard {
             turns: 0,
             segmentation_fallbacks: 0,
             parcels: parts.parcels,
+            steering: Steering::new(keyed()),
+            hosting: false,
+            departure: None,
             streams: HashMap::with_hasher(keyed()),
             stream_connections: [0; Transport::ALL.len()],
             stream_idle: parts.stream_idle,
@@ -207,6 +218,7 @@ impl Shard {
             armed: None,
             wake,
         };
+        shard.server.set_shard(shard.index);
         if let Some(estate) = estate {
             shard.move_in(estate);
         }
@@ -298,7 +310,10 @@ impl Shard {
             for range in received.datagrams() {
                 self.make_room();
                 let payload = received_at(slot, &range);
-                self.client_input(now, from, payload);
+                match self.steering.away(from) {
+                    None => self.client_input(now, from, payload),
+                    Some(way) => self.pass_on(from, way, payload),
+                }
             }
         }
     }
@@ -351,7 +366,14 @@ impl Shard {
     pub(super) fn receive_parcel(&mut self, parcel: Box<Parcel>) {
         let now = Clock.now();
         self.current = DATAGRAMS;
-        for (slot, hairpin) in parcel.datagrams().enumerate() {
+        for (slot, datagram) in parcel.datagrams().enumerate() {
+            let hairpin = match datagram {
+                Datagram::Hairpin(hairpin) => hairpin,
+                Datagram::Passed(passed) => {
+                    self.guest_input(now, parcel.home() as u8, &passed, slot);
+                    continue;
+                }
+            };
             let Some(Owner::Here(id)) = self.relays.find(hairpin.to) else {
                 self.server.count_drop(DropReason::NoRelay, 1);
                 continue;
@@ -401,7 +423,12 @@ impl Shard {
             } => {
                 let payload = message.part(payload);
                 self.to_peer(now, allocation, peer, payload);
+                // The first that a client sends from where it moved to.
+                if self.server.has_outputs() {
+                    self.drain_outputs(now);
+                }
             }
+            Forward::ToShard { shard } => self.redirect(from, message, shard),
             Forward::ToClient { .. } => debug_assert!(false, "clients do not talk to clients"),
             Forward::Consumed => self.drain_outputs(now),
             Forward::Drop(reason) => {
@@ -494,7 +521,7 @@ impl Shard {
         self.settle(now);
         let (five_tuple, header) = match forward {
             Forward::ToClient { five_tuple, header } => (five_tuple, header),
-            Forward::ToPeer { .. } => {
+            Forward::ToPeer { .. } | Forward::ToShard { .. } => {
                 debug_assert!(false, "peers do not talk to peers");
                 return;
             }
@@ -571,6 +598,8 @@ impl Shard {
                         records.ended(self.index, *ended);
                     }
                 }
+                Output::MoveClient { id, client } => self.move_client(id, client),
+                Output::Left { five_tuple } => self.left(five_tuple),
             }
         }
         self.settle(now);

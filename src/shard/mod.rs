@@ -21,6 +21,7 @@ mod ports;
 mod queue;
 mod relays;
 mod run;
+mod steering;
 mod streams;
 mod survey;
 mod trains;

@@ -223,6 +223,21 @@ impl Relays {
         }));
     }
 
+    /// Counts the relay of `id` for `client` rather than the address so far.
+    ///
+    /// # Errors
+    /// The quota of `client` is used up; nothing changes then.
+    pub fn move_client(&mut self, id: AllocationId, client: IpAddr) -> Result<(), OpenError> {
+        let Some(relay) = self.get_mut(id) else {
+            return Err(OpenError::Capacity);
+        };
+        (relay.pool)
+            .move_client(relay.client, client, relay.wanted)
+            .map_err(|_| OpenError::Quota)?;
+        relay.client = client;
+        Ok(())
+    }
+
     /// Closes a socket that another process has open as well.
     pub fn hand_over(&mut self, id: AllocationId, poller: &Poller) {
         if self.get(id).is_none() {

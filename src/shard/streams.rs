@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -254,6 +255,7 @@ pub(super) async fn serve_on(shard: Rc<RefCell<Shard>>, stream: ClientStream, qu
     let Some(listener) = shard.borrow_mut().intern_stream(stream.local) else {
         return;
     };
+    let local = stream.local;
     let five_tuple = FiveTuple::new(transport, stream.client, listener);
     let mut stream = stream;
     let partial = std::mem::take(&mut stream.received);
@@ -274,6 +276,7 @@ pub(super) async fn serve_on(shard: Rc<RefCell<Shard>>, stream: ClientStream, qu
         client,
         unparsed,
         ended: None,
+        departs: None,
         drained: false,
         active: false,
         idle_after,
@@ -287,6 +290,10 @@ pub(super) async fn serve_on(shard: Rc<RefCell<Shard>>, stream: ClientStream, qu
         return;
     }
 
+    if let Some(to) = connection.departs {
+        connection.depart(to, local);
+        return;
+    }
     {
         let mut shard = shard.borrow_mut();
         let now = Clock.now();
@@ -331,6 +338,8 @@ struct Connection {
     unparsed: bool,
     /// How the stream ended behind the bytes that were read last.
     ended: Option<io::Result<()>>,
+    /// The shard that goes on with it: what is left of the bytes is for that.
+    departs: Option<u8>,
     /// This poll has emptied the socket, which wakes the task when more comes.
     drained: bool,
     /// A whole message came since the idle timer was set.
@@ -371,6 +380,7 @@ impl Connection {
                 return self.poll_idle(cx);
             }
             match self.poll_read(cx) {
+                Poll::Ready(Ok(_)) if self.departs.is_some() => return Poll::Ready(Ok(())),
                 Poll::Ready(Ok(true)) => {}
                 Poll::Ready(Ok(false)) => return Poll::Ready(Ok(())),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -379,6 +389,23 @@ impl Connection {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Moves the connection to another shard, with what it has sent and what waits for it.
+    fn depart(self, to: u8, local: SocketAddr) {
+        let mut shard = self.shard.borrow_mut();
+        shard.streams.remove(&self.five_tuple);
+        shard.stream_connections[self.five_tuple.transport() as usize] -= 1;
+        // The shard's and this one are all there are between two turns.
+        let Some(client) = Rc::into_inner(self.client) else {
+            return;
+        };
+        let received = client.partial.into_inner();
+        let parked = (client.io.into_inner()).park(self.five_tuple.client(), local, received);
+        match parked {
+            Ok(stream) => shard.hand_on(to, stream, client.queue.into_inner()),
+            Err(error) => tracing::debug!(%error, "a connection does not leave its shard"),
+        }
     }
 
     /// Whether another process may be about to go on with the connection.
@@ -441,6 +468,10 @@ impl Connection {
             match next_frame(shard.batches[STREAM].bytes(0, at..end)) {
                 Frame::Complete { message: _, total } => {
                     shard.stream_input(now, self.five_tuple, at, total);
+                    self.departs = shard.departure.take();
+                    if self.departs.is_some() {
+                        break Ok(true);
+                    }
                     at += total;
                     self.active = true;
                     shard.stream_credit = shard.stream_credit.saturating_sub(1);

@@ -9,6 +9,7 @@ use crate::base::{Family, FiveTuple, Now, RelayedAddress, Transport};
 use crate::wire::{ChannelNumber, TransactionId};
 
 use super::contacts::Contacts;
+use super::mobility::Mobility;
 use super::police::Police;
 use super::stats::{Direction, RateWindow, Traffic};
 
@@ -137,6 +138,8 @@ pub(super) struct Allocation {
     pub police: Option<Box<Police>>,
     /// Where new peers are limited, from the first permission on.
     pub contacts: Option<Box<Contacts>>,
+    /// Where the client asked to be mobile.
+    pub mobility: Option<Box<Mobility>>,
 }
 
 impl Allocation {
@@ -286,6 +289,12 @@ impl Allocations {
         (slot.generation == id.generation)
             .then_some(slot.allocation.as_deref())
             .flatten()
+    }
+
+    /// The id of the allocation in `slot`.
+    pub fn id_in(&self, slot: u32) -> Option<AllocationId> {
+        let allocation = self.slots.get(slot as usize)?.allocation.as_deref()?;
+        Some(allocation.id)
     }
 
     pub fn get_mut(&mut self, id: AllocationId) -> Option<&mut Allocation> {

@@ -18,6 +18,7 @@ mod auth;
 mod change;
 mod contacts;
 mod limits;
+mod mobility;
 pub mod police;
 mod purses;
 mod reject;
@@ -27,6 +28,7 @@ mod routes;
 mod server;
 mod snapshot;
 pub mod stats;
+mod ticket;
 mod timers;
 mod trace;
 
@@ -80,6 +82,12 @@ pub enum Forward {
     },
     /// A control message, or nothing to do: drain `poll_output`.
     Consumed,
+    /// Give this datagram, and what follows on its five-tuple, to another shard: its ticket names an allocation there
+    /// (RFC 8016).
+    ToShard {
+        /// Which.
+        shard: u8,
+    },
     /// It goes no further, and is counted.
     Drop(DropReason),
 }
@@ -116,6 +124,18 @@ pub enum Output {
     },
     /// An allocation that was live is over.
     Ended(Box<Ended>),
+    /// Count the allocation for this address rather than the one so far, then call `handle_client_moved`.
+    MoveClient {
+        /// Which.
+        id: AllocationId,
+        /// The client's address, for quotas.
+        client: IpAddr,
+    },
+    /// An allocation that has moved is no longer on this five-tuple.
+    Left {
+        /// Where it was.
+        five_tuple: FiveTuple,
+    },
 }
 
 /// The last word on an allocation.
@@ -196,12 +216,24 @@ pub enum DefaultFamily {
 }
 
 /// What of the protocols is offered: the core's part of `[protocol]`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Protocol {
     /// Where a client names no family.
     pub default_family: DefaultFamily,
     /// Channel numbers that may be bound.
     pub channels: ChannelRange,
+    /// Whether clients may move their allocations (RFC 8016).
+    pub mobility: bool,
+}
+
+impl Default for Protocol {
+    fn default() -> Self {
+        Self {
+            default_family: DefaultFamily::default(),
+            channels: ChannelRange::default(),
+            mobility: true,
+        }
+    }
 }
 
 /// How the core behaves.

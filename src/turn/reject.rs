@@ -42,6 +42,10 @@ pub enum Reject {
     NewPeers,
     /// 500: our own fault.
     ServerError,
+    /// 405: allocations do not move, or this one does not.
+    MobilityForbidden,
+    /// No refusal yet: the ticket names an allocation of that shard.
+    Elsewhere(u8),
 }
 
 impl Reject {
@@ -61,7 +65,8 @@ impl Reject {
             Self::PeerFamily => ErrorCode::PeerAddressFamilyMismatch,
             Self::Quota | Self::Draining => ErrorCode::AllocationQuotaReached,
             Self::Capacity | Self::NewPeers => ErrorCode::InsufficientCapacity,
-            Self::ServerError => ErrorCode::ServerError,
+            Self::ServerError | Self::Elsewhere(_) => ErrorCode::ServerError,
+            Self::MobilityForbidden => ErrorCode::MobilityForbidden,
         }
     }
 

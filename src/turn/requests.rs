@@ -10,8 +10,9 @@ use crate::wire::{ChannelNumber, DecodeError, Message, Method, Response, attribu
 
 use super::allocation::{Allocation, AllocationId, CHANNEL_LIFETIME, ChannelBinding, State};
 use super::auth::Authenticated;
+use super::mobility::Renewed;
 use super::reject::Reject;
-use super::server::{Server, allocate_success};
+use super::server::Server;
 use super::stats::{Direction, RateWindow, Traffic};
 use super::{ChannelRange, DEFAULT_LIFETIME, DefaultFamily, EndReason, Output};
 
@@ -86,7 +87,7 @@ impl Server {
             }
             return Ok(allocation
                 .relayed()
-                .map(|relayed| allocate_success(allocation, relayed)));
+                .map(|relayed| self.allocate_success(allocation, relayed)));
         }
         match message.requested_transport()? {
             None => return Err(Reject::BadRequest("REQUESTED-TRANSPORT is missing")),
@@ -107,6 +108,7 @@ impl Server {
             // Reserving the sibling port is not offered; this is what the RFC answers when it cannot be had.
             return Err(Reject::Capacity);
         }
+        let mobile = self.asks_to_move(message, &authenticated)?;
         if !authenticated.scope().is_canary() {
             self.admit_newcomer(from)?;
         }
@@ -146,6 +148,7 @@ impl Server {
             denial_logged: false,
             police: None,
             contacts: None,
+            mobility: mobile.then(Box::default),
         });
         self.by_five_tuple.insert(from, id);
         self.touch(now, id, |_| {});
@@ -160,27 +163,57 @@ impl Server {
         Ok(None)
     }
 
-    /// Refresh (RFC 8656 §8.2); zero ends the allocation.
+    /// Refresh (RFC 8656 §8.2); zero ends the allocation. `None`: the answer follows once a move is counted.
     pub(super) fn refresh(
         &mut self,
         now: Now,
+        from: FiveTuple,
         id: Option<AllocationId>,
         message: &Message<'_>,
         authenticated: &Authenticated,
-    ) -> Result<Response, Reject> {
+    ) -> Result<Option<Response>, Reject> {
+        if message.mobility_ticket().is_some() {
+            refuse_unknown(message, Method::Refresh)?;
+            return self.refresh_by_ticket(now, from, id, message, authenticated);
+        }
         let (id, allocation) = self.owned(id, authenticated)?;
         refuse_unknown(message, Method::Refresh)?;
+        let granted_secs = self.renewal(now, allocation, message, authenticated)?;
+        let response = Response::success(Method::Refresh, message.transaction_id());
+        if granted_secs == 0 {
+            self.end(now, id, EndReason::Released);
+            return Ok(Some(response.lifetime(0)));
+        }
+        let renewed = Renewed::of(message, authenticated);
+        self.touch(now, id, |allocation| {
+            allocation.expires = now.mono + Duration::from_secs(granted_secs.into());
+            if let Some(renewed) = renewed {
+                renewed.keep(allocation);
+            }
+        });
+        Ok(Some(response.lifetime(granted_secs)))
+    }
+
+    /// LIFETIME that a Refresh of `allocation` is granted, in seconds; 0 where it asks for an end.
+    ///
+    /// # Errors
+    /// 443 for the other family, 401 if the credential is over.
+    pub(super) fn renewal(
+        &self,
+        now: Now,
+        allocation: &Allocation,
+        message: &Message<'_>,
+        authenticated: &Authenticated,
+    ) -> Result<u32, Reject> {
         match message.requested_family()? {
             Some(family) if family != Some(allocation.family) => return Err(Reject::PeerFamily),
             _ => {}
         }
         let requested = message.lifetime()?;
-        let response = Response::success(Method::Refresh, message.transaction_id());
         if requested == Some(0) {
-            self.end(now, id, EndReason::Released);
-            return Ok(response.lifetime(0));
+            return Ok(0);
         }
-        let renewed = authenticated.renewed().zip(message.username());
+        let renewed = authenticated.renewed();
         let over = renewed.is_none()
             && (allocation.credential_expires).is_some_and(|expires| expires <= now.unix);
         // A secret that is gone vouches for nothing beyond the time that it signed for.
@@ -191,19 +224,10 @@ impl Server {
             return Err(Reject::Unauthenticated(AuthFailure::Expired));
         }
         let ends = match renewed {
-            Some((identity, _)) => identity.expires,
+            Some(identity) => identity.expires,
             None => allocation.credential_expires,
         };
-        let granted_secs = self.granted_secs(now, requested, allocation.scope, ends);
-        self.touch(now, id, |allocation| {
-            allocation.expires = now.mono + Duration::from_secs(granted_secs.into());
-            if let Some((identity, username)) = renewed {
-                allocation.username = username.into();
-                allocation.key = *authenticated.key();
-                allocation.credential_expires = identity.expires;
-            }
-        });
-        Ok(response.lifetime(granted_secs))
+        Ok(self.granted_secs(now, requested, allocation.scope, ends))
     }
 
     /// CreatePermission (RFC 8656 §10.2): all of the peers, or none.

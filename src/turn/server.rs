@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ahash::RandomState;
 
-use crate::access::{Access, AddressRate, Scope};
+use crate::access::{Access, AddressRate, AuthFailure, Scope};
 use crate::base::trace::Traces;
 use crate::base::{FiveTuple, Now, RelayedAddress};
 use crate::wire::{self, Class, DecodeError, Key, Kind, Message, Method, Response};
@@ -19,6 +19,7 @@ use super::purses::{PurseId, Purses};
 use super::reject::Reject;
 use super::routes::Routes;
 use super::stats::{BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS, Direction, DropReason, Path, Stats};
+use super::ticket::Tickets;
 use super::timers::Timers;
 use super::trace::Tracer;
 use super::{EndReason, Ended, Forward, FromPeer, OpenError, Output, Seed, Settings};
@@ -47,6 +48,7 @@ pub struct Server {
     /// Newcomers that were sent to other servers.
     pub(super) redirected: usize,
     pub(super) tracer: Tracer,
+    pub(super) tickets: Tickets,
     pub(super) timers: Timers,
     pub(super) outputs: VecDeque<Output>,
     pub(super) started: Instant,
@@ -70,6 +72,7 @@ impl Server {
             nonces: Nonces::new(&seed.nonce_key, settings.nonce_lifetime),
             unauthenticated: AddressRate::new(settings.unauthenticated_per_address, hasher.clone()),
             auth_failures: AddressRate::new(settings.auth_failures_per_address, hasher.clone()),
+            tickets: Tickets::new(&seed.nonce_key),
             settings,
             access,
             seed,
@@ -144,7 +147,6 @@ impl Server {
         match opened {
             Ok(relayed) => {
                 allocation.state = State::Live(relayed);
-                let answer = allocate_success(allocation, relayed);
                 let counts = !allocation.scope.is_canary();
                 if counts {
                     self.stats.live[five_tuple.transport() as usize][relayed.family() as usize] +=
@@ -156,6 +158,10 @@ impl Server {
                 self.touch(now, id, |allocation| {
                     allocation.expires = now.mono + granted
                 });
+                let Some(allocation) = self.allocations.get(id) else {
+                    return;
+                };
+                let answer = self.allocate_success(allocation, relayed);
                 if counts {
                     self.stats
                         .answered(Method::Allocate, five_tuple.transport(), Ok(()));
@@ -184,9 +190,12 @@ impl Server {
         }
     }
 
-    /// The client's stream closed: its allocation ends (RFC 8656 §7.2).
+    /// The client's stream closed: its allocation ends (RFC 8656 §7.2), unless it moves (RFC 8016).
     pub fn handle_client_closed(&mut self, now: Now, five_tuple: FiveTuple) {
         let now = self.advance(now);
+        if self.outlives(now, five_tuple) {
+            return;
+        }
         if let Some(id) = self.by_five_tuple.get(&five_tuple).copied() {
             self.end(now, id, EndReason::ClientClosed);
         }
@@ -306,6 +315,9 @@ impl Server {
         }
         let mut signer = None;
         let result = self.dispatch(now, from, message, method, &mut signer);
+        if let Err(Reject::Elsewhere(shard)) = result {
+            return Forward::ToShard { shard };
+        }
         if let Err(reject) = &result {
             if let Some(failure) = reject.auth_failure() {
                 self.stats.auth_failures[failure as usize] += 1;
@@ -433,11 +445,19 @@ impl Server {
         let id = self.by_five_tuple.get(&from).copied();
         let owned = id.and_then(|id| self.allocations.get(id));
         let authenticated =
-            super::auth::authenticate(message, now, from, &self.access, &self.nonces, owned)?;
+            super::auth::authenticate(message, now, from, &self.access, &self.nonces, owned);
+        let authenticated = match authenticated {
+            Err(Reject::Unauthenticated(AuthFailure::Expired))
+                if method == Method::Refresh && owned.is_none() =>
+            {
+                self.authenticate_by_ticket(now, from, message)?
+            }
+            other => other?,
+        };
         *signer = Some((*authenticated.key(), authenticated.scope()));
         match method {
             Method::Allocate => self.allocate(now, from, message, authenticated),
-            Method::Refresh => self.refresh(now, id, message, &authenticated).map(Some),
+            Method::Refresh => self.refresh(now, from, id, message, &authenticated),
             Method::CreatePermission => self
                 .create_permission(now, id, message, &authenticated)
                 .map(Some),
@@ -527,7 +547,17 @@ impl Server {
         for binding in &allocation.channels {
             self.routes.remove(&allocation, binding);
         }
-        self.by_five_tuple.remove(&allocation.five_tuple);
+        if !allocation.is_adrift() {
+            self.by_five_tuple.remove(&allocation.five_tuple);
+        }
+        if let Some(next) = allocation.next() {
+            self.by_five_tuple.remove(&next);
+            self.outputs.push_back(Output::Left { five_tuple: next });
+        }
+        if (allocation.mobility.as_deref()).is_some_and(|mobility| mobility.moves > 0) {
+            let five_tuple = allocation.five_tuple;
+            self.outputs.push_back(Output::Left { five_tuple });
+        }
         if self.allocations.len() == 0 {
             self.routes.shrink();
         }
@@ -536,12 +566,17 @@ impl Server {
     /// Ends what is over at `now`: the allocation, or some of its permissions and channels.
     ///
     /// Timers call it, and so does every request, so that a late timer never shows.
-    fn expire(&mut self, now: Now, id: AllocationId) {
+    pub(super) fn expire(&mut self, now: Now, id: AllocationId) {
         let Some(allocation) = self.allocations.get_mut(id) else {
             return;
         };
         if allocation.expires <= now.mono {
-            self.end(now, id, EndReason::Expired);
+            let reason = if allocation.is_adrift() {
+                EndReason::ClientClosed
+            } else {
+                EndReason::Expired
+            };
+            self.end(now, id, reason);
             return;
         }
         let before = allocation.next_expiry();
@@ -575,18 +610,26 @@ impl Server {
         now.mono.saturating_duration_since(self.started).as_secs() as u32
     }
 
+    /// The success response to an Allocate, the same for its retransmissions.
+    pub(super) fn allocate_success(
+        &self,
+        allocation: &Allocation,
+        relayed: RelayedAddress,
+    ) -> Response {
+        let response = Response::success(Method::Allocate, allocation.transaction)
+            .relayed_address(relayed.0)
+            .mapped_address(allocation.five_tuple.client())
+            .lifetime(allocation.granted_secs);
+        match self.ticket(allocation) {
+            Some(ticket) => response.mobility_ticket(&ticket),
+            None => response,
+        }
+    }
+
     fn counted(&mut self, forward: Forward) -> Forward {
         if let Forward::Drop(reason) = forward {
             self.stats.drop(reason);
         }
         forward
     }
-}
-
-/// The success response to an Allocate, the same for its retransmissions.
-pub(super) fn allocate_success(allocation: &Allocation, relayed: RelayedAddress) -> Response {
-    Response::success(Method::Allocate, allocation.transaction)
-        .relayed_address(relayed.0)
-        .mapped_address(allocation.five_tuple.client())
-        .lifetime(allocation.granted_secs)
 }

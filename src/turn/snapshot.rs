@@ -25,11 +25,13 @@ use super::allocation::{Allocation, AllocationId, Allocations, ChannelBinding, P
 use super::auth::Nonces;
 use super::change::Newcomers;
 use super::contacts::Contacts;
+use super::mobility::MobilityImage;
 use super::police::{Limit, ScopedRates};
 use super::purses::{PurseId, Purses};
 use super::routes::Routes;
 use super::server::Server;
 use super::stats::{Direction, DropReason, Histogram, Path, RateWindow, Stats, Traffic};
+use super::ticket::Tickets;
 use super::timers::Timers;
 use super::trace::Tracer;
 use super::{Seed, Settings};
@@ -130,6 +132,8 @@ struct AllocationImage {
     denial_logged: bool,
     #[serde(default)]
     contacts: Option<Contacts>,
+    #[serde(default)]
+    mobility: Option<MobilityImage>,
 }
 
 impl Snapshot {
@@ -253,6 +257,7 @@ impl Server {
             newcomers: _,
             redirected,
             tracer: _,
+            tickets: _,
             timers: _,
             outputs,
             started,
@@ -406,6 +411,7 @@ impl Server {
             routes,
             stats,
             indications,
+            tickets: Tickets::new(&nonce_key),
             timers,
             newcomers: Newcomers::default(),
             tracer: Tracer::default(),
@@ -417,6 +423,7 @@ impl Server {
         let live: Vec<_> = server.tenants().map(|tenant| tenant.id).collect();
         for id in live {
             server.place_under_limits(now, id);
+            server.resume_move(now, id);
         }
         server
     }
@@ -505,6 +512,7 @@ impl AllocationImage {
             denial_logged,
             police: _,
             contacts,
+            mobility,
         } = allocation;
         Self {
             slot: id.slot,
@@ -542,6 +550,8 @@ impl AllocationImage {
             channels_made: *channels_made,
             denial_logged: *denial_logged,
             contacts: contacts.as_deref().cloned(),
+            mobility: (mobility.as_deref())
+                .map(|mobility| MobilityImage::of(mobility, |at| nanos(at, now))),
         }
     }
 
@@ -605,6 +615,8 @@ impl AllocationImage {
             contacts: (self.contacts.clone())
                 .filter(Contacts::is_sound)
                 .map(Box::new),
+            mobility: (self.mobility.as_ref())
+                .map(|image| Box::new(image.restored(|nanos| moment(nanos, taken)))),
         })
     }
 }
@@ -659,6 +671,7 @@ fn each_counter(stats: &mut Stats, mut visit: impl FnMut(String, &mut u64)) {
         policed,
         new_peers_refused,
         scan_suspects,
+        mobility,
         duration,
         bandwidth,
         affected,
@@ -679,10 +692,13 @@ fn each_counter(stats: &mut Stats, mut visit: impl FnMut(String, &mut u64)) {
     }
     visit("new_peers_refused".to_owned(), new_peers_refused);
     visit("scan_suspects".to_owned(), scan_suspects);
+    let codes = || ErrorCode::ALL.iter().map(|code| code.code());
+    for (code, value) in std::iter::once(0).chain(codes()).zip(mobility) {
+        visit(format!("mobility/{code}"), value);
+    }
     for (method, rows) in Method::ALL.iter().zip(requests) {
         for (transport, row) in Transport::ALL.iter().zip(rows) {
-            let codes = ErrorCode::ALL.iter().map(|code| code.code());
-            for (code, value) in std::iter::once(0).chain(codes).zip(row) {
+            for (code, value) in std::iter::once(0).chain(codes()).zip(row) {
                 let (method, transport) = (method.label(), transport.label());
                 visit(format!("request/{method}/{transport}/{code}"), value);
             }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use hmac::Mac;
 use stun_types::attribute::{
     AlternateServer, AttributeType, ErrorCode as CodecErrorCode, Fingerprint, MessageIntegrity,
-    Nonce, Realm, UnknownAttributes, XorMappedAddress,
+    Nonce, RawAttribute, Realm, UnknownAttributes, XorMappedAddress,
 };
 use stun_types::message::{
     Message as Codec, MessageClass, MessageType, MessageWrite, MessageWriteVec,
@@ -14,7 +14,7 @@ use stun_types::message::{
 use turn_types::attribute::{Lifetime, XorRelayedAddress};
 
 use super::message::integrity_mac;
-use super::{ErrorCode, Key, Method, STUN_HEADER, TransactionId};
+use super::{ErrorCode, Key, Method, STUN_HEADER, TransactionId, attribute};
 
 /// An answer under construction.
 pub struct Response {
@@ -72,6 +72,14 @@ impl Response {
     pub fn alternate_server(mut self, server: SocketAddr) -> Self {
         self.out
             .push_attribute_unchecked(&AlternateServer::new(server));
+        self
+    }
+
+    /// MOBILITY-TICKET (RFC 8016 §3.3).
+    pub fn mobility_ticket(mut self, ticket: &[u8]) -> Self {
+        let kind = AttributeType::new(attribute::MOBILITY_TICKET);
+        self.out
+            .push_attribute_unchecked(&RawAttribute::new(kind, ticket));
         self
     }
 
