@@ -37,6 +37,11 @@ pub struct World {
     /// What `OpenRelay` is answered with; `None` leaves it open.
     pub open: Option<Result<(), OpenError>>,
     pub access: Arc<Access>,
+    /// Where clients moved to, as quotas count them, and what they are answered.
+    pub counted: Vec<IpAddr>,
+    pub moves: Result<(), OpenError>,
+    /// Five-tuples that allocations moved away from.
+    pub left: Vec<FiveTuple>,
     next_port: u16,
 }
 
@@ -109,6 +114,9 @@ impl World {
             ended: Vec::new(),
             open: Some(Ok(())),
             access,
+            counted: Vec::new(),
+            moves: Ok(()),
+            left: Vec::new(),
             next_port: 50_000,
         }
     }
@@ -175,6 +183,11 @@ impl World {
                 }
                 Output::CloseRelay { id } => self.closed.push(id),
                 Output::Ended(ended) => self.ended.push(*ended),
+                Output::MoveClient { id, client } => {
+                    self.counted.push(client);
+                    (self.server).handle_client_moved(self.now, id, self.moves);
+                }
+                Output::Left { five_tuple } => self.left.push(five_tuple),
             }
         }
     }
@@ -225,6 +238,21 @@ impl World {
     /// Alice with a fresh nonce.
     pub fn alice(&mut self, from: FiveTuple) -> Signer {
         Signer::new(USER, PASSWORD, &self.nonce(from))
+    }
+
+    /// The same where there is an allocation, by another method than Allocate.
+    pub fn alice_at(&mut self, from: FiveTuple) -> Signer {
+        let reply = self.ask(from, &Request::refresh(600));
+        Signer::new(USER, PASSWORD, &reply.nonce())
+    }
+
+    /// Another server goes on with what this one has.
+    pub fn hand_over(&mut self) {
+        let snapshot = self.server.snapshot(self.now, |_| true);
+        let families = vec![Family::V4, Family::V6];
+        let access = Arc::clone(&self.access);
+        let settings = Settings::default();
+        self.server = Server::restore(self.now, settings, families, access, snapshot);
     }
 
     /// Alice's allocation with the default lifetime and IPv4.

@@ -750,6 +750,7 @@ impl Harness {
             }
             Forward::Consumed => self.tally.consumed += 1,
             Forward::Drop(_) => self.tally.dropped += 1,
+            Forward::ToShard { .. } => panic!("no client has a ticket"),
         }
     }
 
@@ -819,6 +820,7 @@ impl Harness {
                         .expect("a user"),
                 }
             }
+            Output::MoveClient { .. } | Output::Left { .. } => panic!("no client has a ticket"),
             Output::CloseRelay { id } => {
                 let number = self.number(id);
                 let held = self.sockets.iter().position(|socket| *socket == number);
