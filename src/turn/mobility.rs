@@ -1,14 +1,15 @@
 //! Mobility with TURN (RFC 8016): a live allocation moves to another five-tuple of its client.
 //!
 //! ```text
-//!            Refresh with a ticket             Send or ChannelData on it, or the old connection closes
+//!         Refresh with a ticket             data or a request of B, or the connection of A closes
 //!  at A ───────────────────────► at A, and B ────────────────────────────────────────────────────► at B
 //!                                    │ the connection of B closes
 //!  at A ◄────────────────────────────┘
 //! ```
 //!
 //! Both five-tuples are good for what the client sends until the new one is settled on; what peers send goes to the old
-//! one until then (RFC 8016 §3.2.2). A client whose only connection closes has [`ADRIFT`] to come back.
+//! one until then (RFC 8016 §3.2.2, which waits for data; a client that only receives asks for permissions there, and no
+//! client asks for anything before it knows that it has moved). A client whose only connection closes has [`ADRIFT`] to come back.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -405,6 +406,17 @@ impl Server {
         self.answer(to, response.finish(Some(&key), fingerprint));
         if adrift {
             self.settle_on_next(now, id);
+        }
+    }
+
+    /// The client asks for something at `five_tuple`, and may have moved there.
+    pub(super) fn settle_at(&mut self, now: Now, five_tuple: FiveTuple) {
+        let id = self.by_five_tuple.get(&five_tuple).copied();
+        let allocation = id.and_then(|id| self.allocations.get(id));
+        if let Some(allocation) = allocation
+            && allocation.next() == Some(five_tuple)
+        {
+            self.settle_on_next(now, allocation.id);
         }
     }
 

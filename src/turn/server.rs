@@ -455,7 +455,7 @@ impl Server {
             other => other?,
         };
         *signer = Some((*authenticated.key(), authenticated.scope()));
-        match method {
+        let result = match method {
             Method::Allocate => self.allocate(now, from, message, authenticated),
             Method::Refresh => self.refresh(now, from, id, message, &authenticated),
             Method::CreatePermission => self
@@ -467,7 +467,11 @@ impl Server {
             Method::Binding | Method::Send | Method::Data | Method::Unknown => {
                 Err(Reject::BadRequest("not a request"))
             }
+        };
+        if result.is_ok() && message.mobility_ticket().is_none() {
+            self.settle_at(now, from);
         }
+        result
     }
 
     pub(super) fn answer(&mut self, five_tuple: FiveTuple, message: Vec<u8>) {

@@ -57,6 +57,8 @@ struct Run {
     server: Family,
     relayed: Family,
     credentials: Credentials,
+    /// Clients take a ticket, go to another port, and send the Refresh that moves their allocation twice.
+    moves: bool,
 }
 
 impl Run {
@@ -68,6 +70,14 @@ impl Run {
             server: Family::V4,
             relayed: Family::V4,
             credentials: Credentials::LongTerm,
+            moves: false,
+        }
+    }
+
+    const fn moving(self) -> Run {
+        Run {
+            moves: true,
+            ..self
         }
     }
 
@@ -121,6 +131,9 @@ impl Run {
             Credentials::LongTerm => format!("-u {USER} -w {PASSWORD}"),
             Credentials::Secret => format!("-u bob -W {SECRET}"),
         });
+        if self.moves {
+            add("-M");
+        }
         // -c: no second, RTCP, allocation for each client.
         add(&format!(
             "-c -n {messages} -m {clients} -z {interval} -l 200 -p {server_port}"
@@ -248,6 +261,10 @@ cases! {
     ipv6_clients_of_ipv4_relay: Run::new(Udp, Channels, Clients).server(V6);
     ipv6_everywhere_to_echo_peer: Run::new(Udp, Indications, Echo).server(V6).relayed(V6);
     ipv6_tcp_to_ipv6_relay: Run::new(Tcp, Channels, Echo).server(V6).relayed(V6);
+    udp_clients_that_move: Run::new(Udp, Channels, Clients).moving();
+    udp_clients_that_move_and_send_indications: Run::new(Udp, Indications, Echo).moving();
+    tcp_clients_that_move: Run::new(Tcp, Channels, Clients).moving();
+    tls_clients_that_move: Run::new(Tls, Channels, Echo).moving();
     secret_over_udp: Run::new(Udp, Channels, Clients).secret();
     secret_over_tcp: Run::new(Tcp, Channels, Clients).secret();
     secret_over_tls: Run::new(Tls, Channels, Echo).secret();
