@@ -97,6 +97,17 @@ pub(super) enum Endpoint {
     Free,
 }
 
+/// Whose datagram is handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Guest {
+    /// A client's of this shard.
+    None,
+    /// One that another shard passed on.
+    Here,
+    /// The same, and its ticket names an allocation somewhere else.
+    Elsewhere,
+}
+
 struct Listener {
     socket: UdpSocket,
     outgoing: Vec<Outgoing>,
@@ -152,8 +163,8 @@ pub(super) struct Shard {
     parcels: Parcels,
     /// Clients whose datagrams come to one shard and whose allocation another one has.
     steering: Steering,
-    /// What is handled was passed on by another shard.
-    hosting: bool,
+    /// Whether what is handled was passed on by another shard, and for this one.
+    guest: Guest,
     /// Where the connection goes that is being read.
     pub(super) departure: Option<u8>,
     pub(super) streams: HashMap<FiveTuple, Rc<Client>, RandomState>,
@@ -207,7 +218,7 @@ impl Shard {
             segmentation_fallbacks: 0,
             parcels: parts.parcels,
             steering: Steering::new(keyed()),
-            hosting: false,
+            guest: Guest::None,
             departure: None,
             streams: HashMap::with_hasher(keyed()),
             stream_connections: [0; Transport::ALL.len()],

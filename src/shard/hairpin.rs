@@ -40,6 +40,7 @@ enum What {
         client: SocketAddr,
         endpoint: Endpoint,
         count: u32,
+        back: bool,
     },
 }
 
@@ -56,6 +57,8 @@ pub(super) struct Passed<'a> {
     pub endpoint: Endpoint,
     /// How many Refreshes were passed on before and with it.
     pub count: u32,
+    /// Back to where it was received: it was for that shard after all.
+    pub back: bool,
     pub payload: &'a [u8],
 }
 
@@ -105,10 +108,12 @@ impl Parcel {
                     client,
                     endpoint,
                     count,
+                    back,
                 } => Datagram::Passed(Passed {
                     client,
                     endpoint,
                     count,
+                    back,
                     payload,
                 }),
             }
@@ -171,12 +176,14 @@ impl Parcels {
             client,
             endpoint,
             count,
+            back,
             payload,
         } = passed;
         let what = What::Passed {
             client,
             endpoint,
             count,
+            back,
         };
         self.put(shard, what, payload, posted);
     }

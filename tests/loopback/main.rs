@@ -15,6 +15,7 @@ mod dialects;
 mod hairpin;
 mod limits;
 mod load;
+mod mobility;
 mod revocation;
 mod service;
 mod start;

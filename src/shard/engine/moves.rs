@@ -12,7 +12,7 @@ use crate::stream::ClientStream;
 use crate::turn::{AllocationId, DropReason};
 
 use super::departures::count_posted;
-use super::{DATAGRAMS, Endpoint, Payload, Shard, received_at};
+use super::{DATAGRAMS, Endpoint, Guest, Payload, Shard, received_at};
 
 /// What a Refresh request begins with: class and method (RFC 8489 §5).
 const REFRESH: [u8; 2] = [0x00, 0x04];
@@ -23,9 +23,10 @@ impl Shard {
         let other = shard != self.index && self.parcels.has(shard);
         let endpoint = self.endpoints.get(usize::from(from.listener().0));
         match endpoint {
-            // The datagram of a guest goes no further: its client is told nothing, and asks again.
-            Some(Endpoint::Udp { .. }) if other && !self.hosting => {
-                if let Some(way) = self.steering.send_away(from, shard) {
+            Some(Endpoint::Udp { .. }) if other => {
+                if self.guest != Guest::None {
+                    self.guest = Guest::Elsewhere;
+                } else if let Some(way) = self.steering.send_away(from, shard) {
                     self.pass_on(from, way, message);
                 } else {
                     self.server.count_drop(DropReason::Mailbox, 1);
@@ -51,13 +52,14 @@ impl Shard {
             client: from.client(),
             endpoint,
             count: way.count,
+            back: false,
             payload,
         };
         let server = &mut self.server;
         (self.parcels).pass(way.shard, &passed, |posted| count_posted(server, &posted));
     }
 
-    /// A datagram that the shard `home` passes on.
+    /// A datagram that the shard `home` passes on, or back.
     pub(super) fn guest_input(&mut self, now: Now, home: u8, passed: &Passed<'_>, slot: usize) {
         let Endpoint::Udp { socket, .. } = passed.endpoint else {
             return;
@@ -74,16 +76,20 @@ impl Shard {
         let listener = self.intern(passed.endpoint);
         let from = FiveTuple::new(Transport::Udp, passed.client, listener);
         let payload = received_at(slot, &(0..length));
+        if passed.back {
+            self.steering.call_back(from, passed.count);
+            self.client_input(now, from, payload);
+            return;
+        }
         if self.steering.greet(from, passed.count) {
             self.client_input(now, from, payload);
             return;
         }
+        let mut guest = Guest::Elsewhere;
         if passed.payload.starts_with(&REFRESH) {
-            self.hosting = true;
+            self.guest = Guest::Here;
             self.client_input(now, from, payload);
-            self.hosting = false;
-        } else {
-            self.server.count_drop(DropReason::NoAllocation, 1);
+            guest = std::mem::replace(&mut self.guest, Guest::None);
         }
         let porter = Way {
             shard: home,
@@ -91,8 +97,15 @@ impl Shard {
         };
         if self.server.has_allocation(from) {
             self.steering.host(from, porter);
-        } else {
+        } else if guest == Guest::Here {
             self.send_back(from, porter);
+        } else {
+            let back = Passed {
+                back: true,
+                ..*passed
+            };
+            let server = &mut self.server;
+            (self.parcels).pass(home, &back, |posted| count_posted(server, &posted));
         }
     }
 
