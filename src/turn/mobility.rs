@@ -8,8 +8,9 @@
 //! ```
 //!
 //! Both five-tuples are good for what the client sends until the new one is settled on; what peers send goes to the old
-//! one until then (RFC 8016 §3.2.2, which waits for data; a client that only receives asks for permissions there, and no
-//! client asks for anything before it knows that it has moved). A client whose only connection closes has [`ADRIFT`] to come back.
+//! one until then. RFC 8016 §3.2.2 waits for data; here any other request does as well, since a client that only receives
+//! sends nothing else, and none asks for anything before it knows that it has moved. A client whose only connection
+//! closes has [`ADRIFT`] to come back.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -463,6 +464,24 @@ impl Server {
         }
         self.by_five_tuple.remove(&next);
         self.output(Output::Left { five_tuple: next });
+    }
+
+    /// Takes the five-tuples of an allocation that is over out of the table.
+    pub(super) fn forget_places(&mut self, allocation: &Allocation) {
+        if !allocation.is_adrift() {
+            self.by_five_tuple.remove(&allocation.five_tuple);
+        }
+        let Some(mobility) = allocation.mobility.as_deref() else {
+            return;
+        };
+        if let Some(next) = mobility.next {
+            self.by_five_tuple.remove(&next);
+            self.output(Output::Left { five_tuple: next });
+        }
+        if mobility.moves > 0 && !mobility.adrift {
+            let five_tuple = allocation.five_tuple;
+            self.output(Output::Left { five_tuple });
+        }
     }
 
     /// Nobody is on `five_tuple` any more. Whether its allocation goes on without: at its other five-tuple, or adrift.

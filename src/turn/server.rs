@@ -551,17 +551,7 @@ impl Server {
         for binding in &allocation.channels {
             self.routes.remove(&allocation, binding);
         }
-        if !allocation.is_adrift() {
-            self.by_five_tuple.remove(&allocation.five_tuple);
-        }
-        if let Some(next) = allocation.next() {
-            self.by_five_tuple.remove(&next);
-            self.outputs.push_back(Output::Left { five_tuple: next });
-        }
-        if (allocation.mobility.as_deref()).is_some_and(|mobility| mobility.moves > 0) {
-            let five_tuple = allocation.five_tuple;
-            self.outputs.push_back(Output::Left { five_tuple });
-        }
+        self.forget_places(&allocation);
         if self.allocations.len() == 0 {
             self.routes.shrink();
         }

@@ -15,6 +15,7 @@ mod server;
 mod handover;
 mod hostile;
 mod limits;
+mod mobility;
 mod peers;
 mod process;
 mod revocation;
