@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use stun::attributes::AttrType;
 use turnix::net::Poller;
 
 use super::process::{PATIENCE, now};
@@ -16,6 +17,9 @@ use crate::common::wire::{Reply, Request, Signer, channel_data, padded_channel_d
 use crate::common::world::{PASSWORD, USER};
 
 const CHANNEL: u16 = 0x4000;
+
+/// MOBILITY-TICKET.
+const TICKET: AttrType = AttrType(0x8030);
 
 /// Clients that share a peer's socket, and with it its buffer.
 const CLIENTS_PER_PEER: usize = 16;
@@ -52,8 +56,39 @@ impl Client {
         }
     }
 
+    /// One that may move (RFC 8016), and its ticket.
+    #[track_caller]
+    pub fn allocate_mobile(server: SocketAddr) -> (Self, Vec<u8>) {
+        let mut client = Self::enter(server, UdpSocket::bind((server.ip(), 0)).unwrap());
+        let reply = client.ask_signed(Request::allocate().attr(TICKET.0, &[]));
+        assert_eq!(reply.code(), 0);
+        client.relayed = reply.relayed();
+        (client, reply.attr(TICKET).expect("a ticket"))
+    }
+
+    /// Moves to another port: who it is there, and its next ticket.
+    #[track_caller]
+    pub fn go(&self, ticket: &[u8]) -> (Self, Vec<u8>) {
+        let server = self.socket.peer_addr().unwrap();
+        let mut client = Self::enter(server, UdpSocket::bind((server.ip(), 0)).unwrap());
+        let reply = client.ask_signed(Request::refresh(600).attr(TICKET.0, ticket));
+        assert_eq!(reply.code(), 0);
+        client.relayed = self.relayed;
+        (client, reply.attr(TICKET).expect("a ticket"))
+    }
+
     #[track_caller]
     fn allocate_from(server: SocketAddr, socket: UdpSocket) -> Self {
+        let mut client = Self::enter(server, socket);
+        let reply = client.ask_signed(Request::allocate());
+        assert_eq!(reply.code(), 0);
+        client.relayed = reply.relayed();
+        client
+    }
+
+    /// One that has a nonce.
+    #[track_caller]
+    fn enter(server: SocketAddr, socket: UdpSocket) -> Self {
         socket.connect(server).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut client = Self {
@@ -64,9 +99,6 @@ impl Client {
         let challenge = client.ask(&Request::allocate());
         assert_eq!(challenge.code(), 401);
         client.signer = Signer::new(USER, PASSWORD, &challenge.nonce());
-        let reply = client.ask_signed(Request::allocate());
-        assert_eq!(reply.code(), 0);
-        client.relayed = reply.relayed();
         client
     }
 
