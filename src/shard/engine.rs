@@ -37,6 +37,7 @@ use super::steering::Steering;
 use super::streams::{Client, STREAM_CREDIT, ToStream};
 use super::trains::Trains;
 use departures::count_posted;
+use moves::Guest;
 
 /// What a shard is made of.
 pub(super) struct Parts {
@@ -96,17 +97,6 @@ pub(super) enum Endpoint {
     Stream(SocketAddr),
     /// Of a listener that is closed.
     Free,
-}
-
-/// Whose datagram is handled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Guest {
-    /// A client's of this shard.
-    None,
-    /// One that another shard passed on.
-    Here,
-    /// The same, and its ticket names an allocation somewhere else.
-    Elsewhere,
 }
 
 struct Listener {

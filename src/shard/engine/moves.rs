@@ -12,10 +12,21 @@ use crate::stream::ClientStream;
 use crate::turn::{AllocationId, DropReason};
 
 use super::departures::count_posted;
-use super::{DATAGRAMS, Endpoint, Guest, Payload, Shard, received_at};
+use super::{DATAGRAMS, Endpoint, Payload, Shard, received_at};
 
 /// What a Refresh request begins with: class and method (RFC 8489 §5).
 const REFRESH: [u8; 2] = [0x00, 0x04];
+
+/// Whose datagram is handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Guest {
+    /// A client's of this shard.
+    None,
+    /// One that another shard passed on.
+    Here,
+    /// The same, and its ticket names an allocation somewhere else.
+    Elsewhere,
+}
 
 impl Shard {
     /// The message of `from` names an allocation of another shard: that gets it, and what follows.
