@@ -306,8 +306,13 @@ pub(super) async fn serve_on(shard: Rc<RefCell<Shard>>, stream: ClientStream, qu
     let end = poll_fn(|cx| connection.poll(cx)).await;
     tracing::trace!(?end, "stream client gone");
     if let Some(turn) = connection.turns.take() {
-        // Nobody else is to have it, and what it was answered so far goes first.
-        shard.borrow_mut().streams.remove(&five_tuple);
+        {
+            // Nobody else is to have it, and the core hears of it no more.
+            let mut shard = shard.borrow_mut();
+            shard.streams.remove(&five_tuple);
+            shard.server.handle_client_closed(Clock.now(), five_tuple);
+        }
+        // What it was answered so far goes first.
         let written = tokio::time::timeout(LINGER, poll_fn(|cx| connection.client.poll_write(cx)));
         let written = matches!(written.await, Ok(Ok(())));
         let rest = std::mem::take(&mut *connection.client.partial.borrow_mut());
