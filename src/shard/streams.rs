@@ -274,15 +274,16 @@ pub(super) async fn serve_on(shard: Rc<RefCell<Shard>>, stream: ClientStream, qu
         );
         return;
     }
-    if let Some(name) = &stream.server_name {
-        (shard.borrow_mut().server).handle_client_named(five_tuple, name);
-    }
     let (client_address, local) = (stream.client, stream.local);
     let mut stream = stream;
     let partial = std::mem::take(&mut stream.received);
+    let name = stream.server_name.take();
     let Ok(io) = stream.into_io() else {
         return;
     };
+    if let Some(name) = &name {
+        (shard.borrow_mut().server).handle_client_named(five_tuple, name);
+    }
     let unparsed = !partial.is_empty();
     let client = Rc::new(Client::new(io, partial, queue));
     let idle_after = {
