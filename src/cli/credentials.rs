@@ -209,6 +209,7 @@ fn default_listener() -> Listener {
             tcp: true,
             ..Default::default()
         },
+        dtls: false,
     }
 }
 

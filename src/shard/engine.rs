@@ -2,6 +2,7 @@
 
 mod change;
 mod departures;
+mod dtls;
 mod handover;
 
 use std::collections::HashMap;
@@ -27,6 +28,7 @@ use crate::turn::{
 use crate::wire;
 
 use super::budgets::{Budgets, Purses};
+use super::dtls::{Dtls, Sessions, Speaks};
 use super::hairpin::{self, Hairpin, Parcel, Parcels};
 use super::handover::Start;
 use super::ports::RelayPool;
@@ -50,6 +52,9 @@ pub(super) struct Parts {
     pub turn: Settings,
     pub seed: Seed,
     pub access: Arc<Access>,
+    pub dtls: Dtls,
+    /// What is spoken on each of `sockets`.
+    pub speaks: Vec<Speaks>,
     /// What another process left of this shard.
     pub start: Option<Start>,
 }
@@ -99,6 +104,7 @@ struct Listener {
     socket: UdpSocket,
     outgoing: Vec<Outgoing>,
     trains: Trains,
+    speaks: Speaks,
     /// The last call filled every slot: there is probably more.
     full: bool,
 }
@@ -154,6 +160,7 @@ pub(super) struct Shard {
     /// Nothing is read, because another process may be about to go on.
     pub(super) frozen: bool,
     records: Option<Emitter>,
+    pub(super) dtls: Sessions,
     /// Frames that stream clients may still have handled before it is the sockets' turn.
     pub(super) stream_credit: usize,
     /// The deadline that the loop sleeps until; an earlier one has to wake it.
@@ -183,7 +190,8 @@ impl Shard {
             batches: [Batch::new(SLOTS), Batch::new(SLOTS)],
             current: DATAGRAMS,
             listeners: (parts.sockets.into_iter())
-                .map(|socket| Some(Listener::new(socket)))
+                .zip(parts.speaks.into_iter().chain(std::iter::repeat(Speaks::default())))
+                .map(|(socket, speaks)| Some(Listener::new(socket, speaks)))
                 .collect(),
             listener_buffer_bytes: parts.listener_buffer_bytes,
             drops_of_closed: 0,
@@ -203,6 +211,7 @@ impl Shard {
             stream_idle: parts.stream_idle,
             frozen: false,
             records: parts.records,
+            dtls: Sessions::new(parts.dtls, now.mono, keyed()),
             stream_credit: STREAM_CREDIT,
             armed: None,
             wake,
@@ -249,6 +258,7 @@ impl Shard {
             self.server.handle_timeout(now);
             self.drain_outputs(now);
         }
+        self.look_at_sessions(now);
         true
     }
 
@@ -282,6 +292,7 @@ impl Shard {
             }
         };
         listener.full = count == SLOTS;
+        let speaks = listener.speaks;
         let switch = (listener.trains).observe(self.batches[DATAGRAMS].all_received(0..count));
         if let Some(on) = switch
             && listener.socket.take_trains(on).is_err()
@@ -298,7 +309,11 @@ impl Shard {
             for range in received.datagrams() {
                 self.make_room();
                 let payload = received_at(slot, &range);
-                self.client_input(now, from, payload);
+                if speaks.is_plain() {
+                    self.client_input(now, from, payload);
+                } else {
+                    self.told_apart(now, speaks, from, payload);
+                }
             }
         }
     }
@@ -505,6 +520,9 @@ impl Shard {
             }
         };
         match self.endpoints.get(usize::from(five_tuple.listener().0)) {
+            Some(Endpoint::Udp { .. }) if five_tuple.transport() == Transport::Dtls => {
+                self.seal(five_tuple, payload, &header);
+            }
             Some(&Endpoint::Udp { socket, local }) => {
                 let outgoing = self.framed(payload, &header);
                 if let Some(Some(listener)) = self.listeners.get_mut(socket) {
@@ -630,7 +648,8 @@ impl Shard {
 
     /// The deadline to sleep until, remembered so that an earlier one wakes the loop.
     pub(super) fn arm(&mut self) -> Option<Instant> {
-        self.armed = self.server.poll_timeout();
+        let sessions = self.dtls.next().map(|(at, _)| at);
+        self.armed = (self.server.poll_timeout().into_iter().chain(sessions)).min();
         self.armed
     }
 
@@ -638,6 +657,7 @@ impl Shard {
         let now = Clock.now();
         self.server.handle_timeout(now);
         self.drain_outputs(now);
+        self.look_at_sessions(now);
     }
 
     pub(super) fn end_all(&mut self) {
@@ -647,6 +667,7 @@ impl Shard {
             (self.server).end_allocation(now, view.id, EndReason::Shutdown);
         }
         self.drain_outputs(now);
+        self.end_sessions(|_| true);
     }
 
     /// Lets live allocations in some slots leave a record if they are due; whether there are slots beyond.
@@ -670,9 +691,11 @@ impl Shard {
         let drops: u64 = listeners.map(|l| u64::from(l.socket.drops())).sum();
         stats.dropped[DropReason::ReceiveBuffer as usize] +=
             drops + self.drops_of_closed + self.relays.drops();
+        let mut connections = self.stream_connections;
+        connections[Transport::Dtls as usize] = self.dtls.connected();
         ShardSnapshot {
             stats,
-            stream_connections: self.stream_connections,
+            stream_connections: connections,
             segmentation_fallbacks: self.segmentation_fallbacks,
         }
     }

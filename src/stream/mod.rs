@@ -15,6 +15,7 @@
 mod admission;
 pub mod certificates;
 mod challenges;
+pub mod dtls;
 mod io;
 mod listener;
 pub mod sniff;

@@ -103,11 +103,13 @@ pub enum DropReason {
     BandwidthTotal,
     /// The allocation addresses new peers faster than it may.
     NewPeers,
+    /// A DTLS record of no session, or a ClientHello that none can begin with.
+    Dtls,
 }
 
 impl DropReason {
     /// Every reason, in the order of their discriminants.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::NotStun,
         Self::Malformed,
         Self::Unexpected,
@@ -130,6 +132,7 @@ impl DropReason {
         Self::BandwidthUser,
         Self::BandwidthTotal,
         Self::NewPeers,
+        Self::Dtls,
     ];
 
     /// The label of metrics and logs.
@@ -157,6 +160,7 @@ impl DropReason {
             Self::BandwidthUser => "bandwidth_user",
             Self::BandwidthTotal => "bandwidth_total",
             Self::NewPeers => "new_peers",
+            Self::Dtls => "dtls",
         }
     }
 }

@@ -49,7 +49,7 @@ impl Shard {
             drops: self.drops_of_closed + self.relays.drops_of_closed(),
             segmentation_fallbacks: self.segmentation_fallbacks,
             stays: (self.server.tenants())
-                .filter(|tenant| !moves(tenant.five_tuple.transport()))
+                .filter(|tenant| stays(tenant.five_tuple.transport()))
                 .filter_map(|tenant| Some(self.relays.get(tenant.id)?.socket.local_addr()))
                 .collect(),
         };
@@ -149,7 +149,9 @@ impl Shard {
                 Some(Ok(())) => {
                     let reason = match five_tuple.transport() {
                         Transport::Udp => EndReason::ListenerClosed,
-                        Transport::Tcp | Transport::Tls => EndReason::ClientClosed,
+                        Transport::Tcp | Transport::Tls | Transport::Dtls => {
+                            EndReason::ClientClosed
+                        }
                     };
                     self.server.end_allocation(now, id, reason);
                 }
@@ -174,6 +176,7 @@ impl Shard {
 
     /// Lets go of what another process has now: listeners, clients and their relays. How many connections stay.
     pub(in crate::shard) fn leave(&mut self) -> u64 {
+        self.end_sessions(|_| true);
         for id in self.server.leave(moves) {
             self.relays.hand_over(id, &self.poller);
         }
@@ -194,6 +197,12 @@ const fn moves(transport: Transport) -> bool {
     match transport {
         Transport::Udp | Transport::Tcp => true,
         // Its state is a library's.
-        Transport::Tls => false,
+        Transport::Tls | Transport::Dtls => false,
     }
+}
+
+/// Whether clients on `transport` stay with this process: those of DTLS cannot, since their datagrams come by a socket
+/// that the other one reads.
+const fn stays(transport: Transport) -> bool {
+    matches!(transport, Transport::Tls)
 }
