@@ -8,7 +8,7 @@ use ahash::RandomState;
 
 use crate::base::{FiveTuple, Now};
 use crate::stream::dtls::{
-    ClientHello, Cookies, HANDSHAKE_TIMEOUT, RECORD_BYTES, Session, Terms, VERIFY_BYTES,
+    ALERT_BYTES, ClientHello, Cookies, HANDSHAKE_TIMEOUT, RECORD_BYTES, Session, Terms, VERIFY_BYTES,
 };
 use crate::stream::{Admission, Admitted, Certificates};
 
@@ -85,6 +85,8 @@ pub(super) struct Guest {
 pub(super) enum Greeting {
     /// An answer that anybody gets.
     Verify([u8; VERIFY_BYTES]),
+    /// It asks for a version that is not spoken; the answer says so.
+    Refuse([u8; ALERT_BYTES]),
     /// A session has begun.
     Begun,
     /// It is of the session that there is.
@@ -161,6 +163,9 @@ impl Sessions {
     pub fn greet(&mut self, now: Now, from: FiveTuple, hello: &ClientHello<'_>) -> Greeting {
         let since = now.mono.saturating_duration_since(self.started);
         let client = from.client();
+        if hello.too_old {
+            return Greeting::Refuse(hello.refusal());
+        }
         if hello.message == 0 {
             if hello.len() < VERIFY_BYTES {
                 return Greeting::Nothing;

@@ -40,6 +40,7 @@ impl Shard {
             }
             match self.dtls.greet(now, from, &hello) {
                 Greeting::Verify(request) => return self.send_record(from, &request),
+                Greeting::Refuse(alert) => return self.send_record(from, &alert),
                 Greeting::Begun => return self.run_session(now, from, came),
                 Greeting::Known => {}
                 Greeting::Replaces => {

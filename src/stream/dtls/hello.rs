@@ -15,6 +15,9 @@ pub const COOKIE_BYTES: usize = 32;
 /// than came in his name.
 pub const VERIFY_BYTES: usize = RECORD_HEADER + HANDSHAKE_HEADER + 3 + COOKIE_BYTES;
 
+/// Bytes of an alert in clear.
+pub const ALERT_BYTES: usize = RECORD_HEADER + 2;
+
 /// How long a cookie is good for, at least; at most twice as long.
 const COOKIE_PERIOD: Duration = Duration::from_secs(30);
 
@@ -22,6 +25,9 @@ const RECORD_HEADER: usize = 13;
 const HANDSHAKE_HEADER: usize = 12;
 const RANDOM_BYTES: usize = 32;
 
+const ALERT: u8 = 21;
+const FATAL: u8 = 2;
+const PROTOCOL_VERSION: u8 = 70;
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 const HELLO_VERIFY_REQUEST: u8 = 3;
@@ -37,11 +43,13 @@ pub const fn is_dtls(first: u8) -> bool {
     matches!(first, 20..=63)
 }
 
-/// A ClientHello of DTLS 1.2 or later that came whole, at the start of a datagram.
+/// A ClientHello that came whole, at the start of a datagram.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientHello<'a> {
     /// The record it came in.
     record: &'a [u8],
+    /// It knows nothing later than DTLS 1.0.
+    pub too_old: bool,
     /// The number of the record.
     pub sequence: u64,
     /// The number of the message: 0 for the first, 1 for the one with the cookie.
@@ -87,8 +95,13 @@ impl<'a> ClientHello<'a> {
         let suites = usize::from(u16::from_be_bytes(reader.take(2)?.try_into().ok()?));
         reader.take(suites)?;
         reader.take_vector8()?;
-        (version == DTLS_1_2).then_some(Self {
+        let &[family, minor] = version else {
+            return None;
+        };
+        // Versions count down; 1.3 says 1.2 here.
+        (family == DTLS_1_2[0]).then_some(Self {
             record,
+            too_old: minor > DTLS_1_2[1],
             sequence: u64::from_be_bytes([0, 0, s0, s1, s2, s3, s4, s5]),
             message: u16::from_be_bytes([m0, m1]),
             random,
@@ -97,6 +110,16 @@ impl<'a> ClientHello<'a> {
             before: body.get(..cookie_at)?,
             after: body.get(after_at..reader.at)?,
         })
+    }
+
+    /// The alert that tells the client of an old version so (RFC 5246 §7.2.2, protocol_version).
+    pub fn refusal(&self) -> [u8; ALERT_BYTES] {
+        let [_, _, s @ ..] = self.sequence.to_be_bytes();
+        let [s0, s1, s2, s3, s4, s5] = s;
+        let [family, minor] = DTLS_1_0;
+        [
+            ALERT, family, minor, 0, 0, s0, s1, s2, s3, s4, s5, 0, 2, FATAL, PROTOCOL_VERSION,
+        ]
     }
 
     /// Bytes of its record.

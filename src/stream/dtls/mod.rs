@@ -16,7 +16,7 @@ use dimpl::{CryptoError, Dtls, DtlsCertificate, HashAlgorithm, Output};
 
 use crate::base::Secret;
 
-pub use hello::{COOKIE_BYTES, ClientHello, Cookies, VERIFY_BYTES, is_dtls};
+pub use hello::{ALERT_BYTES, COOKIE_BYTES, ClientHello, Cookies, VERIFY_BYTES, is_dtls};
 
 /// How long a handshake may take.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
