@@ -343,7 +343,7 @@ relm = "x"
 
 [[listen]]
 address = "3478"
-protocols = ["udp", "dtls"]
+protocols = ["udp", "sctp"]
 trusted_proxies = ["10.0.0.0/8"]
 
 [relay]
@@ -374,7 +374,7 @@ format = "syslog"
         r#"turnix.toml:1: realm: found ""; expected 1 to 127 characters, usually the server's domain name
 turnix.toml:2: relm: unknown key; did you mean realm?
 turnix.toml:5: listen.address: found "3478"; write an IP address and a port such as "[::]:3478", "0.0.0.0:3478" or "192.0.2.10:443"
-turnix.toml:6: listen.protocols: found "dtls", which this version does not speak; remove it; "tls" encrypts over TCP
+turnix.toml:6: listen.protocols: found "sctp"; write some of "udp", "tcp", "tls", "http", "dtls"
 turnix.toml:7: listen.trusted_proxies: found entries, which this version does not support; this version does not read PROXY protocol headers; remove it and let the balancer keep client addresses
 turnix.toml:10: relay.ports: found "65535-1"; write the first and the last port, 1 to 65535, such as "49152-65535"
 turnix.toml:11: relay.external_adress: unknown key; did you mean relay.external_address?
@@ -764,7 +764,6 @@ fn what_is_not_enforced_is_not_accepted() {
     for assignment in [
         "relay.external_address=stun:stun.example.org",
         "listen=[{ trusted_proxies = [\"10.0.0.0/8\"] }]",
-        "listen=[{ protocols = [\"dtls\"] }]",
     ] {
         let problems = set(&[AUTH, assignment]).unwrap_err();
         assert!(problems.contains("this version"), "{problems}");

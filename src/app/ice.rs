@@ -199,7 +199,10 @@ pub(super) fn visits(
 ) -> visits::Settings {
     visits::Settings {
         enabled: config.http.test_page,
-        forms: forms(listeners, &host(config, relays)),
+        // No browser speaks DTLS to a relay.
+        forms: (forms(listeners, &host(config, relays)).into_iter())
+            .filter(|form| form.transport != Transport::Dtls)
+            .collect(),
         bits_per_second: config.turn.bandwidth.per_allocation,
         node: config.cluster.node.clone(),
         region: config.cluster.region.clone(),

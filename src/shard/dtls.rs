@@ -1,11 +1,13 @@
 //! DTLS sessions of one shard: how many there may be, and when each has to be looked at.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ahash::RandomState;
 
+use crate::base::addr::subscriber;
 use crate::base::{FiveTuple, Now};
 use crate::stream::dtls::{
     ALERT_BYTES, ClientHello, Cookies, HANDSHAKE_TIMEOUT, RECORD_BYTES, Session, Terms, VERIFY_BYTES,
@@ -14,6 +16,9 @@ use crate::stream::{Admission, Admitted, Certificates};
 
 /// Handshakes of one shard that are not complete; who comes then has to come again.
 const HANDSHAKES: usize = 256;
+
+/// The same of one address; those of others have places left then.
+const HANDSHAKES_OF_ONE: u32 = 16;
 
 /// Sessions of one shard. Each has proven its address, and is let go of when it does nothing.
 const SESSIONS: usize = 16_384;
@@ -106,6 +111,8 @@ pub(super) struct Sessions {
     started: Instant,
     guests: HashMap<FiveTuple, Guest, RandomState>,
     deadlines: BTreeSet<(Instant, FiveTuple)>,
+    /// Handshakes that are not complete, by address; an entry for each that has one.
+    shaking: HashMap<IpAddr, u32, RandomState>,
     handshakes: usize,
     /// What sessions write into: as large as a record may be, once there is a session.
     pub buffer: Vec<u8>,
@@ -124,7 +131,8 @@ impl Sessions {
             terms: None,
             cookies: Cookies::new(key),
             started: now,
-            guests: HashMap::with_hasher(hasher),
+            guests: HashMap::with_hasher(hasher.clone()),
+            shaking: HashMap::with_hasher(hasher),
             deadlines: BTreeSet::new(),
             handshakes: 0,
             buffer: Vec::new(),
@@ -184,7 +192,11 @@ impl Sessions {
         if self.guests.contains_key(&from) {
             return Greeting::Replaces;
         }
-        if self.handshakes >= HANDSHAKES || self.guests.len() >= SESSIONS {
+        let of_one = (self.shaking.get(&subscriber(client.ip()))).copied();
+        if self.handshakes >= HANDSHAKES
+            || of_one.is_some_and(|count| count >= HANDSHAKES_OF_ONE)
+            || self.guests.len() >= SESSIONS
+        {
             return Greeting::Nothing;
         }
         let identity = (self.settings.certificates.as_ref()).and_then(|served| served.identity());
@@ -199,6 +211,7 @@ impl Sessions {
         };
         self.buffer.resize(RECORD_BYTES, 0);
         self.handshakes += 1;
+        *self.shaking.entry(subscriber(client.ip())).or_default() += 1;
         self.deadlines.insert((now.mono, from));
         let guest = Guest {
             session,
@@ -228,7 +241,19 @@ impl Sessions {
         if let Some(guest) = self.guests.get_mut(&five_tuple)
             && !std::mem::replace(&mut guest.connected, true)
         {
-            self.handshakes -= 1;
+            self.shaken(five_tuple);
+        }
+    }
+
+    /// A handshake of the client on `five_tuple` is complete or over.
+    fn shaken(&mut self, five_tuple: FiveTuple) {
+        self.handshakes -= 1;
+        let address = subscriber(five_tuple.client().ip());
+        if let Some(count) = self.shaking.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                self.shaking.remove(&address);
+            }
         }
     }
 
@@ -272,7 +297,9 @@ impl Sessions {
             return false;
         };
         self.deadlines.remove(&(guest.looked_at, five_tuple));
-        self.handshakes -= usize::from(!guest.connected);
+        if !guest.connected {
+            self.shaken(five_tuple);
+        }
         true
     }
 }

@@ -185,6 +185,7 @@ fn five_tuple(transport: Transport, family: Family) -> FiveTuple {
         Transport::Udp => ListenerId(0),
         Transport::Tcp => ListenerId(1),
         Transport::Tls => ListenerId(2),
+        Transport::Dtls => ListenerId(3),
     };
     let client = match family {
         Family::V4 => "192.0.2.7:4000",

@@ -1,6 +1,6 @@
 //! Take-overs that come about.
 
-use std::net::{TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,9 +8,10 @@ use std::time::Duration;
 use turnix::net::host;
 
 use super::flows::{Client, StreamClient, Traffic};
-use super::process::{Site, until};
-use crate::common::wire::{Reply, Request};
-use crate::common::world::USER;
+use super::process::{PATIENCE, Site, until};
+use crate::common::dtls::DtlsLink;
+use crate::common::wire::{Reply, Request, Signer};
+use crate::common::world::{PASSWORD, USER};
 
 /// Descriptors beside one for each client, in any of the processes.
 const SPARE: u64 = 200;
@@ -267,6 +268,41 @@ fn one_who_stays_and_one_who_moves_go_on_talking() {
     assert_eq!(old.ended(), Some(0), "{}", old.log());
     moves.send(b"to nobody");
     assert_eq!(moves.refresh(), 0);
+    assert_eq!(new.metric("turn_allocations"), 2.0);
+}
+
+#[test]
+fn dtls_clients_are_told_to_come_again_and_leave_nothing_behind() {
+    let site = Site::new();
+    let mut old = site.start(&[]);
+    let stays = Client::allocate(old.listener());
+    let connect = |server: SocketAddr| {
+        let socket = UdpSocket::bind((server.ip(), 0)).unwrap();
+        socket.connect(server).unwrap();
+        DtlsLink::connect(socket, PATIENCE).unwrap()
+    };
+    let allocate = |link: &mut DtlsLink| {
+        let mut ask = |request: Request| {
+            link.send(&request.bytes()).unwrap();
+            Reply::parse(&link.receive(PATIENCE).unwrap())
+        };
+        let challenge = ask(Request::allocate());
+        let signer = Signer::new(USER, PASSWORD, &challenge.nonce());
+        let reply = ask(Request::allocate().sign(&signer));
+        assert_eq!(reply.code(), 0);
+    };
+    let mut link = connect(old.listener());
+    allocate(&mut link);
+    let new = site.successor(&[]);
+    new.serves();
+    old.says("\"taken over\"");
+    assert_eq!(link.receive(PATIENCE).unwrap(), b"", "goodbye");
+    assert_eq!(old.ended(), Some(0), "{}", old.log());
+    assert_eq!(new.metric("turn_allocations"), 1.0);
+    assert_eq!(stays.refresh(), 0);
+    // From the same port as well.
+    let mut link = DtlsLink::connect(link.socket, PATIENCE).unwrap();
+    allocate(&mut link);
     assert_eq!(new.metric("turn_allocations"), 2.0);
 }
 

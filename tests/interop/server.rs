@@ -236,11 +236,11 @@ realm = "{REALM}"
 
 [[listen]]
 address = "127.0.0.1:{port}"
-protocols = ["udp", "tcp", "tls", "http"]
+protocols = ["udp", "tcp", "tls", "http", "dtls"]
 
 [[listen]]
 address = "[::1]:{port}"
-protocols = ["udp", "tcp", "tls", "http"]
+protocols = ["udp", "tcp", "tls", "http", "dtls"]
 
 [relay]
 addresses = ["127.0.0.1", "::1"]

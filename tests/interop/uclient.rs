@@ -1,7 +1,8 @@
 //! coturn's `turnutils_uclient`, with coturn's echo peer or between two of its own clients.
 //!
 //! It picks channel numbers from the whole range of RFC 5766, and asks for an even port (EVEN-PORT, without reserving
-//! the next) in every second Allocate, by chance; no option turns that off. Over TLS it tries TLS 1.0 and 1.1 as well, one context at
+//! the next) in every second Allocate, by chance; no option turns that off. Over DTLS it tries 1.0 as well until it is told that nobody
+//! speaks it. Over TLS it tries TLS 1.0 and 1.1 as well, one context at
 //! a time, until the server accepts; and it takes what one TLS record carries for one message, however many there are,
 //! hence the slower pace there.
 
@@ -19,6 +20,7 @@ enum Transport {
     Udp,
     Tcp,
     Tls,
+    Dtls,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -103,6 +105,7 @@ impl Run {
             Transport::Udp => {}
             Transport::Tcp => add("-t"),
             Transport::Tls => add("-t -S"),
+            Transport::Dtls => add("-S"),
         }
         if self.data == Data::Indications {
             add("-s");
@@ -206,9 +209,11 @@ fn check(test: &str, case: Run) {
                 && metrics.sum("turn_relayed_bytes_total", &labels) == 200.0 * packets
         })
     });
-    if case.transport != Transport::Udp {
-        return server.wait_until_idle();
-    }
+    let transport = match case.transport {
+        Transport::Udp => "udp",
+        Transport::Dtls => "dtls",
+        Transport::Tcp | Transport::Tls => return server.wait_until_idle(),
+    };
     // Over UDP it gives back the allocations that relayed, and forgets the one it made for each to look around.
     let forgotten = if case.peer == Peer::Clients {
         clients / 2
@@ -217,14 +222,14 @@ fn check(test: &str, case: Run) {
     };
     let forgotten = f64::from(u32::try_from(forgotten).expect("a small number"));
     server.wait_for_metrics("the allocations are given back", |metrics| {
-        metrics.sum("turn_allocations", &[("transport", "udp")]) == forgotten
+        metrics.sum("turn_allocations", &[("transport", transport)]) == forgotten
     });
 }
 
 use Data::{Channels, Indications};
 use Family::V6;
 use Peer::{Clients, Echo};
-use Transport::{Tcp, Tls, Udp};
+use Transport::{Dtls, Tcp, Tls, Udp};
 
 macro_rules! cases {
     ($($name:ident: $case:expr;)*) => {
@@ -244,6 +249,9 @@ cases! {
     tcp_indications_to_echo_peer: Run::new(Tcp, Indications, Echo);
     tls_channels_between_clients: Run::new(Tls, Channels, Clients);
     tls_indications_to_echo_peer: Run::new(Tls, Indications, Echo);
+    dtls_channels_between_clients: Run::new(Dtls, Channels, Clients);
+    dtls_indications_to_echo_peer: Run::new(Dtls, Indications, Echo);
+    dtls_over_ipv6: Run::new(Dtls, Channels, Clients).server(V6);
     ipv6_relay_for_ipv4_clients: Run::new(Udp, Channels, Clients).relayed(V6);
     ipv6_clients_of_ipv4_relay: Run::new(Udp, Channels, Clients).server(V6);
     ipv6_everywhere_to_echo_peer: Run::new(Udp, Indications, Echo).server(V6).relayed(V6);

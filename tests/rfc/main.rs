@@ -4,6 +4,7 @@
 mod common;
 
 mod rfc5769_vectors;
+mod rfc7350_dtls;
 mod rfc8489_10_alternate_server;
 mod rfc8489_5_messages;
 mod rfc8489_6_3_binding;
