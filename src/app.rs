@@ -618,8 +618,9 @@ fn not_given(address: SocketAddr) -> Problem {
 
 /// What UDP cannot be received on, of what the process before does not have open.
 fn unavailable(listeners: &[Listener], kept: &[Option<Place>]) -> Vec<Problem> {
-    let fresh = (listeners.iter().zip(kept))
-        .filter(|(listener, place)| listener.has_datagrams() && !place.is_some_and(|place| place.udp));
+    let fresh = (listeners.iter().zip(kept)).filter(|(listener, place)| {
+        listener.has_datagrams() && !place.is_some_and(|place| place.udp)
+    });
     let udp: Vec<_> = fresh.map(|(listener, _)| listener.address).collect();
     shard::unavailable(&udp).iter().map(udp_problem).collect()
 }

@@ -374,7 +374,7 @@ format = "syslog"
         r#"turnix.toml:1: realm: found ""; expected 1 to 127 characters, usually the server's domain name
 turnix.toml:2: relm: unknown key; did you mean realm?
 turnix.toml:5: listen.address: found "3478"; write an IP address and a port such as "[::]:3478", "0.0.0.0:3478" or "192.0.2.10:443"
-turnix.toml:6: listen.protocols: found "sctp"; write some of "udp", "tcp", "tls", "http", "dtls"
+turnix.toml:6: listen.protocols: found "sctp"; expected some of "udp", "tcp", "tls", "http", "dtls"
 turnix.toml:7: listen.trusted_proxies: found entries, which this version does not support; this version does not read PROXY protocol headers; remove it and let the balancer keep client addresses
 turnix.toml:10: relay.ports: found "65535-1"; write the first and the last port, 1 to 65535, such as "49152-65535"
 turnix.toml:11: relay.external_adress: unknown key; did you mean relay.external_address?
@@ -757,6 +757,45 @@ fn listeners_do_not_collide() {
     assert!(problems.contains("name at least one"), "{problems}");
     let problems = set(&[AUTH, "listen=[{ port = 3 }]"]).unwrap_err();
     assert!(problems.contains("listen.port: unknown key"), "{problems}");
+}
+
+#[test]
+fn dtls_takes_a_certificate_with_an_ecdsa_key_and_shows_no_intermediates() {
+    let listen = r#"listen=[{ protocols = ["udp", "dtls"] }]"#;
+    let problems = set(&[AUTH, listen]).unwrap_err();
+    assert!(
+        problems.contains("tls.certificate: empty, and a [[listen]] names \"dtls\""),
+        "{problems}"
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let load = |algorithm: &'static rcgen::SignatureAlgorithm, chain: usize| {
+        let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
+        let params = rcgen::CertificateParams::new(["turn.example.org".to_owned()]).unwrap();
+        let leaf = params.self_signed(&key).unwrap();
+        let pem = directory.path().join("tls.pem");
+        std::fs::write(&pem, leaf.pem().repeat(chain) + &key.serialize_pem()).unwrap();
+        let files = ["certificate", "key"].map(|name| format!("tls.{name}={}", pem.display()));
+        set(&[AUTH, listen, &files[0], &files[1]])
+    };
+    let config = load(&rcgen::PKCS_ECDSA_P384_SHA384, 1).unwrap();
+    assert!(config.listeners[0].dtls && config.listeners[0].udp);
+    let about_dtls = |config: &Config| {
+        let warnings: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
+        warnings
+            .iter()
+            .filter(|warning| warning.contains("DTLS"))
+            .count()
+    };
+    assert_eq!(about_dtls(&config), 0);
+    let config = load(&rcgen::PKCS_ECDSA_P256_SHA256, 2).unwrap();
+    assert_eq!(about_dtls(&config), 1);
+    for algorithm in [&rcgen::PKCS_RSA_SHA256, &rcgen::PKCS_ED25519] {
+        let problems = load(algorithm, 1).unwrap_err();
+        assert!(
+            problems.contains("tls.key: no ECDSA key, and a [[listen]] names \"dtls\"; have the certificate issued"),
+            "{problems}"
+        );
+    }
 }
 
 #[test]

@@ -102,10 +102,13 @@ pub fn plain_urls(listeners: &[Listener], host: &Host) -> Vec<String> {
             || form.port != STUN_PORT
             || !others().any(|other| other.transport == form.transport)
     };
-    let shown = all.iter().filter(says_more).map(|form| match form.transport {
-        Transport::Udp => form.url().replace("?transport=udp", ""),
-        _ => form.url(),
-    });
+    let shown = all
+        .iter()
+        .filter(says_more)
+        .map(|form| match form.transport {
+            Transport::Udp => form.url().replace("?transport=udp", ""),
+            _ => form.url(),
+        });
     shown.collect()
 }
 

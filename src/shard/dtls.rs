@@ -10,7 +10,8 @@ use ahash::RandomState;
 use crate::base::addr::subscriber;
 use crate::base::{FiveTuple, Now};
 use crate::stream::dtls::{
-    ALERT_BYTES, ClientHello, Cookies, HANDSHAKE_TIMEOUT, RECORD_BYTES, Session, Terms, VERIFY_BYTES,
+    ALERT_BYTES, ClientHello, Cookies, HANDSHAKE_TIMEOUT, RECORD_BYTES, Session, Terms,
+    VERIFY_BYTES,
 };
 use crate::stream::{Admission, Admitted, Certificates};
 

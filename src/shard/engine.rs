@@ -190,7 +190,12 @@ impl Shard {
             batches: [Batch::new(SLOTS), Batch::new(SLOTS)],
             current: DATAGRAMS,
             listeners: (parts.sockets.into_iter())
-                .zip(parts.speaks.into_iter().chain(std::iter::repeat(Speaks::default())))
+                .zip(
+                    parts
+                        .speaks
+                        .into_iter()
+                        .chain(std::iter::repeat(Speaks::default())),
+                )
                 .map(|(socket, speaks)| Some(Listener::new(socket, speaks)))
                 .collect(),
             listener_buffer_bytes: parts.listener_buffer_bytes,

@@ -20,7 +20,8 @@ fn now() -> Instant {
 pub fn certificate() -> DtlsCertificate {
     static MADE: OnceLock<DtlsCertificate> = OnceLock::new();
     MADE.get_or_init(|| {
-        let made = certificates::self_signed(&["client".to_owned()], Clock.now().unix_secs()).unwrap();
+        let made =
+            certificates::self_signed(&["client".to_owned()], Clock.now().unix_secs()).unwrap();
         let leaf = CertificateDer::from_pem_slice(made.certificate_pem.as_bytes()).unwrap();
         let key = PrivateKeyDer::from_pem_slice(made.key_pem.expose().as_bytes()).unwrap();
         DtlsCertificate {
@@ -98,7 +99,8 @@ impl DtlsLink {
             self.dtls.handle_timeout(now()).map_err(io::Error::other)?;
         }
         self.drain()?;
-        self.socket.set_read_timeout(Some(patience.max(Duration::from_millis(1))))?;
+        self.socket
+            .set_read_timeout(Some(patience.max(Duration::from_millis(1))))?;
         let mut buffer = [0; 65_536];
         match self.socket.recv(&mut buffer) {
             Ok(length) => {
@@ -186,7 +188,9 @@ pub fn hello_with_cookie(socket: &UdpSocket) -> Vec<u8> {
     };
     socket.send(&next(&mut client)).unwrap();
     let mut answer = [0; 2048];
-    let length = socket.recv(&mut answer).expect("an answer to a ClientHello");
+    let length = socket
+        .recv(&mut answer)
+        .expect("an answer to a ClientHello");
     client.handle_packet(&answer[..length]).unwrap();
     next(&mut client)
 }

@@ -12,7 +12,11 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 fn s_client(openssl: &std::path::Path, server: &Server, arguments: &[&str]) -> String {
     let mut command = Command::new(openssl);
     command
-        .args(["s_client", "-connect", &format!("127.0.0.1:{}", server.port)])
+        .args([
+            "s_client",
+            "-connect",
+            &format!("127.0.0.1:{}", server.port),
+        ])
         .args(["-CAfile", "cert.pem", "-verify_return_error"])
         .args(arguments)
         .current_dir(server.dir());

@@ -55,7 +55,9 @@ fn it_comes_and_goes_with_a_reload_and_shows_the_certificate_in_use() {
     // Another certificate is for those who come, and ends nobody's session.
     write_pair(files.path());
     process.signal("USR2");
-    until("the new certificate is shown", || link(&process).server != shown);
+    until("the new certificate is shown", || {
+        link(&process).server != shown
+    });
     assert_eq!(first.ask(&Request::binding()).code(), 0);
 
     process.reload(&without);

@@ -104,7 +104,9 @@ fn the_clients_goodbye_ends_its_allocation() {
     client.allocate();
     assert_eq!((server.live(), sessions(&server)), (1, 1));
     client.dtls().close();
-    until("it is gone", || (server.live(), sessions(&server)) == (0, 0));
+    until("it is gone", || {
+        (server.live(), sessions(&server)) == (0, 0)
+    });
 }
 
 #[test]
@@ -127,7 +129,9 @@ fn rfc6347_4_2_8_a_client_that_has_lost_its_session_begins_another() {
     // Who asks from there without a cookie, or with rubbish, changes nothing.
     socket.send(&client_hello()).unwrap();
     receive(&socket);
-    socket.send(&[23, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 9, 0, 1, 7]).unwrap();
+    socket
+        .send(&[23, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 9, 0, 1, 7])
+        .unwrap();
     assert_eq!(before.ask(&Request::binding()).code(), 0);
     assert_eq!(server.live(), 1);
     // Who brings one has the address, and what was there before is over.
@@ -152,7 +156,9 @@ fn records_of_no_session_are_dropped_and_counted() {
     ] {
         stranger.send(datagram).unwrap();
     }
-    until("they are counted", || server.dropped(DropReason::Dtls) == before + 4);
+    until("they are counted", || {
+        server.dropped(DropReason::Dtls) == before + 4
+    });
     stranger.set_read_timeout(Some(MOMENT)).unwrap();
     assert!(stranger.recv(&mut [0; 100]).is_err(), "nobody answers");
     assert_eq!(client.ask(&Request::binding()).code(), 0);
@@ -186,7 +192,9 @@ fn a_large_datagram_goes_through_and_one_that_is_too_large_is_counted() {
     // A record holds 16 KiB; a datagram that does not fit ends neither session nor allocation.
     let before = server.dropped(DropReason::TooLarge);
     far.send_to(&vec![7; 20_000], relayed).unwrap();
-    until("it is counted", || server.dropped(DropReason::TooLarge) == before + 1);
+    until("it is counted", || {
+        server.dropped(DropReason::TooLarge) == before + 1
+    });
     far.send_to(b"small again", relayed).unwrap();
     assert_eq!(client.expect_channel(CHANNEL), b"small again");
 }

@@ -168,7 +168,11 @@ fn rfc6347_4_2_1_a_cookie_is_good_for_one_client_one_hello_and_a_minute() {
     assert!(!verify(made, "192.0.2.7:4001", &good));
     assert!(!verify(made, "[2001:db8::7]:4000", &good));
     assert!(!verify(made, CLIENT, &hello));
-    assert!(Cookies::new([8; 64]).verify(made, address(CLIENT), &good).is_none());
+    assert!(
+        Cookies::new([8; 64])
+            .verify(made, address(CLIENT), &good)
+            .is_none()
+    );
     // Version, random, session, cookie, suites, compression: another bit anywhere there, and it is none.
     let covered = 25..25 + 2 + 32 + 1 + 1 + 32 + 2;
     for at in covered {
@@ -299,7 +303,10 @@ fn rfc6347_4_2_4_a_lost_flight_is_sent_again_and_silence_ends_it() {
     let bytes: usize = sent.iter().map(Vec::len).sum();
     let mut all = bytes;
     let ended = loop {
-        match session.tick(at).and_then(|()| run(&mut session, &mut heard)) {
+        match session
+            .tick(at)
+            .and_then(|()| run(&mut session, &mut heard))
+        {
             Ok((sent, wake)) => {
                 flights += usize::from(!sent.is_empty());
                 all += sent.iter().map(Vec::len).sum::<usize>();
@@ -320,7 +327,9 @@ fn rubbish_costs_the_session_nothing() {
     let packet = drive(&mut client, &mut Vec::new()).remove(0);
     let mut state = 1_u64;
     let mut random = move || {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
         (state >> 33) as usize
     };
     for round in 0..4000 {

@@ -126,7 +126,11 @@ pub(super) const OPTIONS: &[Known] = &[
     option("no-udp", None, Plan::Taken(t::listen)),
     option("no-tcp", None, Plan::Taken(t::listen)),
     option("no-tls", None, Plan::Taken(t::listen)),
-    option("no-dtls", None, Plan::Always("DTLS is off unless listen.protocols names \"dtls\"")),
+    option(
+        "no-dtls",
+        None,
+        Plan::Always("DTLS is off unless listen.protocols names \"dtls\""),
+    ),
     option(
         "dtls",
         None,

@@ -4,7 +4,7 @@
 use crate::base::{Clock, FiveTuple, Now, Pii, Transport};
 use crate::net::{HEADROOM, SendFault};
 use crate::shard::dtls::{Greeting, Sessions, Speaks};
-use crate::stream::dtls::{ClientHello, Event, Over, is_dtls};
+use crate::stream::dtls::{ClientHello, DATA_BYTES, Event, Over, is_dtls};
 use crate::turn::DropReason;
 use crate::wire;
 
@@ -69,10 +69,7 @@ impl Shard {
             Ok(())
         };
         let bytes = came.bytes(&self.batches[self.current]);
-        if timed
-            .and_then(|()| guest.session.receive(bytes))
-            .is_err()
-        {
+        if timed.and_then(|()| guest.session.receive(bytes)).is_err() {
             self.forget_session(now, from);
             return;
         }
@@ -150,8 +147,9 @@ impl Shard {
         plain.clear();
         plain.extend_from_slice(header.bytes());
         plain.extend_from_slice(bytes);
-        let padding = header.padding();
-        plain.resize(plain.len() + padding, 0);
+        if plain.len() > DATA_BYTES {
+            return self.server.count_drop(DropReason::TooLarge, 1);
+        }
         let sent = guest.session.send(plain);
         self.send_sealed(five_tuple, sent);
     }
@@ -239,7 +237,9 @@ impl Shard {
         if let Some(guest) = self.dtls.get_mut(five_tuple) {
             let closed = guest.session.close();
             let mut event = closed.and_then(|()| self.poll_session(five_tuple));
-            while let Ok(Event::Packet(_) | Event::Data(_) | Event::Closed | Event::Connected) = event {
+            while let Ok(Event::Packet(_) | Event::Data(_) | Event::Closed | Event::Connected) =
+                event
+            {
                 if let Ok(Event::Packet(length)) = event {
                     self.send_buffered(five_tuple, length);
                 }

@@ -118,7 +118,21 @@ impl<'a> ClientHello<'a> {
         let [s0, s1, s2, s3, s4, s5] = s;
         let [family, minor] = DTLS_1_0;
         [
-            ALERT, family, minor, 0, 0, s0, s1, s2, s3, s4, s5, 0, 2, FATAL, PROTOCOL_VERSION,
+            ALERT,
+            family,
+            minor,
+            0,
+            0,
+            s0,
+            s1,
+            s2,
+            s3,
+            s4,
+            s5,
+            0,
+            2,
+            FATAL,
+            PROTOCOL_VERSION,
         ]
     }
 

@@ -27,6 +27,9 @@ const HANDSHAKE_DATAGRAM: usize = 1200;
 /// The longest record, protection included (RFC 6347 §4.1); what [`Session::poll`] needs room for.
 pub const RECORD_BYTES: usize = 13 + (1 << 14) + 2048;
 
+/// The most application data that one record carries, in bytes.
+pub const DATA_BYTES: usize = 1 << 14;
+
 /// The private half of a certificate, as DTLS takes it.
 #[derive(Clone)]
 pub struct Identity {
@@ -185,7 +188,7 @@ impl Session {
         guard(|| self.dtls.handle_packet(datagram))
     }
 
-    /// Takes application data for the client, one record of it.
+    /// Takes application data for the client, one record of it: [`DATA_BYTES`] at most.
     ///
     /// # Errors
     /// The session is over.
@@ -248,7 +251,9 @@ fn guard<T>(work: impl FnOnce() -> Result<T, dimpl::Error>) -> Result<T, Over> {
             Err(Over)
         }
         Err(_) => {
-            tracing::error!("a DTLS session ends in a fault of the library; the other clients go on");
+            tracing::error!(
+                "a DTLS session ends in a fault of the library; the other clients go on"
+            );
             Err(Over)
         }
     }
