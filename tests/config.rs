@@ -11,7 +11,7 @@ use turnix::config::{Config, External, Mapping, Sources, Tls, declared, values};
 use turnix::external::Cloud;
 use turnix::logging::{Format, Level};
 use turnix::stream::certificates;
-use turnix::turn::{self, Bandwidth, ChannelRange};
+use turnix::turn::{self, Bandwidth, ChannelRange, DefaultFamily};
 
 const AUTH: &str = "auth.secrets=[\"s3cret\"]";
 
@@ -1120,6 +1120,68 @@ fn draining_is_configured() {
         let told = set(&[AUTH, assignment]).unwrap_err();
         assert!(told.contains(key), "{assignment}: {told}");
     }
+}
+
+#[test]
+fn nat_discovery_takes_two_addresses_and_two_ports() {
+    let one_port = r#"listen=[{address="0.0.0.0:3478"}]"#;
+    let config = set(&[
+        AUTH,
+        "protocol.nat_discovery=192.0.2.1,203.0.113.2/10.0.0.2",
+    ])
+    .unwrap();
+    let discovery = &config.turn.protocol.nat_discovery;
+    assert_eq!(discovery.len(), 1);
+    let ip = |text: &str| text.parse::<std::net::IpAddr>().unwrap();
+    assert_eq!(discovery[0].local, [ip("192.0.2.1"), ip("10.0.0.2")]);
+    assert_eq!(discovery[0].seen, [ip("192.0.2.1"), ip("203.0.113.2")]);
+    assert_eq!(discovery[0].ports, [3478, 443]);
+    let both = "protocol.nat_discovery=192.0.2.1,192.0.2.2,2001:db8::1,2001:db8::2";
+    let config = set(&[AUTH, both]).unwrap();
+    assert_eq!(config.turn.protocol.nat_discovery.len(), 2);
+    for (assignments, what) in [
+        (
+            &["protocol.nat_discovery=192.0.2.1"][..],
+            "something else than two",
+        ),
+        (
+            &["protocol.nat_discovery=192.0.2.1,2001:db8::1"],
+            "something else than two",
+        ),
+        (
+            &["protocol.nat_discovery=192.0.2.1,192.0.2.1"],
+            "one address twice",
+        ),
+        (
+            &["protocol.nat_discovery=192.0.2.1,192.0.2.2", one_port],
+            "no two UDP ports",
+        ),
+        (
+            &["protocol.nat_discovery=0.0.0.0,192.0.2.2"],
+            "protocol.nat_discovery",
+        ),
+    ] {
+        let told = set(&[&[AUTH], assignments].concat()).unwrap_err();
+        assert!(told.contains(what), "{assignments:?}: {told}");
+    }
+}
+
+#[test]
+fn protocol_switches_are_read() {
+    let config = set(&[AUTH]).unwrap();
+    assert_eq!(config.turn.protocol.default_family, DefaultFamily::Ipv4);
+    assert!(!config.turn.protocol.rfc3489);
+    let config = set(&[
+        AUTH,
+        "protocol.default_family=same-as-client",
+        "protocol.rfc3489=true",
+    ])
+    .unwrap();
+    assert_eq!(
+        config.turn.protocol.default_family,
+        DefaultFamily::SameAsClient
+    );
+    assert!(config.turn.protocol.rfc3489);
 }
 
 #[test]

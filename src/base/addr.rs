@@ -76,7 +76,7 @@ impl Family {
 /// One server transport address: a listener, and, where it is bound to a wildcard, the local address the client used.
 ///
 /// Ids are meaningful within one shard only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Default, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ListenerId(pub u16);
 
 /// Transport, client address and server address (RFC 8656 §3): 24 bytes, the hottest key of the server.

@@ -261,7 +261,7 @@ fn external(node: &Node) -> Converted<External> {
     Ok(External::Mapped(mappings))
 }
 
-fn mapping(node: &Node) -> Converted<Mapping> {
+pub(super) fn mapping(node: &Node) -> Converted<Mapping> {
     let text = values::text(node)?;
     if text.starts_with("stun:") || text.starts_with("stuns:") {
         return Err(Fault::with(

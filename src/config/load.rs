@@ -110,7 +110,7 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
     let several_users = auth.as_ref().is_none_or(Auth::knows_several);
     let limits = read_limits(r, several_users);
     let peers = read_peers(r);
-    let protocol = read_protocol(r);
+    let protocol = read_protocol(r, listeners.as_deref());
     let http = read_http(r, sources);
     let has_secrets = auth.as_ref().is_none_or(|auth| !auth.secrets.is_empty());
     let api_keys = read_keys(r, sources, has_secrets);

@@ -4,6 +4,7 @@ mod change;
 mod departures;
 mod dtls;
 mod handover;
+mod vantages;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -175,6 +176,7 @@ impl Shard {
             poller.add(socket, LISTENER | index as u64)?;
         }
         let now = Clock.now();
+        let discovery = parts.turn.protocol.nat_discovery.clone();
         let (snapshot, estate) = parts.start.map(Start::split).unzip();
         let server = match snapshot {
             None => Server::new(now, parts.turn, parts.seed, parts.access),
@@ -224,6 +226,7 @@ impl Shard {
         if let Some(estate) = estate {
             shard.move_in(estate);
         }
+        shard.settle_vantages(&discovery);
         Ok(shard)
     }
 

@@ -17,6 +17,7 @@ mod allocation;
 mod auth;
 mod change;
 mod contacts;
+mod discovery;
 mod limits;
 pub mod police;
 mod purses;
@@ -42,6 +43,7 @@ use crate::wire::Header;
 pub use allocation::{AllocationId, AllocationView, CHANNEL_LIFETIME, PERMISSION_LIFETIME};
 pub use auth::NONCE_LENGTH;
 pub use change::Newcomers;
+pub use discovery::{NatDiscovery, Vantage};
 pub use police::Bandwidth;
 pub use purses::{PurseId, Settlement};
 pub use reject::Reject;
@@ -202,6 +204,10 @@ pub struct Protocol {
     pub default_family: DefaultFamily,
     /// Channel numbers that may be bound.
     pub channels: ChannelRange,
+    /// Addresses that clients may discover their NAT by, at most one of each family.
+    pub nat_discovery: Vec<NatDiscovery>,
+    /// Whether clients of RFC 3489 are answered.
+    pub rfc3489: bool,
 }
 
 /// How the core behaves.

@@ -59,15 +59,21 @@ impl Server {
         }
     }
 
-    /// Binding (RFC 8489 §6.3.1): no credentials, no state.
+    /// Binding (RFC 8489 §6.3.1): no credentials, no state. `None`: the answer is on its way, from where it was asked for.
     pub(super) fn binding(
         &mut self,
         from: FiveTuple,
         message: &Message<'_>,
-    ) -> Result<Response, Reject> {
+    ) -> Result<Option<Response>, Reject> {
+        if self.discovers(from) {
+            if self.discovery(from, message)? {
+                (self.stats).answered(Method::Binding, from.transport(), Ok(()));
+            }
+            return Ok(None);
+        }
         refuse_unknown(message, Method::Binding)?;
-        Ok(Response::success(Method::Binding, message.transaction_id())
-            .mapped_address(from.client()))
+        let response = Response::success(Method::Binding, message.transaction_id());
+        Ok(Some(response.mapped_address(from.client())))
     }
 
     /// Allocate (RFC 8656 §7.2). `None`: the answer follows once the relay socket is open.

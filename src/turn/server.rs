@@ -14,6 +14,7 @@ use crate::wire::{self, Class, DecodeError, Key, Kind, Message, Method, Response
 use super::allocation::{Allocation, AllocationId, AllocationView, Allocations, State};
 use super::auth::Nonces;
 use super::change::Newcomers;
+use super::discovery::Vantage;
 use super::police::ScopedRates;
 use super::purses::{PurseId, Purses};
 use super::reject::Reject;
@@ -47,6 +48,7 @@ pub struct Server {
     /// Newcomers that were sent to other servers.
     pub(super) redirected: usize,
     pub(super) tracer: Tracer,
+    pub(super) vantages: Vec<Vantage>,
     pub(super) timers: Timers,
     pub(super) outputs: VecDeque<Output>,
     pub(super) started: Instant,
@@ -81,6 +83,7 @@ impl Server {
             newcomers: Newcomers::default(),
             redirected: 0,
             tracer: Tracer::default(),
+            vantages: Vec::new(),
             timers: Timers::default(),
             outputs: VecDeque::new(),
             started: now.mono,
@@ -272,7 +275,7 @@ impl Server {
     fn handle_message(&mut self, now: Now, from: FiveTuple, datagram: &[u8]) -> Forward {
         let message = match Message::parse(datagram) {
             Ok(message) => message,
-            Err(DecodeError::NotStun) => return Forward::Drop(DropReason::NotStun),
+            Err(DecodeError::NotStun) => return self.classic(from, datagram),
             Err(DecodeError::Fingerprint) => return Forward::Drop(DropReason::Fingerprint),
             Err(DecodeError::Length | DecodeError::Attribute) => {
                 return Forward::Drop(DropReason::Malformed);
@@ -358,7 +361,7 @@ impl Server {
     /// Wrong credentials have a bucket of their own, and what is over it was verified all the same. Not to verify it
     /// would spare the work, and lock out everybody whose address is that of a guesser, or is forged by one. A guess
     /// that is right is therefore answered at any rate, and only the password's length makes it rare.
-    fn may_answer(&mut self, now: Now, from: FiveTuple, reject: Option<Reject>) -> bool {
+    pub(super) fn may_answer(&mut self, now: Now, from: FiveTuple, reject: Option<Reject>) -> bool {
         let client = from.client().ip();
         if from.transport().proves_address() || client.is_loopback() {
             return true;
@@ -390,7 +393,7 @@ impl Server {
     }
 
     /// Whether a datagram claims to come from a port that we listen on.
-    fn is_own(&self, from: FiveTuple) -> bool {
+    pub(super) fn is_own(&self, from: FiveTuple) -> bool {
         !from.transport().is_stream() && self.access.peers.is_own_service(from.client())
     }
 
@@ -418,7 +421,7 @@ impl Server {
             }
             Reject::TryAlternate(alternate) => response.alternate_server(alternate),
             Reject::UnknownAttributes => {
-                response.unknown_attributes(message.unknown_required(Self::known(method)))
+                response.unknown_attributes(message.unknown_required(self.understood(from, method)))
             }
             _ => response,
         }
@@ -433,7 +436,7 @@ impl Server {
         signer: &mut Option<(Key, Scope)>,
     ) -> Result<Option<Response>, Reject> {
         if method == Method::Binding {
-            return self.binding(from, message).map(Some);
+            return self.binding(from, message);
         }
         if let Some(id) = self.by_five_tuple.get(&from).copied() {
             self.expire(now, id);

@@ -14,7 +14,7 @@ use turn_types::attribute::{
 use crate::base::Family;
 use crate::base::addr::canonical;
 
-use super::{Key, Method, STUN_HEADER, attribute};
+use super::{Key, Method, STUN_HEADER, attribute, classic};
 
 /// Length of MESSAGE-INTEGRITY's value (RFC 8489 §14.5), in bytes.
 const INTEGRITY: usize = 20;
@@ -302,6 +302,34 @@ impl<'a> Message<'a> {
                     .map(|peer| canonical(peer.addr(transaction)))
                     .map_err(|_| DecodeError::Attribute)
             })
+    }
+
+    /// CHANGE-REQUEST (RFC 5780 §7.2): whether the answer is to come from another address, and from another port.
+    ///
+    /// # Errors
+    /// The attribute is there and malformed.
+    pub fn change_request(&self) -> Result<Option<(bool, bool)>, DecodeError> {
+        self.attribute(attribute::CHANGE_REQUEST)
+            .map(|value| classic::change(value).ok_or(DecodeError::Attribute))
+            .transpose()
+    }
+
+    /// RESPONSE-PORT (RFC 5780 §7.5): the client's port that the answer is to go to.
+    ///
+    /// # Errors
+    /// The attribute is there and malformed.
+    pub fn response_port(&self) -> Result<Option<u16>, DecodeError> {
+        match self.attribute(attribute::RESPONSE_PORT) {
+            None => Ok(None),
+            // Some count the two bytes that fill the word.
+            Some(&[high, low] | &[high, low, _, _]) => Ok(Some(u16::from_be_bytes([high, low]))),
+            Some(_) => Err(DecodeError::Attribute),
+        }
+    }
+
+    /// How long PADDING is (RFC 5780 §7.6), in bytes, if it is there.
+    pub fn padding(&self) -> Option<usize> {
+        self.attribute(attribute::PADDING).map(<[u8]>::len)
     }
 
     /// Comprehension-required attributes (types below 0x8000) that are not in `known`, in order.

@@ -6,6 +6,7 @@
 //! MESSAGE-INTEGRITY are not seen.
 
 pub mod channel_data;
+pub mod classic;
 pub mod error_code;
 pub mod framing;
 pub mod indication;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use hmac::Mac;
 use stun_types::attribute::{
     AlternateServer, AttributeType, ErrorCode as CodecErrorCode, Fingerprint, MessageIntegrity,
-    Nonce, Realm, UnknownAttributes, XorMappedAddress,
+    Nonce, RawAttribute, Realm, UnknownAttributes, XorMappedAddress,
 };
 use stun_types::message::{
     Message as Codec, MessageClass, MessageType, MessageWrite, MessageWriteVec,
@@ -14,7 +14,7 @@ use stun_types::message::{
 use turn_types::attribute::{Lifetime, XorRelayedAddress};
 
 use super::message::integrity_mac;
-use super::{ErrorCode, Key, Method, STUN_HEADER, TransactionId};
+use super::{ErrorCode, Key, Method, STUN_HEADER, TransactionId, attribute, classic};
 
 /// An answer under construction.
 pub struct Response {
@@ -75,6 +75,26 @@ impl Response {
         self
     }
 
+    /// MAPPED-ADDRESS (RFC 8489 §14.1): how we see the client, in the clear.
+    pub fn plain_mapped_address(self, client: SocketAddr) -> Self {
+        self.raw(attribute::MAPPED_ADDRESS, &classic::address(client))
+    }
+
+    /// RESPONSE-ORIGIN (RFC 5780 §7.3): from where this is sent.
+    pub fn response_origin(self, origin: SocketAddr) -> Self {
+        self.raw(attribute::RESPONSE_ORIGIN, &classic::address(origin))
+    }
+
+    /// OTHER-ADDRESS (RFC 5780 §7.4): from where it would be sent with another address and another port.
+    pub fn other_address(self, other: SocketAddr) -> Self {
+        self.raw(attribute::OTHER_ADDRESS, &classic::address(other))
+    }
+
+    /// PADDING (RFC 5780 §7.6) of `length` bytes, rounded down to whole words.
+    pub fn padding(self, length: usize) -> Self {
+        self.raw(attribute::PADDING, &vec![0; length & !3])
+    }
+
     /// UNKNOWN-ATTRIBUTES (RFC 8489 §14.13).
     pub fn unknown_attributes(mut self, kinds: impl Iterator<Item = u16>) -> Self {
         let kinds: Vec<AttributeType> = kinds.map(AttributeType::new).collect();
@@ -86,6 +106,12 @@ impl Response {
     /// Signs with `key` if there is one, adds FINGERPRINT if asked, and returns the bytes to send.
     pub fn finish(self, key: Option<&Key>, fingerprint: bool) -> Vec<u8> {
         seal(self.out, key, fingerprint)
+    }
+
+    fn raw(mut self, kind: u16, value: &[u8]) -> Self {
+        let attribute = RawAttribute::new(AttributeType::new(kind), value);
+        self.out.push_attribute_unchecked(&attribute);
+        self
     }
 
     fn new(class: MessageClass, method: Method, transaction: TransactionId) -> Self {

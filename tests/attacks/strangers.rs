@@ -9,7 +9,7 @@ use stun::message::{METHOD_ALLOCATE, METHOD_CHANNEL_BIND, METHOD_CREATE_PERMISSI
 use turnix::access::{AddressRate, AuthFailure};
 use turnix::base::{Family, FiveTuple, ListenerId, Transport};
 use turnix::net::{Batch, HEADROOM, Outgoing, UdpOptions, UdpSocket};
-use turnix::turn::{DropReason, Forward, Settings};
+use turnix::turn::{DropReason, Forward, Settings, Vantage};
 
 use super::client::Client;
 use super::common::wire::{REALM, Reply, Request, Signer, channel_data};
@@ -82,6 +82,47 @@ fn answers_are_hardly_larger_than_what_asks_for_them() {
         });
         let (asked, told) = answer(v4, request);
         assert!(told <= asked.max(24) + 12, "{unknown}: {asked} -> {told}");
+    }
+}
+
+#[test]
+fn discovery_tells_strangers_little_and_third_parties_nothing() {
+    let mut world = World::new();
+    let ids = |a, b| [ListenerId(a), ListenerId(b)];
+    world.server.set_vantages(vec![Vantage {
+        listeners: [ids(0, 11), ids(20, 21)],
+        seen: [1, 2]
+            .map(|ip| [3478, 3479].map(|port| SocketAddr::from(([198, 51, 100, ip], port)))),
+    }]);
+    let client = udp("192.0.2.7:4000");
+    let mut told = |attributes: &[(u16, &[u8])]| {
+        let request = (attributes.iter()).fold(Request::binding(), |request, (kind, value)| {
+            request.attr(*kind, value)
+        });
+        world.sent.clear();
+        world.input(client, &request.bytes());
+        let length: usize = world.sent.iter().map(|(_, message)| message.len()).sum();
+        for (to, _) in &world.sent {
+            assert_eq!(
+                to.client().ip(),
+                client.client().ip(),
+                "another host is told"
+            );
+        }
+        (request.bytes().len(), length)
+    };
+    // What it costs at all is what an operator turns on; no attribute buys more than it weighs.
+    assert_eq!(told(&[]), (20, 68));
+    for attributes in [
+        &[(0x0026, &[0; 0][..])][..],
+        &[(0x0026, &[0; 1400])],
+        &[(0x0003, &[0, 0, 0, 6]), (0x0026, &[0; 64])],
+        &[(0x0003, &[0, 0, 0, 6]), (0x0027, &[0x17, 0x70])],
+        // RESPONSE-ADDRESS of RFC 3489, which named anybody.
+        &[(0x0002, &[0, 1, 0, 80, 203, 0, 113, 9])],
+    ] {
+        let (asked, answered) = told(attributes);
+        assert!(answered <= asked + 48, "{asked} -> {answered}");
     }
 }
 

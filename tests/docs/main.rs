@@ -5,6 +5,7 @@
 
 mod host;
 mod page;
+mod protocol;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,9 +14,10 @@ use std::path::Path;
 use page::{Action, blocks};
 
 /// Pages whose commands are run by something else: what that is.
-const ELSEWHERE: [(&str, &str); 2] = [
+const ELSEWHERE: [(&str, &str); 3] = [
     ("docs/deploy-geo.md", "tests/geo/run"),
     ("docs/from-coturn.md", "tests/coturn/page.rs"),
+    ("docs/protocol.md", "tests/docs/protocol.rs"),
 ];
 
 fn read(name: &str) -> String {

@@ -11,6 +11,7 @@ mod aiortc;
 mod browser;
 mod chromium;
 mod dashboard;
+mod discovery;
 mod dtls;
 mod firefox;
 mod kinesis;

@@ -3,7 +3,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod rfc3489_classic;
 mod rfc5769_vectors;
+mod rfc5780_discovery;
 mod rfc7350_dtls;
 mod rfc8489_10_alternate_server;
 mod rfc8489_5_messages;

@@ -36,6 +36,7 @@ impl Shard {
             self.server.set_families(families);
         }
         self.server.set_bandwidth(now, change.turn.bandwidth);
+        self.settle_vantages(&change.turn.protocol.nat_discovery);
         self.server.set_settings(change.turn);
         self.server.set_access(now, change.access);
         self.drain_outputs(now);
