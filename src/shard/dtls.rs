@@ -176,7 +176,7 @@ impl Sessions {
             return Greeting::Refuse(hello.refusal());
         }
         if hello.message == 0 {
-            if hello.len() < VERIFY_BYTES {
+            if hello.record().len() < VERIFY_BYTES {
                 return Greeting::Nothing;
             }
             return Greeting::Verify(self.cookies.verify_request(since, client, hello));

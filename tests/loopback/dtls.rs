@@ -207,11 +207,11 @@ fn nothing_is_said_to_a_client_in_clear() {
     let far = peer(loopback(Family::V4));
     client.permit(far.local_addr().unwrap());
     let link = client.dtls();
-    let mut raw = link.socket.try_clone().unwrap();
+    let raw = link.socket.try_clone().unwrap();
     far.send_to(b"recognizable", relayed).unwrap();
     let mut buffer = [0; 2048];
     raw.set_read_timeout(Some(PATIENCE)).unwrap();
-    let length = UdpSocket::recv(&mut raw, &mut buffer).unwrap();
+    let length = raw.recv(&mut buffer).unwrap();
     let record = &buffer[..length];
     assert_eq!(record[..3], [23, 0xfe, 0xfd]);
     assert!(!record.windows(12).any(|bytes| bytes == b"recognizable"));

@@ -352,6 +352,38 @@ fn rubbish_costs_the_session_nothing() {
         session.receive(&bytes).expect("the session goes on");
         run(&mut session, &mut heard).expect("the session goes on");
     }
+    // Records of every kind and epoch that nobody encrypted, each with a number of its own.
+    for number in 1..200_u64 {
+        for (kind, epoch) in (19..=24).flat_map(|kind| (0..3).map(move |epoch| (kind, epoch))) {
+            let payload = [
+                1,
+                0,
+                0,
+                8,
+                0,
+                number as u8,
+                0,
+                0,
+                0,
+                0,
+                0,
+                8,
+                1,
+                2,
+                3,
+                4,
+                5,
+                6,
+                7,
+                8,
+            ];
+            let mut record = vec![kind, 0xfe, 0xfd, 0, epoch, 0, 0, 0, 0, 0, 0, 0, 20];
+            record.extend(payload);
+            record[5..11].copy_from_slice(&number.to_be_bytes()[2..]);
+            session.receive(&record).expect("the session goes on");
+            run(&mut session, &mut heard).expect("the session goes on");
+        }
+    }
     assert!(heard.is_empty());
     session.receive(&packet).unwrap();
     run(&mut session, &mut heard).unwrap();

@@ -136,11 +136,6 @@ impl<'a> ClientHello<'a> {
         ]
     }
 
-    /// Bytes of its record.
-    pub const fn len(&self) -> usize {
-        self.record.len()
-    }
-
     /// Its record.
     pub const fn record(&self) -> &'a [u8] {
         self.record
