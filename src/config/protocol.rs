@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::turn::{ChannelRange, DefaultFamily, NatDiscovery, Protocol};
+use crate::turn::{ChannelRange, DefaultFamily, NatDiscovery, Protocol, SecurityFeatures};
 
 use super::listen::mapping;
 use super::problem::Origin;
@@ -32,6 +32,22 @@ pub(super) fn read_protocol(
             ("same-as-client", DefaultFamily::SameAsClient),
         ]),
     );
+    let security_features = r.key(
+        "protocol.security_features",
+        r#""streams""#,
+        r#""streams", "always" or "off""#,
+        values::one_of(&[
+            ("streams", SecurityFeatures::Streams),
+            ("always", SecurityFeatures::Always),
+            ("off", SecurityFeatures::Off),
+        ]),
+    );
+    let tcp_allocations = r.key(
+        "protocol.tcp_allocations",
+        "true",
+        "true or false",
+        values::boolean,
+    );
     let addresses = r.key(
         "protocol.nat_discovery",
         "[]",
@@ -53,6 +69,8 @@ pub(super) fn read_protocol(
         default_family: default_family?,
         nat_discovery: nat_discovery?,
         rfc3489: rfc3489?,
+        security_features: security_features?,
+        tcp_allocations: tcp_allocations?,
     })
 }
 

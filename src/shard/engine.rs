@@ -6,10 +6,11 @@ mod dtls;
 mod handover;
 mod vantages;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,17 +19,18 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::access::{Access, PermittedPeer, Scope, Wanted};
-use crate::base::{Clock, FiveTuple, ListenerId, Now, Pii, Transport};
+use crate::base::{Clock, FiveTuple, ListenerId, Now, Pii, RelayTransport, Transport};
 use crate::metrics::ShardSnapshot;
 use crate::net::{Batch, HEADROOM, Outgoing, Poller, RecvFault, TAILROOM, UdpSocket};
 use crate::records::{Due, Emitter};
 use crate::turn::{
-    AllocationId, Direction, DropReason, EndReason, Ended, Forward, FromPeer, Output, Path, Seed,
-    Server, Settings,
+    AllocationId, Direction, DropReason, Ended, Forward, FromPeer, Output, Path, Seed, Server,
+    Settings,
 };
 use crate::wire;
 
 use super::budgets::{Budgets, Purses};
+use super::connections::Connections;
 use super::dtls::{Dtls, Sessions, Speaks};
 use super::hairpin::{self, Hairpin, Parcel, Parcels};
 use super::handover::Start;
@@ -131,7 +133,7 @@ struct ToPeer {
 
 /// One shard's state. Stream tasks of the same thread share it; nobody holds it across an await.
 pub(super) struct Shard {
-    index: u8,
+    pub(super) index: u8,
     pub(super) server: Server,
     pub(super) batches: [Batch; 2],
     /// Which batch `to_peers` and the listeners' `outgoing` refer to.
@@ -143,7 +145,7 @@ pub(super) struct Shard {
     drops_of_closed: u64,
     endpoints: Vec<Endpoint>,
     pub(super) poller: Poller,
-    relays: Relays,
+    pub(super) relays: Relays,
     purses: Purses,
     to_peers: Vec<ToPeer>,
     run: Vec<Outgoing>,
@@ -154,7 +156,7 @@ pub(super) struct Shard {
     /// Looks at the sockets so far.
     turns: u32,
     segmentation_fallbacks: u64,
-    parcels: Parcels,
+    pub(super) parcels: Parcels,
     pub(super) streams: HashMap<FiveTuple, Rc<Client>, RandomState>,
     pub(super) stream_connections: [u64; Transport::ALL.len()],
     pub(super) stream_idle: Duration,
@@ -167,6 +169,10 @@ pub(super) struct Shard {
     /// The deadline that the loop sleeps until; an earlier one has to wake it.
     armed: Option<Instant>,
     pub(super) wake: Rc<Notify>,
+    /// TCP allocations' sockets.
+    pub(super) connections: Connections,
+    /// Itself, for tasks that it starts.
+    pub(super) itself: Weak<RefCell<Self>>,
 }
 
 impl Shard {
@@ -185,6 +191,8 @@ impl Shard {
                 Server::restore(now, parts.turn, families, parts.access, snapshot)
             }
         };
+        let mut server = server;
+        server.set_shard(parts.index);
         let mut shard = Self {
             index: parts.index,
             server,
@@ -222,6 +230,8 @@ impl Shard {
             stream_credit: STREAM_CREDIT,
             armed: None,
             wake,
+            connections: Connections::new(keyed()),
+            itself: Weak::new(),
         };
         if let Some(estate) = estate {
             shard.move_in(estate);
@@ -329,6 +339,7 @@ impl Shard {
     /// Drains one relay socket into the slots from `first` on; how many slots are filled then.
     fn receive_from_peers(&mut self, now: Now, id: AllocationId, first: usize) -> usize {
         let Some(relay) = self.relays.get_mut(id) else {
+            self.accept_peers(now, id);
             return first;
         };
         let batch = &mut self.batches[DATAGRAMS];
@@ -574,22 +585,39 @@ impl Shard {
                     family,
                     even_port,
                     user,
+                    realm,
                     scope,
                     client,
+                    transport,
                 } => {
                     let wanted = Wanted {
                         family,
                         even_port,
                         scope,
+                        realm,
                     };
                     let relays = &mut self.relays;
-                    let opened = relays.open(now.mono, id, wanted, user, client, &self.poller);
+                    let opened = match transport {
+                        RelayTransport::Udp => {
+                            relays.open(now.mono, id, wanted, user, client, &self.poller)
+                        }
+                        RelayTransport::Tcp => (self.connections).listen(
+                            now.mono,
+                            id,
+                            wanted,
+                            user,
+                            client,
+                            relays,
+                            &self.poller,
+                        ),
+                    };
                     self.server.handle_relay_opened(now, id, opened);
                 }
                 Output::CloseRelay { id } => {
                     // Data that was accepted before goes out before, and not through the slot's next owner.
                     self.flush_to_peers();
                     self.relays.close(now.mono, id, &self.poller);
+                    (self.connections).stop_listening(now.mono, id, &mut self.relays, &self.poller);
                 }
                 Output::Ended(ended) => {
                     log_ended(self.index, &ended);
@@ -597,6 +625,16 @@ impl Shard {
                         records.ended(self.index, *ended);
                     }
                 }
+                Output::ConnectPeer {
+                    connection,
+                    allocation,
+                    peer,
+                } => self.connect_peer(now, connection, allocation, peer),
+                Output::BindPeer {
+                    connection,
+                    five_tuple,
+                } => self.connections.bind(connection, five_tuple),
+                Output::ClosePeer { connection } => self.connections.close(connection),
             }
         }
         self.settle(now);
@@ -666,16 +704,6 @@ impl Shard {
         self.server.handle_timeout(now);
         self.drain_outputs(now);
         self.look_at_sessions(now);
-    }
-
-    pub(super) fn end_all(&mut self) {
-        let now = Clock.now();
-        let (views, _) = self.server.views(now, 0, usize::MAX);
-        for view in views {
-            (self.server).end_allocation(now, view.id, EndReason::Shutdown);
-        }
-        self.drain_outputs(now);
-        self.end_sessions(|_| true);
     }
 
     /// Lets live allocations in some slots leave a record if they are due; whether there are slots beyond.

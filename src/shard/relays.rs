@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use crate::net::{Batch, Poller, UdpOptions, UdpSocket};
 use crate::turn::{AllocationId, OpenError, Tenant};
 
 use super::handover::Settled;
-use super::ports::{ABROAD, Place, RelayPool};
+use super::ports::{ABROAD, ABROAD_TCP, Place, RelayAddresses, RelayPool};
 use super::trains::Trains;
 
 /// How many ports are tried when other programs hold ports of the range.
@@ -71,6 +72,32 @@ impl Relay {
         {
             self.trains.give_up();
         }
+    }
+}
+
+/// A relayed address whose socket is somebody else's, and what it reserved.
+pub(super) struct Lease {
+    pool: Arc<RelayPool>,
+    place: Place,
+    wanted: Wanted,
+    user: Arc<str>,
+    client: IpAddr,
+}
+
+impl Lease {
+    /// Where its socket is bound, and how clients and peers see it.
+    pub fn addresses(&self) -> RelayAddresses {
+        self.pool.addresses(self.place)
+    }
+
+    /// Says whether the socket listens, for connections.
+    pub fn set_listening(&self, listens: bool) {
+        self.pool.set_listening(self.place, listens);
+    }
+
+    /// The pool it is from.
+    pub fn pool(&self) -> &RelayPool {
+        &self.pool
     }
 }
 
@@ -143,19 +170,83 @@ impl Relays {
         client: IpAddr,
         poller: &Poller,
     ) -> Result<RelayedAddress, OpenError> {
+        let options = UdpOptions {
+            recv_buffer_bytes: self.buffer_bytes,
+            send_buffer_bytes: self.buffer_bytes,
+            only_v6: true,
+            ..UdpOptions::default()
+        };
+        let bind = |local| UdpSocket::bind(local, &options);
+        let (lease, socket) = self.lease(now, id, wanted, user, client, poller, bind)?;
+        let external = lease.addresses().external;
+        let Lease {
+            pool,
+            place,
+            user,
+            client,
+            wanted,
+        } = lease;
+        self.put(id, pool, place, socket, user, client, wanted);
+        Ok(RelayedAddress(external))
+    }
+
+    /// Reserves quota and a port, and watches the socket that `bind` opens there, which is the caller's.
+    ///
+    /// # Errors
+    /// A quota is used up, or no port can be had.
+    #[allow(clippy::too_many_arguments, reason = "one for each part of a relay")]
+    pub fn lease<S: AsFd>(
+        &mut self,
+        now: Instant,
+        id: AllocationId,
+        wanted: Wanted,
+        user: Arc<str>,
+        client: IpAddr,
+        poller: &Poller,
+        bind: impl Fn(SocketAddr) -> io::Result<S>,
+    ) -> Result<(Lease, S), OpenError> {
         if let Err(exceeded) = self.pool.reserve(&user, client, wanted) {
             if exceeded == QuotaExceeded::Share {
                 self.tell_of_share(now, &user);
             }
             return Err(OpenError::Quota);
         }
-        let Some((place, socket)) = self.bind(now, wanted, id, poller) else {
+        let Some((place, socket)) = self.bind(now, wanted, id, poller, bind) else {
             self.pool.release(&user, client, wanted);
             return Err(OpenError::Capacity);
         };
         let pool = Arc::clone(&self.pool);
-        self.put(id, pool, place, socket, user, client, wanted);
-        Ok(RelayedAddress(self.pool.addresses(place).external))
+        pool.set_owner(place, Some(self.shard));
+        let lease = Lease {
+            pool,
+            place,
+            wanted,
+            user,
+            client,
+        };
+        Ok((lease, socket))
+    }
+
+    /// Gives back what `lease` reserved, once its socket is closed.
+    pub fn give_back(&mut self, now: Instant, lease: Lease) {
+        let Lease {
+            pool,
+            place,
+            wanted,
+            user,
+            client,
+        } = lease;
+        if wanted.scope.is_canary() {
+            // Nobody but this server knew of it.
+            pool.put_back(place);
+        } else {
+            pool.give_back(now, place);
+        }
+        pool.release(&user, client, wanted);
+        if pool.generation() != self.pool.generation() {
+            self.pool.rest(now, pool.addresses(place).local);
+            self.older.retain(|pool| !pool.is_idle());
+        }
     }
 
     /// Goes on with a socket that is open already, and whose place its pool has given.
@@ -178,6 +269,7 @@ impl Relays {
             family: Family::of(socket.local_addr().ip()),
             even_port,
             scope: tenant.scope,
+            realm: tenant.realm,
         };
         pool.adopt(&user, client, wanted);
         self.put(id, pool, place, socket, user, client, wanted);
@@ -271,17 +363,14 @@ impl Relays {
             ..
         } = *relay;
         drop(socket);
-        if wanted.scope.is_canary() {
-            // Nobody but this server knew of it.
-            pool.put_back(place);
-        } else {
-            pool.give_back(now, place);
-        }
-        pool.release(&user, client, wanted);
-        if pool.generation() != self.pool.generation() {
-            self.pool.rest(now, pool.addresses(place).local);
-            self.older.retain(|pool| !pool.is_idle());
-        }
+        let lease = Lease {
+            pool,
+            place,
+            wanted,
+            user,
+            client,
+        };
+        self.give_back(now, lease);
     }
 
     /// Opens new relay sockets otherwise from now on; the families of their pool, if that is another.
@@ -335,10 +424,16 @@ impl Relays {
             Some(id) => Some(Owner::Here(*id)),
             None => match pool.owner(place)? {
                 ABROAD => Some(Owner::Abroad(pool.addresses(place).local)),
+                ABROAD_TCP => None,
                 shard if shard == self.shard => None,
                 shard => Some(Owner::Shard(shard)),
             },
         }
+    }
+
+    /// Where the TCP relayed address `external` is bound, if any shard of this process has it.
+    pub fn listener_of(&self, external: SocketAddr) -> Option<SocketAddr> {
+        self.pool.listener_of(external)
     }
 
     /// Whether a relay socket of any shard is bound to `local`.
@@ -378,19 +473,14 @@ impl Relays {
         }
     }
 
-    fn bind(
+    fn bind<S: AsFd>(
         &mut self,
         now: Instant,
         wanted: Wanted,
         id: AllocationId,
         poller: &Poller,
-    ) -> Option<(Place, UdpSocket)> {
-        let options = UdpOptions {
-            recv_buffer_bytes: self.buffer_bytes,
-            send_buffer_bytes: self.buffer_bytes,
-            only_v6: true,
-            ..UdpOptions::default()
-        };
+        open: impl Fn(SocketAddr) -> io::Result<S>,
+    ) -> Option<(Place, S)> {
         // Ports that other programs hold go back only afterwards, or chance could offer the same one again.
         let mut held_by_others = Vec::new();
         let bound = loop {
@@ -398,8 +488,8 @@ impl Relays {
                 break None;
             };
             let local = self.pool.addresses(place).local;
-            let opened = UdpSocket::bind(local, &options)
-                .and_then(|socket| poller.add(&socket, id.to_bits()).map(|()| socket));
+            let opened =
+                open(local).and_then(|socket| poller.add(&socket, id.to_bits()).map(|()| socket));
             match opened {
                 Ok(socket) => {
                     self.failing = false;

@@ -4,10 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::access::{Key, PermittedIp, PermittedPeer, Scope};
-use crate::base::{Family, FiveTuple, Now, RelayedAddress, Transport};
+use crate::access::{Key, PermittedIp, PermittedPeer, RealmName, Scope};
+use crate::base::{Family, FiveTuple, Now, RelayTransport, RelayedAddress, Transport};
 use crate::wire::{ChannelNumber, TransactionId};
 
+use super::connections::PeerConnection;
 use super::contacts::Contacts;
 use super::police::Police;
 use super::stats::{Direction, RateWindow, Traffic};
@@ -43,6 +44,8 @@ pub struct AllocationView {
     pub id: AllocationId,
     /// The user id that quotas and metrics count, not the raw USERNAME.
     pub user: Arc<str>,
+    /// The realm that knows the user; `None`: the default one.
+    pub realm: Option<RealmName>,
     /// How far its credentials reach.
     pub scope: Scope,
     /// How the client reaches us.
@@ -71,6 +74,10 @@ pub struct AllocationView {
     pub permissions_made: u32,
     /// Channels that were bound so far, refreshes not counted.
     pub channels_made: u32,
+    /// What it relays.
+    pub relay_transport: RelayTransport,
+    /// Connections with peers, those that wait to be made or bound included; none but of a TCP allocation.
+    pub connections: usize,
 }
 
 /// How long a permission lives after it was created or refreshed (RFC 8656 §9).
@@ -115,8 +122,12 @@ pub(super) struct Allocation {
     /// USERNAME as it was sent, to recognize the owner without deriving a key again.
     pub username: Box<[u8]>,
     pub key: Key,
-    /// When the credential ends, if it is time-limited.
+    /// When the credential ends, if it is time-limited, or the token.
     pub credential_expires: Option<Duration>,
+    /// The realm that knows the user; `None`: the default one.
+    pub realm: Option<RealmName>,
+    /// Whether it came with a token, after which it does not live (RFC 7635 §9).
+    pub by_token: bool,
     /// How far it reaches.
     pub scope: Scope,
     /// The Allocate that made it: its retransmissions get the same answer.
@@ -137,6 +148,10 @@ pub(super) struct Allocation {
     pub police: Option<Box<Police>>,
     /// Where new peers are limited, from the first permission on.
     pub contacts: Option<Box<Contacts>>,
+    /// What it relays.
+    pub relay_transport: RelayTransport,
+    /// With peers, in the order they were made; none but of a TCP allocation.
+    pub connections: Vec<PeerConnection>,
 }
 
 impl Allocation {
@@ -194,7 +209,8 @@ impl Allocation {
     pub fn next_expiry(&self) -> Instant {
         let permissions = self.permissions.iter().map(|permission| permission.expires);
         let channels = self.channels.iter().map(|binding| binding.expires);
-        permissions.chain(channels).fold(self.expires, Instant::min)
+        let connections = (self.connections.iter()).filter_map(PeerConnection::until);
+        (permissions.chain(channels).chain(connections)).fold(self.expires, Instant::min)
     }
 
     /// Counts `bytes` of application data.
@@ -210,6 +226,7 @@ impl Allocation {
         Some(AllocationView {
             id: self.id,
             user: Arc::clone(&self.user),
+            realm: self.realm,
             scope: self.scope,
             transport: self.five_tuple.transport(),
             client: self.five_tuple.client(),
@@ -230,6 +247,8 @@ impl Allocation {
             channels: self.channels.len(),
             permissions_made: self.permissions_made,
             channels_made: self.channels_made,
+            relay_transport: self.relay_transport,
+            connections: self.connections.len(),
         })
     }
 

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::access::{AuthFailure, Denied, PermittedIp, Scope};
-use crate::base::{Family, FiveTuple, Now};
+use crate::access::{AuthFailure, Denied, PermittedIp};
+use crate::base::{Family, FiveTuple, Now, RelayTransport};
 use crate::wire::{ChannelNumber, DecodeError, Message, Method, Response, attribute};
 
 use super::allocation::{Allocation, AllocationId, CHANNEL_LIFETIME, ChannelBinding, State};
@@ -18,11 +18,17 @@ use super::{ChannelRange, DEFAULT_LIFETIME, DefaultFamily, EndReason, Output};
 /// REQUESTED-TRANSPORT's number for UDP (RFC 8656 §18.7).
 const UDP: u8 = 17;
 
+/// The same for TCP (RFC 6062 §4.1).
+const TCP: u8 = 6;
+
 const KNOWN_BINDING: &[u16] = &[
     attribute::USERNAME,
     attribute::MESSAGE_INTEGRITY,
     attribute::REALM,
     attribute::NONCE,
+    attribute::MESSAGE_INTEGRITY_SHA256,
+    attribute::PASSWORD_ALGORITHM,
+    attribute::USERHASH,
 ];
 
 const KNOWN_TURN: &[u16] = &[
@@ -41,7 +47,19 @@ const KNOWN_TURN: &[u16] = &[
     attribute::REQUESTED_ADDRESS_FAMILY,
     attribute::EVEN_PORT,
     attribute::REQUESTED_TRANSPORT,
+    attribute::ACCESS_TOKEN,
     attribute::XOR_MAPPED_ADDRESS,
+    attribute::MESSAGE_INTEGRITY_SHA256,
+    attribute::PASSWORD_ALGORITHM,
+    attribute::USERHASH,
+    attribute::CONNECTION_ID,
+];
+
+/// What an Allocate for TCP must not ask for (RFC 6062 §5.1).
+const NOT_FOR_TCP: [u16; 3] = [
+    attribute::EVEN_PORT,
+    attribute::DONT_FRAGMENT,
+    attribute::RESERVATION_TOKEN,
 ];
 
 impl From<DecodeError> for Reject {
@@ -51,7 +69,8 @@ impl From<DecodeError> for Reject {
 }
 
 impl Server {
-    /// Attributes that `method` understands; others below 0x8000 get 420 (RFC 8489 §6.3.1).
+    /// Attributes that `method` understands, ACCESS-TOKEN among them whether tokens are taken or not; others below 0x8000 get
+    /// 420 (RFC 8489 §6.3.1).
     pub(super) const fn known(method: Method) -> &'static [u16] {
         match method {
             Method::Binding => KNOWN_BINDING,
@@ -94,10 +113,22 @@ impl Server {
                 .relayed()
                 .map(|relayed| allocate_success(allocation, relayed)));
         }
-        match message.requested_transport()? {
+        let relay_transport = match message.requested_transport()? {
             None => return Err(Reject::BadRequest("REQUESTED-TRANSPORT is missing")),
-            Some(UDP) => {}
+            Some(UDP) => RelayTransport::Udp,
+            // A loop is kept within this server by handing datagrams over in memory.
+            Some(TCP) if self.relays_connections() && !authenticated.scope().is_loop() => {
+                RelayTransport::Tcp
+            }
             Some(_) => return Err(Reject::UnsupportedTransport),
+        };
+        if relay_transport == RelayTransport::Tcp {
+            if !from.transport().is_stream() {
+                return Err(Reject::BadRequest("TCP is relayed for TCP and TLS clients"));
+            }
+            if (NOT_FOR_TCP.iter()).any(|kind| message.attribute(*kind).is_some()) {
+                return Err(Reject::BadRequest("not for a TCP allocation"));
+            }
         }
         refuse_unknown(message, Method::Allocate)?;
         let family = match message.requested_family()? {
@@ -117,15 +148,14 @@ impl Server {
             self.admit_newcomer(from)?;
         }
         let requested = message.lifetime()?;
-        let Some(username) = message.username() else {
-            return Err(Reject::BadRequest("USERNAME is missing"));
-        };
         let key = *authenticated.key();
         let Some(identity) = authenticated.into_identity() else {
             // Only the owner of an allocation on this five-tuple has no identity, and there is none.
             return Err(Reject::ServerError);
         };
-        let granted_secs = self.granted_secs(now, requested, identity.scope, identity.expires);
+        let (by_token, realm) = (identity.by_token, identity.realm);
+        let bounded = identity.scope.is_loop() || by_token;
+        let granted_secs = self.granted_secs(now, requested, bounded, identity.expires);
         let scope = identity.scope;
         let user = identity.user;
         let id = self.allocations.insert(|id| Allocation {
@@ -134,9 +164,11 @@ impl Server {
             family,
             state: State::Opening,
             user: Arc::clone(&user),
-            username: username.into(),
+            username: identity.username,
             key,
             credential_expires: identity.expires,
+            realm,
+            by_token,
             scope,
             transaction: message.transaction_id(),
             fingerprint: message.has_fingerprint(),
@@ -152,6 +184,8 @@ impl Server {
             denial_logged: false,
             police: None,
             contacts: None,
+            relay_transport,
+            connections: Vec::new(),
         });
         self.by_five_tuple.insert(from, id);
         self.touch(now, id, |_| {});
@@ -160,8 +194,10 @@ impl Server {
             family,
             even_port: even_port.is_some(),
             user,
+            realm,
             scope,
             client: from.client().ip(),
+            transport: relay_transport,
         });
         Ok(None)
     }
@@ -186,25 +222,27 @@ impl Server {
             self.end(now, id, EndReason::Released);
             return Ok(response.lifetime(0));
         }
-        let renewed = authenticated.renewed().zip(message.username());
+        let renewed = authenticated.renewed();
         let over = renewed.is_none()
             && (allocation.credential_expires).is_some_and(|expires| expires <= now.unix);
-        // A secret that is gone vouches for nothing beyond the time that it signed for.
+        // A secret that is gone vouches for nothing beyond the time that it signed for, and a token never does.
         if over
-            && (self.access.strict_expiry
-                || !(self.access.credentials).derive(&allocation.username, &allocation.key))
+            && (allocation.by_token
+                || self.access.strict_expiry
+                || !(self.access).derive(allocation.realm, &allocation.username, &allocation.key))
         {
             return Err(Reject::Unauthenticated(AuthFailure::Expired));
         }
         let ends = match renewed {
-            Some((identity, _)) => identity.expires,
+            Some(identity) => identity.expires,
             None => allocation.credential_expires,
         };
-        let granted_secs = self.granted_secs(now, requested, allocation.scope, ends);
+        let bounded = allocation.scope.is_loop() || allocation.by_token;
+        let granted_secs = self.granted_secs(now, requested, bounded, ends);
         self.touch(now, id, |allocation| {
             allocation.expires = now.mono + Duration::from_secs(granted_secs.into());
-            if let Some((identity, username)) = renewed {
-                allocation.username = username.into();
+            if let Some(identity) = renewed {
+                allocation.username.clone_from(&identity.username);
                 allocation.key = *authenticated.key();
                 allocation.credential_expires = identity.expires;
             }
@@ -278,6 +316,9 @@ impl Server {
     ) -> Result<Response, Reject> {
         let (id, allocation) = self.owned(id, authenticated)?;
         refuse_unknown(message, Method::ChannelBind)?;
+        if allocation.relay_transport == RelayTransport::Tcp {
+            return Err(Reject::RelayTransport);
+        }
         let Some(number) = message.channel_number()? else {
             return Err(Reject::BadRequest("CHANNEL-NUMBER is missing"));
         };
@@ -356,7 +397,7 @@ impl Server {
     }
 
     /// The live allocation on the request's five-tuple, if the request may act on it.
-    fn owned(
+    pub(super) fn owned(
         &self,
         id: Option<AllocationId>,
         authenticated: &Authenticated,
@@ -370,7 +411,7 @@ impl Server {
     }
 
     /// Counts a peer that policy refuses.
-    fn denied(&mut self, id: AllocationId, peer: SocketAddr, denied: Denied) -> Reject {
+    pub(super) fn denied(&mut self, id: AllocationId, peer: SocketAddr, denied: Denied) -> Reject {
         self.count_denied(id, peer, denied);
         Reject::PeerDenied(denied.rule)
     }
@@ -394,20 +435,20 @@ impl Server {
         }
     }
 
-    /// LIFETIME that is granted, in seconds: at least the default, at most the maximum (RFC 8656 §7.2), and in a loop no
-    /// longer than the credential, which `ends` since the Unix epoch.
+    /// LIFETIME that is granted, in seconds: at least the default, at most the maximum (RFC 8656 §7.2), and where it is
+    /// `bounded`, in a loop or by a token, no longer than the credential, which `ends` since the Unix epoch.
     fn granted_secs(
         &self,
         now: Now,
         requested: Option<u32>,
-        scope: Scope,
+        bounded: bool,
         ends: Option<Duration>,
     ) -> u32 {
         let default = DEFAULT_LIFETIME.as_secs() as u32;
         let max = u32::try_from(self.settings.max_lifetime.as_secs()).unwrap_or(u32::MAX);
         let granted = requested.unwrap_or(default).max(default).min(max);
         match ends {
-            Some(ends) if scope.is_loop() => {
+            Some(ends) if bounded => {
                 let left = ends.saturating_sub(now.unix).as_secs().max(1);
                 granted.min(u32::try_from(left).unwrap_or(u32::MAX))
             }
@@ -416,7 +457,9 @@ impl Server {
     }
 }
 
-fn refuse_unknown(message: &Message<'_>, method: Method) -> Result<(), Reject> {
+/// # Errors
+/// 420 if an attribute has to be understood and is not.
+pub(super) fn refuse_unknown(message: &Message<'_>, method: Method) -> Result<(), Reject> {
     match message.unknown_required(Server::known(method)).next() {
         None => Ok(()),
         Some(_) => Err(Reject::UnknownAttributes),

@@ -5,6 +5,7 @@ mod cardinality;
 mod dtls;
 mod http;
 mod secrets;
+mod sharing;
 mod tcp;
 mod tls;
 

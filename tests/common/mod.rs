@@ -4,5 +4,6 @@
 
 pub mod codec;
 pub mod dtls;
+pub mod security;
 pub mod wire;
 pub mod world;

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use turnix::access::peers::Settings as PeerSettings;
-use turnix::access::{self, Access, Limits, OwnAddresses};
+use turnix::access::{self, Access, Limits, OwnAddresses, PermittedPeer};
 use turnix::base::{Family, FiveTuple, ListenerId, Now, RelayedAddress, Secret, Transport};
 use turnix::turn::{
-    AllocationId, Ended, Forward, FromPeer, OpenError, Output, Path, Seed, Server, Settings,
+    AllocationId, ConnectionId, Ended, Forward, FromPeer, OpenError, Output, Path, Seed, Server,
+    Settings,
 };
 
 use super::wire::{REALM, Reply, Request, Signer};
@@ -34,6 +35,12 @@ pub struct World {
     pub even_ports: Vec<bool>,
     pub closed: Vec<AllocationId>,
     pub ended: Vec<Ended>,
+    /// Connections with peers that were asked for, and from whose relayed address.
+    pub connects: Vec<(ConnectionId, AllocationId, PermittedPeer)>,
+    /// Those that were bound, and to whom.
+    pub bound: Vec<(ConnectionId, FiveTuple)>,
+    /// Those that were to be closed.
+    pub disconnects: Vec<ConnectionId>,
     /// What `OpenRelay` is answered with; `None` leaves it open.
     pub open: Option<Result<(), OpenError>>,
     pub access: Arc<Access>,
@@ -55,6 +62,8 @@ pub fn access_settings() -> access::Settings {
         strict_expiry: false,
         peers: PeerSettings::default(),
         limits: Limits::default(),
+        oauth: access::oauth::Settings::default(),
+        realms: Vec::new(),
     }
 }
 
@@ -107,6 +116,9 @@ impl World {
             even_ports: Vec::new(),
             closed: Vec::new(),
             ended: Vec::new(),
+            connects: Vec::new(),
+            bound: Vec::new(),
+            disconnects: Vec::new(),
             open: Some(Ok(())),
             access,
             next_port: 50_000,
@@ -175,6 +187,16 @@ impl World {
                 }
                 Output::CloseRelay { id } => self.closed.push(id),
                 Output::Ended(ended) => self.ended.push(*ended),
+                Output::ConnectPeer {
+                    connection,
+                    allocation,
+                    peer,
+                } => self.connects.push((connection, allocation, peer)),
+                Output::BindPeer {
+                    connection,
+                    five_tuple,
+                } => self.bound.push((connection, five_tuple)),
+                Output::ClosePeer { connection } => self.disconnects.push(connection),
             }
         }
     }
@@ -225,6 +247,34 @@ impl World {
     /// Alice with a fresh nonce.
     pub fn alice(&mut self, from: FiveTuple) -> Signer {
         Signer::new(USER, PASSWORD, &self.nonce(from))
+    }
+
+    /// The same for connections.
+    pub fn allocate_tcp(&mut self, from: FiveTuple) -> (Signer, AllocationId, SocketAddr) {
+        let alice = self.alice(from);
+        let reply = self.ask(from, &Request::allocate_tcp().sign(&alice));
+        assert_eq!(reply.code(), 0);
+        (alice, *self.opened.last().unwrap(), reply.relayed())
+    }
+
+    /// Says what became of a connection; what is answered.
+    pub fn connected(&mut self, connection: ConnectionId, made: bool) -> Vec<Reply> {
+        self.sent.clear();
+        self.server
+            .handle_peer_connected(self.now, connection, made);
+        self.drain();
+        let sent = std::mem::take(&mut self.sent);
+        sent.iter()
+            .map(|(_, message)| Reply::parse(message))
+            .collect()
+    }
+
+    /// A peer connects to the relayed address of `to`; the connection, if it may wait for the client.
+    pub fn accepted(&mut self, to: AllocationId, peer: SocketAddr) -> Option<ConnectionId> {
+        let own = peer.ip() == own_addresses().relays[0];
+        let connection = (self.server).handle_peer_accepted(self.now, to, peer, own);
+        self.drain();
+        connection
     }
 
     /// Alice's allocation with the default lifetime and IPv4.

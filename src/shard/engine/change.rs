@@ -42,6 +42,17 @@ impl Shard {
         self.drain_outputs(now);
     }
 
+    /// Ends everything, because the server stops.
+    pub(in crate::shard) fn end_all(&mut self) {
+        let now = Clock.now();
+        let (views, _) = self.server.views(now, 0, usize::MAX);
+        for view in views {
+            (self.server).end_allocation(now, view.id, EndReason::Shutdown);
+        }
+        self.drain_outputs(now);
+        self.end_sessions(|_| true);
+    }
+
     fn open_listener(&mut self, slot: ListenerSlot, socket: UdpSocket, speaks: Speaks) {
         if let Err(error) = self.poller.add(&socket, LISTENER | slot.0 as u64) {
             tracing::error!(address = %socket.local_addr(), %error, "a new listener cannot be watched");

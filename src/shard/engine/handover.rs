@@ -52,6 +52,9 @@ impl Shard {
                 .filter(|tenant| stays(tenant.five_tuple.transport()))
                 .filter_map(|tenant| Some(self.relays.get(tenant.id)?.socket.local_addr()))
                 .collect(),
+            stays_tcp: (self.server.tenants())
+                .filter_map(|tenant| self.connections.listener_of(tenant.id))
+                .collect(),
         };
         sink.put(Record::Shard, &encode(&rest)?, &[])?;
         let snapshot = self.server.snapshot(now, moves).encode_behind(self.index);
@@ -59,7 +62,7 @@ impl Shard {
         let mut relays = Vec::with_capacity(SOCKETS_PER_RECORD);
         let mut sockets: Vec<BorrowedFd<'_>> = Vec::with_capacity(SOCKETS_PER_RECORD);
         let mut tenants = (self.server.tenants())
-            .filter(|tenant| moves(tenant.five_tuple.transport()))
+            .filter(|tenant| tenant.moves && moves(tenant.five_tuple.transport()))
             .filter_map(|tenant| Some((tenant.id, self.relays.get(tenant.id)?)))
             .peekable();
         while let Some((id, relay)) = tenants.next() {
@@ -86,7 +89,9 @@ impl Shard {
 
     fn export_streams(&self, sink: &mut dyn Sink) -> io::Result<()> {
         let all: Vec<_> = (self.streams.iter())
-            .filter(|(five_tuple, _)| moves(five_tuple.transport()))
+            .filter(|(five_tuple, _)| {
+                moves(five_tuple.transport()) && !self.server.has_tcp_allocation(**five_tuple)
+            })
             .collect();
         for some in all.chunks(SOCKETS_PER_RECORD) {
             let mut streams = Vec::with_capacity(some.len());
@@ -101,6 +106,7 @@ impl Shard {
                 streams.push(StreamImage {
                     client: five_tuple.client(),
                     local: *local,
+                    proxy: client.peer().filter(|peer| *peer != five_tuple.client()),
                     partial,
                     queue,
                 });
