@@ -65,6 +65,7 @@ impl Fake {
                     transport: Transport::Udp,
                     client: "198.51.100.7:4000".parse().unwrap(),
                     relayed: "[2001:db8::7]:50000".parse().unwrap(),
+                    additional: None,
                     created_unix: Duration::from_millis(1_800_000_000_900),
                     created: now.mono,
                     expires_unix: Duration::from_secs(1_800_000_600),

@@ -11,7 +11,7 @@ use turnix::metrics::{Context, NamedAllocation, Reading, ShardSnapshot, encode};
 use turnix::stream::Passed;
 use turnix::turn::police::Limit;
 use turnix::turn::stats::{BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS};
-use turnix::turn::{AllocationId, AllocationView, Direction, DropReason, Path, Traffic};
+use turnix::turn::{AllocationId, AllocationView, Direction, DropReason, IcmpFate, Path, Traffic};
 use turnix::wire::{ErrorCode, Method};
 
 fn context() -> Context {
@@ -71,6 +71,7 @@ fn busy() -> ShardSnapshot {
         packets: 1,
     };
     (stats.new_peers_refused, stats.scan_suspects) = (4, 2);
+    stats.icmp[IcmpFate::Told as usize] = 6;
     for seconds in [0.5, 5.0, 20.0, 1e6] {
         stats.duration.observe(&DURATION_BOUNDS_SECS, seconds);
     }
@@ -95,6 +96,7 @@ fn allocation(user: &str) -> NamedAllocation {
             transport: Transport::Tcp,
             client: "198.51.100.7:4000".parse().unwrap(),
             relayed: "203.0.113.7:50000".parse().unwrap(),
+            additional: None,
             created_unix: now.unix,
             created: now.mono,
             expires_unix: now.unix + Duration::from_secs(600),
@@ -159,6 +161,8 @@ fn totals_carry_the_contract_names_and_labels() {
         r#"turn_policed_packets_total{limit="total",direction="to_peer"} 0"#,
         "turn_new_peers_refused_total 4",
         "turn_scan_suspects_total 2",
+        r#"turn_icmp_errors_total{result="told"} 6"#,
+        r#"turn_icmp_errors_total{result="rate_limited"} 0"#,
         r#"turn_auth_failures_total{reason="expired"} 0"#,
         r#"turn_stream_connections{transport="tls"} 3"#,
         "turn_peer_connections 0",

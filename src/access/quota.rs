@@ -40,7 +40,7 @@ pub struct Limits {
 pub struct Wanted {
     /// IPv4 or IPv6.
     pub family: Family,
-    /// EVEN-PORT asks for an even one (RFC 8656 §18.9).
+    /// EVEN-PORT asks for an even one (RFC 8656 §18.7).
     pub even_port: bool,
     /// How far the allocation reaches that it is for.
     pub scope: Scope,
@@ -90,21 +90,27 @@ impl QuotaExceeded {
     }
 }
 
-/// Live allocations by family, and by whether an even port was asked for.
+/// Relay ports of live allocations by family, and by whether an even one was asked for.
 #[derive(Clone, Copy, Debug, Default)]
-struct Live([[u32; 2]; Family::ALL.len()]);
+struct Live {
+    ports: [[u32; 2]; Family::ALL.len()],
+    /// Those that are an allocation's second.
+    additional: u32,
+}
 
 impl Live {
+    /// Allocations.
     fn total(self) -> u32 {
-        self.0.as_flattened().iter().sum()
+        let ports: u32 = self.ports.as_flattened().iter().sum();
+        ports - self.additional
     }
 
     fn of_family(self, family: Family) -> u32 {
-        self.0[family as usize].iter().sum()
+        self.ports[family as usize].iter().sum()
     }
 
     fn of(&mut self, wanted: Wanted) -> &mut u32 {
-        &mut self.0[wanted.family as usize][usize::from(wanted.even_port)]
+        &mut self.ports[wanted.family as usize][usize::from(wanted.even_port)]
     }
 }
 
@@ -261,6 +267,42 @@ impl Quota {
         }
     }
 
+    /// Counts the second port of an allocation of `user` that has one in the other family: its share of the ports is all
+    /// that limits it.
+    ///
+    /// # Errors
+    /// The share is used up; nothing is counted then.
+    pub fn reserve_port(&mut self, user: &Arc<str>, wanted: Wanted) -> Result<(), QuotaExceeded> {
+        if self.is_over_share(user, wanted) {
+            return Err(QuotaExceeded::Share);
+        }
+        self.adopt_port(user, wanted);
+        Ok(())
+    }
+
+    /// Counts one that is open already, whatever the share.
+    pub fn adopt_port(&mut self, user: &Arc<str>, wanted: Wanted) {
+        *self.live.of(wanted) += 1;
+        self.live.additional += 1;
+        let held = self.by_user.entry(Arc::clone(user)).or_default();
+        *held.of(wanted) += 1;
+        held.additional += 1;
+    }
+
+    /// Gives back a port of an allocation that keeps another; does nothing if `user` has none like it to give back.
+    pub fn release_port(&mut self, user: &Arc<str>, wanted: Wanted) {
+        let Some(held) = self.by_user.get_mut(user) else {
+            return;
+        };
+        if *held.of(wanted) == 0 || held.additional == 0 {
+            return;
+        }
+        *held.of(wanted) -= 1;
+        held.additional -= 1;
+        *self.live.of(wanted) -= 1;
+        self.live.additional -= 1;
+    }
+
     /// Whether one more of the visit `user` from `client` would be more than visits may have.
     fn is_over_visits(&self, user: &str, client: IpAddr) -> bool {
         let here = self.loops_by_address.get(&subscriber(client));
@@ -346,6 +388,41 @@ mod tests {
         quota.release(&user, client, even);
         assert_eq!((quota.by_user.len(), quota.by_address.len()), (0, 0));
         assert_eq!(quota.live(), 0);
+    }
+
+    #[test]
+    fn a_second_port_is_no_second_allocation_and_counts_for_the_share() {
+        let limits = Limits {
+            allocations_per_user: 1,
+            share_per_user: 50,
+            ..Limits::default()
+        };
+        let mut quota = Quota::new(limits, [4, 4]);
+        let alice = Arc::from("alice");
+        let client = IpAddr::from([192, 0, 2, 1]);
+        let [v4, v6] = Family::ALL.map(|family| Wanted {
+            family,
+            even_port: false,
+            scope: Scope::Policy,
+        });
+        quota.reserve(&alice, client, v4).unwrap();
+        quota.reserve_port(&alice, v6).unwrap();
+        assert_eq!((quota.live(), quota.live_of_user("alice")), (1, 1));
+        // Two of four ports are half of them, three would be more.
+        quota.reserve_port(&alice, v6).unwrap();
+        let more = quota.reserve_port(&alice, v6);
+        assert_eq!(more, Err(QuotaExceeded::Share));
+        quota.release_port(&alice, v6);
+        let second = quota.reserve(&alice, client, v4);
+        assert_eq!(second, Err(QuotaExceeded::User));
+        // Whichever goes first, the last one takes the allocation along.
+        quota.release_port(&alice, v4);
+        assert_eq!(quota.live(), 1);
+        quota.release_port(&alice, v6);
+        assert_eq!(quota.live(), 1, "not as a second one");
+        quota.release(&alice, client, v6);
+        assert_eq!((quota.live(), quota.by_user.len()), (0, 0));
+        assert!(quota.by_address.is_empty());
     }
 
     #[test]

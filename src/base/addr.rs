@@ -42,7 +42,7 @@ impl Transport {
     }
 }
 
-/// An address family as REQUESTED-ADDRESS-FAMILY knows it (RFC 8656 §18.8).
+/// An address family as REQUESTED-ADDRESS-FAMILY knows it (RFC 8656 §18.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Family {
@@ -55,6 +55,14 @@ pub enum Family {
 impl Family {
     /// Both families, in the order of their discriminants.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The one that this is not.
+    pub const fn other(self) -> Self {
+        match self {
+            Self::V4 => Self::V6,
+            Self::V6 => Self::V4,
+        }
+    }
 
     /// The family of `ip`. A mapped IPv4 address counts as IPv6: canonicalize first.
     pub const fn of(ip: IpAddr) -> Self {

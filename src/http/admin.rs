@@ -481,6 +481,9 @@ pub(super) struct AllocationJson<'a> {
     transport: &'static str,
     client: String,
     relayed: String,
+    /// The other one, of an allocation in both families.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    relayed_additional: Option<String>,
     /// Seconds since the Unix epoch.
     created: u64,
     /// Seconds since the Unix epoch.
@@ -522,6 +525,7 @@ impl<'a> From<&'a NamedAllocation> for AllocationJson<'a> {
             transport: view.transport.label(),
             client: Pii(view.client).to_string(),
             relayed: view.relayed.to_string(),
+            relayed_additional: view.additional.map(|relayed| relayed.to_string()),
             created: view.created_unix.as_secs(),
             expires: view.expires_unix.as_secs(),
             permissions: view.permissions,
@@ -562,9 +566,12 @@ impl Wanted {
         if self.address.is_none() && self.search.is_none() {
             return true;
         }
-        let (client, relayed) = (view.client, view.relayed);
-        let ips = [Pii(client.ip()).to_string(), relayed.ip().to_string()];
-        let addresses = [Pii(client).to_string(), relayed.to_string()];
+        let (client, relayed) = (view.client, [Some(view.relayed), view.additional]);
+        let relayed = || relayed.into_iter().flatten();
+        let mut ips = vec![Pii(client.ip()).to_string()];
+        ips.extend(relayed().map(|relayed| relayed.ip().to_string()));
+        let mut addresses = vec![Pii(client).to_string()];
+        addresses.extend(relayed().map(|relayed| relayed.to_string()));
         let of_address = |wanted: &String| {
             let plain = wanted.trim_start_matches('[').trim_end_matches(']');
             addresses.contains(wanted) || ips.iter().any(|ip| ip == plain)

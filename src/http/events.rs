@@ -21,7 +21,7 @@ use crate::access::{AuthFailure, DeniedRule};
 use crate::base::{Clock, Family, Now, Transport, printable};
 use crate::metrics::{ShardSnapshot, Survey};
 use crate::stream::{Admission, Refusal, Refused};
-use crate::turn::{Direction, DropReason, Stats, Traffic};
+use crate::turn::{Direction, DropReason, RelayKind, Stats, Traffic};
 use crate::wire::ErrorCode;
 
 use super::admin::{AdminState, AllocationJson, BothWays};
@@ -367,8 +367,8 @@ fn transports(totals: &ShardSnapshot, survey: &Survey) -> Value {
     let all = Transport::ALL.map(|transport| {
         let live = totals.stats.live[transport as usize];
         let rates = survey.bits_per_second[transport as usize];
-        let live: serde_json::Map<_, _> = (Family::ALL.into_iter())
-            .map(|family| (family.label().to_owned(), live[family as usize].into()))
+        let live: serde_json::Map<_, _> = (RelayKind::ALL.into_iter())
+            .map(|kind| (kind.label().to_owned(), live[kind as usize].into()))
             .collect();
         json!({
             "transport": transport.label(),

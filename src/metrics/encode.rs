@@ -11,13 +11,13 @@ use prometheus::{Registry, TextEncoder};
 
 use crate::access::{AuthFailure, DeniedRule, RealmName, RevokedKind};
 use crate::acme::Tally;
-use crate::base::{Family, Printable, Transport};
+use crate::base::{Printable, Transport};
 use crate::stream::{Passed, Refusal, Refused};
 use crate::turn::police::Limit;
 use crate::turn::stats::{
     BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS, Histogram, OUTCOMES, Outcome, outcome_index,
 };
-use crate::turn::{Direction, DropReason, Path, Stats};
+use crate::turn::{Direction, DropReason, IcmpFate, Path, RelayKind, Stats};
 use crate::wire::{ErrorCode, Method};
 
 use super::passages;
@@ -123,10 +123,10 @@ fn allocations(families: &mut Vec<MetricFamily>, stats: &Stats, unix_secs: u64) 
     let mut live = Vec::new();
     let mut answered = Vec::new();
     for transport in Transport::ALL {
-        for family in Family::ALL {
+        for kind in RelayKind::ALL {
             live.push(gauge(
-                &[("transport", transport.label()), ("family", family.label())],
-                stats.live[transport as usize][family as usize] as f64,
+                &[("transport", transport.label()), ("family", kind.label())],
+                stats.live[transport as usize][kind as usize] as f64,
             ));
         }
         let row = &stats.requests[Method::Allocate as usize][transport as usize];
@@ -143,7 +143,7 @@ fn allocations(families: &mut Vec<MetricFamily>, stats: &Stats, unix_secs: u64) 
     push(
         families,
         "turn_allocations",
-        "Live allocations by the client's transport and the relayed address's family.",
+        "Live allocations by the client's transport and the relayed address's family, dual if it has one in each.",
         MetricType::GAUGE,
         live,
     );
@@ -310,6 +310,15 @@ fn policed(families: &mut Vec<MetricFamily>, stats: &Stats) {
         "Allocations that addressed hundreds of peers who never answered.",
         MetricType::COUNTER,
         vec![counter(&[], stats.scan_suspects)],
+    );
+    push(
+        families,
+        "turn_icmp_errors_total",
+        "ICMP errors about datagrams to peers, by whether the client was told, or why not.",
+        MetricType::COUNTER,
+        (IcmpFate::ALL.into_iter().zip(stats.icmp))
+            .map(|(fate, count)| counter(&[("result", fate.label())], count))
+            .collect(),
     );
 }
 

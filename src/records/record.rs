@@ -36,6 +36,8 @@ struct Record<'a> {
     client: String,
     transport: &'static str,
     relayed: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    relayed_additional: Option<String>,
     start_ms: u64,
     end_ms: u64,
     duration_ms: u64,
@@ -109,6 +111,7 @@ impl Writer {
             client: Pii(view.client).to_string(),
             transport: view.transport.label(),
             relayed: view.relayed.to_string(),
+            relayed_additional: view.additional.map(|relayed| relayed.to_string()),
             start_ms: view.created_unix.as_millis() as u64,
             end_ms: (view.created_unix + event.duration).as_millis() as u64,
             duration_ms: event.duration.as_millis() as u64,

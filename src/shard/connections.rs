@@ -6,27 +6,26 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ahash::RandomState;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Notify;
 
-use crate::access::{PermittedPeer, Wanted};
+use crate::access::PermittedPeer;
 use crate::base::addr::canonical;
 use crate::base::{Clock, FiveTuple, Now, Pii, RelayedAddress};
 use crate::net::{Poller, relay_connector, relay_listener};
 use crate::stream::ClientStream;
-use crate::turn::{AllocationId, ConnectionId, OpenError};
+use crate::turn::{AllocationId, ConnectionId, OpenError, Opened};
 use crate::wire::{Class, Message, Method};
 
 use super::engine::{STREAM, Shard};
 use super::mailbox;
-use super::relays::{Lease, Relays};
+use super::relays::{Asked, Lease, Relays};
 
 /// Connections that the kernel has made and nobody has accepted: a flood of a relayed address waits here, and the
 /// kernel answers it with cookies.
@@ -74,23 +73,20 @@ impl Connections {
     ///
     /// # Errors
     /// A quota is used up, or no port can be had.
-    #[allow(clippy::too_many_arguments, reason = "one for each part of a relay")]
     pub fn listen(
         &mut self,
         now: Instant,
-        id: AllocationId,
-        wanted: Wanted,
-        user: Arc<str>,
-        client: IpAddr,
+        asked: Asked,
         relays: &mut Relays,
         poller: &Poller,
-    ) -> Result<RelayedAddress, OpenError> {
+    ) -> Result<Opened, OpenError> {
+        let id = asked.id;
         let bind = |local| relay_listener(local, BACKLOG);
-        let (lease, socket) = relays.lease(now, id, wanted, user, client, poller, bind)?;
+        let (lease, socket) = relays.lease(now, asked, poller, bind)?;
         lease.set_listening(true);
         let relayed = RelayedAddress(lease.addresses().external);
         self.listeners.insert(id, Listening { socket, lease });
-        Ok(relayed)
+        Ok(relayed.into())
     }
 
     /// Closes the listener of `id` and gives back what opening it reserved. Nothing happens if there is none.

@@ -3,13 +3,15 @@
 mod change;
 mod departures;
 mod dtls;
+mod errors;
 mod handover;
+mod payload;
+mod telling;
 mod vantages;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::ops::Range;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,13 +21,11 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::access::{Access, PermittedPeer, Scope, Wanted};
-use crate::base::{Clock, FiveTuple, ListenerId, Now, Pii, RelayTransport, Transport};
-use crate::metrics::ShardSnapshot;
-use crate::net::{Batch, HEADROOM, Outgoing, Poller, RecvFault, TAILROOM, UdpSocket};
-use crate::records::{Due, Emitter};
+use crate::base::{Clock, Family, FiveTuple, ListenerId, Now, Pii, RelayTransport, Transport};
+use crate::net::{Batch, HEADROOM, IpFields, Outgoing, Poller, RecvFault, TAILROOM, UdpSocket};
+use crate::records::Emitter;
 use crate::turn::{
-    AllocationId, Direction, DropReason, Ended, Forward, FromPeer, Output, Path, Seed, Server,
-    Settings,
+    AllocationId, DropReason, Forward, FromPeer, Output, Path, Seed, Server, Settings,
 };
 use crate::wire;
 
@@ -35,10 +35,12 @@ use super::dtls::{Dtls, Sessions, Speaks};
 use super::hairpin::{self, Hairpin, Parcel, Parcels};
 use super::handover::Start;
 use super::ports::RelayPool;
-use super::relays::{Owner, Relays};
+use super::relays::{Asked, Owner, Relays, Reports, of_token, slot_of};
 use super::streams::{Client, STREAM_CREDIT, ToStream};
 use super::trains::Trains;
 use departures::count_posted;
+use payload::{Payload, received_at};
+use telling::log_ended;
 
 /// What a shard is made of.
 pub(super) struct Parts {
@@ -112,16 +114,6 @@ struct Listener {
     full: bool,
 }
 
-/// Where application data lies in the current batch.
-#[derive(Clone, Copy)]
-struct Payload {
-    slot: u16,
-    start: usize,
-    length: usize,
-    /// Bytes in front that nobody else needs: a header that fits is written there.
-    room: usize,
-}
-
 /// A datagram on its way to a peer, waiting for the batch to be complete.
 #[derive(Clone, Copy)]
 struct ToPeer {
@@ -146,6 +138,10 @@ pub(super) struct Shard {
     endpoints: Vec<Endpoint>,
     pub(super) poller: Poller,
     pub(super) relays: Relays,
+    /// Relay sockets that tell of no errors, and until when.
+    silent: Vec<(Instant, AllocationId, Family)>,
+    /// Peers of datagrams that are too large for the first link and not to be cut up.
+    unsent: Vec<(AllocationId, SocketAddr)>,
     purses: Purses,
     to_peers: Vec<ToPeer>,
     run: Vec<Outgoing>,
@@ -182,6 +178,10 @@ impl Shard {
             poller.add(socket, LISTENER | index as u64)?;
         }
         let now = Clock.now();
+        let reports = Reports::of(&parts.turn.protocol);
+        for socket in &parts.sockets {
+            socket.report_tos(reports.tos);
+        }
         let discovery = parts.turn.protocol.nat_discovery.clone();
         let (snapshot, estate) = parts.start.map(Start::split).unzip();
         let server = match snapshot {
@@ -212,7 +212,15 @@ impl Shard {
             drops_of_closed: 0,
             endpoints: Vec::new(),
             poller,
-            relays: Relays::new(parts.index, parts.relay_buffer_bytes, parts.pools, keyed()),
+            relays: Relays::new(
+                parts.index,
+                parts.relay_buffer_bytes,
+                reports,
+                parts.pools,
+                keyed(),
+            ),
+            silent: Vec::new(),
+            unsent: Vec::new(),
             purses: Purses::new(parts.budgets),
             to_peers: Vec::with_capacity(GATHER),
             run: Vec::with_capacity(GATHER),
@@ -248,6 +256,9 @@ impl Shard {
         let now = Clock.now();
         self.turns = self.turns.wrapping_add(1);
         self.current = DATAGRAMS;
+        if !self.silent.is_empty() {
+            self.end_silence(now.mono);
+        }
         let mut filled = 0;
         let mut from_relays = 0;
         for index in 0..self.poller.tokens().len() {
@@ -255,9 +266,12 @@ impl Shard {
                 break;
             };
             if token & LISTENER == 0 {
-                let id = AllocationId::from_bits(token);
+                let (id, family) = of_token(token);
                 let before = filled;
-                filled = self.receive_from_peers(now, id, filled);
+                if self.poller.has_error(index) {
+                    self.receive_errors(now, (id, family), None);
+                }
+                filled = self.receive_from_peers(now, id, family, filled);
                 from_relays += filled - before;
                 if filled < SLOTS {
                     continue;
@@ -326,7 +340,7 @@ impl Shard {
             let from = FiveTuple::new(Transport::Udp, received.from, listener);
             for range in received.datagrams() {
                 self.make_room();
-                let payload = received_at(slot, &range);
+                let payload = received_at(slot, &range, received.tos);
                 if speaks.is_plain() {
                     self.client_input(now, from, payload);
                 } else {
@@ -337,8 +351,14 @@ impl Shard {
     }
 
     /// Drains one relay socket into the slots from `first` on; how many slots are filled then.
-    fn receive_from_peers(&mut self, now: Now, id: AllocationId, first: usize) -> usize {
-        let Some(relay) = self.relays.get_mut(id) else {
+    fn receive_from_peers(
+        &mut self,
+        now: Now,
+        id: AllocationId,
+        family: Family,
+        first: usize,
+    ) -> usize {
+        let Some(relay) = self.relays.get_mut(id, family) else {
             self.accept_peers(now, id);
             return first;
         };
@@ -351,7 +371,7 @@ impl Shard {
         let count = match received {
             Ok(count) => count,
             Err(RecvFault::Dead { .. }) => {
-                self.server.handle_relay_failed(now, id);
+                self.server.handle_relay_failed(now, id, family);
                 self.drain_outputs(now);
                 return first;
             }
@@ -366,7 +386,7 @@ impl Shard {
             };
             for range in received.datagrams() {
                 self.make_room();
-                self.peer_input(now, id, from, received_at(slot, &range));
+                self.peer_input(now, id, from, received_at(slot, &range, received.tos));
             }
         }
         first + count
@@ -401,7 +421,7 @@ impl Shard {
                 path: Path::Hairpin,
                 scope: hairpin.scope,
             };
-            let payload = received_at(slot, &(0..length));
+            let payload = received_at(slot, &(0..length), hairpin.tos);
             self.peer_input(now, id, from, payload);
         }
         self.flush();
@@ -411,6 +431,9 @@ impl Shard {
     /// A frame that a stream client sent, in the slot of the stream batch at `start`.
     pub(super) fn stream_input(&mut self, now: Now, from: FiveTuple, start: usize, length: usize) {
         self.current = STREAM;
+        if !self.silent.is_empty() {
+            self.end_silence(now.mono);
+        }
         self.make_room();
         let frame = Payload {
             slot: 0,
@@ -418,6 +441,8 @@ impl Shard {
             length,
             // What is in front of it is another frame.
             room: 0,
+            // Those of the connection are not those of its frames (RFC 8656 §15).
+            fields: IpFields::default(),
         };
         self.client_input(now, from, frame);
     }
@@ -432,8 +457,10 @@ impl Shard {
                 allocation,
                 peer,
                 payload,
+                dont_fragment,
             } => {
-                let payload = message.part(payload);
+                let mut payload = message.part(payload);
+                payload.fields.dont_fragment = dont_fragment;
                 self.to_peer(now, allocation, peer, payload);
             }
             Forward::ToClient { .. } => debug_assert!(false, "clients do not talk to clients"),
@@ -456,7 +483,8 @@ impl Shard {
         if peer.may_be_own_relay()
             && let Some(owner) = self.relays.find(to)
         {
-            let Some(relayed) = self.relays.relayed(allocation) else {
+            let family = Family::of(to.ip());
+            let Some(relayed) = self.relays.relayed(allocation, family) else {
                 self.server.count_drop(DropReason::NoAllocation, 1);
                 return;
             };
@@ -489,6 +517,7 @@ impl Shard {
                 to,
                 from: relayed,
                 scope: peer.scope(),
+                tos: payload.fields.tos,
                 payload: payload.bytes(&self.batches[self.current]),
             };
             let server = &mut self.server;
@@ -508,7 +537,7 @@ impl Shard {
     /// Application data that leaves with the next batch.
     fn gather(&mut self, allocation: AllocationId, payload: Payload, to: SocketAddr) {
         self.to_peers.push(ToPeer {
-            relay_slot: allocation.slot,
+            relay_slot: slot_of(allocation, Family::of(to.ip())),
             sequence: self.to_peers.len() as u32,
             outgoing: Outgoing {
                 slot: payload.slot,
@@ -517,6 +546,7 @@ impl Shard {
                 to,
                 from: None,
                 front: None,
+                fields: payload.fields,
             },
         });
     }
@@ -559,7 +589,7 @@ impl Shard {
                 let outgoing = self.framed(payload, &header);
                 // Each relay socket is drained at once; a hairpin comes at any time.
                 self.scattered |= from.path == Path::Hairpin;
-                if let Some(relay) = self.relays.get_mut(id) {
+                if let Some(relay) = self.relays.get_mut(id, Family::of(from.peer.ip())) {
                     relay.gathers = true;
                 }
                 self.to_streams.push(ToStream {
@@ -589,6 +619,8 @@ impl Shard {
                     scope,
                     client,
                     transport,
+                    reserve,
+                    token,
                 } => {
                     let wanted = Wanted {
                         family,
@@ -596,27 +628,27 @@ impl Shard {
                         scope,
                         realm,
                     };
-                    let relays = &mut self.relays;
+                    let asked = Asked {
+                        id,
+                        wanted,
+                        user,
+                        client,
+                        reserve,
+                        token,
+                    };
+                    let (relays, poller) = (&mut self.relays, &self.poller);
                     let opened = match transport {
-                        RelayTransport::Udp => {
-                            relays.open(now.mono, id, wanted, user, client, &self.poller)
+                        RelayTransport::Udp => relays.open(now.mono, asked, poller),
+                        RelayTransport::Tcp => {
+                            (self.connections).listen(now.mono, asked, relays, poller)
                         }
-                        RelayTransport::Tcp => (self.connections).listen(
-                            now.mono,
-                            id,
-                            wanted,
-                            user,
-                            client,
-                            relays,
-                            &self.poller,
-                        ),
                     };
                     self.server.handle_relay_opened(now, id, opened);
                 }
-                Output::CloseRelay { id } => {
+                Output::CloseRelay { id, family } => {
                     // Data that was accepted before goes out before, and not through the slot's next owner.
                     self.flush_to_peers();
-                    self.relays.close(now.mono, id, &self.poller);
+                    self.relays.close(now.mono, id, family, &self.poller);
                     (self.connections).stop_listening(now.mono, id, &mut self.relays, &self.poller);
                 }
                 Output::Ended(ended) => {
@@ -705,88 +737,10 @@ impl Shard {
         self.drain_outputs(now);
         self.look_at_sessions(now);
     }
-
-    /// Lets live allocations in some slots leave a record if they are due; whether there are slots beyond.
-    pub(super) fn record_live(&self, now: Now, due: Due, from: usize, count: usize) -> bool {
-        let Some(records) = &self.records else {
-            return false;
-        };
-        let (views, more) = self.server.views(now, from, count);
-        for view in views {
-            if let Some(sequence) = due.sequence(view.created) {
-                let age = now.mono.saturating_duration_since(view.created);
-                records.lives(self.index, view, age, sequence);
-            }
-        }
-        more
-    }
-
-    pub(super) fn snapshot(&self) -> ShardSnapshot {
-        let mut stats = self.server.stats().clone();
-        let listeners = self.listeners.iter().flatten();
-        let drops: u64 = listeners.map(|l| u64::from(l.socket.drops())).sum();
-        stats.dropped[DropReason::ReceiveBuffer as usize] +=
-            drops + self.drops_of_closed + self.relays.drops();
-        let mut connections = self.stream_connections;
-        connections[Transport::Dtls as usize] = self.dtls.connected();
-        ShardSnapshot {
-            stats,
-            stream_connections: connections,
-            segmentation_fallbacks: self.segmentation_fallbacks,
-        }
-    }
-}
-
-impl Payload {
-    fn bytes(self, batch: &Batch) -> &[u8] {
-        batch.bytes(usize::from(self.slot), self.start..self.start + self.length)
-    }
-
-    /// Bytes `range` of it.
-    fn part(self, range: Range<u16>) -> Self {
-        Self {
-            start: self.start + usize::from(range.start),
-            length: usize::from(range.end - range.start),
-            room: self.room + usize::from(range.start),
-            ..self
-        }
-    }
-}
-
-/// The datagram at `range` of what was received into `slot`.
-fn received_at(slot: usize, range: &Range<usize>) -> Payload {
-    Payload {
-        slot: slot as u16,
-        start: HEADROOM + range.start,
-        length: range.len(),
-        // In front of all but the first of a train lies the one before it.
-        room: if range.start == 0 { HEADROOM } else { 0 },
-    }
 }
 
 /// A hash that strangers cannot aim at: they choose the keys.
 fn keyed() -> RandomState {
     let [a, b, c, d] = rand::random();
     RandomState::with_seeds(a, b, c, d)
-}
-
-/// The one line that an allocation leaves in the log.
-fn log_ended(shard: u8, ended: &Ended) {
-    let view = &ended.view;
-    let [to_peer, to_client] = view.traffic;
-    debug_assert_eq!(Direction::ALL, [Direction::ToPeer, Direction::ToClient]);
-    tracing::info!(
-        allocation = format_args!("{shard}-{}-{}", view.id.slot, view.id.generation),
-        user = &*view.user,
-        client = %Pii(view.client),
-        transport = view.transport.label(),
-        relayed = %view.relayed,
-        duration_secs = ended.duration.as_secs_f64(),
-        to_peer_bytes = to_peer.bytes,
-        to_peer_packets = to_peer.packets,
-        to_client_bytes = to_client.bytes,
-        to_client_packets = to_client.packets,
-        reason = ended.reason.label(),
-        "allocation ended"
-    );
 }

@@ -120,6 +120,51 @@ impl FreePorts {
         })
     }
 
+    /// Takes an even port and the one above it: any of those that have both rested, with equal chances. Where there are
+    /// none it is the one that has rested the longest. Takes as long as there are ports.
+    pub fn take_pair(&mut self, now: Instant) -> Option<[u16; 2]> {
+        self.wake(now);
+        let [evens, odds] = &self.rested;
+        let above: HashSet<u16> = odds.iter().copied().collect();
+        let whole: Vec<u16> = (evens.iter().copied())
+            .filter(|even| above.contains(&(even + 1)))
+            .collect();
+        let even = match whole.len() {
+            0 => self.resting_pair(&above)?,
+            count => *whole.get(self.random.random_range(0..count))?,
+        };
+        self.remove(even);
+        self.remove(even + 1);
+        Some([even, even + 1])
+    }
+
+    /// The even port of a pair of which a part rests still, `above` being odd ones that do not.
+    fn resting_pair(&self, above: &HashSet<u16>) -> Option<u16> {
+        let [evens, odds] = &self.resting;
+        let resting: HashSet<u16> = odds.iter().map(|resting| resting.port).collect();
+        let oldest_first = (evens.iter().map(|resting| resting.port)).chain(
+            (odds.iter().map(|resting| resting.port - 1))
+                .filter(|even| self.rested[0].contains(even)),
+        );
+        let mut pairs = oldest_first.filter(|even| {
+            let odd = even + 1;
+            resting.contains(&odd) || above.contains(&odd)
+        });
+        pairs.next()
+    }
+
+    /// Takes `port` out of those that nobody has.
+    fn remove(&mut self, port: u16) {
+        let kind = usize::from(port % 2);
+        let rested = &mut self.rested[kind];
+        match rested.iter().position(|rested| *rested == port) {
+            Some(index) => {
+                rested.swap_remove(index);
+            }
+            None => self.resting[kind].retain(|resting| resting.port != port),
+        }
+    }
+
     /// Gives back a port that somebody had, this server or another program: it rests first.
     pub fn release(&mut self, now: Instant, port: u16) {
         let released = self.ticks(now) + 1;

@@ -27,6 +27,7 @@ struct Item {
     to: SocketAddr,
     from: SocketAddr,
     scope: Scope,
+    tos: u8,
     end: usize,
 }
 
@@ -38,6 +39,8 @@ pub(super) struct Hairpin<'a> {
     pub from: SocketAddr,
     /// How far the sending allocation reaches.
     pub scope: Scope,
+    /// DSCP and ECN that it came with.
+    pub tos: u8,
     pub payload: &'a [u8],
 }
 
@@ -69,6 +72,7 @@ impl Parcel {
                 to: item.to,
                 from: item.from,
                 scope: item.scope,
+                tos: item.tos,
                 payload,
             }
         })
@@ -137,6 +141,7 @@ impl Parcels {
             to: hairpin.to,
             from: hairpin.from,
             scope: hairpin.scope,
+            tos: hairpin.tos,
             end: parcel.bytes.len(),
         });
         self.waiting = true;

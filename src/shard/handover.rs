@@ -13,7 +13,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::base::Clock;
+use crate::base::{Clock, Family};
 use crate::net::{MAX_DESCRIPTORS, UdpSocket};
 use crate::stream::{Admission, ClientStream};
 use crate::turn::{AllocationId, Snapshot};
@@ -103,6 +103,9 @@ pub(super) struct Rest {
 pub(super) struct RelaySockets {
     pub shard: u8,
     pub relays: Vec<RelayImage>,
+    /// Those of allocations in both families that are of the second one: a version that does not know them closes them.
+    #[serde(default)]
+    pub additional: Vec<RelayImage>,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -172,6 +175,8 @@ struct Estate {
 /// A relay socket that has arrived.
 struct Arrived {
     id: AllocationId,
+    /// It is the second of its allocation.
+    additional: bool,
     relay: RelaySocket,
     /// What its client was told, if that is known.
     external: Option<IpAddr>,
@@ -188,7 +193,7 @@ pub(super) struct Start {
 pub(super) struct Sockets {
     /// With the listeners' places in this process; those that are not there have none.
     pub endpoints: Vec<Endpoint>,
-    pub relays: HashMap<AllocationId, Settled>,
+    pub relays: HashMap<(AllocationId, Family), Settled>,
     pub drops: u64,
     pub segmentation_fallbacks: u64,
     /// Some relayed addresses belong to the other process still.
@@ -241,7 +246,9 @@ impl Legacy {
                 let record: RelaySockets = decode(body)?;
                 let mut sockets = resumed(descriptors)?;
                 let estate = self.of(record.shard)?;
-                for image in record.relays {
+                let first = record.relays.into_iter().map(|image| (image, false));
+                let second = record.additional.into_iter().map(|image| (image, true));
+                for (image, additional) in first.chain(second) {
                     let id = AllocationId {
                         slot: image.slot,
                         generation: image.generation,
@@ -250,6 +257,7 @@ impl Legacy {
                         let socket = settled(socket, image.took_trains)?;
                         estate.relays.push(Arrived {
                             id,
+                            additional,
                             relay: (socket, image.even_port),
                             external: image.external,
                         });
@@ -304,7 +312,10 @@ impl Legacy {
 
     /// How many allocations have arrived.
     pub fn allocations(&self) -> usize {
-        self.shards.iter().map(|estate| estate.relays.len()).sum()
+        (self.shards.iter())
+            .flat_map(|estate| &estate.relays)
+            .filter(|arrived| !arrived.additional)
+            .count()
     }
 
     /// How many shards the other process has.
@@ -400,7 +411,7 @@ impl Pools {
     }
 
     /// Finds each socket its place; those that have none are closed.
-    fn settle(&mut self, relays: Vec<Arrived>) -> HashMap<AllocationId, Settled> {
+    fn settle(&mut self, relays: Vec<Arrived>) -> HashMap<(AllocationId, Family), Settled> {
         type OfOnePool = (Arc<RelayPool>, Vec<Arrived>);
         let mut by_pool: Vec<OfOnePool> = Vec::new();
         for arrived in relays {
@@ -417,7 +428,9 @@ impl Pools {
                 .collect();
             for (arrived, place) in relays.into_iter().zip(pool.claim(&locals)) {
                 if let Some(place) = place {
-                    settled.insert(arrived.id, (Arc::clone(&pool), place, arrived.relay));
+                    let family = Family::of(arrived.relay.0.local_addr().ip());
+                    let whole = (Arc::clone(&pool), place, arrived.relay);
+                    settled.insert((arrived.id, family), whole);
                 }
             }
         }

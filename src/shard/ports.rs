@@ -12,6 +12,7 @@ use crate::base::Family;
 
 use super::RelayIp;
 use super::free_ports::FreePorts;
+use super::reservations::Reservations;
 
 /// Every relayed address the server can have.
 pub(super) struct RelayPool {
@@ -28,6 +29,7 @@ struct Counts {
     quota: Mutex<Quota>,
     live: AtomicUsize,
     listening: Mutex<Listening>,
+    reservations: Mutex<Reservations>,
 }
 
 /// Relayed addresses that are TCP's. Asked when a connection with a peer begins.
@@ -74,6 +76,7 @@ impl RelayPool {
             quota: Mutex::new(Quota::new(limits, [0; Family::ALL.len()])),
             live: AtomicUsize::new(0),
             listening: Mutex::default(),
+            reservations: Mutex::default(),
         };
         let pool = Self::with_counts(ips, ports, Arc::new(counts), 0, |ports, _| {
             FreePorts::new(ports, now)
@@ -244,6 +247,74 @@ impl RelayPool {
         self.counts.live.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// Counts one more port of an allocation that has one in the other family.
+    pub fn reserve_port(&self, user: &Arc<str>, wanted: Wanted) -> Result<(), QuotaExceeded> {
+        if wanted.scope.is_canary() {
+            return Ok(());
+        }
+        lock(&self.counts.quota).reserve_port(user, wanted)
+    }
+
+    /// Gives back what `reserve_port` counted, or all but the last port of an allocation.
+    pub fn release_port(&self, user: &Arc<str>, wanted: Wanted) {
+        if !wanted.scope.is_canary() {
+            lock(&self.counts.quota).release_port(user, wanted);
+        }
+    }
+
+    /// Counts such a port that is open already, whatever the limits.
+    pub fn adopt_port(&self, user: &Arc<str>, wanted: Wanted) {
+        if !wanted.scope.is_canary() {
+            lock(&self.counts.quota).adopt_port(user, wanted);
+        }
+    }
+
+    /// Counts a port that is kept for an allocation to come: as that allocation, which does not live yet.
+    pub fn hold(
+        &self,
+        user: &Arc<str>,
+        client: IpAddr,
+        wanted: Wanted,
+    ) -> Result<(), QuotaExceeded> {
+        lock(&self.counts.quota).reserve(user, client, wanted)
+    }
+
+    /// Gives back what `hold` counted.
+    pub fn release_held(&self, user: &Arc<str>, client: IpAddr, wanted: Wanted) {
+        lock(&self.counts.quota).release(user, client, wanted);
+    }
+
+    /// The allocation from `client` is there for which a port was held from `before`.
+    ///
+    /// # Errors
+    /// A limit of `client`, if that is another address. Nothing is counted any more then.
+    pub fn reserve_held(
+        &self,
+        user: &Arc<str>,
+        before: IpAddr,
+        client: IpAddr,
+        wanted: Wanted,
+    ) -> Result<(), QuotaExceeded> {
+        let mut quota = lock(&self.counts.quota);
+        quota.release(user, before, wanted);
+        quota.reserve(user, client, wanted)?;
+        self.counts.live.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Ports that are kept, whichever pool they are from.
+    pub fn reservations(&self) -> MutexGuard<'_, Reservations> {
+        lock(&self.counts.reservations)
+    }
+
+    /// Gives back ports that were kept long enough.
+    pub fn end_reservations(&self, now: Instant) {
+        let expired = self.reservations().expired(now);
+        for reserved in expired {
+            reserved.give_back(now);
+        }
+    }
+
     /// How many allocations are counted.
     pub fn live(&self) -> usize {
         self.counts.live.load(Ordering::Relaxed)
@@ -303,6 +374,24 @@ impl RelayPool {
         let place = take(most).or_else(|| of_family().find_map(take))?;
         self.in_use[wanted.family as usize].fetch_add(1, Ordering::Relaxed);
         Some(place)
+    }
+
+    /// An even port and the one above it on one address, which nobody has, chosen as [`take`](Self::take) does.
+    pub fn take_pair(&self, now: Instant, family: Family) -> Option<[Place; 2]> {
+        let mut of_family: Vec<_> = (self.addresses.iter().enumerate())
+            .filter(|(_, pool)| Family::of(pool.ip.local) == family)
+            .map(|(address, pool)| (lock(&pool.free).available(now, true), address, pool))
+            .collect();
+        of_family.sort_by_key(|(available, ..)| std::cmp::Reverse(*available));
+        let places = of_family.into_iter().find_map(|(_, address, pool)| {
+            let ports = lock(&pool.free).take_pair(now)?;
+            Some(ports.map(|port| Place {
+                address: address as u16,
+                port,
+            }))
+        })?;
+        self.in_use[family as usize].fetch_add(places.len(), Ordering::Relaxed);
+        Some(places)
     }
 
     /// Where the socket of `place` is bound, and how clients and peers see it.

@@ -13,10 +13,12 @@ use ahash::RandomState;
 use crate::access::{QuotaExceeded, Wanted};
 use crate::base::{Family, RelayedAddress};
 use crate::net::{Batch, Poller, UdpOptions, UdpSocket};
-use crate::turn::{AllocationId, OpenError, Tenant};
+use crate::turn::{AllocationId, OpenError, Opened, Tenant};
 
 use super::handover::Settled;
+use super::marks::Marks;
 use super::ports::{ABROAD, ABROAD_TCP, Place, RelayAddresses, RelayPool};
+use super::reservations::Reserved;
 use super::trains::Trains;
 
 /// How many ports are tried when other programs hold ports of the range.
@@ -27,6 +29,15 @@ const GATHERING_TURNS: u32 = 2;
 
 /// How often the log says that a user gets no more relay ports: clients try again and again.
 const TELL_EVERY: Duration = Duration::from_secs(60);
+
+/// What sockets tell beside datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reports {
+    /// DSCP and ECN of each.
+    pub tos: bool,
+    /// ICMP errors about what relay sockets sent.
+    pub errors: bool,
+}
 
 /// One relay socket and what opening it reserved.
 pub(super) struct Relay {
@@ -39,12 +50,16 @@ pub(super) struct Relay {
     user: Arc<str>,
     client: IpAddr,
     trains: Trains,
+    /// Where DSCP and ECN are of interest.
+    marks: Option<Marks>,
     /// The last call received several messages.
     several: bool,
     /// Its client is on a stream: what is there at once leaves in one write.
     pub gathers: bool,
     /// The turn of the last call that received one.
     last_turn: u32,
+    /// It tells of no errors for the moment.
+    is_silent: bool,
 }
 
 impl Relay {
@@ -53,6 +68,11 @@ impl Relay {
     pub fn expects_more(&self, turn: u32) -> bool {
         let soon = if self.gathers { GATHERING_TURNS } else { 1 };
         self.several || turn.wrapping_sub(self.last_turn) <= soon
+    }
+
+    /// Whose it is.
+    pub const fn id(&self) -> AllocationId {
+        self.id
     }
 
     /// Whether it was asked for with EVEN-PORT.
@@ -67,6 +87,11 @@ impl Relay {
             return;
         }
         self.last_turn = turn;
+        if let Some(marks) = &mut self.marks
+            && let Some(on) = marks.observe(batch.all_received(slots.clone()))
+        {
+            self.socket.report_tos(on);
+        }
         if let Some(on) = self.trains.observe(batch.all_received(slots))
             && self.socket.take_trains(on).is_err()
         {
@@ -112,10 +137,12 @@ pub(super) enum Owner {
     Abroad(SocketAddr),
 }
 
-/// The table: slots as in the core's slab.
+/// The table: two slots for each of the core's slab, one a family.
 pub(super) struct Relays {
     shard: u8,
     buffer_bytes: usize,
+    /// What the sockets tell.
+    reports: Reports,
     /// Where new relayed addresses come from.
     pool: Arc<RelayPool>,
     /// Pools of earlier configurations, until the last relayed address of theirs is closed.
@@ -138,6 +165,7 @@ impl Relays {
     pub fn new(
         shard: u8,
         buffer_bytes: usize,
+        reports: Reports,
         mut pools: Vec<Arc<RelayPool>>,
         hasher: RandomState,
     ) -> Self {
@@ -146,6 +174,7 @@ impl Relays {
         Self {
             shard,
             buffer_bytes,
+            reports,
             pool,
             older: pools,
             slots: Vec::new(),
@@ -164,67 +193,114 @@ impl Relays {
     pub fn open(
         &mut self,
         now: Instant,
-        id: AllocationId,
-        wanted: Wanted,
-        user: Arc<str>,
-        client: IpAddr,
+        asked: Asked,
         poller: &Poller,
-    ) -> Result<RelayedAddress, OpenError> {
+    ) -> Result<Opened, OpenError> {
+        self.pool.end_reservations(now);
+        if let Some(token) = asked.token {
+            return self.claim(now, asked, token, poller);
+        }
+        let Asked {
+            id,
+            wanted,
+            user,
+            client,
+            reserve,
+            ..
+        } = asked;
+        let beside = self.get(id, wanted.family.other()).is_some();
+        let above = Wanted {
+            even_port: false,
+            ..wanted
+        };
+        let pool = Arc::clone(&self.pool);
+        let reserved = match beside {
+            true => pool.reserve_port(&user, wanted),
+            false => pool.reserve(&user, client, wanted),
+        };
+        let release = |pool: &RelayPool| match beside {
+            true => pool.release_port(&user, wanted),
+            false => pool.release(&user, client, wanted),
+        };
+        let held = reserved.and_then(|()| match reserve {
+            true => (pool.hold(&user, client, above)).inspect_err(|_| release(&pool)),
+            false => Ok(()),
+        });
+        if let Err(exceeded) = held {
+            if exceeded == QuotaExceeded::Share {
+                self.tell_of_share(now, &user);
+            }
+            return Err(OpenError::Quota);
+        }
         let options = UdpOptions {
             recv_buffer_bytes: self.buffer_bytes,
             send_buffer_bytes: self.buffer_bytes,
             only_v6: true,
             ..UdpOptions::default()
         };
-        let bind = |local| UdpSocket::bind(local, &options);
-        let (lease, socket) = self.lease(now, id, wanted, user, client, poller, bind)?;
-        let external = lease.addresses().external;
-        let Lease {
-            pool,
-            place,
-            user,
-            client,
-            wanted,
-        } = lease;
-        self.put(id, pool, place, socket, user, client, wanted);
-        Ok(RelayedAddress(external))
+        let open = |local| UdpSocket::bind(local, &options);
+        let Some(bound) = self.bind(now, wanted, reserve, id, poller, open) else {
+            release(&pool);
+            if reserve {
+                pool.release_held(&user, client, above);
+            }
+            return Err(OpenError::Capacity);
+        };
+        let token = bound.above.map(|(place, socket)| {
+            let reserved = Reserved {
+                pool: Arc::clone(&pool),
+                place,
+                socket,
+                wanted: above,
+                user: Arc::clone(&user),
+                client,
+            };
+            pool.reservations().keep(now, reserved)
+        });
+        let relayed = RelayedAddress(pool.addresses(bound.place).external);
+        self.put(id, pool, bound.place, bound.socket, user, client, wanted);
+        Ok(Opened { relayed, token })
     }
 
-    /// Reserves quota and a port, and watches the socket that `bind` opens there, which is the caller's.
+    /// Reserves quota and a port, and watches the socket that `open` opens there, which is the caller's.
     ///
     /// # Errors
     /// A quota is used up, or no port can be had.
-    #[allow(clippy::too_many_arguments, reason = "one for each part of a relay")]
     pub fn lease<S: AsFd>(
         &mut self,
         now: Instant,
-        id: AllocationId,
-        wanted: Wanted,
-        user: Arc<str>,
-        client: IpAddr,
+        asked: Asked,
         poller: &Poller,
-        bind: impl Fn(SocketAddr) -> io::Result<S>,
+        open: impl Fn(SocketAddr) -> io::Result<S>,
     ) -> Result<(Lease, S), OpenError> {
-        if let Err(exceeded) = self.pool.reserve(&user, client, wanted) {
+        self.pool.end_reservations(now);
+        let Asked {
+            id,
+            wanted,
+            user,
+            client,
+            ..
+        } = asked;
+        let pool = Arc::clone(&self.pool);
+        if let Err(exceeded) = pool.reserve(&user, client, wanted) {
             if exceeded == QuotaExceeded::Share {
                 self.tell_of_share(now, &user);
             }
             return Err(OpenError::Quota);
         }
-        let Some((place, socket)) = self.bind(now, wanted, id, poller, bind) else {
-            self.pool.release(&user, client, wanted);
+        let Some(bound) = self.bind(now, wanted, false, id, poller, open) else {
+            pool.release(&user, client, wanted);
             return Err(OpenError::Capacity);
         };
-        let pool = Arc::clone(&self.pool);
-        pool.set_owner(place, Some(self.shard));
+        pool.set_owner(bound.place, Some(self.shard));
         let lease = Lease {
             pool,
-            place,
+            place: bound.place,
             wanted,
             user,
             client,
         };
-        Ok((lease, socket))
+        Ok((lease, bound.socket))
     }
 
     /// Gives back what `lease` reserved, once its socket is closed.
@@ -236,17 +312,67 @@ impl Relays {
             user,
             client,
         } = lease;
+        self.put_back(now, &pool, place, wanted);
+        pool.release(&user, client, wanted);
+        self.rest(now, &pool, place);
+    }
+
+    fn put_back(&self, now: Instant, pool: &RelayPool, place: Place, wanted: Wanted) {
         if wanted.scope.is_canary() {
             // Nobody but this server knew of it.
             pool.put_back(place);
         } else {
             pool.give_back(now, place);
         }
-        pool.release(&user, client, wanted);
+    }
+
+    /// A port of an earlier pool rests in the newest, too, which may offer it.
+    fn rest(&mut self, now: Instant, pool: &RelayPool, place: Place) {
         if pool.generation() != self.pool.generation() {
             self.pool.rest(now, pool.addresses(place).local);
             self.older.retain(|pool| !pool.is_idle());
         }
+    }
+
+    /// Goes on with a port that was kept for this.
+    ///
+    /// # Errors
+    /// The user has none under `token`, a limit of the client's address, or the kernel watches no more sockets.
+    fn claim(
+        &mut self,
+        now: Instant,
+        asked: Asked,
+        token: u64,
+        poller: &Poller,
+    ) -> Result<Opened, OpenError> {
+        let (user, client, scope) = (asked.user, asked.client, asked.wanted.scope);
+        let claimed = (self.pool.reservations()).claim(token, &user, scope);
+        let reserved = claimed.ok_or(OpenError::Capacity)?;
+        let wanted = reserved.wanted;
+        if let Err(error) = poller.add(&reserved.socket, token_of(asked.id, wanted.family)) {
+            tracing::error!(%error, "cannot watch a relay socket");
+            reserved.give_back(now);
+            return Err(OpenError::Capacity);
+        }
+        let Reserved {
+            pool,
+            place,
+            socket,
+            client: before,
+            ..
+        } = reserved;
+        if pool.reserve_held(&user, before, client, wanted).is_err() {
+            poller.remove(&socket);
+            drop(socket);
+            pool.give_back(now, place);
+            return Err(OpenError::Quota);
+        }
+        let relayed = RelayedAddress(pool.addresses(place).external);
+        self.put(asked.id, pool, place, socket, user, client, wanted);
+        Ok(Opened {
+            relayed,
+            token: None,
+        })
     }
 
     /// Goes on with a socket that is open already, and whose place its pool has given.
@@ -255,23 +381,27 @@ impl Relays {
     /// The kernel watches no more sockets.
     pub fn adopt(
         &mut self,
-        tenant: Tenant,
+        tenant: &Tenant,
         (pool, place, (socket, even_port)): Settled,
         poller: &Poller,
     ) -> io::Result<()> {
         let id = tenant.id;
-        let (user, client) = (tenant.user, tenant.five_tuple.client().ip());
-        if let Err(error) = poller.add(&socket, id.to_bits()) {
+        let (user, client) = (Arc::clone(&tenant.user), tenant.five_tuple.client().ip());
+        let family = Family::of(socket.local_addr().ip());
+        if let Err(error) = poller.add(&socket, token_of(id, family)) {
             pool.put_back(place);
             return Err(error);
         }
         let wanted = Wanted {
-            family: Family::of(socket.local_addr().ip()),
+            family,
             even_port,
             scope: tenant.scope,
             realm: tenant.realm,
         };
-        pool.adopt(&user, client, wanted);
+        match self.get(id, family.other()).is_some() {
+            true => pool.adopt_port(&user, wanted),
+            false => pool.adopt(&user, client, wanted),
+        }
         self.put(id, pool, place, socket, user, client, wanted);
         Ok(())
     }
@@ -293,10 +423,13 @@ impl Relays {
         client: IpAddr,
         wanted: Wanted,
     ) {
+        socket.let_fragment();
+        socket.report_tos(self.reports.tos);
+        socket.report_errors(self.reports.errors);
         pool.set_owner(place, Some(self.shard));
         let generation = pool.generation();
         self.by_place.insert((generation, place), id);
-        let slot = id.slot as usize;
+        let slot = slot_of(id, wanted.family) as usize;
         if self.slots.len() <= slot {
             self.slots.resize_with(slot + 1, || None);
         }
@@ -309,23 +442,22 @@ impl Relays {
             user,
             client,
             trains: Trains::default(),
+            marks: self.reports.tos.then(Marks::default),
             several: false,
             gathers: false,
             last_turn: 0,
+            is_silent: false,
         }));
     }
 
     /// Closes a socket that another process has open as well.
-    pub fn hand_over(&mut self, id: AllocationId, poller: &Poller) {
-        if self.get(id).is_none() {
-            return;
-        }
-        if let Some(relay) = self.slots.get_mut(id.slot as usize).and_then(Option::take) {
+    pub fn hand_over(&mut self, id: AllocationId, family: Family, poller: &Poller) {
+        if let Some(relay) = self.take(id, family) {
             // Closing alone would not do: the other descriptor keeps it in the set.
             poller.remove(&relay.socket);
             (self.by_place).remove(&(relay.pool.generation(), relay.place));
             relay.pool.set_abroad(relay.place);
-            (relay.pool).release(&relay.user, relay.client, relay.wanted);
+            self.release(&relay.pool, &relay.user, relay.client, relay.wanted, id);
             self.abroad = true;
         }
     }
@@ -342,11 +474,8 @@ impl Relays {
     }
 
     /// Closes the socket and gives back what opening it reserved. Nothing happens if it is not open.
-    pub fn close(&mut self, now: Instant, id: AllocationId, poller: &Poller) {
-        if self.get(id).is_none() {
-            return;
-        }
-        let Some(relay) = self.slots.get_mut(id.slot as usize).and_then(Option::take) else {
+    pub fn close(&mut self, now: Instant, id: AllocationId, family: Family, poller: &Poller) {
+        let Some(relay) = self.take(id, family) else {
             return;
         };
         self.drops_of_closed += u64::from(relay.socket.drops());
@@ -363,14 +492,9 @@ impl Relays {
             ..
         } = *relay;
         drop(socket);
-        let lease = Lease {
-            pool,
-            place,
-            wanted,
-            user,
-            client,
-        };
-        self.give_back(now, lease);
+        self.put_back(now, &pool, place, wanted);
+        self.release(&pool, &user, client, wanted, id);
+        self.rest(now, &pool, place);
     }
 
     /// Opens new relay sockets otherwise from now on; the families of their pool, if that is another.
@@ -386,17 +510,68 @@ impl Relays {
         Some(families)
     }
 
-    pub fn get(&self, id: AllocationId) -> Option<&Relay> {
+    /// Lets all sockets tell this from now on.
+    pub fn set_reports(&mut self, reports: Reports) {
+        if std::mem::replace(&mut self.reports, reports) != reports {
+            for relay in self.slots.iter_mut().flatten() {
+                relay.socket.report_tos(reports.tos);
+                relay.marks = reports.tos.then(Marks::default);
+                relay.socket.report_errors(reports.errors);
+                relay.is_silent = false;
+            }
+        }
+    }
+
+    /// Lets the socket of `id` in `family` tell of no errors, and forget those it has; false if that is so already.
+    pub fn silence(&mut self, id: AllocationId, family: Family) -> bool {
+        let relay = self.get_mut(id, family).filter(|relay| !relay.is_silent);
+        relay.is_some_and(|relay| {
+            relay.socket.report_errors(false);
+            relay.is_silent = true;
+            true
+        })
+    }
+
+    /// The contrary.
+    pub fn end_silence(&mut self, id: AllocationId, family: Family) {
+        let errors = self.reports.errors;
+        if let Some(relay) = self.get_mut(id, family).filter(|relay| relay.is_silent) {
+            relay.socket.report_errors(errors);
+            relay.is_silent = false;
+        }
+    }
+
+    pub fn get(&self, id: AllocationId, family: Family) -> Option<&Relay> {
         self.slots
-            .get(id.slot as usize)?
+            .get(slot_of(id, family) as usize)?
             .as_deref()
             .filter(|relay| relay.id == id)
     }
 
+    fn take(&mut self, id: AllocationId, family: Family) -> Option<Box<Relay>> {
+        let slot = self.slots.get_mut(slot_of(id, family) as usize)?;
+        slot.take_if(|relay| relay.id == id)
+    }
+
+    /// Gives back what a relay of `id` counted that is gone.
+    fn release(
+        &self,
+        pool: &RelayPool,
+        user: &Arc<str>,
+        client: IpAddr,
+        wanted: Wanted,
+        id: AllocationId,
+    ) {
+        match self.get(id, wanted.family.other()).is_some() {
+            true => pool.release_port(user, wanted),
+            false => pool.release(user, client, wanted),
+        }
+    }
+
     /// The same, to take note of what it receives.
-    pub fn get_mut(&mut self, id: AllocationId) -> Option<&mut Relay> {
+    pub fn get_mut(&mut self, id: AllocationId, family: Family) -> Option<&mut Relay> {
         self.slots
-            .get_mut(id.slot as usize)?
+            .get_mut(slot_of(id, family) as usize)?
             .as_deref_mut()
             .filter(|relay| relay.id == id)
     }
@@ -406,9 +581,9 @@ impl Relays {
         self.slots.get(slot as usize)?.as_deref()
     }
 
-    /// How clients and peers see the relayed address of `id`.
-    pub fn relayed(&self, id: AllocationId) -> Option<SocketAddr> {
-        let relay = self.get(id)?;
+    /// How clients and peers see the relayed address of `id` in `family`.
+    pub fn relayed(&self, id: AllocationId, family: Family) -> Option<SocketAddr> {
+        let relay = self.get(id, family)?;
         Some(relay.pool.addresses(relay.place).external)
     }
 
@@ -473,40 +648,64 @@ impl Relays {
         }
     }
 
+    /// Opens a socket, and with `pair` the one above it.
     fn bind<S: AsFd>(
         &mut self,
         now: Instant,
         wanted: Wanted,
+        pair: bool,
         id: AllocationId,
         poller: &Poller,
         open: impl Fn(SocketAddr) -> io::Result<S>,
-    ) -> Option<(Place, S)> {
+    ) -> Option<Bound<S>> {
         // Ports that other programs hold go back only afterwards, or chance could offer the same one again.
         let mut held_by_others = Vec::new();
         let bound = loop {
-            let Some(place) = self.pool.take(now, wanted) else {
+            let taken = match pair {
+                true => self.pool.take_pair(now, wanted.family).map(Vec::from),
+                false => self.pool.take(now, wanted).map(|place| vec![place]),
+            };
+            let Some(places) = taken else {
                 break None;
             };
-            let local = self.pool.addresses(place).local;
-            let opened =
-                open(local).and_then(|socket| poller.add(&socket, id.to_bits()).map(|()| socket));
-            match opened {
-                Ok(socket) => {
+            let opened: io::Result<Vec<_>> = (places.iter())
+                .map(|place| open(self.pool.addresses(*place).local))
+                .collect();
+            let watched = opened.and_then(|sockets| {
+                let first = sockets.first();
+                first.map_or(Ok(()), |socket| {
+                    poller.add(socket, token_of(id, wanted.family))
+                })?;
+                Ok(sockets)
+            });
+            match watched {
+                Ok(sockets) => {
                     self.failing = false;
-                    break Some((place, socket));
+                    let mut both = places.into_iter().zip(sockets);
+                    let (place, socket) = both.next()?;
+                    break Some(Bound {
+                        place,
+                        socket,
+                        above: both.next(),
+                    });
                 }
                 Err(error) => {
                     let in_use = error.kind() == io::ErrorKind::AddrInUse;
+                    let local = places
+                        .first()
+                        .map(|place| self.pool.addresses(*place).local);
                     if in_use {
-                        held_by_others.push(place);
+                        held_by_others.extend(places);
                     } else {
-                        self.pool.put_back(place);
+                        places
+                            .into_iter()
+                            .for_each(|place| self.pool.put_back(place));
                     }
                     if !in_use || held_by_others.len() >= ATTEMPTS {
                         // Clients try again and again: one line until it works again.
                         if !self.failing {
                             tracing::error!(
-                                %local,
+                                local = local.map(tracing::field::display),
                                 %error,
                                 "cannot open a relay socket, allocations are refused; if it says \"too many open \
                                  files\", raise LimitNOFILE"
@@ -524,4 +723,49 @@ impl Relays {
         }
         bound
     }
+}
+
+/// What is asked of a relay socket.
+pub(super) struct Asked {
+    /// Whose.
+    pub id: AllocationId,
+    pub wanted: Wanted,
+    pub user: Arc<str>,
+    pub client: IpAddr,
+    /// The port above it is to be kept.
+    pub reserve: bool,
+    /// It is one that was kept.
+    pub token: Option<u64>,
+}
+
+/// A socket that was opened, and one to keep.
+struct Bound<S> {
+    place: Place,
+    socket: S,
+    above: Option<(Place, S)>,
+}
+
+/// Marks the poller's tokens of IPv6 relays: a slot's number has 31 bits.
+const V6: u64 = 1 << 31;
+
+/// The poller's token of the relay of `id` in `family`.
+fn token_of(id: AllocationId, family: Family) -> u64 {
+    match family {
+        Family::V4 => id.to_bits(),
+        Family::V6 => id.to_bits() | V6,
+    }
+}
+
+/// Whose relay a token of the poller names.
+pub(super) fn of_token(token: u64) -> (AllocationId, Family) {
+    let family = match token & V6 {
+        0 => Family::V4,
+        _ => Family::V6,
+    };
+    (AllocationId::from_bits(token & !V6), family)
+}
+
+/// The place of a relay in the table.
+pub(super) const fn slot_of(id: AllocationId, family: Family) -> u32 {
+    id.slot << 1 | family as u32
 }

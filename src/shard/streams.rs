@@ -274,9 +274,7 @@ pub(super) async fn serve_on(shard: Rc<RefCell<Shard>>, stream: ClientStream, qu
         );
         return;
     }
-    if let Some(name) = &stream.server_name {
-        (shard.borrow_mut().server).handle_client_named(five_tuple, name);
-    }
+    let server_name = stream.server_name.clone();
     let (client_address, local) = (stream.client, stream.local);
     let mut stream = stream;
     let partial = std::mem::take(&mut stream.received);
@@ -289,6 +287,9 @@ pub(super) async fn serve_on(shard: Rc<RefCell<Shard>>, stream: ClientStream, qu
         let mut shard = shard.borrow_mut();
         shard.stream_connections[transport as usize] += 1;
         shard.streams.insert(five_tuple, Rc::clone(&client));
+        if let Some(name) = &server_name {
+            shard.server.handle_client_named(five_tuple, name);
+        }
         shard.stream_idle
     };
     let mut connection = Connection {
@@ -307,7 +308,11 @@ pub(super) async fn serve_on(shard: Rc<RefCell<Shard>>, stream: ClientStream, qu
     tracing::trace!(?end, "stream client gone");
     if let Some(turn) = connection.turns.take() {
         // Nobody else is to have it, and what it was answered so far goes first.
-        shard.borrow_mut().streams.remove(&five_tuple);
+        {
+            let mut shard = shard.borrow_mut();
+            shard.streams.remove(&five_tuple);
+            shard.server.handle_client_left(five_tuple);
+        }
         let written = tokio::time::timeout(LINGER, poll_fn(|cx| connection.client.poll_write(cx)));
         let written = matches!(written.await, Ok(Ok(())));
         let rest = std::mem::take(&mut *connection.client.partial.borrow_mut());

@@ -1,5 +1,6 @@
 //! What operators look at, over all shards: live allocations, and how much of what there is they use.
 
+use crate::base::Clock;
 use crate::metrics::{Capacity, NamedAllocation, Survey};
 use crate::turn::{AllocationView, Direction};
 
@@ -70,6 +71,7 @@ impl Shards {
     pub fn capacity(&self) -> Capacity {
         let pools = lock(&self.pools);
         let pool = self.pool_in(&pools);
+        pool.end_reservations(Clock.now().mono);
         // Ports that rest are free.
         let in_use = |family: usize| pools.iter().map(|pool| pool.in_use()[family] as u64).sum();
         Capacity {

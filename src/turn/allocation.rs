@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use crate::access::{Key, PermittedIp, PermittedPeer, RealmName, Scope};
 use crate::base::{Family, FiveTuple, Now, RelayTransport, RelayedAddress, Transport};
-use crate::wire::{ChannelNumber, TransactionId};
+use crate::wire::{ChannelNumber, ErrorCode, TransactionId};
 
 use super::connections::PeerConnection;
 use super::contacts::Contacts;
+use super::icmp::Told;
 use super::police::Police;
-use super::stats::{Direction, RateWindow, Traffic};
+use super::stats::{Direction, RateWindow, RelayKind, Traffic};
 
 /// Names an allocation within its server: a slot and how often the slot was filled, so that a stale id misses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -52,8 +53,10 @@ pub struct AllocationView {
     pub transport: Transport,
     /// The client's transport address.
     pub client: SocketAddr,
-    /// The relayed transport address as clients see it.
+    /// The relayed transport address as clients see it: the IPv4 one where there are two.
     pub relayed: SocketAddr,
+    /// The other one, of an allocation in both families.
+    pub additional: Option<SocketAddr>,
     /// When it was made, since the Unix epoch.
     pub created_unix: Duration,
     /// Monotonic creation time.
@@ -106,8 +109,26 @@ pub(super) struct ChannelBinding {
 pub(super) enum State {
     /// Asked for with `Output::OpenRelay`; the client has no answer yet.
     Opening,
+    /// It is there, and that of the other family asked for; the client has no answer yet.
+    Half(RelayedAddress),
     /// Answered with success.
     Live(RelayedAddress),
+}
+
+/// The relayed address in the other family, which ADDITIONAL-ADDRESS-FAMILY asks for (RFC 8656 §7.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Additional {
+    /// Nobody asked for it, or it is over.
+    None,
+    /// It is asked for, an even port or any.
+    Wanted { even_port: bool },
+    /// It is there, and ends on its own unless refreshed.
+    Live {
+        relayed: RelayedAddress,
+        expires: Instant,
+    },
+    /// It could not be had: ADDRESS-ERROR-CODE.
+    Refused(ErrorCode),
 }
 
 /// One allocation (RFC 8656 §3).
@@ -115,8 +136,12 @@ pub(super) enum State {
 pub(super) struct Allocation {
     pub id: AllocationId,
     pub five_tuple: FiveTuple,
+    /// Of the one relayed address, or of the first.
     pub family: Family,
     pub state: State,
+    pub additional: Additional,
+    /// Names the port that is kept for the client, as the answer has it (RFC 8656 §7.2).
+    pub token: Option<u64>,
     /// User id for quotas, metrics and logs.
     pub user: Arc<str>,
     /// USERNAME as it was sent, to recognize the owner without deriving a key again.
@@ -152,15 +177,75 @@ pub(super) struct Allocation {
     pub relay_transport: RelayTransport,
     /// With peers, in the order they were made; none but of a TCP allocation.
     pub connections: Vec<PeerConnection>,
+    /// ICMP errors that its client was told of.
+    pub told: Told,
 }
 
 impl Allocation {
     /// The relayed address once there is one.
     pub fn relayed(&self) -> Option<RelayedAddress> {
         match self.state {
-            State::Opening => None,
+            State::Opening | State::Half(_) => None,
             State::Live(relayed) => Some(relayed),
         }
+    }
+
+    /// That of the other family, if there is one.
+    pub const fn additional(&self) -> Option<RelayedAddress> {
+        match self.additional {
+            Additional::Live { relayed, .. } => Some(relayed),
+            Additional::None | Additional::Wanted { .. } | Additional::Refused(_) => None,
+        }
+    }
+
+    /// Families in which a relay socket was asked for, IPv4 first.
+    pub fn families(&self) -> impl Iterator<Item = Family> + use<> {
+        let wanted = match self.additional {
+            Additional::Live { .. } => true,
+            Additional::Wanted { .. } => matches!(self.state, State::Half(_)),
+            Additional::None | Additional::Refused(_) => false,
+        };
+        let other = wanted.then(|| self.family.other());
+        std::iter::once(self.family).chain(other)
+    }
+
+    /// What it counts as among live allocations.
+    pub const fn kind(&self) -> RelayKind {
+        RelayKind::of(self.family, self.additional().is_some())
+    }
+
+    /// When the relayed address in `family` ends; `None` if there is none.
+    pub fn ends(&self, family: Family) -> Option<Instant> {
+        match (family == self.family, self.additional) {
+            (true, _) => Some(self.expires),
+            (false, Additional::Live { expires, .. }) => Some(expires),
+            (false, _) => None,
+        }
+    }
+
+    /// Has the relayed address in `family` end at `expires`, or all of them.
+    pub fn refresh(&mut self, family: Option<Family>, at: Instant) {
+        let own = self.family;
+        let meant = |of: Family| family.is_none_or(|family| family == of);
+        if meant(own) {
+            self.expires = at;
+        }
+        if let Additional::Live { expires, .. } = &mut self.additional
+            && meant(own.other())
+        {
+            *expires = at;
+        }
+    }
+
+    /// Whether all of it is over at `now`.
+    pub fn is_over(&self, now: Instant) -> bool {
+        let additional = self.ends(self.family.other());
+        self.expires <= now && additional.is_none_or(|ends| ends <= now)
+    }
+
+    /// Whether it relays to and from peers of `peer`'s family at `now`.
+    pub fn serves(&self, peer: IpAddr, now: Instant) -> bool {
+        self.ends(Family::of(peer)).is_some_and(|ends| ends > now)
     }
 
     /// When the client's permission for `ip` ends, if it has one that is live at `now`.
@@ -209,8 +294,16 @@ impl Allocation {
     pub fn next_expiry(&self) -> Instant {
         let permissions = self.permissions.iter().map(|permission| permission.expires);
         let channels = self.channels.iter().map(|binding| binding.expires);
+        let additional = match self.additional {
+            Additional::Live { expires, .. } => Some(expires),
+            _ => None,
+        };
         let connections = (self.connections.iter()).filter_map(PeerConnection::until);
-        (permissions.chain(channels).chain(connections)).fold(self.expires, Instant::min)
+        (permissions
+            .chain(channels)
+            .chain(connections)
+            .chain(additional))
+        .fold(self.expires, Instant::min)
     }
 
     /// Counts `bytes` of application data.
@@ -222,7 +315,10 @@ impl Allocation {
     /// What operators may see at `now`; `None` while it is opening.
     pub fn view(&self, now: Now, second: u32) -> Option<AllocationView> {
         let relayed = self.relayed()?;
-        let remaining = self.expires.saturating_duration_since(now.mono);
+        let ends = self.ends(self.family.other()).max(Some(self.expires));
+        let remaining = ends.map_or(Duration::ZERO, |ends| {
+            ends.saturating_duration_since(now.mono)
+        });
         Some(AllocationView {
             id: self.id,
             user: Arc::clone(&self.user),
@@ -231,6 +327,7 @@ impl Allocation {
             transport: self.five_tuple.transport(),
             client: self.five_tuple.client(),
             relayed: relayed.0,
+            additional: self.additional().map(|relayed| relayed.0),
             created_unix: self.created.unix,
             created: self.created.mono,
             expires_unix: now.unix + remaining,
@@ -252,9 +349,9 @@ impl Allocation {
         })
     }
 
-    /// Whether `peer` can be reached from this allocation's relayed address at all.
+    /// Whether `peer` can be reached from a relayed address of this allocation at all.
     pub fn same_family(&self, peer: SocketAddr) -> bool {
-        Family::of(peer.ip()) == self.family
+        self.ends(Family::of(peer.ip())).is_some()
     }
 }
 

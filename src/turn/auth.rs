@@ -150,6 +150,7 @@ impl std::fmt::Debug for Nonces {
 
 /// Proof that MESSAGE-INTEGRITY was checked; only `authenticate` makes one.
 pub(super) struct Authenticated {
+    from: FiveTuple,
     identity: Option<Identity>,
     key: Key,
     scope: Scope,
@@ -186,8 +187,13 @@ impl Authenticated {
             Some(identity)
                 if identity.by_token == allocation.by_token
                     && identity.realm == allocation.realm
-                    // The keys of tokens are replaced now and then, and a client refreshes with a token of the newer one.
-                    && (identity.by_token || identity.user == allocation.user)
+                    // A token tells no client from another, so it vouches for a five-tuple: there a client may come with
+                    // one of a newer key. Elsewhere it has to show the session key that the allocation keeps.
+                    && if identity.by_token {
+                        self.from == allocation.five_tuple
+                    } else {
+                        identity.user == allocation.user
+                    }
                     && identity.scope == allocation.scope
                     && identity.expires.is_some() == allocation.credential_expires.is_some() =>
             {
@@ -375,6 +381,7 @@ impl Guard<'_> {
         match owned {
             // Its key names the realm that it was derived from, which may have been ours when it was.
             Some(allocation) if matches(&allocation.key) => Ok(Authenticated {
+                from: self.from,
                 identity: None,
                 key: allocation
                     .key
@@ -397,6 +404,7 @@ impl Guard<'_> {
                 let mut verified = verified.map_err(Reject::Unauthenticated)?;
                 verified.identity.scope = verified.identity.scope.at(self.from.client().ip());
                 Ok(Authenticated {
+                    from: self.from,
                     scope: verified.identity.scope,
                     key: (verified.key).signing(signature.answers(verified.identity.by_token)),
                     identity: Some(verified.identity),

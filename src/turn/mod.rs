@@ -9,6 +9,7 @@
 //!  client ──►      │
 //!                  └───────────► Output…   answers, OpenRelay, Ended    (control path: poll_output)
 //!  peer   ──► handle_peer_input ► Forward  ChannelData, Data indication
+//!  ICMP   ──► handle_icmp ──────► Output…  Data indication
 //!  time   ──► handle_timeout ───► Output…
 //! ```
 
@@ -19,11 +20,13 @@ mod change;
 mod connections;
 mod contacts;
 mod discovery;
+mod icmp;
 mod limits;
 pub mod police;
 mod purses;
 mod reject;
 mod relay;
+mod relayed;
 mod requests;
 mod routes;
 mod server;
@@ -46,14 +49,16 @@ pub use auth::NONCE_LENGTH;
 pub use change::Newcomers;
 pub use connections::{CONNECTION_TIMEOUT, ConnectionId};
 pub use discovery::{NatDiscovery, Vantage};
+pub use icmp::IcmpFate;
 pub use police::Bandwidth;
 pub use purses::{PurseId, Settlement};
 pub use reject::Reject;
+pub use relayed::Opened;
 pub use server::Server;
 pub use snapshot::{SNAPSHOT_FORMAT, Snapshot, SnapshotError, Tenant};
 pub use stats::{
     BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS, Direction, DropReason, Histogram, OUTCOMES, Outcome,
-    Path, RATE_WINDOW_SECS, Stats, Traffic, outcome_index,
+    Path, RATE_WINDOW_SECS, RelayKind, Stats, Traffic, outcome_index,
 };
 
 /// What an allocation gets when its client asks for nothing or for less (RFC 8656 §3).
@@ -74,6 +79,8 @@ pub enum Forward {
         peer: PermittedPeer,
         /// Where the application data lies in the input, in bytes.
         payload: Range<u16>,
+        /// Nobody may cut the datagram up (DONT-FRAGMENT, RFC 8656 §11.2).
+        dont_fragment: bool,
     },
     /// Write `header` right in front of the input, its padding behind, and send all of it to the client.
     ToClient {
@@ -116,11 +123,17 @@ pub enum Output {
         client: IpAddr,
         /// Whether the socket is for datagrams, or listens for connections (RFC 6062 §5.1).
         transport: RelayTransport,
+        /// Whether the port above it is to be kept for the client (EVEN-PORT with the R bit).
+        reserve: bool,
+        /// The port is one that was kept for the client, whatever its family (RESERVATION-TOKEN).
+        token: Option<u64>,
     },
     /// Close the relay socket and give back what opening it reserved.
     CloseRelay {
         /// Whose.
         id: AllocationId,
+        /// In which family.
+        family: Family,
     },
     /// An allocation that was live is over.
     Ended(Box<Ended>),
@@ -202,7 +215,7 @@ impl EndReason {
 pub enum OpenError {
     /// A quota is used up: 486.
     Quota,
-    /// No port is free: 508.
+    /// No port is free, or none is kept under that token: 508.
     Capacity,
 }
 
@@ -239,6 +252,16 @@ pub enum SecurityFeatures {
     Always,
 }
 
+/// What DSCP and ECN of relayed datagrams are (RFC 8656 §14).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Dscp {
+    /// What they were when the datagram came, between UDP clients and peers.
+    #[default]
+    Preserve,
+    /// Best effort, Not-ECT.
+    Zero,
+}
+
 /// What of the protocols is offered: the core's part of `[protocol]`.
 #[derive(Clone, Debug)]
 pub struct Protocol {
@@ -248,6 +271,16 @@ pub struct Protocol {
     pub channels: ChannelRange,
     /// Where security features are offered.
     pub security_features: SecurityFeatures,
+    /// Allocations in both families (ADDITIONAL-ADDRESS-FAMILY, RFC 8656 §7.2); the attribute is ignored else.
+    pub dual_allocation: bool,
+    /// Ports kept for a second allocation (EVEN-PORT with the R bit, RFC 8656 §7.2); 508 else.
+    pub reservations: bool,
+    /// Whether clients may ask for datagrams that nobody cuts up.
+    pub dont_fragment: bool,
+    /// DSCP and ECN of what is relayed.
+    pub dscp: Dscp,
+    /// Whether clients are told of ICMP errors.
+    pub icmp: bool,
     /// Addresses that clients may discover their NAT by, at most one of each family.
     pub nat_discovery: Vec<NatDiscovery>,
     /// Whether clients of RFC 3489 are answered.
@@ -265,6 +298,11 @@ impl Default for Protocol {
             rfc3489: false,
             security_features: SecurityFeatures::default(),
             tcp_allocations: true,
+            dual_allocation: true,
+            reservations: true,
+            dont_fragment: true,
+            dscp: Dscp::default(),
+            icmp: true,
         }
     }
 }

@@ -8,7 +8,7 @@ use super::allocation::AllocationId;
 use super::limits::nanos;
 use super::server::Server;
 use super::stats::{Direction, DropReason};
-use super::{Forward, FromPeer};
+use super::{Forward, FromPeer, Seed};
 
 impl Server {
     /// ChannelData from a client (RFC 8656 §12.6).
@@ -31,6 +31,7 @@ impl Server {
             allocation: route.allocation,
             peer: route.peer,
             payload,
+            dont_fragment: false,
         }
     }
 
@@ -39,14 +40,18 @@ impl Server {
         let Some(send) = indication::parse_send(datagram) else {
             return Forward::Drop(DropReason::Malformed);
         };
+        // Where it is not offered it is an unknown attribute (RFC 8656 §11.2).
+        if send.dont_fragment && !self.settings.protocol.dont_fragment {
+            return Forward::Drop(DropReason::Malformed);
+        }
         let id = self.by_five_tuple.get(&from).copied();
         let Some(allocation) = id.and_then(|id| self.allocations.get(id)) else {
             return Forward::Drop(DropReason::NoAllocation);
         };
-        if allocation.expires <= now.mono || allocation.relayed().is_none() {
+        if allocation.is_over(now.mono) || allocation.relayed().is_none() {
             return Forward::Drop(DropReason::NoAllocation);
         }
-        if !allocation.same_family(send.peer) {
+        if !allocation.serves(send.peer.ip(), now.mono) {
             return Forward::Drop(DropReason::Family);
         }
         if allocation.relay_transport == RelayTransport::Tcp {
@@ -79,6 +84,8 @@ impl Server {
             allocation: id,
             peer,
             payload: send.data,
+            // It is about IPv4 on both sides (RFC 8656 §13, §14).
+            dont_fragment: send.dont_fragment && from.client().is_ipv4() && send.peer.is_ipv4(),
         }
     }
 
@@ -106,7 +113,7 @@ impl Server {
                 (route.five_tuple, header)
             }
             None => {
-                let permitted = allocation.expires > now.mono
+                let permitted = allocation.serves(from.peer.ip(), now.mono)
                     && (allocation.permitted_until(from.peer.ip(), now.mono)).is_some();
                 if !permitted {
                     return Forward::Drop(DropReason::NoPermission);
@@ -119,13 +126,10 @@ impl Server {
                 if let Some(contacts) = &mut allocation.contacts {
                     contacts.answers(self.hasher.hash_one(from.peer));
                 }
-                self.indications = self.indications.wrapping_add(1);
-                let mut transaction = [0; 12];
-                let scrambled = self.indications ^ self.seed.hash[0];
-                transaction[..8].copy_from_slice(&scrambled.to_be_bytes());
-                transaction[8..].copy_from_slice(&to.slot.to_be_bytes());
+                let five_tuple = allocation.five_tuple;
+                let transaction = indication_id(&mut self.indications, &self.seed, to);
                 let header = Header::data_indication(from.peer, length, transaction);
-                (allocation.five_tuple, header)
+                (five_tuple, header)
             }
         };
         let Some(header) = header else {
@@ -176,4 +180,14 @@ impl Server {
         allocation.count(Direction::ToPeer, elapsed.as_secs() as u32, bytes);
         Ok(())
     }
+}
+
+/// The transaction id of the next Data indication: they need to differ, not to be secret.
+pub(super) fn indication_id(indications: &mut u64, seed: &Seed, to: AllocationId) -> [u8; 12] {
+    *indications = indications.wrapping_add(1);
+    let mut transaction = [0; 12];
+    let scrambled = *indications ^ seed.hash[0];
+    transaction[..8].copy_from_slice(&scrambled.to_be_bytes());
+    transaction[8..].copy_from_slice(&to.slot.to_be_bytes());
+    transaction
 }

@@ -8,14 +8,18 @@ use crate::access::{AuthFailure, Denied, PermittedIp};
 use crate::base::{Family, FiveTuple, Now, RelayTransport};
 use crate::wire::{ChannelNumber, DecodeError, Message, Method, Response, attribute};
 
-use super::allocation::{Allocation, AllocationId, CHANNEL_LIFETIME, ChannelBinding, State};
+use super::allocation::{
+    Additional, Allocation, AllocationId, CHANNEL_LIFETIME, ChannelBinding, State,
+};
 use super::auth::Authenticated;
+use super::icmp::Told;
 use super::reject::Reject;
-use super::server::{Server, allocate_success};
+use super::relayed::{Ask, allocate_success};
+use super::server::Server;
 use super::stats::{Direction, RateWindow, Traffic};
-use super::{ChannelRange, DEFAULT_LIFETIME, DefaultFamily, EndReason, Output};
+use super::{ChannelRange, DEFAULT_LIFETIME, DefaultFamily, EndReason};
 
-/// REQUESTED-TRANSPORT's number for UDP (RFC 8656 §18.7).
+/// REQUESTED-TRANSPORT's number for UDP (RFC 8656 §18.8).
 const UDP: u8 = 17;
 
 /// The same for TCP (RFC 6062 §4.1).
@@ -62,6 +66,17 @@ const NOT_FOR_TCP: [u16; 3] = [
     attribute::RESERVATION_TOKEN,
 ];
 
+/// With what is understood where it is offered.
+const KNOWN_TURN_DONT_FRAGMENT: &[u16] = &{
+    let mut known = [attribute::DONT_FRAGMENT; KNOWN_TURN.len() + 1];
+    let mut at = 0;
+    while at < KNOWN_TURN.len() {
+        known[at] = KNOWN_TURN[at];
+        at += 1;
+    }
+    known
+};
+
 impl From<DecodeError> for Reject {
     fn from(_: DecodeError) -> Self {
         Self::BadRequest("an attribute is malformed")
@@ -71,9 +86,10 @@ impl From<DecodeError> for Reject {
 impl Server {
     /// Attributes that `method` understands, ACCESS-TOKEN among them whether tokens are taken or not; others below 0x8000 get
     /// 420 (RFC 8489 §6.3.1).
-    pub(super) const fn known(method: Method) -> &'static [u16] {
+    pub(super) const fn known(&self, method: Method) -> &'static [u16] {
         match method {
             Method::Binding => KNOWN_BINDING,
+            _ if self.settings.protocol.dont_fragment => KNOWN_TURN_DONT_FRAGMENT,
             _ => KNOWN_TURN,
         }
     }
@@ -90,7 +106,7 @@ impl Server {
             }
             return Ok(None);
         }
-        refuse_unknown(message, Method::Binding)?;
+        self.refuse_unknown(message, Method::Binding)?;
         let response = Response::success(Method::Binding, message.transaction_id());
         Ok(Some(response.mapped_address(from.client())))
     }
@@ -130,20 +146,10 @@ impl Server {
                 return Err(Reject::BadRequest("not for a TCP allocation"));
             }
         }
-        refuse_unknown(message, Method::Allocate)?;
-        let family = match message.requested_family()? {
-            None => self.default_family(from),
-            Some(Some(family)) => family,
-            Some(None) => return Err(Reject::AddressFamily),
-        };
-        if !self.seed.families.contains(&family) {
-            return Err(Reject::AddressFamily);
-        }
-        let even_port = message.even_port()?;
-        if even_port == Some(true) {
-            // Reserving the sibling port is not offered; this is what the RFC answers when it cannot be had.
-            return Err(Reject::Capacity);
-        }
+        self.refuse_unknown(message, Method::Allocate)?;
+        let (family, additional, ask) = self.wanted(from, message, relay_transport)?;
+        // Whoever asks for it here wants to know whether it may be had in Send (RFC 8656 §7.2).
+        message.dont_fragment()?;
         if !authenticated.scope().is_canary() {
             self.admit_newcomer(from)?;
         }
@@ -157,13 +163,14 @@ impl Server {
         let bounded = identity.scope.is_loop() || by_token;
         let granted_secs = self.granted_secs(now, requested, bounded, identity.expires);
         let scope = identity.scope;
-        let user = identity.user;
         let id = self.allocations.insert(|id| Allocation {
             id,
             five_tuple: from,
             family,
             state: State::Opening,
-            user: Arc::clone(&user),
+            additional,
+            token: None,
+            user: Arc::clone(&identity.user),
             username: identity.username,
             key,
             credential_expires: identity.expires,
@@ -186,20 +193,76 @@ impl Server {
             contacts: None,
             relay_transport,
             connections: Vec::new(),
+            told: Told::default(),
         });
         self.by_five_tuple.insert(from, id);
         self.touch(now, id, |_| {});
-        self.output(Output::OpenRelay {
-            id,
-            family,
-            even_port: even_port.is_some(),
-            user,
-            realm,
-            scope,
-            client: from.client().ip(),
-            transport: relay_transport,
-        });
+        self.open_relay(id, family, ask);
         Ok(None)
+    }
+
+    /// The relayed addresses that an Allocate asks for: the first one's family, the other one, and what the first has to
+    /// be like (RFC 8656 §7.2).
+    fn wanted(
+        &self,
+        from: FiveTuple,
+        message: &Message<'_>,
+        relays: RelayTransport,
+    ) -> Result<(Family, Additional, Ask), Reject> {
+        let token = message.reservation_token()?;
+        let requested = message.requested_family()?;
+        let even_port = message.even_port()?;
+        // A TCP allocation listens once: what may be ignored is.
+        let dual = self.settings.protocol.dual_allocation
+            && relays == RelayTransport::Udp
+            && message.additional_family()?;
+        if token.is_some() && (even_port.is_some() || requested.is_some() || dual) {
+            return Err(Reject::BadRequest("RESERVATION-TOKEN says it all"));
+        }
+        if requested.is_some() && dual {
+            return Err(Reject::BadRequest(
+                "both families are asked for, and one of them",
+            ));
+        }
+        let ask = Ask {
+            even_port: even_port.is_some(),
+            reserve: even_port == Some(true),
+            token,
+        };
+        if token.is_some() {
+            if !self.settings.protocol.reservations {
+                return Err(Reject::Capacity);
+            }
+            return Ok((Family::V4, Additional::None, ask));
+        }
+        let offers = |family: Family| self.seed.families.contains(&family);
+        let (family, additional) = match requested {
+            None if dual => {
+                let refused = Additional::Refused(Reject::AddressFamily.code());
+                let even_port = ask.even_port;
+                match (offers(Family::V4), offers(Family::V6)) {
+                    (true, true) => (Family::V4, Additional::Wanted { even_port }),
+                    (false, _) => (Family::V6, refused),
+                    (true, false) => (Family::V4, refused),
+                }
+            }
+            None => (self.default_family(from), Additional::None),
+            Some(Some(family)) => (family, Additional::None),
+            Some(None) => return Err(Reject::AddressFamily),
+        };
+        if !offers(family) {
+            return Err(Reject::AddressFamily);
+        }
+        if ask.reserve {
+            if dual {
+                return Err(Reject::BadRequest("a reservation is of one family"));
+            }
+            if !self.settings.protocol.reservations {
+                // This is what the RFC answers when the port above cannot be had.
+                return Err(Reject::Capacity);
+            }
+        }
+        Ok((family, additional, ask))
     }
 
     /// Refresh (RFC 8656 §8.2); zero ends the allocation.
@@ -211,15 +274,21 @@ impl Server {
         authenticated: &Authenticated,
     ) -> Result<Response, Reject> {
         let (id, allocation) = self.owned(id, authenticated)?;
-        refuse_unknown(message, Method::Refresh)?;
-        match message.requested_family()? {
-            Some(family) if family != Some(allocation.family) => return Err(Reject::PeerFamily),
-            _ => {}
-        }
+        self.refuse_unknown(message, Method::Refresh)?;
+        let family = match message.requested_family()? {
+            Some(Some(family)) if allocation.ends(family).is_some() => Some(family),
+            Some(_) => return Err(Reject::PeerFamily),
+            None => None,
+        };
         let requested = message.lifetime()?;
         let response = Response::success(Method::Refresh, message.transaction_id());
         if requested == Some(0) {
-            self.end(now, id, EndReason::Released);
+            match family {
+                Some(family) => self.end_relayed(now, id, family, EndReason::Released),
+                None => {
+                    self.end(now, id, EndReason::Released);
+                }
+            }
             return Ok(response.lifetime(0));
         }
         let renewed = authenticated.renewed();
@@ -240,7 +309,7 @@ impl Server {
         let bounded = allocation.scope.is_loop() || allocation.by_token;
         let granted_secs = self.granted_secs(now, requested, bounded, ends);
         self.touch(now, id, |allocation| {
-            allocation.expires = now.mono + Duration::from_secs(granted_secs.into());
+            allocation.refresh(family, now.mono + Duration::from_secs(granted_secs.into()));
             if let Some(identity) = renewed {
                 allocation.username.clone_from(&identity.username);
                 allocation.key = *authenticated.key();
@@ -259,7 +328,7 @@ impl Server {
         authenticated: &Authenticated,
     ) -> Result<Response, Reject> {
         let (id, allocation) = self.owned(id, authenticated)?;
-        refuse_unknown(message, Method::CreatePermission)?;
+        self.refuse_unknown(message, Method::CreatePermission)?;
         let peers: Vec<SocketAddr> = message.peer_addresses().collect::<Result<_, _>>()?;
         if peers.is_empty() {
             return Err(Reject::BadRequest("XOR-PEER-ADDRESS is missing"));
@@ -315,7 +384,7 @@ impl Server {
         authenticated: &Authenticated,
     ) -> Result<Response, Reject> {
         let (id, allocation) = self.owned(id, authenticated)?;
-        refuse_unknown(message, Method::ChannelBind)?;
+        self.refuse_unknown(message, Method::ChannelBind)?;
         if allocation.relay_transport == RelayTransport::Tcp {
             return Err(Reject::RelayTransport);
         }
@@ -387,6 +456,19 @@ impl Server {
         ))
     }
 
+    /// # Errors
+    /// Attributes that have to be understood and are not.
+    pub(super) fn refuse_unknown(
+        &self,
+        message: &Message<'_>,
+        method: Method,
+    ) -> Result<(), Reject> {
+        match message.unknown_required(self.known(method)).next() {
+            None => Ok(()),
+            Some(_) => Err(Reject::UnknownAttributes),
+        }
+    }
+
     /// The family of a relayed address where the client names none.
     fn default_family(&self, from: FiveTuple) -> Family {
         let client = Family::of(from.client().ip());
@@ -454,14 +536,5 @@ impl Server {
             }
             _ => granted,
         }
-    }
-}
-
-/// # Errors
-/// 420 if an attribute has to be understood and is not.
-pub(super) fn refuse_unknown(message: &Message<'_>, method: Method) -> Result<(), Reject> {
-    match message.unknown_required(Server::known(method)).next() {
-        None => Ok(()),
-        Some(_) => Err(Reject::UnknownAttributes),
     }
 }

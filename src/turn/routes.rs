@@ -10,8 +10,8 @@ use std::time::Instant;
 use ahash::RandomState;
 
 use crate::access::PermittedPeer;
-use crate::base::FiveTuple;
 use crate::base::addr::bits;
+use crate::base::{Family, FiveTuple};
 use crate::wire::ChannelNumber;
 
 use super::allocation::{Allocation, AllocationId, ChannelBinding};
@@ -90,7 +90,9 @@ impl Routes {
     /// Writes the routes of every channel of `allocation` anew, after any of its lifetimes changed.
     pub fn sync(&mut self, allocation: &Allocation, now: Instant) {
         for binding in &allocation.channels {
-            let until = binding.expires.min(allocation.expires);
+            let family = Family::of(binding.peer.address().ip());
+            let ends = allocation.ends(family).unwrap_or(allocation.expires);
+            let until = binding.expires.min(ends);
             self.to_peer.insert(
                 (allocation.five_tuple, binding.number),
                 ToPeer {

@@ -2,18 +2,18 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ahash::RandomState;
 
 use crate::access::{Access, AddressRate, RealmName, Scope};
 use crate::base::trace::Traces;
-use crate::base::{FiveTuple, Now, RelayedAddress};
+use crate::base::{Family, FiveTuple, Now};
 use crate::wire::{
     self, Class, DecodeError, ErrorCode, Key, Kind, Message, Method, Response, attribute,
 };
 
-use super::allocation::{Allocation, AllocationId, AllocationView, Allocations, State};
+use super::allocation::{Allocation, AllocationId, AllocationView, Allocations};
 use super::auth::{Guard, Nonces, Offer};
 use super::change::Newcomers;
 use super::connections::Connections;
@@ -25,7 +25,7 @@ use super::routes::Routes;
 use super::stats::{BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS, Direction, DropReason, Path, Stats};
 use super::timers::Timers;
 use super::trace::Tracer;
-use super::{EndReason, Ended, Forward, FromPeer, OpenError, Output, Seed, Settings};
+use super::{EndReason, Ended, Forward, FromPeer, Output, Seed, Settings};
 
 /// A TURN server: one shard's share of the allocations.
 pub struct Server {
@@ -136,71 +136,17 @@ impl Server {
         self.counted(forward)
     }
 
-    /// The outcome of `Output::OpenRelay`. A late answer for an allocation that is gone does nothing but close it again.
-    pub fn handle_relay_opened(
-        &mut self,
-        now: Now,
-        id: AllocationId,
-        opened: Result<RelayedAddress, OpenError>,
-    ) {
-        let now = self.advance(now);
-        let Some(allocation) = self.allocations.get_mut(id) else {
-            if opened.is_ok() {
-                self.outputs.push_back(Output::CloseRelay { id });
-            }
-            return;
-        };
-        let (five_tuple, transaction) = (allocation.five_tuple, allocation.transaction);
-        let (key, fingerprint) = (allocation.key, allocation.fingerprint);
-        match opened {
-            Ok(relayed) => {
-                allocation.state = State::Live(relayed);
-                let answer = allocate_success(allocation, relayed);
-                let counts = !allocation.scope.is_canary();
-                if counts {
-                    self.stats.live[five_tuple.transport() as usize][relayed.family() as usize] +=
-                        1;
-                }
-                // The answer grants the whole lifetime, however long the relay took to open.
-                let granted = Duration::from_secs(allocation.granted_secs.into());
-                self.place_under_limits(now, id);
-                self.touch(now, id, |allocation| {
-                    allocation.expires = now.mono + granted
-                });
-                if counts {
-                    self.stats
-                        .answered(Method::Allocate, five_tuple.transport(), Ok(()));
-                }
-                self.answer(five_tuple, answer.finish(Some(&key), fingerprint));
-                self.trace_opened(now, id);
-            }
-            Err(error) => {
-                let user = Arc::clone(&allocation.user);
-                let counts = !allocation.scope.is_canary();
-                self.trace_unopened(now, id, error);
-                self.forget(id);
-                let reject = match error {
-                    OpenError::Quota => Reject::Quota,
-                    OpenError::Capacity => Reject::Capacity,
-                };
-                let code = reject.code();
-                if counts {
-                    self.stats
-                        .answered(Method::Allocate, five_tuple.transport(), Err(code));
-                    self.stats.affected.user(now.unix_secs(), &user);
-                }
-                let answer = Response::error(Method::Allocate, transaction, code);
-                self.answer(five_tuple, answer.finish(Some(&key), fingerprint));
-            }
-        }
-    }
-
     /// The client's connection asked for `server_name`, in lower case: if that is a name of a realm, the client is
     /// challenged with it, until it closes.
     pub fn handle_client_named(&mut self, five_tuple: FiveTuple, server_name: &str) {
         if let Some(realm) = self.access.realms.of_server(server_name) {
             self.named.insert(five_tuple, realm);
         }
+    }
+
+    /// The client's connection is none of this server's any more: it carries a peer's data, or another shard has it.
+    pub fn handle_client_left(&mut self, five_tuple: FiveTuple) {
+        self.named.remove(&five_tuple);
     }
 
     /// The client's stream closed: its allocation ends (RFC 8656 §7.2).
@@ -210,12 +156,6 @@ impl Server {
         if let Some(id) = self.by_five_tuple.get(&five_tuple).copied() {
             self.end(now, id, EndReason::ClientClosed);
         }
-    }
-
-    /// The relay socket of `id` is beyond use.
-    pub fn handle_relay_failed(&mut self, now: Now, id: AllocationId) {
-        let now = self.advance(now);
-        self.end(now, id, EndReason::RelayFailed);
     }
 
     /// An operator ends `id`; false if it is not there.
@@ -570,8 +510,10 @@ impl Server {
         // Nobody is told of the server's own.
         let canary = allocation.scope.is_canary();
         let view = allocation.view(now, second).filter(|_| !canary);
+        let (kind, families) = (allocation.kind(), allocation.families());
         self.forget(id);
-        self.outputs.push_back(Output::CloseRelay { id });
+        let closed = families.map(|family| Output::CloseRelay { id, family });
+        self.outputs.extend(closed);
         let Some(view) = view else {
             return true;
         };
@@ -580,8 +522,7 @@ impl Server {
         }
         let duration = now.mono.saturating_duration_since(view.created);
         let transport = view.transport as usize;
-        let family = RelayedAddress(view.relayed).family() as usize;
-        self.stats.live[transport][family] -= 1;
+        self.stats.live[transport][kind as usize] -= 1;
         self.stats
             .duration
             .observe(&DURATION_BOUNDS_SECS, duration.as_secs_f64());
@@ -623,13 +564,24 @@ impl Server {
     ///
     /// Timers call it, and so does every request, so that a late timer never shows.
     fn expire(&mut self, now: Now, id: AllocationId) {
-        let Some(allocation) = self.allocations.get_mut(id) else {
+        let Some(allocation) = self.allocations.get(id) else {
             return;
         };
-        if allocation.expires <= now.mono {
+        if allocation.is_over(now.mono) {
             self.end(now, id, EndReason::Expired);
             return;
         }
+        let over = |family: &Family| {
+            allocation
+                .ends(*family)
+                .is_some_and(|ends| ends <= now.mono)
+        };
+        if let Some(family) = Family::ALL.iter().copied().find(over) {
+            self.end_relayed(now, id, family, EndReason::Expired);
+        }
+        let Some(allocation) = self.allocations.get_mut(id) else {
+            return;
+        };
         let before = allocation.next_expiry();
         if before <= now.mono {
             let late = allocation.take_late_connections(now.mono);
@@ -673,12 +625,4 @@ impl Server {
         }
         forward
     }
-}
-
-/// The success response to an Allocate, the same for its retransmissions.
-pub(super) fn allocate_success(allocation: &Allocation, relayed: RelayedAddress) -> Response {
-    Response::success(Method::Allocate, allocation.transaction)
-        .relayed_address(relayed.0)
-        .mapped_address(allocation.five_tuple.client())
-        .lifetime(allocation.granted_secs)
 }

@@ -20,7 +20,7 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::access::{
     Access, AddressRate, AuthFailure, Debts, Denied, DeniedRule, Key, RealmName, Scope, Visit,
 };
-use crate::base::{Family, FiveTuple, ListenerId, Now, RelayTransport, RelayedAddress, Transport};
+use crate::base::{Family, FiveTuple, ListenerId, Now, RelayTransport, Transport};
 use crate::wire::{ChannelNumber, ErrorCode, Integrity, Method, TransactionId};
 
 use super::allocation::{Allocation, AllocationId, Allocations, ChannelBinding, Permission, State};
@@ -28,8 +28,10 @@ use super::auth::Nonces;
 use super::change::Newcomers;
 use super::connections::Connections;
 use super::contacts::Contacts;
+use super::icmp::{IcmpFate, Told};
 use super::police::{Limit, ScopedRates};
 use super::purses::{PurseId, Purses};
+use super::relayed::AdditionalImage;
 use super::routes::Routes;
 use super::server::Server;
 use super::stats::{Direction, DropReason, Histogram, Path, RateWindow, Stats, Traffic};
@@ -100,7 +102,7 @@ struct Image {
 }
 
 /// Nanoseconds from the moment of the snapshot, negative before it.
-type Nanos = i64;
+pub(super) type Nanos = i64;
 
 #[derive(Clone, Serialize, Deserialize)]
 struct AllocationImage {
@@ -145,6 +147,11 @@ struct AllocationImage {
     denial_logged: bool,
     #[serde(default)]
     contacts: Option<Contacts>,
+    #[serde(default)]
+    additional: AdditionalImage,
+    /// What the answer names; the reservation itself stays behind.
+    #[serde(default)]
+    token: Option<u64>,
 }
 
 impl Snapshot {
@@ -392,11 +399,9 @@ impl Server {
             timers.reschedule(id, next, Some(next));
             if let Some(allocation) = allocations.get(id) {
                 routes.sync(allocation, now.mono);
-                if let Some(relayed) = allocation.relayed()
-                    && !allocation.scope.is_canary()
-                {
+                if allocation.relayed().is_some() && !allocation.scope.is_canary() {
                     let transport = five_tuple.transport() as usize;
-                    stats.live[transport][relayed.family() as usize] += 1;
+                    stats.live[transport][allocation.kind() as usize] += 1;
                 }
             }
         }
@@ -464,6 +469,19 @@ pub struct Tenant {
     pub scope: Scope,
     /// Whether somebody else can go on with it: not with connections, whose sockets are this process's.
     pub moves: bool,
+    /// Families in which it has a relay, the first one first.
+    pub families: Vec<Family>,
+}
+
+impl Tenant {
+    /// Its relays.
+    pub fn relays(&self) -> impl Iterator<Item = (AllocationId, Family)> + use<> {
+        let id = self.id;
+        self.families
+            .clone()
+            .into_iter()
+            .map(move |family| (id, family))
+    }
 }
 
 impl Server {
@@ -478,6 +496,7 @@ impl Server {
                 realm: allocation.realm,
                 scope: allocation.scope,
                 moves: allocation.moves(),
+                families: allocation.families().collect(),
             })
     }
 
@@ -491,14 +510,16 @@ impl Server {
                 (
                     allocation.id,
                     allocation.five_tuple.transport(),
-                    (allocation.relayed()).filter(|_| !allocation.scope.is_canary()),
+                    (allocation.relayed())
+                        .filter(|_| !allocation.scope.is_canary())
+                        .map(|_| allocation.kind()),
                 )
             })
             .collect();
-        for (id, transport, relayed) in &gone {
+        for (id, transport, kind) in &gone {
             self.forget(*id);
-            if let Some(relayed) = relayed {
-                self.stats.live[*transport as usize][relayed.family() as usize] -= 1;
+            if let Some(kind) = kind {
+                self.stats.live[*transport as usize][*kind as usize] -= 1;
             }
         }
         gone.into_iter().map(|(id, ..)| id).collect()
@@ -533,6 +554,8 @@ impl AllocationImage {
             five_tuple,
             family,
             state,
+            additional,
+            token,
             user,
             username,
             key,
@@ -556,6 +579,8 @@ impl AllocationImage {
             contacts,
             relay_transport: _,
             connections: _,
+            // A moment's worth.
+            told: _,
         } = allocation;
         Self {
             slot: id.slot,
@@ -565,7 +590,7 @@ impl AllocationImage {
             listener: five_tuple.listener().0,
             family: *family as u8,
             relayed: match state {
-                State::Opening => None,
+                State::Opening | State::Half(_) => None,
                 State::Live(relayed) => Some(relayed.0),
             },
             user: user.to_string(),
@@ -597,6 +622,8 @@ impl AllocationImage {
             channels_made: *channels_made,
             denial_logged: *denial_logged,
             contacts: contacts.as_deref().cloned(),
+            additional: AdditionalImage::of(state, additional, now),
+            token: *token,
         }
     }
 
@@ -636,7 +663,9 @@ impl AllocationImage {
             id: self.id(),
             five_tuple: FiveTuple::new(transport, self.client, ListenerId(self.listener)),
             family,
-            state: (self.relayed).map_or(State::Opening, |at| State::Live(RelayedAddress(at))),
+            state: self.additional.state(self.relayed),
+            additional: self.additional.restored(taken),
+            token: self.token,
             user: self.user.as_str().into(),
             username: self.username.clone(),
             key: self.key(),
@@ -665,11 +694,12 @@ impl AllocationImage {
                 .map(Box::new),
             relay_transport: RelayTransport::Udp,
             connections: Vec::new(),
+            told: Told::default(),
         })
     }
 }
 
-fn nanos(at: Instant, now: Now) -> Nanos {
+pub(super) fn nanos(at: Instant, now: Now) -> Nanos {
     let nanos = |by: Duration| Nanos::try_from(by.as_nanos()).unwrap_or(Nanos::MAX);
     match at.checked_duration_since(now.mono) {
         Some(ahead) => nanos(ahead),
@@ -677,7 +707,7 @@ fn nanos(at: Instant, now: Now) -> Nanos {
     }
 }
 
-fn moment(nanos: Nanos, taken: Instant) -> Instant {
+pub(super) fn moment(nanos: Nanos, taken: Instant) -> Instant {
     let by = Duration::from_nanos(nanos.unsigned_abs());
     let moment = if nanos < 0 {
         taken.checked_sub(by)
@@ -723,6 +753,7 @@ fn each_counter(stats: &mut Stats, mut visit: impl FnMut(String, &mut u64)) {
         bandwidth,
         affected,
         connections: _,
+        icmp,
     } = stats;
     affected.each_word(|name, value| visit(format!("affected/{name}"), value));
     for (limit, row) in Limit::ALL.iter().zip(policed) {
@@ -764,6 +795,9 @@ fn each_counter(stats: &mut Stats, mut visit: impl FnMut(String, &mut u64)) {
     }
     for (rule, value) in DeniedRule::ALL.iter().zip(peer_denied) {
         visit(format!("denied/{}", rule.label()), value);
+    }
+    for (fate, value) in IcmpFate::ALL.iter().zip(icmp) {
+        visit(format!("icmp/{}", fate.label()), value);
     }
     each_bucket("duration", duration, &mut visit);
     for (direction, histogram) in Direction::ALL.iter().zip(bandwidth) {

@@ -7,6 +7,7 @@ use crate::base::{Family, Transport};
 use crate::wire::{ErrorCode, Method};
 
 use super::affected::Affected;
+use super::icmp::IcmpFate;
 use super::police::Limit;
 
 /// Which way relayed application data flows.
@@ -239,6 +240,41 @@ pub const DURATION_BOUNDS_SECS: [f64; 10] = [
 /// Bounds of `turn_allocation_bandwidth_bits_per_second`.
 pub const BANDWIDTH_BOUNDS: [f64; 10] = [1e3, 1e4, 3e4, 1e5, 3e5, 1e6, 3e6, 1e7, 3e7, 1e8];
 
+/// In which families an allocation relays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum RelayKind {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+    /// Both.
+    Dual,
+}
+
+impl RelayKind {
+    /// Every kind, in the order of their discriminants.
+    pub const ALL: [Self; 3] = [Self::V4, Self::V6, Self::Dual];
+
+    /// That of an allocation in `family`, or in `both`.
+    pub const fn of(family: Family, both: bool) -> Self {
+        match (both, family) {
+            (true, _) => Self::Dual,
+            (false, Family::V4) => Self::V4,
+            (false, Family::V6) => Self::V6,
+        }
+    }
+
+    /// The label of metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::V4 => Family::V4.label(),
+            Self::V6 => Family::V6.label(),
+            Self::Dual => "dual",
+        }
+    }
+}
+
 /// `Ok` or the error code of an answer.
 pub type Outcome = Result<(), ErrorCode>;
 
@@ -258,8 +294,8 @@ pub const fn outcome_index(outcome: Outcome) -> usize {
 pub struct Stats {
     /// Answered requests: method, transport, outcome.
     pub requests: [[[u64; OUTCOMES]; Transport::ALL.len()]; Method::ALL.len()],
-    /// Live allocations: transport, family.
-    pub live: [[u64; Family::ALL.len()]; Transport::ALL.len()],
+    /// Live allocations: transport, which relayed addresses.
+    pub live: [[u64; RelayKind::ALL.len()]; Transport::ALL.len()],
     /// Relayed application data: direction, path.
     pub relayed: [[Traffic; Path::ALL.len()]; Direction::ALL.len()],
     /// Datagrams that went no further.
@@ -282,6 +318,8 @@ pub struct Stats {
     pub bandwidth: [Histogram<{ BANDWIDTH_BOUNDS.len() }>; Direction::ALL.len()],
     /// Connections of TCP allocations with peers, those that wait to be made or bound included.
     pub connections: u64,
+    /// ICMP errors about datagrams to peers.
+    pub icmp: [u64; IcmpFate::ALL.len()],
 }
 
 /// Outcomes of Allocate requests; challenges (401 without credentials, 438) are none and stay 0.
@@ -306,7 +344,7 @@ impl Default for Stats {
     fn default() -> Self {
         Self {
             requests: [[[0; OUTCOMES]; Transport::ALL.len()]; Method::ALL.len()],
-            live: [[0; Family::ALL.len()]; Transport::ALL.len()],
+            live: [[0; RelayKind::ALL.len()]; Transport::ALL.len()],
             relayed: [[Traffic::default(); Path::ALL.len()]; Direction::ALL.len()],
             dropped: [0; DropReason::ALL.len()],
             policed: [[Traffic::default(); Direction::ALL.len()]; Limit::ALL.len()],
@@ -318,6 +356,7 @@ impl Default for Stats {
             duration: Histogram::default(),
             bandwidth: Default::default(),
             connections: 0,
+            icmp: [0; IcmpFate::ALL.len()],
         }
     }
 }
@@ -380,6 +419,7 @@ impl Stats {
         self.new_peers_refused += other.new_peers_refused;
         self.scan_suspects += other.scan_suspects;
         self.connections += other.connections;
+        (self.icmp.iter_mut().zip(&other.icmp)).for_each(|(a, b)| add(a, b));
         let mine =
             (self.relayed.as_flattened_mut().iter_mut()).chain(self.policed.as_flattened_mut());
         let theirs = (other.relayed.as_flattened().iter()).chain(other.policed.as_flattened());

@@ -8,8 +8,8 @@ use sha2::Sha256;
 use stun_types::attribute::{AlternateServer, AttributeFromRaw, RawAttribute, XorMappedAddress};
 use stun_types::message::{Message as Codec, MessageClass, StunParseError};
 use turn_types::attribute::{
-    ChannelNumber, ConnectionId, EvenPort, Lifetime, RequestedAddressFamily, RequestedTransport,
-    XorPeerAddress, XorRelayedAddress,
+    ChannelNumber, ConnectionId, DontFragment, EvenPort, Lifetime, RequestedAddressFamily,
+    RequestedTransport, ReservationToken, XorPeerAddress, XorRelayedAddress,
 };
 
 use crate::base::Family;
@@ -321,12 +321,45 @@ impl<'a> Message<'a> {
         )))
     }
 
-    /// EVEN-PORT: whether the next higher port is to be reserved as well (RFC 8656 §18.6).
+    /// Whether ADDITIONAL-ADDRESS-FAMILY asks for an IPv6 address beside the IPv4 one (RFC 8656 §18.11).
+    ///
+    /// # Errors
+    /// The attribute is there, and its value is not IPv6, the only one there is.
+    pub fn additional_family(&self) -> Result<bool, DecodeError> {
+        let kinds = [
+            attribute::ADDITIONAL_ADDRESS_FAMILY,
+            attribute::COTURN_ADDITIONAL_ADDRESS_FAMILY,
+        ];
+        match kinds.iter().find_map(|kind| self.attribute(*kind)) {
+            None => Ok(false),
+            Some([2, _, _, _]) => Ok(true),
+            Some(_) => Err(DecodeError::Attribute),
+        }
+    }
+
+    /// RESERVATION-TOKEN (RFC 8656 §18.10).
+    ///
+    /// # Errors
+    /// The attribute is there and malformed.
+    pub fn reservation_token(&self) -> Result<Option<u64>, DecodeError> {
+        self.typed::<ReservationToken, _>(attribute::RESERVATION_TOKEN, |token| token.token())
+    }
+
+    /// EVEN-PORT: whether the next higher port is to be reserved as well (RFC 8656 §18.7).
     ///
     /// # Errors
     /// The attribute is there and malformed.
     pub fn even_port(&self) -> Result<Option<bool>, DecodeError> {
         self.typed::<EvenPort, _>(attribute::EVEN_PORT, |even| even.requested())
+    }
+
+    /// Whether DONT-FRAGMENT is present (RFC 8656 §18.9).
+    ///
+    /// # Errors
+    /// The attribute is there and malformed.
+    pub fn dont_fragment(&self) -> Result<bool, DecodeError> {
+        self.typed::<DontFragment, _>(attribute::DONT_FRAGMENT, |_| true)
+            .map(Option::unwrap_or_default)
     }
 
     /// CHANNEL-NUMBER as sent; whether it may be bound is not decided here.

@@ -10,6 +10,7 @@ pub mod classic;
 pub mod error_code;
 pub mod features;
 pub mod framing;
+pub mod icmp;
 pub mod indication;
 pub mod key;
 pub mod message;
@@ -19,6 +20,7 @@ pub mod response;
 pub use channel_data::ChannelNumber;
 pub use error_code::ErrorCode;
 pub use features::Features;
+pub use icmp::Icmp;
 pub use indication::Header;
 pub use key::{Integrity, Key, PasswordAlgorithm};
 pub use message::{Class, DecodeError, Message, TransactionId};
@@ -228,4 +230,6 @@ pub mod attribute {
     pub const THIRD_PARTY_AUTHORIZATION: u16 = 0x802E;
     /// MOBILITY-TICKET (RFC 8016 §3.2)
     pub const MOBILITY_TICKET: u16 = 0x8030;
+    /// ADDITIONAL-ADDRESS-FAMILY as coturn's clients number it, which nobody else has a use for.
+    pub const COTURN_ADDITIONAL_ADDRESS_FAMILY: u16 = 0x8032;
 }

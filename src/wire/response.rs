@@ -13,7 +13,12 @@ use stun_types::message::{
     Message as Codec, MessageClass, MessageType, MessageWrite, MessageWriteVec,
     Method as CodecMethod, TransactionId as CodecTransactionId,
 };
-use turn_types::attribute::{ConnectionId, Lifetime, XorPeerAddress, XorRelayedAddress};
+use turn_types::AddressFamily;
+use turn_types::attribute::{
+    AddressErrorCode, ConnectionId, Lifetime, ReservationToken, XorPeerAddress, XorRelayedAddress,
+};
+
+use crate::base::Family;
 
 use super::message::hmac;
 use super::{ErrorCode, Integrity, Key, Method, STUN_HEADER, TransactionId, attribute, classic};
@@ -71,6 +76,26 @@ impl Response {
     /// CONNECTION-ID (RFC 6062 §6.2.1).
     pub fn connection_id(mut self, id: u32) -> Self {
         self.out.push_attribute_unchecked(&ConnectionId::new(id));
+        self
+    }
+
+    /// RESERVATION-TOKEN: names the port that is kept for the client (RFC 8656 §18.10).
+    pub fn reservation_token(mut self, token: u64) -> Self {
+        let attribute = ReservationToken::new(token);
+        self.out.push_attribute_unchecked(&attribute);
+        self
+    }
+
+    /// ADDRESS-ERROR-CODE: why there is no relayed address in `family` (RFC 8656 §18.12), with an empty reason phrase.
+    pub fn address_error(mut self, family: Family, code: ErrorCode) -> Self {
+        let family = match family {
+            Family::V4 => AddressFamily::IPV4,
+            Family::V6 => AddressFamily::IPV6,
+        };
+        if let Ok(code) = CodecErrorCode::new(code.code(), "") {
+            let attribute = AddressErrorCode::new(family, code);
+            self.out.push_attribute_unchecked(&attribute);
+        }
         self
     }
 

@@ -370,6 +370,40 @@ fn refused_peers_are_reached_by_no_way() {
     }
 }
 
+/// One allocation in both families reaches no more than one in each.
+#[test]
+fn refused_peers_are_reached_through_neither_of_two_relayed_addresses() {
+    for transport in Transport::ALL {
+        let mut world = World::with(roomy(), &access(&[], &[]), seed());
+        let from = five_tuple(transport, Family::V4);
+        let signer = world.alice(from);
+        let both = Request::allocate().attr(0x8000, &[2, 0, 0, 0]);
+        let reply = world.ask(from, &both.sign(&signer));
+        assert_eq!(reply.all_relayed().len(), 2);
+        let mut attacker = Attacker {
+            id: world.opened[0],
+            relayed: reply.relayed(),
+            world,
+            from,
+            signer,
+        };
+        for &(text, rule) in REFUSED {
+            attacker.is_refused(peer_at(text, PORT), rule);
+        }
+        // Its own addresses are reached in memory, and its services by neither.
+        for own in reply.all_relayed() {
+            let permit = Request::create_permission(&[own]);
+            let permitted = attacker.outcome(Method::CreatePermission, &permit);
+            assert_eq!(permitted, Outcome::Granted);
+            let sent = attacker.outcome(Method::Send, &Request::send(own, b"attack"));
+            assert_eq!(sent, Outcome::Sent(own, (true, false)));
+            let service = SocketAddr::new(own.ip(), 3478);
+            let sent = attacker.outcome(Method::Send, &Request::send(service, b"attack"));
+            assert_eq!(sent, Outcome::Dropped(DropReason::PeerDenied));
+        }
+    }
+}
+
 /// Where none of the clients here is.
 const PUBLIC_CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 99));
 

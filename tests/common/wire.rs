@@ -221,6 +221,18 @@ impl Reply {
         self.address(ATTR_XOR_RELAYED_ADDRESS)
     }
 
+    /// Every XOR-RELAYED-ADDRESS, in order.
+    pub fn all_relayed(&self) -> Vec<SocketAddr> {
+        let mut message = self.0.clone();
+        let is_relayed = |one: &RawAttribute| one.typ == ATTR_XOR_RELAYED_ADDRESS;
+        let mut found = Vec::new();
+        while let Some(first) = message.attributes.0.iter().position(is_relayed) {
+            found.push(Self(message.clone()).relayed());
+            message.attributes.0.remove(first);
+        }
+        found
+    }
+
     pub fn peer(&self) -> SocketAddr {
         self.address(ATTR_XOR_PEER_ADDRESS)
     }

@@ -8,8 +8,8 @@ use turnix::access::peers::Settings as PeerSettings;
 use turnix::access::{self, Access, Limits, OwnAddresses, PermittedPeer};
 use turnix::base::{Family, FiveTuple, ListenerId, Now, RelayedAddress, Secret, Transport};
 use turnix::turn::{
-    AllocationId, ConnectionId, Ended, Forward, FromPeer, OpenError, Output, Path, Seed, Server,
-    Settings,
+    AllocationId, ConnectionId, Ended, Forward, FromPeer, OpenError, Opened, Output, Path, Seed,
+    Server, Settings,
 };
 
 use super::wire::{REALM, Reply, Request, Signer};
@@ -34,6 +34,13 @@ pub struct World {
     pub opened: Vec<AllocationId>,
     pub even_ports: Vec<bool>,
     pub closed: Vec<AllocationId>,
+    /// Families of relays that were asked for, and of those that were closed.
+    pub opened_in: Vec<Family>,
+    pub closed_in: Vec<Family>,
+    /// What was asked of the latest relay beside: whether the port above it is kept, and which one that is kept is meant.
+    pub reserve: (bool, Option<u64>),
+    /// The token that answers a reservation.
+    pub token: u64,
     pub ended: Vec<Ended>,
     /// Connections with peers that were asked for, and from whose relayed address.
     pub connects: Vec<(ConnectionId, AllocationId, PermittedPeer)>,
@@ -115,6 +122,10 @@ impl World {
             opened: Vec::new(),
             even_ports: Vec::new(),
             closed: Vec::new(),
+            opened_in: Vec::new(),
+            closed_in: Vec::new(),
+            reserve: (false, None),
+            token: 0x0123_4567_89AB_CDEF,
             ended: Vec::new(),
             connects: Vec::new(),
             bound: Vec::new(),
@@ -177,15 +188,22 @@ impl World {
                     id,
                     family,
                     even_port,
+                    reserve,
+                    token,
                     ..
                 } => {
                     self.opened.push(id);
+                    self.opened_in.push(family);
+                    self.reserve = (reserve, token);
                     self.even_ports.push(even_port);
                     if let Some(outcome) = self.open {
                         self.opened(id, family, outcome);
                     }
                 }
-                Output::CloseRelay { id } => self.closed.push(id),
+                Output::CloseRelay { id, family } => {
+                    self.closed.push(id);
+                    self.closed_in.push(family);
+                }
                 Output::Ended(ended) => self.ended.push(*ended),
                 Output::ConnectPeer {
                     connection,
@@ -206,10 +224,13 @@ impl World {
             Family::V4 => RELAY_V4.parse().unwrap(),
             Family::V6 => RELAY_V6.parse().unwrap(),
         };
-        let relayed = RelayedAddress(SocketAddr::new(ip, self.next_port));
+        let opened = Opened {
+            relayed: RelayedAddress(SocketAddr::new(ip, self.next_port)),
+            token: self.reserve.0.then_some(self.token),
+        };
         self.next_port += 1;
         self.server
-            .handle_relay_opened(self.now, id, outcome.map(|()| relayed));
+            .handle_relay_opened(self.now, id, outcome.map(|()| opened));
     }
 
     /// Sends a request and takes its only answer.

@@ -27,7 +27,7 @@ const PEER: u64 = 1 << 32;
 const SETTLE: Duration = Duration::from_secs(3);
 
 pub struct Client {
-    socket: UdpSocket,
+    pub socket: UdpSocket,
     signer: Signer,
     pub relayed: SocketAddr,
 }
@@ -52,8 +52,28 @@ impl Client {
         }
     }
 
+    /// With a relayed address in each family: the client has the IPv4 one, and this is the other.
+    #[track_caller]
+    pub fn allocate_both(server: SocketAddr) -> (Self, SocketAddr) {
+        let mut client = Self::challenged(server, UdpSocket::bind((server.ip(), 0)).unwrap());
+        let reply = client.ask_signed(Request::allocate().attr(0x8000, &[2, 0, 0, 0]));
+        let both = reply.all_relayed();
+        assert!(both.len() == 2 && both[0].is_ipv4());
+        client.relayed = both[0];
+        (client, both[1])
+    }
+
     #[track_caller]
     fn allocate_from(server: SocketAddr, socket: UdpSocket) -> Self {
+        let mut client = Self::challenged(server, socket);
+        let reply = client.ask_signed(Request::allocate());
+        assert_eq!(reply.code(), 0);
+        client.relayed = reply.relayed();
+        client
+    }
+
+    #[track_caller]
+    fn challenged(server: SocketAddr, socket: UdpSocket) -> Self {
         socket.connect(server).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut client = Self {
@@ -64,9 +84,6 @@ impl Client {
         let challenge = client.ask(&Request::allocate());
         assert_eq!(challenge.code(), 401);
         client.signer = Signer::new(USER, PASSWORD, &challenge.nonce());
-        let reply = client.ask_signed(Request::allocate());
-        assert_eq!(reply.code(), 0);
-        client.relayed = reply.relayed();
         client
     }
 
@@ -119,18 +136,23 @@ impl Client {
 
     /// Whether data goes to the bound `peer` and back within a while.
     pub fn echoes(&self, peer: &UdpSocket) -> bool {
+        self.echoes_by(CHANNEL, peer, self.relayed)
+    }
+
+    /// The same on another channel, by one of its relayed addresses.
+    pub fn echoes_by(&self, channel: u16, peer: &UdpSocket, relayed: SocketAddr) -> bool {
         let mut buffer = [0; 2048];
         let patience = Some(Duration::from_secs(2));
         self.socket.set_read_timeout(patience).unwrap();
         peer.set_read_timeout(patience).unwrap();
-        self.socket.send(&channel_data(CHANNEL, b"there")).unwrap();
+        self.socket.send(&channel_data(channel, b"there")).unwrap();
         let there = peer.recv_from(&mut buffer);
         let Ok((_, from)) = there else { return false };
-        assert_eq!(from, self.relayed);
+        assert_eq!(from, relayed);
         peer.send_to(b"back", from).unwrap();
         let back = self.socket.recv(&mut buffer);
         self.socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        back.is_ok_and(|length| buffer[..length] == channel_data(CHANNEL, b"back"))
+        back.is_ok_and(|length| buffer[..length] == channel_data(channel, b"back"))
     }
 }
 

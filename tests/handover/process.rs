@@ -219,6 +219,11 @@ impl Server {
         self.field("taken over", "gap_ms").as_f64().unwrap()
     }
 
+    /// Whether it has not ended yet.
+    pub fn runs(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     /// Its exit code once it has ended; none if a signal ended it.
     #[track_caller]
     pub fn ended(&mut self) -> Option<i32> {

@@ -15,6 +15,7 @@ use turnix::net::{MAX_DESCRIPTORS, host};
 
 use super::flows::Client;
 use super::process::{Server, Site, until};
+use crate::common::wire::Request;
 
 /// Where the descriptors of the next process begin: above those that the tests of this process have.
 const FIRST: i32 = 3000;
@@ -68,6 +69,11 @@ impl Manager {
 
     /// Starts a process with what is kept, the last one first.
     fn start(&self, site: &Site) -> Server {
+        self.start_with(site, "shards = 2")
+    }
+
+    /// The same, with `more` in its configuration.
+    fn start_with(&self, site: &Site, more: &str) -> Server {
         let mut environment = self.environment();
         let mut names = Vec::new();
         let mut given = Vec::new();
@@ -84,7 +90,7 @@ impl Manager {
         let environment: Vec<_> = (environment.iter())
             .map(|(name, value)| (name.as_str(), value.as_str()))
             .collect();
-        site.spawn("shards = 2", &[], &environment)
+        site.spawn(more, &[], &environment)
     }
 }
 
@@ -202,6 +208,30 @@ fn calls_outlive_a_restart() {
     );
     until("nothing is kept any more", || manager.names().is_empty());
     Client::allocate(anew.listener());
+}
+
+#[test]
+fn both_addresses_of_an_allocation_outlive_a_restart() {
+    let site = Site::new();
+    let relay = format!("[relay]\naddresses = [\"{}\", \"::1\"]", site.address());
+    let manager = Manager::new();
+    let more = format!("shards = 2\n{relay}");
+    let mut old = manager.start_with(&site, &more);
+    old.serves();
+    until("the first is ready", || manager.ready() == 1);
+    let peers = ["127.0.0.1:0", "[::1]:0"].map(|at| UdpSocket::bind(at).unwrap());
+    let (client, second) = Client::allocate_both(old.listener());
+    client.bind(peers[0].local_addr().unwrap());
+    let bind = Request::channel_bind(0x4001, peers[1].local_addr().unwrap());
+    assert_eq!(client.ask_signed(bind).code(), 0);
+    terminate(&old);
+    assert_eq!(old.ended(), Some(0), "{}", old.log());
+    let new = manager.start_with(&site, &more);
+    new.serves();
+    assert!(client.echoes(&peers[0]));
+    assert!(client.echoes_by(0x4001, &peers[1], second));
+    assert_eq!(new.metric("turn_allocations"), 1.0);
+    until("nothing is kept any more", || manager.names().is_empty());
 }
 
 #[test]

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use turnix::net::host;
+use socket2::SockRef;
+use stun::attributes::AttrType;
+use turnix::net::{Batch, UdpOptions, host};
+use turnix::wire::attribute;
 
 use super::flows::{Client, StreamClient, Traffic};
 use super::process::{PATIENCE, Site, until};
@@ -130,6 +133,57 @@ fn what_clients_and_operators_know_goes_on() {
     assert_eq!(new.metric("turn_allocations"), 21.0);
     // One that has the same peers reaches another in memory.
     newcomer.bind(clients[0].relayed);
+}
+
+/// DSCP and ECN, and ICMP errors: options of sockets that go along, as the process says that has them.
+#[test]
+fn sockets_tell_what_the_configuration_of_their_process_says() {
+    let site = Site::new();
+    let silent = "shards = 2\n[protocol]\nicmp = false\ndscp = \"zero\"";
+    let mut server = site.spawn(silent, &[], &[]);
+    server.serves();
+    until("it can be taken over from", || site.socket().exists());
+    let client = Client::allocate(server.listener());
+    let options = UdpOptions::default();
+    let peer = turnix::net::UdpSocket::bind((site.address(), 0).into(), &options).unwrap();
+    peer.report_tos(true);
+    let closed = UdpSocket::bind((site.address(), 0)).unwrap();
+    let nobody = closed.local_addr().unwrap();
+    drop(closed);
+    SockRef::from(&client.socket).set_tos_v4(0xB9).unwrap();
+    let mut batch = Batch::new(1);
+    for (more, speaks) in [
+        (None, false),
+        (Some("shards = 2"), true),
+        (Some(silent), false),
+    ] {
+        if let Some(more) = more {
+            let successor = site.spawn(more, &["--takeover"], &[]);
+            successor.serves();
+            assert_eq!(server.ended(), Some(0), "{}", server.log());
+            server = successor;
+        }
+        let told = || server.metric("turn_icmp_errors_total");
+        let before = told();
+        let send = |to| {
+            let permission = Request::create_permission(&[to]);
+            assert_eq!(client.ask_signed(permission).code(), 0);
+            client.socket.send(&Request::send(to, b"x").bytes())
+        };
+        send(peer.local_addr()).unwrap();
+        until("it arrives", || batch.receive_one(&peer, 0).unwrap());
+        assert_eq!(batch.received(0).tos, if speaks { 0xB9 } else { 0 });
+        send(nobody).unwrap();
+        if speaks {
+            let mut buffer = [0; 2048];
+            let length = client.socket.recv(&mut buffer).expect("an ICMP error");
+            let error = Reply::parse(&buffer[..length]);
+            assert_eq!(error.peer(), nobody);
+            assert!(error.0.contains(AttrType(attribute::ICMP)));
+        }
+        assert_eq!(client.refresh(), 0);
+        assert_eq!(told() - before, f64::from(u8::from(speaks)));
+    }
 }
 
 #[test]
@@ -270,6 +324,42 @@ fn clients_behind_a_proxy_stay_who_they_are() {
     for last in 1..=6 {
         successor.says(&format!("\"client\":\"203.0.113.{last}:1000\""));
     }
+}
+
+#[test]
+fn what_is_passed_through_stays_until_it_ends() {
+    let site = Site::new();
+    let behind = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = format!(
+        "listen=[{{ address = '{}:0', protocols = ['udp', 'tcp', 'tls'], upstream = '{}' }}]",
+        site.address(),
+        behind.local_addr().unwrap()
+    );
+    let mut server = site.spawn("shards = 2", &["--set", &listen], &[]);
+    server.serves();
+    until("it can be taken over from", || site.socket().exists());
+    let mut page = TcpStream::connect(server.listener()).unwrap();
+    page.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+    let (mut other, _) = behind.accept().unwrap();
+    let mut request = [0; 16];
+    other.read_exact(&mut request).unwrap();
+
+    let successor = site.spawn("", &["--takeover", "--set", &listen], &[]);
+    successor.serves();
+    server.says("\"taken over\"");
+    for _ in 0..20 {
+        other.write_all(b"still here").unwrap();
+        let mut word = [0; 10];
+        page.read_exact(&mut word).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(server.runs(), "{}", server.log());
+    // The next one is the successor's.
+    let mut next = TcpStream::connect(successor.listener()).unwrap();
+    next.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+    let _second = behind.accept().unwrap();
+    drop((page, other));
+    assert_eq!(server.ended(), Some(0), "{}", server.log());
 }
 
 #[test]
@@ -466,4 +556,55 @@ fn relayed_addresses_that_look_another_from_outside_stay_what_clients_were_told(
         new.bind(callers[0].relayed);
         old = successor;
     }
+}
+
+/// Relayed addresses of both families, in one allocation of a client of each shard.
+#[test]
+fn both_addresses_of_an_allocation_move() {
+    let site = Site::new();
+    let relay = format!("[relay]\naddresses = [\"{}\", \"::1\"]", site.address());
+    let mut old = site.spawn(&format!("shards = 2\n{relay}"), &[], &[]);
+    old.serves();
+    until("it can be taken over from", || site.socket().exists());
+    let peers = ["127.0.0.1:0", "[::1]:0"].map(|at| UdpSocket::bind(at).unwrap());
+    let clients: Vec<_> = (0..8)
+        .map(|_| Client::allocate_both(old.listener()))
+        .collect();
+    let echoes = |client: &Client, second: std::net::SocketAddr| {
+        client.echoes(&peers[0]) && client.echoes_by(0x4001, &peers[1], second)
+    };
+    for (client, second) in &clients {
+        client.bind(peers[0].local_addr().unwrap());
+        let bind = Request::channel_bind(0x4001, peers[1].local_addr().unwrap());
+        assert_eq!(client.ask_signed(bind).code(), 0);
+        assert!(echoes(client, *second));
+    }
+    // Ports that are kept stay behind.
+    let reserving = Client::allocate_both(old.listener()).0;
+    assert_eq!(reserving.ask_signed(Request::refresh(0)).code(), 0);
+    let reply = reserving.ask_signed(Request::allocate().attr(0x0018, &[0x80]));
+    let token = reply
+        .attr(stun::attributes::ATTR_RESERVATION_TOKEN)
+        .unwrap();
+
+    let new = site.spawn(&relay, &["--takeover"], &[]);
+    new.serves();
+    assert_eq!(old.ended(), Some(0), "{}", old.log());
+    assert_eq!(new.metric("turn_allocations"), 9.0);
+    for (client, second) in &clients {
+        assert!(echoes(client, *second));
+        assert_eq!(client.refresh(), 0);
+    }
+    let release = || Request::refresh(0).family(1);
+    assert_eq!(reserving.ask_signed(release()).code(), 0);
+    let claim = Request::allocate().attr(0x0022, &token);
+    assert_eq!(reserving.ask_signed(claim).code(), 508);
+    for (client, second) in &clients {
+        assert_eq!(client.ask_signed(release()).code(), 0);
+        assert!(client.echoes_by(0x4001, &peers[1], *second));
+        assert_eq!(client.ask_signed(Request::refresh(0)).code(), 0);
+    }
+    until("nothing is left", || {
+        new.metric("turn_allocations") == 0.0 && new.metric("turn_capacity_ratio") == 0.0
+    });
 }

@@ -1,8 +1,10 @@
 //! coturn's `turnutils_uclient`, with coturn's echo peer or between two of its own clients.
 //!
-//! It picks channel numbers from the whole range of RFC 5766, and asks for an even port (EVEN-PORT, without reserving
-//! the next) in every second Allocate, by chance; no option turns that off. Over DTLS it tries 1.0 as well until it is told that nobody
-//! speaks it. Over TLS it tries TLS 1.0 and 1.1 as well, one context at
+//! Without `-c` it asks for a port and the one above (EVEN-PORT with the R bit), and claims that by its token; with `-Z` for
+//! both families in one allocation, by coturn's own number of the attribute, and has one of them deleted by chance. It picks
+//! channel numbers from the whole range of RFC 5766, and asks for an even port (EVEN-PORT, without reserving
+//! the next) in every second Allocate, by chance; no option turns that off. Over DTLS it tries
+//! 1.0 as well until it is told that nobody speaks it. Over TLS it tries TLS 1.0 and 1.1 as well, one context at
 //! a time, until the server accepts; and it takes what one TLS record carries for one message, however many there are,
 //! hence the slower pace there.
 
@@ -55,6 +57,16 @@ enum Credentials {
     Realm,
 }
 
+/// What each client allocates.
+#[derive(Clone, Copy, PartialEq)]
+enum Allocations {
+    One,
+    /// RTP's and RTCP's.
+    Pair,
+    /// IPv4 and IPv6 in one.
+    Dual,
+}
+
 /// One run of the load generator.
 #[derive(Clone, Copy)]
 struct Run {
@@ -65,6 +77,9 @@ struct Run {
     server: Family,
     relayed: Family,
     credentials: Credentials,
+    allocations: Allocations,
+    /// DONT-FRAGMENT in Allocate and in Send.
+    dont_fragment: bool,
 }
 
 impl Run {
@@ -76,6 +91,15 @@ impl Run {
             server: Family::V4,
             relayed: Family::V4,
             credentials: Credentials::LongTerm,
+            allocations: Allocations::One,
+            dont_fragment: false,
+        }
+    }
+
+    const fn dont_fragment(self) -> Run {
+        Run {
+            dont_fragment: true,
+            ..self
         }
     }
 
@@ -101,9 +125,25 @@ impl Run {
         }
     }
 
+    /// A second allocation for each client on the port above, by RESERVATION-TOKEN.
+    const fn rtcp(self) -> Run {
+        Run {
+            allocations: Allocations::Pair,
+            ..self
+        }
+    }
+
     const fn realm(self) -> Run {
         Run {
             credentials: Credentials::Realm,
+            ..self
+        }
+    }
+
+    /// Allocations in both families; it relays by the second.
+    const fn dual(self) -> Run {
+        Run {
+            allocations: Allocations::Dual,
             ..self
         }
     }
@@ -130,25 +170,34 @@ impl Run {
         if self.data == Data::Indications {
             add("-s");
         }
+        if self.dont_fragment {
+            add("-g");
+        }
         let relayed = address(self.relayed);
         match self.peer {
             Peer::Clients => add("-y"),
             Peer::Echo => add(&format!("-e {relayed} -r {echo_port}")),
         }
-        add(if self.relayed == Family::V6 {
-            "-x"
-        } else {
-            "-X"
-        });
+        match (self.allocations, self.relayed) {
+            (Allocations::Dual, _) => {}
+            (_, Family::V4) => add("-X"),
+            (_, Family::V6) => add("-x"),
+        }
         add(&match self.credentials {
             Credentials::LongTerm => format!("-u {USER} -w {PASSWORD}"),
             Credentials::Secret => format!("-u bob -W {SECRET}"),
             Credentials::Token => "-J".to_owned(),
             Credentials::Realm => format!("-u {USER}@{OTHER_REALM} -w {OTHER_PASSWORD}"),
         });
-        // -c: no second, RTCP, allocation for each client.
+        add(match self.allocations {
+            // No second, RTCP, allocation for each client.
+            Allocations::One => "-c",
+            Allocations::Pair => "-v",
+            // An IPv6 peer is reached through the second address: without -x nothing else asks for it.
+            Allocations::Dual => "-Z",
+        });
         add(&format!(
-            "-c -n {messages} -m {clients} -z {interval} -l 200 -p {server_port}"
+            "-n {messages} -m {clients} -z {interval} -l 200 -p {server_port}"
         ));
         add(address(self.server));
         arguments
@@ -209,7 +258,11 @@ fn check(test: &str, case: Run) {
         "uclient {line}: {status:?}\n{output}"
     );
     let (messages, clients, _) = case.load();
-    let total = messages * clients;
+    let total = match (case.allocations, case.peer) {
+        // RTCP goes between clients only.
+        (Allocations::Pair, Peer::Clients) => 2 * messages * clients,
+        _ => messages * clients,
+    };
     let received = format!("tot_send_msgs={total}, tot_recv_msgs={total}");
     assert!(
         output.contains(&received),
@@ -233,6 +286,10 @@ fn check(test: &str, case: Run) {
                 && metrics.sum("turn_relayed_bytes_total", &labels) == 200.0 * packets
         })
     });
+    if case.transport == Transport::Udp && case.allocations == Allocations::Dual {
+        // It has one family or the other deleted, by chance, and forgets the rest.
+        return;
+    }
     let transport = match case.transport {
         Transport::Udp => "udp",
         Transport::Dtls => "dtls",
@@ -280,6 +337,13 @@ cases! {
     ipv6_clients_of_ipv4_relay: Run::new(Udp, Channels, Clients).server(V6);
     ipv6_everywhere_to_echo_peer: Run::new(Udp, Indications, Echo).server(V6).relayed(V6);
     ipv6_tcp_to_ipv6_relay: Run::new(Tcp, Channels, Echo).server(V6).relayed(V6);
+    rtcp_on_the_port_above_between_clients: Run::new(Udp, Channels, Clients).rtcp();
+    rtcp_on_the_port_above_over_tcp: Run::new(Tcp, Indications, Echo).rtcp();
+    both_families_to_ipv6_echo_peer: Run::new(Udp, Channels, Echo).relayed(V6).dual();
+    both_families_to_ipv6_echo_peer_over_tcp: Run::new(Tcp, Indications, Echo).relayed(V6).dual();
+    udp_dont_fragment_to_echo_peer: Run::new(Udp, Indications, Echo).dont_fragment();
+    tcp_dont_fragment_to_echo_peer: Run::new(Tcp, Indications, Echo).dont_fragment();
+    dont_fragment_to_ipv6_peer: Run::new(Udp, Indications, Echo).relayed(V6).dont_fragment();
     secret_over_udp: Run::new(Udp, Channels, Clients).secret();
     secret_over_tcp: Run::new(Tcp, Channels, Clients).secret();
     secret_over_tls: Run::new(Tls, Channels, Echo).secret();

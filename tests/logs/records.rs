@@ -194,6 +194,7 @@ fn ended(slot: u32) -> Ended {
             transport: Transport::Udp,
             client: "198.51.100.7:4000".parse().unwrap(),
             relayed: "203.0.113.7:50000".parse().unwrap(),
+            additional: None,
             created_unix: now.unix,
             created: now.mono,
             expires_unix: now.unix,

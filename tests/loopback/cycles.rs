@@ -194,7 +194,7 @@ fn the_core_is_empty_after_allocations_that_came_and_went() {
             failed += 1;
         } else {
             let relayed = SocketAddr::new(RELAY_V4.parse().unwrap(), port);
-            (world.server).handle_relay_opened(world.now, id, Ok(RelayedAddress(relayed)));
+            (world.server).handle_relay_opened(world.now, id, Ok(RelayedAddress(relayed).into()));
             world.drain();
             live.push((id, ip, wanted, port));
             world.input(from, bind);

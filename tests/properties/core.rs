@@ -102,6 +102,9 @@ fn the_operations_reach_every_verdict_and_answer() {
         "drop NoChannel when late",
         "retransmitted allocate",
         "handed over",
+        "allocated in both families",
+        "allocated in one family of two",
+        "reserved",
     ] {
         assert!(
             reach.0.contains(expected),

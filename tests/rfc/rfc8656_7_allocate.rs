@@ -6,7 +6,7 @@ use stun::attributes::*;
 use stun::message::METHOD_ALLOCATE;
 
 use turnix::base::Family;
-use turnix::turn::{EndReason, OpenError, Settings};
+use turnix::turn::{DefaultFamily, EndReason, OpenError, Protocol, Settings};
 
 use crate::common::wire::{Reply, Request, Signer};
 use crate::common::world::{USER, World, access_settings, addr, secs, seed, tcp, udp};
@@ -187,23 +187,60 @@ fn rfc8656_7_2_address_families() {
 }
 
 #[test]
+fn rfc8656_7_2_the_family_of_clients_that_name_none() {
+    let of_client = |families: &[Family], default_family| {
+        let settings = Settings {
+            protocol: Protocol {
+                default_family,
+                ..Protocol::default()
+            },
+            ..Settings::default()
+        };
+        let mut seed = seed();
+        seed.families = families.to_vec();
+        let mut world = World::with(settings, &access_settings(), seed);
+        ["192.0.2.7:1", "[2a00::7]:2", "[::ffff:192.0.2.7]:3"].map(|client| {
+            let alice = world.alice(udp(client));
+            let reply = world.ask(udp(client), &Request::allocate().sign(&alice));
+            match reply.code() {
+                0 => Ok(Family::of(reply.relayed().ip())),
+                code => Err(code),
+            }
+        })
+    };
+    let (v4, v6) = (Ok(Family::V4), Ok(Family::V6));
+    let both = [Family::V4, Family::V6];
+    assert_eq!(of_client(&both, DefaultFamily::Ipv4), [v4, v4, v4]);
+    assert_eq!(of_client(&both, DefaultFamily::SameAsClient), [v4, v6, v4]);
+    let only = [Family::V4];
+    assert_eq!(of_client(&only, DefaultFamily::SameAsClient), [v4, v4, v4]);
+    let only = [Family::V6];
+    let none = Err(440);
+    assert_eq!(
+        of_client(&only, DefaultFamily::SameAsClient),
+        [none, v6, none]
+    );
+    assert_eq!(of_client(&only, DefaultFamily::Ipv4), [none, none, none]);
+}
+
+#[test]
 fn rfc8656_7_2_attributes_not_offered_are_420() {
-    let mut world = World::new();
+    let settings = Settings {
+        protocol: Protocol {
+            dont_fragment: false,
+            ..Protocol::default()
+        },
+        ..Settings::default()
+    };
+    let mut world = World::with(settings, &access_settings(), seed());
     let alice = world.alice(udp(CLIENT));
-    for (kind, value) in [
-        (ATTR_DONT_FRAGMENT, &[][..]),
-        (ATTR_RESERVATION_TOKEN, &[0; 8]),
-    ] {
-        let reply = world.ask(
-            udp(CLIENT),
-            &Request::allocate().attr(kind.0, value).sign(&alice),
-        );
-        assert_eq!(reply.code(), 420);
-        assert_eq!(
-            reply.attr(ATTR_UNKNOWN_ATTRIBUTES).unwrap(),
-            kind.0.to_be_bytes()
-        );
-    }
+    let request = Request::allocate().attr(ATTR_DONT_FRAGMENT.0, &[]);
+    let reply = world.ask(udp(CLIENT), &request.sign(&alice));
+    assert_eq!(reply.code(), 420);
+    assert_eq!(
+        reply.attr(ATTR_UNKNOWN_ATTRIBUTES).unwrap(),
+        ATTR_DONT_FRAGMENT.0.to_be_bytes()
+    );
 }
 
 #[test]
@@ -211,7 +248,7 @@ fn rfc8656_7_2_even_port() {
     let mut world = World::new();
     for (value, code, even) in [
         (&[0][..], 0, Some(true)),
-        (&[0x80], 508, None),
+        (&[0x80], 0, Some(true)),
         (&[], 400, None),
         (&[0, 0], 400, None),
     ] {

@@ -15,6 +15,7 @@ use turnix::base::{Family, FiveTuple, ListenerId, Now, RelayedAddress, Transport
 use turnix::turn::{
     AllocationId, EndReason, Forward, FromPeer, OpenError, Output, Path, Server, Settings,
 };
+use turnix::wire::Icmp;
 
 use super::Reach;
 use super::input::Input;
@@ -39,15 +40,32 @@ const OFFER: usize = 28;
 struct Held {
     id: AllocationId,
     tuple: FiveTuple,
-    family: Family,
+    /// Families in which a relay was asked for, and when what it is there for ends.
+    relays: HashMap<Family, Ms>,
+    /// The relay that is waited for.
+    opening: Option<Family>,
+    /// Those that were opened, in order.
+    opened: Vec<SocketAddr>,
     /// The request that asked for it.
     request: Vec<u8>,
-    relayed: Option<SocketAddr>,
-    ends: Ms,
+    /// It was answered.
+    answered: bool,
     permissions: HashMap<IpAddr, Ms>,
     channels: HashMap<u16, (SocketAddr, Ms)>,
     /// Packets to peers and to the client.
     packets: [u64; 2],
+}
+
+impl Held {
+    /// When the last of it ends.
+    fn ends(&self) -> Ms {
+        self.relays.values().copied().max().expect("a relay")
+    }
+
+    fn serves(&self, address: SocketAddr, now: Ms) -> bool {
+        let ends = self.relays.get(&Family::of(address.ip()));
+        self.answered && ends.is_some_and(|ends| now < *ends)
+    }
 }
 
 struct Ledger {
@@ -177,7 +195,7 @@ impl Ledger {
             23 => self.timeout(back),
             24 => {
                 let waiting: Vec<AllocationId> = (self.held.iter())
-                    .filter(|held| held.relayed.is_none())
+                    .filter(|held| held.opening.is_some())
                     .map(|held| held.id)
                     .collect();
                 if !waiting.is_empty() {
@@ -192,8 +210,14 @@ impl Ledger {
                 {
                     let now = self.tell(back);
                     let opened = RelayedAddress(SocketAddr::new(ip(RELAY_V4), 49_999));
-                    self.server.handle_relay_opened(now, id, Ok(opened));
-                    assert_eq!(self.server.poll_output(), Some(Output::CloseRelay { id }));
+                    self.server.handle_relay_opened(now, id, Ok(opened.into()));
+                    assert_eq!(
+                        self.server.poll_output(),
+                        Some(Output::CloseRelay {
+                            id,
+                            family: Family::V4
+                        })
+                    );
                     assert_eq!(self.server.poll_output(), None);
                     self.note("late open closed");
                 }
@@ -217,7 +241,12 @@ impl Ledger {
             28 => {
                 if let Some(id) = self.any_id(input) {
                     let now = self.tell(back);
-                    self.server.handle_relay_failed(now, id);
+                    let held = self.held.iter().find(|held| held.id == id);
+                    let has =
+                        |family: &Family| held.is_some_and(|held| held.relays.contains_key(family));
+                    let any = Family::ALL[input.below(2)];
+                    let family = if has(&any) { any } else { any.other() };
+                    self.server.handle_relay_failed(now, id, family);
                     self.drain(None, false, Some(EndReason::RelayFailed));
                 }
             }
@@ -290,7 +319,8 @@ impl Ledger {
                 let request = self.with_id(m::METHOD_ALLOCATE, m::CLASS_REQUEST);
                 let request = request.attr(ATTR_REQUESTED_TRANSPORT.0, &[17, 0, 0, 0]);
                 let request = match choice / 16 % 4 {
-                    0 => request.family(2),
+                    0 if choice & 64 == 0 => request.family(2),
+                    0 => request.attr(0x8000, &[2, 0, 0, 0]),
                     1 => request.lifetime(input.one_of(&[0, 1, 700, 3600, u32::MAX])),
                     _ => request,
                 };
@@ -389,6 +419,7 @@ impl Ledger {
                 allocation,
                 peer,
                 payload,
+                dont_fragment: _,
             } => {
                 let payload = &bytes[payload.start.into()..payload.end.into()];
                 let address = peer.address();
@@ -427,9 +458,11 @@ impl Ledger {
         let (latest, stricter) = (self.latest, self.stricter);
         let held = (self.held.iter_mut().find(|held| held.id == id)).expect("an allocation");
         assert_eq!(held.tuple, from, "it is another client's");
-        assert!(held.relayed.is_some(), "it was never answered");
-        assert!(latest < held.ends, "it is over");
-        assert_eq!(Family::of(address.ip()), held.family);
+        assert!(held.answered, "it was never answered");
+        assert!(
+            held.serves(address, latest),
+            "it is over, or in the other family"
+        );
         held.packets[0] += 1;
         let what = if bytes[0] & 0xC0 == 0x40 {
             let number = u16::from_be_bytes([bytes[0], bytes[1]]);
@@ -465,6 +498,7 @@ impl Ledger {
         };
         let address = peer(input);
         let length = match input.byte() {
+            253 => return self.icmp(input, id, address, back),
             254 => 65_500 + input.below(60),
             255 => 1200,
             length => usize::from(length % 9),
@@ -482,7 +516,7 @@ impl Ledger {
                 let held = (self.held.iter_mut().find(|held| held.id == id))
                     .expect("to the client of an allocation");
                 assert_eq!(held.tuple, five_tuple);
-                assert!(latest < held.ends && held.relayed.is_some());
+                assert!(held.serves(address, latest));
                 let until = held.permissions.get(&address.ip()).copied();
                 assert!(until.is_some_and(|until| latest < until), "no permission");
                 held.packets[1] += 1;
@@ -515,6 +549,42 @@ impl Ledger {
         assert_eq!(self.server.poll_output(), None, "peers get no answers");
     }
 
+    /// An ICMP error about what was sent to a peer, or was not.
+    fn icmp(&mut self, input: &mut Input<'_>, id: AllocationId, peer: SocketAddr, back: Ms) {
+        let icmp = Icmp {
+            kind: input.byte() % 16,
+            code: input.byte(),
+            data: input.word().into(),
+        };
+        let now = self.tell(back);
+        self.server.handle_icmp(now, id, peer, icmp);
+        let what = match self.server.poll_output() {
+            None => "icmp error kept",
+            Some(Output::ToClient {
+                five_tuple,
+                message,
+            }) => {
+                let held = (self.held.iter().find(|held| held.id == id))
+                    .expect("to the client of an allocation");
+                assert_eq!(held.tuple, five_tuple);
+                assert!(self.latest < held.ends && held.relayed.is_some());
+                let until = held.permissions.get(&peer.ip()).copied();
+                assert!(
+                    until.is_some_and(|until| self.latest < until),
+                    "no permission"
+                );
+                assert!(!self.stricter || !is_refused(peer, true));
+                let reply = Reply::parse(&message);
+                assert_eq!((reply.0.typ.value(), reply.peer()), (0x0017, peer));
+                assert!(reply.attr(ATTR_DATA).is_none() && message.len() <= 56);
+                "icmp error told"
+            }
+            other => panic!("{other:?} for an ICMP error"),
+        };
+        assert_eq!(self.server.poll_output(), None, "one message at most");
+        self.note(what);
+    }
+
     fn timeout(&mut self, back: Ms) {
         let now = self.tell(back);
         self.server.handle_timeout(now);
@@ -523,14 +593,16 @@ impl Ledger {
         assert!(next.is_none_or(|at| at > now.mono && at > latest), "law 1");
         self.drain(None, false, None);
         for held in &self.held {
-            assert!(self.latest < held.ends, "a timer was missed");
+            let mut ends = held.relays.values();
+            assert!(ends.all(|ends| self.latest < *ends), "a timer was missed");
         }
     }
 
     /// The outcome of a relay that was asked for.
     fn open(&mut self, id: AllocationId, outcome: u8, back: Ms) {
         let at = (self.held.iter().position(|held| held.id == id)).expect("it is asked for");
-        let (tuple, family) = (self.held[at].tuple, self.held[at].family);
+        let tuple = self.held[at].tuple;
+        let family = self.held[at].opening.take().expect("it is waited for");
         let ip = match family {
             Family::V4 => ip(RELAY_V4),
             Family::V6 => ip(RELAY_V6),
@@ -542,29 +614,52 @@ impl Ledger {
         };
         self.next_port = self.next_port.checked_add(1).unwrap_or(50_000);
         let now = self.tell(back);
-        self.server.handle_relay_opened(now, id, opened);
-        let Some(Output::ToClient {
-            five_tuple,
-            message,
-        }) = self.server.poll_output()
-        else {
-            panic!("an Allocate is answered once its relay is open or cannot be");
-        };
+        self.server
+            .handle_relay_opened(now, id, opened.map(Into::into));
+        let held = &mut self.held[at];
+        match opened {
+            Ok(RelayedAddress(address)) => held.opened.push(address),
+            Err(_) => drop(held.relays.remove(&family)),
+        }
+        let output = self.server.poll_output();
         assert_eq!(self.server.poll_output(), None);
+        let (five_tuple, message) = match output {
+            Some(Output::ToClient {
+                five_tuple,
+                message,
+            }) => (five_tuple, message),
+            Some(Output::OpenRelay {
+                id: other,
+                family: second,
+                reserve: false,
+                token: None,
+                ..
+            }) => {
+                // Both families: one after the other.
+                assert_eq!((other, family, second), (id, Family::V4, Family::V6));
+                held.relays.insert(second, Ms::MAX);
+                held.opening = Some(second);
+                return;
+            }
+            other => panic!("{other:?}, though its relay is open or cannot be"),
+        };
         assert_eq!(five_tuple, tuple);
         let reply = Reply::parse(&message);
-        match opened {
-            Ok(RelayedAddress(address)) => {
-                assert_eq!((reply.code(), reply.relayed()), (0, address));
+        let opened = held.opened.clone();
+        match opened.first() {
+            Some(_) => {
+                assert_eq!((reply.code(), reply.all_relayed()), (0, opened));
                 let secs = u64::from(reply.lifetime());
                 assert!(
                     (1..=model::MAX_LIFETIME_SECS).contains(&secs),
                     "600 and more, but for a visit"
                 );
-                self.held[at].relayed = Some(address);
-                self.held[at].ends = self.latest + 1000 * secs;
+                held.answered = true;
+                let ends = self.latest + 1000 * secs;
+                held.relays.values_mut().for_each(|known| *known = ends);
             }
-            Err(_) => {
+            None => {
+                assert_ne!(reply.code(), 0);
                 self.held.remove(at);
             }
         }
@@ -576,9 +671,9 @@ impl Ledger {
         &mut self,
         asked: Option<(FiveTuple, &[u8], bool)>,
         proven: bool,
-        ends: Option<EndReason>,
+        ends_by: Option<EndReason>,
     ) -> Option<AllocationId> {
-        let most = (2 + Settings::default().connections_per_allocation) * self.held.len() + 2;
+        let most = (3 + Settings::default().connections_per_allocation) * self.held.len() + 2;
         let mut closed: Vec<Held> = Vec::new();
         let mut opening = None;
         let mut answers = 0;
@@ -587,20 +682,35 @@ impl Ledger {
             count += 1;
             assert!(count <= most, "law 4");
             match output {
-                Output::CloseRelay { id } => {
+                Output::CloseRelay { id, family } => {
                     let at = self.held.iter().position(|held| held.id == id);
-                    closed.push(self.held.remove(at.expect("closed once")));
+                    let at = at.expect("an allocation's");
+                    let held = &mut self.held[at];
+                    if held.relays.len() > 1 {
+                        // What hangs off it goes with it.
+                        let ends = held.relays.remove(&family).expect("closed once");
+                        let ours = |ip: &IpAddr| Family::of(*ip) != family;
+                        held.permissions.retain(|ip, _| ours(ip));
+                        held.channels.retain(|_, (bound, _)| ours(&bound.ip()));
+                        let asked = proven && asked.is_some_and(|(from, ..)| from == held.tuple);
+                        // What waits for its answer may end earlier than it is known to.
+                        let over = ends <= self.latest || !held.answered;
+                        assert!(asked || over || ends_by.is_some());
+                        continue;
+                    }
+                    assert!(held.relays.contains_key(&family), "closed once");
+                    closed.push(self.held.remove(at));
                 }
                 Output::Ended(ended) => {
                     let last = closed.last().expect("closed, then the last word");
                     assert_eq!(last.id, ended.view.id);
-                    assert!(last.relayed.is_some(), "it was never answered");
+                    assert!(last.answered, "it was never answered");
                     match ended.reason {
-                        EndReason::Expired => assert!(self.latest >= last.ends, "too early"),
+                        EndReason::Expired => assert!(self.latest >= last.ends(), "too early"),
                         EndReason::Released => {
                             assert!(proven && asked.is_some_and(|(from, ..)| from == last.tuple));
                         }
-                        reason => assert_eq!(Some(reason), ends),
+                        reason => assert_eq!(Some(reason), ends_by),
                     }
                     let packets = ended.view.traffic.map(|traffic| traffic.packets);
                     assert_eq!(packets, last.packets, "the last word on its traffic");
@@ -633,10 +743,14 @@ impl Ledger {
                     self.held.push(Held {
                         id,
                         tuple: from,
-                        family,
+                        relays: HashMap::from([(
+                            family,
+                            self.latest + 1000 * model::MAX_LIFETIME_SECS,
+                        )]),
+                        opening: Some(family),
+                        opened: Vec::new(),
                         request: bytes.to_vec(),
-                        relayed: None,
-                        ends: self.latest + 1000 * model::MAX_LIFETIME_SECS,
+                        answered: false,
                         permissions: HashMap::new(),
                         channels: HashMap::new(),
                         packets: [0; 2],
@@ -707,21 +821,35 @@ impl Ledger {
             assert!(method == m::METHOD_REFRESH && released && reply.lifetime() == 0);
             return;
         };
-        assert!(held.relayed.is_some() && latest < held.ends);
+        assert!(held.answered && latest < held.ends());
         match method {
             // The same answer to the same request.
             m::METHOD_ALLOCATE => {
                 assert_eq!(held.request[8..20], bytes[8..20]);
-                assert_eq!(Some(reply.relayed()), held.relayed);
+                let there = |at: &SocketAddr| held.relays.contains_key(&Family::of(at.ip()));
+                let opened: Vec<_> = held.opened.iter().copied().filter(there).collect();
+                assert_eq!(reply.all_relayed(), opened);
                 self.note("retransmitted allocate");
             }
             m::METHOD_REFRESH => {
                 let secs = u64::from(reply.lifetime());
+                let family = attributes(bytes)
+                    .find(|(kind, _)| *kind == ATTR_REQUESTED_ADDRESS_FAMILY.0)
+                    .map(|(_, value)| Family::ALL[usize::from(value[0]) - 1]);
+                if secs == 0 {
+                    let gone = family.expect("one of two has gone");
+                    assert!(!held.relays.contains_key(&gone));
+                    return;
+                }
                 assert!(
                     (1..=model::MAX_LIFETIME_SECS).contains(&secs),
                     "600 and more, but for a visit"
                 );
-                held.ends = latest + 1000 * secs;
+                for (of, ends) in &mut held.relays {
+                    if family.is_none_or(|family| family == *of) {
+                        *ends = latest + 1000 * secs;
+                    }
+                }
             }
             m::METHOD_CREATE_PERMISSION => {
                 for peer in peers_of(bytes) {
@@ -733,8 +861,8 @@ impl Ledger {
                 let number = number.expect("CHANNEL-NUMBER").1;
                 let number = u16::from_be_bytes([number[0], number[1]]);
                 let address = *peers_of(bytes).first().expect("XOR-PEER-ADDRESS");
-                let (stricter, family) = (self.stricter, held.family);
-                assert!(!is_refused(address, stricter) && Family::of(address.ip()) == family);
+                let served = held.relays.contains_key(&Family::of(address.ip()));
+                assert!(!is_refused(address, self.stricter) && served);
                 let elsewhere = |(other, (bound, until)): (&u16, &(SocketAddr, Ms))| {
                     latest < *until && (*other == number) != (*bound == address)
                 };
@@ -803,7 +931,7 @@ impl Ledger {
         assert_eq!(self.server.len(), self.held.len());
         assert!(self.held.len() <= sources().len());
         assert_eq!(self.server.poll_timeout().is_none(), self.held.is_empty());
-        let live = self.held.iter().filter(|held| held.relayed.is_some());
+        let live = self.held.iter().filter(|held| held.answered);
         let counted: u64 = self.server.stats().live.as_flattened().iter().sum();
         assert_eq!(counted, live.clone().count() as u64);
         for held in &self.held {
@@ -820,7 +948,10 @@ impl Ledger {
         for held in live {
             let view = views.iter().find(|view| view.id == held.id);
             let view = view.expect("a view of it");
-            assert_eq!(Some(view.relayed), held.relayed);
+            let there = |at: &SocketAddr| held.relays.contains_key(&Family::of(at.ip()));
+            let opened = held.opened.iter().copied().filter(there);
+            let seen = std::iter::once(view.relayed).chain(view.additional);
+            assert!(opened.eq(seen));
             assert_eq!(view.client, held.tuple.client());
             assert!(view.permissions <= model::MAX_PERMISSIONS);
             assert!(view.channels <= model::MAX_CHANNELS);

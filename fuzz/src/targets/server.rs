@@ -134,12 +134,20 @@ fn family(input: &mut Input<'_>) -> Option<u8> {
 fn request(input: &mut Input<'_>) -> Operation {
     let client = client(input);
     let kind = match input.byte() % 16 {
-        0..=4 => Kind::Allocate {
-            transport: [Some(17), Some(17), Some(17), Some(17), Some(6), None][input.below(6)],
-            family: family(input),
-            lifetime: lifetime(input),
-            even: [None, None, None, None, Some(false), Some(true)][input.below(6)],
-        },
+        0..=4 => {
+            let transport = [Some(17), Some(17), Some(17), Some(17), Some(6), None][input.below(6)];
+            let (family, lifetime) = (family(input), lifetime(input));
+            // One draw for all three, so that inputs that were found mean what they meant.
+            let beside = usize::from(input.byte());
+            Kind::Allocate {
+                transport,
+                family,
+                lifetime,
+                even: [None, None, None, None, Some(false), Some(true)][beside % 6],
+                dual: beside / 6 % 8 == 7,
+                token: (beside / 6 % 8 == 6).then_some(7),
+            }
+        }
         5..=6 => Kind::Refresh {
             lifetime: lifetime(input),
             family: family(input),

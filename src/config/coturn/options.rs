@@ -210,7 +210,7 @@ pub(super) const OPTIONS: &[Known] = &[
     option(
         "keep-address-family",
         Some('K'),
-        Plan::Never("a client that asks for no family gets IPv4 (RFC 8656 §7.2)"),
+        Plan::Taken(t::keep_family),
     ),
     option(
         "allocation-default-address-family",

@@ -171,10 +171,13 @@ pub(super) fn sock_buf_size(t: &mut Translation<'_>, line: &Line<'_>) -> Verdict
     }
 }
 
-pub(super) fn default_family(_: &mut Translation<'_>, line: &Line<'_>) -> Verdict {
+pub(super) fn default_family(t: &mut Translation<'_>, line: &Line<'_>) -> Verdict {
     match line.value {
         "ipv4" => Verdict::idle("a client that asks for no family gets IPv4"),
-        _ => Verdict::refused("a client that asks for no family gets IPv4 (RFC 8656 §7.2)"),
+        "keep" => same_as_client(t, line),
+        _ => Verdict::refused(
+            "a client that asks for no family gets IPv4 (RFC 8656 §7.2), or that of its own address",
+        ),
     }
 }
 
@@ -182,6 +185,19 @@ pub(super) fn no_tcp_relay(t: &mut Translation<'_>, line: &Line<'_>) -> Verdict 
     const KEY: &str = "protocol.tcp_allocations";
     t.draft.set(KEY, "false", line.note());
     Verdict::mapped(KEY)
+}
+
+pub(super) fn keep_family(t: &mut Translation<'_>, line: &Line<'_>) -> Verdict {
+    match is_on(line.value) {
+        Some(false) => Verdict::idle("switched off"),
+        _ => same_as_client(t, line),
+    }
+}
+
+fn same_as_client(t: &mut Translation<'_>, line: &Line<'_>) -> Verdict {
+    const KEY: &str = "protocol.default_family";
+    t.draft.set_text(KEY, "same-as-client", line.note());
+    Verdict::new(Outcome::Mapped, &[KEY], "")
 }
 
 pub(super) fn user(t: &mut Translation<'_>, line: &Line<'_>) -> Verdict {

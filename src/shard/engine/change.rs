@@ -3,6 +3,7 @@
 use crate::base::{Clock, ListenerId};
 use crate::net::UdpSocket;
 use crate::shard::change::{ListenerSlot, ShardChange};
+use crate::shard::relays::Reports;
 use crate::turn::EndReason;
 
 use super::{Endpoint, GATHER, LISTENER, Listener, Shard, Speaks, Trains};
@@ -34,6 +35,11 @@ impl Shard {
         let families = (self.relays).change(change.relay_buffer_bytes, change.relays);
         if let Some(families) = families {
             self.server.set_families(families);
+        }
+        let reports = Reports::of(&change.turn.protocol);
+        self.relays.set_reports(reports);
+        for listener in self.listeners.iter().flatten() {
+            listener.socket.report_tos(reports.tos);
         }
         self.server.set_bandwidth(now, change.turn.bandwidth);
         self.settle_vantages(&change.turn.protocol.nat_discovery);
@@ -101,6 +107,7 @@ impl Shard {
 
 impl Listener {
     pub(super) fn new(socket: UdpSocket, speaks: Speaks) -> Self {
+        socket.let_fragment();
         Self {
             socket,
             outgoing: Vec::with_capacity(GATHER),

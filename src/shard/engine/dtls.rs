@@ -2,7 +2,7 @@
 //! such a client becomes records.
 
 use crate::base::{Clock, FiveTuple, Now, Pii, Transport};
-use crate::net::{HEADROOM, SendFault};
+use crate::net::{HEADROOM, IpFields, SendFault};
 use crate::shard::dtls::{Greeting, Sessions, Speaks};
 use crate::stream::dtls::{ClientHello, DATA_BYTES, Event, Over, is_dtls};
 use crate::turn::DropReason;
@@ -226,6 +226,7 @@ impl Shard {
                     start: HEADROOM,
                     length: 0,
                     room: 0,
+                    fields: IpFields::default(),
                 };
                 self.run_session(now, five_tuple, nowhere);
             }

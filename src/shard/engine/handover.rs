@@ -3,12 +3,12 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use crate::base::{Clock, Now, Transport};
+use crate::base::{Clock, Family, Now, Transport};
 use crate::shard::handover::{
     ListenerImage, Listeners, Part, Record, RelayImage, RelaySockets, Rest, SOCKETS_PER_RECORD,
     Sink, Sockets, StreamImage, StreamSockets, encode,
 };
-use crate::turn::{EndReason, Tenant};
+use crate::turn::EndReason;
 
 use super::{Endpoint, Shard};
 
@@ -50,7 +50,8 @@ impl Shard {
             segmentation_fallbacks: self.segmentation_fallbacks,
             stays: (self.server.tenants())
                 .filter(|tenant| stays(tenant.five_tuple.transport()))
-                .filter_map(|tenant| Some(self.relays.get(tenant.id)?.socket.local_addr()))
+                .flat_map(|tenant| tenant.relays())
+                .filter_map(|(id, family)| Some(self.relays.get(id, family)?.socket.local_addr()))
                 .collect(),
             stays_tcp: (self.server.tenants())
                 .filter_map(|tenant| self.connections.listener_of(tenant.id))
@@ -61,24 +62,33 @@ impl Shard {
         sink.put(Record::Snapshot, &snapshot, &[])?;
         let mut relays = Vec::with_capacity(SOCKETS_PER_RECORD);
         let mut sockets: Vec<BorrowedFd<'_>> = Vec::with_capacity(SOCKETS_PER_RECORD);
+        let mut additional = Vec::new();
         let mut tenants = (self.server.tenants())
             .filter(|tenant| tenant.moves && moves(tenant.five_tuple.transport()))
-            .filter_map(|tenant| Some((tenant.id, self.relays.get(tenant.id)?)))
+            .flat_map(|tenant| {
+                let first = tenant.families.first().copied();
+                (tenant.relays()).map(move |(id, family)| (id, family, Some(family) != first))
+            })
+            .filter_map(|(id, family, second)| {
+                Some((id, family, second, self.relays.get(id, family)?))
+            })
             .peekable();
-        while let Some((id, relay)) = tenants.next() {
-            relays.push(RelayImage {
+        while let Some((id, family, second, relay)) = tenants.next() {
+            let images = if second { &mut additional } else { &mut relays };
+            images.push(RelayImage {
                 slot: id.slot,
                 generation: id.generation,
                 local: relay.socket.local_addr(),
                 took_trains: relay.socket.took_trains(),
                 even_port: relay.is_even(),
-                external: self.relays.relayed(id).map(|relayed| relayed.ip()),
+                external: (self.relays.relayed(id, family)).map(|relayed| relayed.ip()),
             });
             sockets.push(relay.socket.as_fd());
-            if relays.len() == SOCKETS_PER_RECORD || tenants.peek().is_none() {
+            if sockets.len() == SOCKETS_PER_RECORD || tenants.peek().is_none() {
                 let record = RelaySockets {
                     shard: self.index,
                     relays: std::mem::take(&mut relays),
+                    additional: std::mem::take(&mut additional),
                 };
                 sink.put(Record::Relays, &encode(&record)?, &sockets)?;
                 sockets.clear();
@@ -139,7 +149,7 @@ impl Shard {
         self.relays.abroad = start.abroad;
         let tenants: Vec<_> = self.server.tenants().collect();
         for tenant in tenants {
-            let Tenant { id, five_tuple, .. } = tenant;
+            let (id, five_tuple) = (tenant.id, tenant.five_tuple);
             let endpoint = self.endpoints.get(usize::from(five_tuple.listener().0));
             let served = match endpoint {
                 Some(Endpoint::Udp { socket, .. }) => *socket < self.listeners.len(),
@@ -148,20 +158,22 @@ impl Shard {
                 }
                 Some(Endpoint::Free) | None => false,
             };
-            let relay = start.relays.remove(&id);
-            let settled = relay.map(|settled| self.relays.adopt(tenant, settled, &self.poller));
-            match settled {
-                Some(Ok(())) if served => {}
-                Some(Ok(())) => {
-                    let reason = match five_tuple.transport() {
-                        Transport::Udp => EndReason::ListenerClosed,
-                        Transport::Tcp | Transport::Tls | Transport::Dtls => {
-                            EndReason::ClientClosed
-                        }
-                    };
-                    self.server.end_allocation(now, id, reason);
+            let mut arrived = false;
+            for (id, family) in tenant.relays() {
+                let relay = start.relays.remove(&(id, family));
+                let adopted =
+                    relay.map(|settled| self.relays.adopt(&tenant, settled, &self.poller));
+                match adopted {
+                    Some(Ok(())) => arrived = true,
+                    Some(Err(_)) | None => self.server.handle_relay_failed(now, id, family),
                 }
-                Some(Err(_)) | None => self.server.handle_relay_failed(now, id),
+            }
+            if arrived && !served {
+                let reason = match five_tuple.transport() {
+                    Transport::Udp => EndReason::ListenerClosed,
+                    Transport::Tcp | Transport::Tls | Transport::Dtls => EndReason::ClientClosed,
+                };
+                self.server.end_allocation(now, id, reason);
             }
         }
         if !start.relays.is_empty() {
@@ -184,7 +196,9 @@ impl Shard {
     pub(in crate::shard) fn leave(&mut self) -> u64 {
         self.end_sessions(|_| true);
         for id in self.server.leave(moves) {
-            self.relays.hand_over(id, &self.poller);
+            for family in Family::ALL {
+                self.relays.hand_over(id, family, &self.poller);
+            }
         }
         for listener in self.listeners.iter().flatten() {
             // Closing alone would not do: the other process has the same socket open.

@@ -9,10 +9,10 @@ use stun::attributes::*;
 use stun::fingerprint::FINGERPRINT;
 use stun::message as m;
 use turnix::access::{Access, rest};
-use turnix::base::{FiveTuple, ListenerId, Now, RelayedAddress, Secret, Transport};
+use turnix::base::{Family, FiveTuple, ListenerId, Now, RelayedAddress, Secret, Transport};
 use turnix::turn::{
-    AllocationId, DropReason, EndReason, Forward, FromPeer, OpenError, Output, Path, Protocol,
-    Seed, Server, Settings, Snapshot,
+    AllocationId, DropReason, EndReason, Forward, FromPeer, OpenError, Opened, Output, Path,
+    Protocol, Seed, Server, Settings, Snapshot,
 };
 use turnix::wire::attribute;
 
@@ -64,7 +64,7 @@ pub struct Harness {
     tally: Tally,
     ids: Vec<AllocationId>,
     /// Allocations for which the caller holds a socket or was asked for one.
-    sockets: Vec<usize>,
+    sockets: Vec<(usize, u8)>,
     nonces: [Option<(String, u64)>; CLIENTS],
     last_allocate: [u64; CLIENTS],
     transactions: u64,
@@ -232,19 +232,36 @@ impl Harness {
                 let opened = self.request(client, kind, signature, extra, back);
                 if let Some(number) = opened {
                     self.open(number, opening, back);
+                    // The second family's is asked for once the first is answered.
+                    let half = |model: &Model| {
+                        let one = model.of_client(client);
+                        one.is_some_and(|one| one.number == number && one.relayed.is_none())
+                    };
+                    if !matches!(opening, Opening::Later) && half(&self.model) {
+                        let second = match number % 6 {
+                            0 => Opening::Quota,
+                            1 => Opening::Capacity,
+                            2 => Opening::Later,
+                            _ => Opening::Opens,
+                        };
+                        self.open(number, second, back);
+                    }
                 }
                 self.refill_nonce(client, signature);
             }
             Operation::OpenLater { which, outcome } => {
                 // One that is opening, or one whose allocation has gone while it was.
-                let waiting: Vec<usize> = (self.sockets.iter().copied())
+                let waiting: Vec<usize> = (self.sockets.iter().map(|(number, _)| *number))
                     .filter(|number| {
                         self.model
                             .allocations
                             .iter()
                             .any(|a| a.number == *number && a.relayed.is_none())
                     })
-                    .chain((0..self.ids.len()).filter(|number| !self.sockets.contains(number)))
+                    .chain(
+                        (0..self.ids.len())
+                            .filter(|number| !self.sockets.iter().any(|(held, _)| held == number)),
+                    )
                     .collect();
                 if !waiting.is_empty() {
                     self.open(waiting[which % waiting.len()], outcome, back);
@@ -378,16 +395,15 @@ impl Harness {
         let mut outputs = self.drain(most);
         // Several that end at once end in the order of their timers, which the model knows nothing of.
         let number = |event: &Event| match event {
-            Event::Close(number) => (*number, 0),
-            Event::Ended { allocation, .. } => (*allocation, 1),
+            Event::Close(number, family) => (*number, usize::from(*family)),
+            Event::Ended { allocation, .. } => (*allocation, 3),
             other => panic!("a timer caused {other:?}"),
         };
         for (at, event) in outputs.iter().enumerate() {
             if let Event::Ended { allocation, .. } = event {
                 let before = at.checked_sub(1).map(|before| &outputs[before]);
-                assert_eq!(
-                    before,
-                    Some(&Event::Close(*allocation)),
+                assert!(
+                    matches!(before, Some(Event::Close(closed, _)) if closed == allocation),
                     "closed, then the last word"
                 );
             }
@@ -520,14 +536,19 @@ impl Harness {
         match outcome {
             Ok(_) if orphan => {
                 self.reach.note("late open closed");
-                self.sockets.push(number);
+                self.sockets.push((number, family));
             }
-            Err(_) => self.sockets.retain(|socket| *socket != number),
+            Err(_) => self.sockets.retain(|socket| *socket != (number, family)),
             Ok(_) => {}
         }
         let now = self.tell(back);
         let id = self.ids[number];
-        let opened = outcome.map(RelayedAddress).map_err(|(error, _)| error);
+        let opened = outcome
+            .map(|relayed| Opened {
+                relayed: RelayedAddress(relayed),
+                token: (self.model.reserves(number)).then(|| model::token(number)),
+            })
+            .map_err(|(error, _)| error);
         self.server.handle_relay_opened(now, id, opened);
         self.twin.handle_relay_opened(now, id, opened);
         let expected = self
@@ -547,11 +568,18 @@ impl Harness {
         let number = which % self.ids.len();
         let id = self.ids[number];
         let now = self.tell(back);
-        let expected = self.model.end(self.latest, number, why);
+        let family = Family::ALL[(which / 7 + number) % 2];
+        let expected = match why {
+            Why::RelayFailed => {
+                let family = family as u8 + 1;
+                self.model.fail(self.latest, number, family, why)
+            }
+            _ => self.model.end(self.latest, number, why),
+        };
         match why {
             Why::RelayFailed => {
-                self.server.handle_relay_failed(now, id);
-                self.twin.handle_relay_failed(now, id);
+                self.server.handle_relay_failed(now, id, family);
+                self.twin.handle_relay_failed(now, id, family);
             }
             _ => {
                 let there = self
@@ -658,6 +686,7 @@ impl Harness {
                     allocation,
                     peer,
                     payload,
+                    dont_fragment: false,
                 } = forward
                 else {
                     panic!("{forward:?} instead of {expected:?}");
@@ -804,15 +833,28 @@ impl Harness {
                 scope: _,
                 client,
                 transport: _,
+                reserve,
+                token,
             } => {
-                assert!(!self.ids.contains(&id), "an id names one allocation ever");
-                let taken = self
-                    .sockets
-                    .iter()
-                    .any(|number| self.ids[*number].slot == id.slot);
+                let known = self.ids.iter().position(|known| *known == id);
+                let opening = |number: &usize| {
+                    let mut all = self.model.allocations.iter();
+                    all.any(|one| one.number == *number && one.relayed.is_none())
+                };
+                assert!(
+                    known.is_none_or(|number| opening(&number)),
+                    "an id names one allocation ever"
+                );
+                let taken = self.sockets.iter().any(|(number, of)| {
+                    let other = self.ids[*number] != id || *of == family as u8 + 1;
+                    self.ids[*number].slot == id.slot && other
+                });
                 assert!(!taken, "law 4: a slot is opened again before it was closed");
-                self.sockets.push(self.ids.len());
-                self.ids.push(id);
+                let number = known.unwrap_or(self.ids.len());
+                self.sockets.push((number, family as u8 + 1));
+                if known.is_none() {
+                    self.ids.push(id);
+                }
                 assert!(clients().iter().any(|tuple| tuple.client().ip() == client));
                 let users = self
                     .model
@@ -826,17 +868,19 @@ impl Harness {
                         .into_iter()
                         .find(|known| **known == *user)
                         .expect("a user"),
+                    reserve,
+                    token,
                 }
             }
             Output::ConnectPeer { .. } | Output::BindPeer { .. } | Output::ClosePeer { .. } => {
                 panic!("{output:?} without TCP allocations")
             }
-            Output::CloseRelay { id } => {
-                let number = self.number(id);
-                let held = self.sockets.iter().position(|socket| *socket == number);
+            Output::CloseRelay { id, family } => {
+                let socket = (self.number(id), family as u8 + 1);
+                let held = self.sockets.iter().position(|held| *held == socket);
                 self.sockets
                     .remove(held.expect("closed once, after it was asked for"));
-                Event::Close(number)
+                Event::Close(socket.0, socket.1)
             }
             Output::Ended(ended) => {
                 self.reach.note(format!("ended {:?}", ended.reason));
@@ -881,6 +925,15 @@ impl Harness {
             other => panic!("an answer to {other}"),
         };
         self.reach.note(format!("{method} {code}"));
+        if reply.all_relayed().len() == 2 {
+            self.reach.note("allocated in both families");
+        }
+        if reply.attr(AttrType(0x8001)).is_some() {
+            self.reach.note("allocated in one family of two");
+        }
+        if reply.attr(ATTR_RESERVATION_TOKEN).is_some() {
+            self.reach.note("reserved");
+        }
         let challenge = reply.attr(ATTR_NONCE).is_some();
         if challenge {
             assert_eq!(
@@ -913,9 +966,11 @@ impl Harness {
             challenge,
             fingerprint,
             lifetime: reply.attr(ATTR_LIFETIME).map(|_| reply.lifetime()),
-            relayed: reply
-                .attr(ATTR_XOR_RELAYED_ADDRESS)
-                .map(|_| reply.relayed()),
+            relayed: reply.all_relayed(),
+            lacks: (reply.attr(AttrType(0x8001)))
+                .map(|value| (value[0], u16::from(value[2]) * 100 + u16::from(value[3]))),
+            token: (reply.attr(ATTR_RESERVATION_TOKEN))
+                .map(|value| u64::from_be_bytes(value.try_into().expect("eight bytes"))),
         }
     }
 
@@ -984,11 +1039,9 @@ impl Harness {
         }
         let mut sockets = self.sockets.clone();
         sockets.sort_unstable();
-        let numbers: Vec<usize> = allocations
-            .iter()
-            .map(|allocation| allocation.number)
-            .collect();
-        assert_eq!(sockets, numbers, "one socket for each allocation");
+        let mut asked: Vec<_> = allocations.iter().flat_map(|one| one.sockets()).collect();
+        asked.sort_unstable();
+        assert_eq!(sockets, asked, "one socket for each relayed address");
         for number in 0..self.ids.len() {
             assert_eq!(
                 AllocationId::from_bits(self.ids[number].to_bits()),
@@ -1016,9 +1069,14 @@ impl Harness {
                 .expect("a view of it");
             assert_eq!(view.client, clients()[allocation.client].client());
             assert_eq!(Some(view.relayed), allocation.relayed);
+            let second = match allocation.second {
+                model::Second::Live(address, _) => Some(address),
+                _ => None,
+            };
+            assert_eq!(view.additional, second);
             assert_eq!(
                 view.expires_unix,
-                EPOCH + Duration::from_millis(allocation.ends)
+                EPOCH + Duration::from_millis(allocation.ends_last())
             );
             let permissions = allocation
                 .permissions
@@ -1066,6 +1124,8 @@ fn encode(request: &model::Request, signer: Option<&Signer>) -> Vec<u8> {
             family,
             lifetime,
             even,
+            dual,
+            token,
         } => {
             let built = with(
                 start(m::METHOD_ALLOCATE),
@@ -1073,6 +1133,9 @@ fn encode(request: &model::Request, signer: Option<&Signer>) -> Vec<u8> {
                 ATTR_REQUESTED_TRANSPORT,
             );
             let built = with(built, family.map(word), ATTR_REQUESTED_ADDRESS_FAMILY);
+            let built = with(built, dual.then(|| word(2)), AttrType(0x8000));
+            let token = token.map(|token| token.to_be_bytes().to_vec());
+            let built = with(built, token, ATTR_RESERVATION_TOKEN);
             let even = even.map(|even| vec![u8::from(even) << 7]);
             with(
                 with(built, secs(*lifetime), ATTR_LIFETIME),

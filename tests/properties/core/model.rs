@@ -75,6 +75,8 @@ pub enum Kind {
         family: Option<u8>,
         lifetime: Option<u32>,
         even: Option<bool>,
+        dual: bool,
+        token: Option<u64>,
     },
     Refresh {
         lifetime: Option<u32>,
@@ -109,14 +111,21 @@ pub enum Event {
         challenge: bool,
         fingerprint: bool,
         lifetime: Option<u32>,
-        relayed: Option<SocketAddr>,
+        /// IPv4 first.
+        relayed: Vec<SocketAddr>,
+        /// The family that could not be had, and why.
+        lacks: Option<(u8, u16)>,
+        token: Option<u64>,
     },
     Open {
         family: u8,
         even: bool,
         user: &'static str,
+        reserve: bool,
+        token: Option<u64>,
     },
-    Close(usize),
+    /// The relay of an allocation in a family.
+    Close(usize, u8),
     Ended {
         allocation: usize,
         why: Why,
@@ -142,8 +151,14 @@ pub enum Verdict {
 pub struct Allocation {
     pub number: usize,
     pub client: usize,
+    /// Once it is answered.
     pub relayed: Option<SocketAddr>,
     pub ends: Ms,
+    pub second: Second,
+    /// The first of two, before it is answered.
+    half: Option<SocketAddr>,
+    even: bool,
+    reserves: bool,
     pub permissions: Vec<(IpAddr, Ms)>,
     pub channels: Vec<(u16, SocketAddr, Ms)>,
     family: u8,
@@ -154,6 +169,69 @@ pub struct Allocation {
     granted: u32,
     created: Ms,
     traffic: [(u64, u64); 2],
+}
+
+/// The relayed address in the other family.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Second {
+    None,
+    Wanted,
+    Live(SocketAddr, Ms),
+    Refused(u16),
+}
+
+/// The token of an allocation's reservation.
+pub fn token(number: usize) -> u64 {
+    0xD0D0_0000_0000 + number as u64
+}
+
+impl Allocation {
+    /// When the relayed address in a family ends.
+    pub fn ends_in(&self, family: u8) -> Option<Ms> {
+        match self.second {
+            _ if family == self.family => Some(self.ends),
+            Second::Live(_, ends) if family == 3 - self.family => Some(ends),
+            _ => None,
+        }
+    }
+
+    /// When the last of it ends.
+    pub fn ends_last(&self) -> Ms {
+        self.ends.max(self.ends_in(3 - self.family).unwrap_or(0))
+    }
+
+    fn serves(&self, address: SocketAddr, now: Ms) -> bool {
+        self.ends_in(family_of(address))
+            .is_some_and(|ends| ends > now)
+    }
+
+    /// Relays that were asked for, IPv4 first.
+    pub fn sockets(&self) -> Vec<(usize, u8)> {
+        let both = match self.second {
+            Second::Live(..) => true,
+            Second::Wanted => self.half.is_some(),
+            Second::None | Second::Refused(_) => false,
+        };
+        let other = both.then_some(3 - self.family);
+        let families = [self.family].into_iter().chain(other);
+        families.map(|family| (self.number, family)).collect()
+    }
+
+    fn granted(&self) -> Granted {
+        let second = match self.second {
+            Second::Live(address, _) => Some(address),
+            _ => None,
+        };
+        Granted {
+            lifetime: Some(self.granted),
+            relayed: self.relayed.into_iter().chain(second).collect(),
+            lacks: match self.second {
+                Second::Refused(code) => Some((3 - self.family, code)),
+                _ => None,
+            },
+            token: self.reserves.then(|| token(self.number)),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -202,7 +280,8 @@ impl Model {
         let ends = self.allocations.iter().flat_map(|allocation| {
             let permissions = allocation.permissions.iter().map(|(_, until)| *until);
             let channels = allocation.channels.iter().map(|(_, _, until)| *until);
-            permissions.chain(channels).chain([allocation.ends])
+            let second = allocation.ends_in(3 - allocation.family);
+            (permissions.chain(channels).chain(second)).chain([allocation.ends])
         });
         ends.filter(|end| *end > now).min()
     }
@@ -211,20 +290,66 @@ impl Model {
     pub fn family(&self, number: usize) -> u8 {
         let mut all = self.allocations.iter();
         all.find(|allocation| allocation.number == number)
-            .map_or(1, |allocation| allocation.family)
+            .map_or(1, |allocation| match allocation.half {
+                Some(_) => 3 - allocation.family,
+                None => allocation.family,
+            })
     }
 
     /// Everything whose time has come is over.
     pub fn timeout(&mut self, now: Ms) -> Vec<Event> {
-        let mut events = Vec::new();
-        let over: Vec<usize> = (self.allocations.iter())
-            .filter(|allocation| allocation.ends <= now)
-            .map(|allocation| allocation.number)
-            .collect();
-        for number in over {
-            events.extend(self.end(now, number, Why::Expired));
+        let all: Vec<usize> = self.allocations.iter().map(|one| one.number).collect();
+        all.into_iter()
+            .flat_map(|number| self.lapse(now, number))
+            .collect()
+    }
+
+    /// What of an allocation is over is over.
+    fn lapse(&mut self, now: Ms, number: usize) -> Vec<Event> {
+        let found = self.allocations.iter().find(|one| one.number == number);
+        let Some(allocation) = found else {
+            return Vec::new();
+        };
+        if allocation.ends_last() <= now {
+            return self.end(now, number, Why::Expired);
         }
-        events
+        let over = |family: &u8| allocation.ends_in(*family).is_some_and(|ends| ends <= now);
+        match [1, 2].into_iter().find(over) {
+            Some(family) => self.fail(now, number, family, Why::Expired),
+            None => Vec::new(),
+        }
+    }
+
+    /// The relay in one family is over; with it the allocation, if it has no other.
+    pub fn fail(&mut self, now: Ms, number: usize, family: u8, why: Why) -> Vec<Event> {
+        let found = self.allocations.iter_mut().find(|one| one.number == number);
+        let Some(allocation) = found else {
+            return Vec::new();
+        };
+        let Second::Live(address, ends) = allocation.second else {
+            return match family == allocation.family {
+                true => self.end(now, number, why),
+                false => Vec::new(),
+            };
+        };
+        allocation.second = Second::None;
+        if family == allocation.family {
+            allocation.family = 3 - family;
+            allocation.relayed = Some(address);
+            allocation.ends = ends;
+        }
+        let stays = |ip: IpAddr| family_of(SocketAddr::new(ip, 0)) != family;
+        allocation.permissions.retain(|(ip, _)| stays(*ip));
+        allocation
+            .channels
+            .retain(|(_, bound, _)| stays(bound.ip()));
+        vec![Event::Close(number, family)]
+    }
+
+    /// Whether the port above that of an allocation is to be kept.
+    pub fn reserves(&self, number: usize) -> bool {
+        let mut all = self.allocations.iter();
+        all.any(|allocation| allocation.number == number && allocation.reserves)
     }
 
     pub fn end(&mut self, now: Ms, number: usize, why: Why) -> Vec<Event> {
@@ -233,7 +358,10 @@ impl Model {
             return Vec::new();
         };
         let allocation = self.allocations.remove(at);
-        let mut events = vec![Event::Close(number)];
+        let closed = allocation.sockets().into_iter();
+        let mut events: Vec<_> = closed
+            .map(|(number, family)| Event::Close(number, family))
+            .collect();
         if allocation.relayed.is_some() {
             events.push(Event::Ended {
                 allocation: number,
@@ -283,43 +411,70 @@ impl Model {
     ) -> Vec<Event> {
         // A socket that nobody waits for any more is closed again.
         let orphan = |number| match outcome {
-            Ok(_) => vec![Event::Close(number)],
+            Ok(address) => vec![Event::Close(number, family_of(address))],
             Err(_) => Vec::new(),
         };
         let at = (self.allocations.iter()).position(|allocation| allocation.number == number);
         let Some(at) = at else {
             return orphan(number);
         };
+        let user = self.credentials[self.allocations[at].credential].user;
         let allocation = &mut self.allocations[at];
-        let mut answer = Event::Answer {
+        // The answer grants the whole lifetime, so it counts from the answer.
+        let ends = now + 1000 * u64::from(allocation.granted);
+        let answered = match (allocation.second, allocation.half, outcome) {
+            (Second::Wanted, None, outcome) => {
+                match outcome {
+                    Ok(address) => allocation.half = Some(address),
+                    Err(code) => {
+                        allocation.second = Second::Refused(code);
+                        allocation.family = 3 - allocation.family;
+                    }
+                }
+                return vec![Event::Open {
+                    family: 2,
+                    even: allocation.even,
+                    user,
+                    reserve: false,
+                    token: None,
+                }];
+            }
+            (Second::Wanted, Some(first), outcome) => {
+                allocation.second = match outcome {
+                    Ok(address) => Second::Live(address, ends),
+                    Err(code) => Second::Refused(code),
+                };
+                Ok(first)
+            }
+            (Second::Refused(code), _, Err(_)) => Err(code),
+            (_, _, outcome) => outcome,
+        };
+        let mut code = 0;
+        let mut granted = Granted::default();
+        match answered {
+            Ok(address) => {
+                allocation.half = None;
+                allocation.relayed = Some(address);
+                allocation.ends = ends;
+                granted = allocation.granted();
+            }
+            Err(refused) => code = refused,
+        }
+        let answer = Event::Answer {
             client: allocation.client,
             method: "allocate",
-            code: 0,
+            code,
             transaction: allocation.transaction,
             signed_by: Some(allocation.credential),
             challenge: false,
             fingerprint: allocation.fingerprint,
-            lifetime: None,
-            relayed: None,
+            lifetime: granted.lifetime,
+            relayed: granted.relayed,
+            lacks: granted.lacks,
+            token: granted.token,
         };
-        match (outcome, &mut answer) {
-            (
-                Ok(address),
-                Event::Answer {
-                    lifetime, relayed, ..
-                },
-            ) => {
-                *lifetime = Some(allocation.granted);
-                *relayed = Some(address);
-                allocation.relayed = Some(address);
-                // The answer grants the whole lifetime, so it counts from the answer.
-                allocation.ends = now + 1000 * u64::from(allocation.granted);
-            }
-            (Err(refused), Event::Answer { code, .. }) => {
-                *code = refused;
-                self.allocations.remove(at);
-            }
-            _ => unreachable!(),
+        if code != 0 {
+            self.allocations.remove(at);
         }
         vec![answer]
     }
@@ -328,12 +483,9 @@ impl Model {
         let mut events = Vec::new();
         // What is over is over, whether or not a timer said so.
         if !matches!(request.kind, Kind::Binding)
-            && let Some(number) = self
-                .of_client(request.client)
-                .filter(|allocation| allocation.ends <= now)
-                .map(|allocation| allocation.number)
+            && let Some(number) = self.of_client(request.client).map(|one| one.number)
         {
-            events.extend(self.end(now, number, Why::Expired));
+            events.extend(self.lapse(now, number));
         }
         let mut answer = |signed_by, outcome: Result<Granted, u16>| {
             let (code, granted) = match outcome {
@@ -358,6 +510,8 @@ impl Model {
                 fingerprint: request.fingerprint,
                 lifetime: granted.lifetime,
                 relayed: granted.relayed,
+                lacks: granted.lacks,
+                token: granted.token,
             });
         };
         if matches!(request.kind, Kind::Binding) {
@@ -398,19 +552,18 @@ impl Model {
         };
         let released = match (&request.kind, &outcome) {
             (
-                Kind::Refresh { .. },
+                Kind::Refresh { family, .. },
                 Ok(Granted {
                     lifetime: Some(0), ..
                 }),
-            ) => self
-                .of_client(request.client)
-                .map(|allocation| allocation.number),
+            ) => (self.of_client(request.client)).map(|one| (one.number, *family)),
             _ => None,
         };
-        let mut ended = Vec::new();
-        if let Some(number) = released {
-            ended = self.end(now, number, Why::Released);
-        }
+        let ended = match released {
+            Some((number, Some(family))) => self.fail(now, number, family, Why::Released),
+            Some((number, None)) => self.end(now, number, Why::Released),
+            None => Vec::new(),
+        };
         answer(Some(credential), outcome);
         // The relay is closed before the client hears of it.
         let answer = events.pop();
@@ -455,6 +608,8 @@ impl Model {
             family,
             lifetime,
             even,
+            dual,
+            token,
         } = request.kind
         else {
             unreachable!()
@@ -464,17 +619,18 @@ impl Model {
             if allocation.transaction != request.transaction || foreign {
                 return Ok(Some(Err(437)));
             }
-            return Ok(allocation.relayed.map(|relayed| {
-                Ok(Granted {
-                    lifetime: Some(allocation.granted),
-                    relayed: Some(relayed),
-                })
-            }));
+            return Ok(allocation.relayed.map(|_| Ok(allocation.granted())));
         }
         let refused = match (transport, family, even) {
             (None, ..) => Some(400),
             (Some(17), ..) if request.unknown_attribute => Some(420),
-            (Some(17), None | Some(1 | 2), Some(true)) => Some(508),
+            (Some(17), family, even)
+                if token.is_some() && (family.is_some() || even.is_some() || dual) =>
+            {
+                Some(400)
+            }
+            (Some(17), Some(_), _) if dual => Some(400),
+            (Some(17), None, Some(true)) if dual => Some(400),
             (Some(17), None | Some(1 | 2), _) => None,
             (Some(17), ..) => Some(440),
             _ => Some(442),
@@ -488,6 +644,10 @@ impl Model {
             client: request.client,
             relayed: None,
             ends: now + 1000 * u64::from(granted),
+            second: if dual { Second::Wanted } else { Second::None },
+            half: None,
+            even: even.is_some(),
+            reserves: even == Some(true),
             permissions: Vec::new(),
             channels: Vec::new(),
             family: family.unwrap_or(1),
@@ -503,6 +663,8 @@ impl Model {
             family: family.unwrap_or(1),
             even: even.is_some(),
             user: self.credentials[credential].user,
+            reserve: even == Some(true),
+            token,
         })
     }
 
@@ -539,7 +701,7 @@ impl Model {
         credential: usize,
     ) -> Result<Granted, u16> {
         let allocation = &mut self.allocations[at];
-        if family.is_some_and(|family| family != allocation.family) {
+        if family.is_some_and(|family| allocation.ends_in(family).is_none()) {
             return Err(443);
         }
         let mut secs = 0;
@@ -550,12 +712,21 @@ impl Model {
                 return Err(401);
             }
             secs = granted(now, lifetime, &self.credentials[credential]);
-            allocation.ends = now + 1000 * u64::from(secs);
+            let ends = now + 1000 * u64::from(secs);
+            let meant = |of: u8| family.is_none_or(|family| family == of);
+            if meant(allocation.family) {
+                allocation.ends = ends;
+            }
+            if let Second::Live(_, until) = &mut allocation.second
+                && meant(3 - allocation.family)
+            {
+                *until = ends;
+            }
             allocation.credential = credential;
         }
         Ok(Granted {
             lifetime: Some(secs),
-            relayed: None,
+            ..Granted::default()
         })
     }
 
@@ -569,7 +740,7 @@ impl Model {
         }
         if peers
             .iter()
-            .any(|index| family_of(peer(*index)) != allocation.family)
+            .any(|index| allocation.ends_in(family_of(peer(*index))).is_none())
         {
             return Err(443);
         }
@@ -605,6 +776,7 @@ impl Model {
             return Err(400);
         }
         allocation.channels.retain(|(_, _, until)| *until > now);
+        let in_family = allocation.ends_in(family_of(address)).is_some();
         let channels = &mut allocation.channels;
         if channels
             .iter()
@@ -612,7 +784,7 @@ impl Model {
         {
             return Err(400);
         }
-        if family_of(address) != allocation.family {
+        if !in_family {
             return Err(443);
         }
         if refused {
@@ -638,13 +810,13 @@ impl Model {
     pub fn send(&mut self, now: Ms, client: usize, index: usize, bytes: usize) -> Verdict {
         let address = peer(index);
         let found = (self.allocations.iter())
-            .position(|a| a.client == client && a.relayed.is_some() && a.ends > now);
+            .position(|a| a.client == client && a.relayed.is_some() && a.ends_last() > now);
         let Some(at) = found else {
             return Verdict::NoAllocation;
         };
         let refused = !self.permits(index, self.is_looping(&self.allocations[at]));
         let allocation = &mut self.allocations[at];
-        if family_of(address) != allocation.family {
+        if !allocation.serves(address, now) {
             return Verdict::Family;
         }
         if refused {
@@ -659,12 +831,15 @@ impl Model {
 
     /// ChannelData (RFC 8656 §12.6).
     pub fn channel_data(&mut self, now: Ms, client: usize, channel: u16, bytes: usize) -> Verdict {
-        let allocation = (self.allocations.iter_mut())
-            .find(|a| a.client == client && a.relayed.is_some() && a.ends > now);
+        let allocation =
+            (self.allocations.iter_mut()).find(|a| a.client == client && a.relayed.is_some());
         let bound = allocation.and_then(|allocation| {
             let binding = (allocation.channels.iter())
                 .find(|(number, _, until)| *number == channel && *until > now)?
                 .1;
+            if !allocation.serves(binding, now) {
+                return None;
+            }
             Some((allocation, binding))
         });
         match bound {
@@ -690,7 +865,7 @@ impl Model {
         }
         let allocation = &mut self.allocations[at];
         if allocation.relayed.is_none()
-            || allocation.ends <= now
+            || !allocation.serves(from, now)
             || !permitted(&allocation.permissions, from.ip(), now)
         {
             return Verdict::NoPermission;
@@ -710,10 +885,12 @@ impl Model {
 
 type Outcome = Result<Granted, u16>;
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Granted {
     lifetime: Option<u32>,
-    relayed: Option<SocketAddr>,
+    relayed: Vec<SocketAddr>,
+    lacks: Option<(u8, u16)>,
+    token: Option<u64>,
 }
 
 fn granted(now: Ms, requested: Option<u32>, credential: &Credential) -> u32 {

@@ -67,11 +67,18 @@ fn family() -> impl Strategy<Value = Option<u8>> {
 fn kind() -> impl Strategy<Value = Kind> {
     let transport = prop_oneof![20 => Just(Some(17)), 1 => Just(Some(6)), 1 => Just(None)];
     let even = prop_oneof![12 => Just(None), 1 => any::<bool>().prop_map(Some)];
+    let beside = prop_oneof![
+        9 => Just((false, None)),
+        6 => Just((true, None)),
+        1 => any::<u64>().prop_map(|token| (false, Some(token))),
+    ];
     prop_oneof![
         1 => Just(Kind::Binding),
-        6 => (transport, family(), lifetime(), even).prop_map(|(transport, family, lifetime, even)| {
-            Kind::Allocate { transport, family, lifetime, even }
-        }),
+        6 => (transport, family(), lifetime(), even, beside).prop_map(
+            |(transport, family, lifetime, even, (dual, token))| {
+                Kind::Allocate { transport, family, lifetime, even, dual, token }
+            }
+        ),
         3 => (lifetime(), family()).prop_map(|(lifetime, family)| Kind::Refresh { lifetime, family }),
         4 => prop::collection::vec(peer(), 0..4).prop_map(Kind::CreatePermission),
         6 => (prop::option::weighted(0.95, channel()), prop::option::weighted(0.95, peer()))

@@ -253,7 +253,7 @@ function drawTiles(end) {
   }
   if (now.allocations !== undefined) {
     figure('live', [count(now.allocations), '']);
-    const split = now.transports.map((one) => [one.transport, one.allocations.ipv4 + one.allocations.ipv6]);
+    const split = now.transports.map((one) => [one.transport, one.allocations.ipv4 + one.allocations.ipv6 + one.allocations.dual]);
     const used = split.filter(([, live]) => live);
     write($('live-split'), used.length ? used.map(([name, live]) => name.toUpperCase() + ' ' + count(live)).join(' \u00b7 ') : 'nobody calls');
   }
@@ -367,13 +367,14 @@ function server() {
 function drawTransports() {
   const body = $('transports');
   while (body.childElementCount < now.transports.length) {
-    body.append(make('tr', {}, make('th', { scope: 'row' }), ...[1, 2, 3].map(() => make('td', { class: 'number' }))));
+    body.append(make('tr', {}, make('th', { scope: 'row' }), ...[1, 2, 3, 4].map(() => make('td', { class: 'number' }))));
   }
   now.transports.forEach((one, at) => {
-    const [name, v4, v6, rate] = body.children[at].children;
+    const [name, v4, v6, dual, rate] = body.children[at].children;
     write(name, one.transport.toUpperCase() + (one.connections ? ' \u00b7 ' + count(one.connections) + ' open' : ''));
     write(v4, count(one.allocations.ipv4));
     write(v6, count(one.allocations.ipv6));
+    write(dual, count(one.allocations.dual));
     write(rate, bits(both(one.bits_per_second)).join(' '));
   });
 }
@@ -537,7 +538,7 @@ function drawDetail(one) {
   write($('detail-to-client'), bits(one.bits_per_second.to_client).join(' '));
   spark($('detail-spark'), ways(one.id), now ? now.at_ms : 0, rowWindow(now ? now.at_ms : 0));
   const facts = [
-    ['Client', one.client], ['Relayed address', one.relayed], ['Transport', one.transport.toUpperCase()], ['Id', one.id],
+    ['Client', one.client], ['Relayed address', one.relayed + (one.relayed_additional ? ', ' + one.relayed_additional : '')], ['Transport', one.transport.toUpperCase()], ['Id', one.id],
     ['Age', lasting(at - one.created)], ['Ends unless refreshed in', lasting(one.expires - at)],
     ['Sent to peers', bytes(one.bytes.to_peer) + ', ' + count(one.packets.to_peer) + ' packets'],
     ['Sent to client', bytes(one.bytes.to_client) + ', ' + count(one.packets.to_client) + ' packets'],
