@@ -361,10 +361,10 @@ fn server(families: &mut Vec<MetricFamily>, totals: &ShardSnapshot, context: &Co
     push(
         families,
         "turn_stream_connections",
-        "Open TURN connections over byte streams.",
+        "Open TURN connections over byte streams, and DTLS sessions.",
         MetricType::GAUGE,
         (Transport::ALL.into_iter().zip(totals.stream_connections))
-            .filter(|(transport, _)| transport.is_stream())
+            .filter(|(transport, _)| transport.proves_address())
             .map(|(transport, open)| gauge(&[("transport", transport.label())], open as f64))
             .collect(),
     );
@@ -378,7 +378,7 @@ fn server(families: &mut Vec<MetricFamily>, totals: &ShardSnapshot, context: &Co
     push(
         families,
         "turn_stream_refused_total",
-        "TCP connections closed before they became TURN or HTTP clients, by reason.",
+        "TCP connections closed before they became TURN or HTTP clients, by reason; DTLS sessions of an address that has enough.",
         MetricType::COUNTER,
         (Refusal::ALL.into_iter().zip(context.streams_refused))
             .map(|(reason, count)| counter(&[("reason", reason.label())], count))

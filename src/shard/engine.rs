@@ -2,10 +2,12 @@
 
 mod change;
 mod departures;
+mod dtls;
 mod errors;
 mod handover;
 mod moves;
 mod payload;
+mod telling;
 mod vantages;
 
 use std::cell::RefCell;
@@ -21,17 +23,16 @@ use tokio::sync::Notify;
 
 use crate::access::{Access, PermittedPeer, Scope, Wanted};
 use crate::base::{Clock, Family, FiveTuple, ListenerId, Now, Pii, RelayTransport, Transport};
-use crate::metrics::ShardSnapshot;
 use crate::net::{Batch, HEADROOM, IpFields, Outgoing, Poller, RecvFault, TAILROOM, UdpSocket};
-use crate::records::{Due, Emitter};
+use crate::records::Emitter;
 use crate::turn::{
-    AllocationId, Direction, DropReason, EndReason, Ended, Forward, FromPeer, Output, Path, Seed,
-    Server, Settings,
+    AllocationId, DropReason, Forward, FromPeer, Output, Path, Seed, Server, Settings,
 };
 use crate::wire;
 
 use super::budgets::{Budgets, Purses};
 use super::connections::Connections;
+use super::dtls::{Dtls, Sessions, Speaks};
 use super::hairpin::{self, Datagram, Hairpin, Parcel, Parcels};
 use super::handover::Start;
 use super::ports::RelayPool;
@@ -42,6 +43,7 @@ use super::trains::Trains;
 use departures::count_posted;
 use moves::Guest;
 use payload::{Payload, received_at};
+use telling::log_ended;
 
 /// What a shard is made of.
 pub(super) struct Parts {
@@ -58,6 +60,9 @@ pub(super) struct Parts {
     pub turn: Settings,
     pub seed: Seed,
     pub access: Arc<Access>,
+    pub dtls: Dtls,
+    /// What is spoken on each of `sockets`.
+    pub speaks: Vec<Speaks>,
     /// What another process left of this shard.
     pub start: Option<Start>,
 }
@@ -107,6 +112,7 @@ struct Listener {
     socket: UdpSocket,
     outgoing: Vec<Outgoing>,
     trains: Trains,
+    speaks: Speaks,
     /// The last call filled every slot: there is probably more.
     full: bool,
 }
@@ -162,6 +168,7 @@ pub(super) struct Shard {
     /// Nothing is read, because another process may be about to go on.
     pub(super) frozen: bool,
     records: Option<Emitter>,
+    pub(super) dtls: Sessions,
     /// Frames that stream clients may still have handled before it is the sockets' turn.
     pub(super) stream_credit: usize,
     /// The deadline that the loop sleeps until; an earlier one has to wake it.
@@ -200,7 +207,13 @@ impl Shard {
             batches: [Batch::new(SLOTS), Batch::new(SLOTS)],
             current: DATAGRAMS,
             listeners: (parts.sockets.into_iter())
-                .map(|socket| Some(Listener::new(socket)))
+                .zip(
+                    parts
+                        .speaks
+                        .into_iter()
+                        .chain(std::iter::repeat(Speaks::default())),
+                )
+                .map(|(socket, speaks)| Some(Listener::new(socket, speaks)))
                 .collect(),
             listener_buffer_bytes: parts.listener_buffer_bytes,
             drops_of_closed: 0,
@@ -231,6 +244,7 @@ impl Shard {
             stream_idle: parts.stream_idle,
             frozen: false,
             records: parts.records,
+            dtls: Sessions::new(parts.dtls, now.mono, keyed()),
             stream_credit: STREAM_CREDIT,
             armed: None,
             wake,
@@ -287,6 +301,7 @@ impl Shard {
             self.server.handle_timeout(now);
             self.drain_outputs(now);
         }
+        self.look_at_sessions(now);
         true
     }
 
@@ -320,6 +335,7 @@ impl Shard {
             }
         };
         listener.full = count == SLOTS;
+        let speaks = listener.speaks;
         let switch = (listener.trains).observe(self.batches[DATAGRAMS].all_received(0..count));
         if let Some(on) = switch
             && listener.socket.take_trains(on).is_err()
@@ -336,9 +352,12 @@ impl Shard {
             for range in received.datagrams() {
                 self.make_room();
                 let payload = received_at(slot, &range, received.tos);
-                match self.steering.away(from) {
-                    None => self.client_input(now, from, payload),
-                    Some(way) => self.pass_on(from, way, payload),
+                if !speaks.is_plain() {
+                    self.told_apart(now, speaks, from, payload);
+                } else if let Some(way) = self.steering.away(from) {
+                    self.pass_on(from, way, payload);
+                } else {
+                    self.client_input(now, from, payload);
                 }
             }
         }
@@ -575,6 +594,9 @@ impl Shard {
             }
         };
         match self.endpoints.get(usize::from(five_tuple.listener().0)) {
+            Some(Endpoint::Udp { .. }) if five_tuple.transport() == Transport::Dtls => {
+                self.seal(five_tuple, payload, &header);
+            }
             Some(&Endpoint::Udp { socket, local }) => {
                 let outgoing = self.framed(payload, &header);
                 if let Some(Some(listener)) = self.listeners.get_mut(socket) {
@@ -731,7 +753,8 @@ impl Shard {
 
     /// The deadline to sleep until, remembered so that an earlier one wakes the loop.
     pub(super) fn arm(&mut self) -> Option<Instant> {
-        self.armed = self.server.poll_timeout();
+        let sessions = self.dtls.next().map(|(at, _)| at);
+        self.armed = (self.server.poll_timeout().into_iter().chain(sessions)).min();
         self.armed
     }
 
@@ -739,43 +762,7 @@ impl Shard {
         let now = Clock.now();
         self.server.handle_timeout(now);
         self.drain_outputs(now);
-    }
-
-    pub(super) fn end_all(&mut self) {
-        let now = Clock.now();
-        let (views, _) = self.server.views(now, 0, usize::MAX);
-        for view in views {
-            (self.server).end_allocation(now, view.id, EndReason::Shutdown);
-        }
-        self.drain_outputs(now);
-    }
-
-    /// Lets live allocations in some slots leave a record if they are due; whether there are slots beyond.
-    pub(super) fn record_live(&self, now: Now, due: Due, from: usize, count: usize) -> bool {
-        let Some(records) = &self.records else {
-            return false;
-        };
-        let (views, more) = self.server.views(now, from, count);
-        for view in views {
-            if let Some(sequence) = due.sequence(view.created) {
-                let age = now.mono.saturating_duration_since(view.created);
-                records.lives(self.index, view, age, sequence);
-            }
-        }
-        more
-    }
-
-    pub(super) fn snapshot(&self) -> ShardSnapshot {
-        let mut stats = self.server.stats().clone();
-        let listeners = self.listeners.iter().flatten();
-        let drops: u64 = listeners.map(|l| u64::from(l.socket.drops())).sum();
-        stats.dropped[DropReason::ReceiveBuffer as usize] +=
-            drops + self.drops_of_closed + self.relays.drops();
-        ShardSnapshot {
-            stats,
-            stream_connections: self.stream_connections,
-            segmentation_fallbacks: self.segmentation_fallbacks,
-        }
+        self.look_at_sessions(now);
     }
 }
 
@@ -783,26 +770,4 @@ impl Shard {
 fn keyed() -> RandomState {
     let [a, b, c, d] = rand::random();
     RandomState::with_seeds(a, b, c, d)
-}
-
-/// The one line that an allocation leaves in the log.
-fn log_ended(shard: u8, ended: &Ended) {
-    let view = &ended.view;
-    let [to_peer, to_client] = view.traffic;
-    debug_assert_eq!(Direction::ALL, [Direction::ToPeer, Direction::ToClient]);
-    tracing::info!(
-        allocation = format_args!("{shard}-{}-{}", view.id.slot, view.id.generation),
-        user = &*view.user,
-        client = %Pii(view.client),
-        transport = view.transport.label(),
-        relayed = %view.relayed,
-        additional = view.additional.map(tracing::field::display),
-        duration_secs = ended.duration.as_secs_f64(),
-        to_peer_bytes = to_peer.bytes,
-        to_peer_packets = to_peer.packets,
-        to_client_bytes = to_client.bytes,
-        to_client_packets = to_client.packets,
-        reason = ended.reason.label(),
-        "allocation ended"
-    );
 }

@@ -120,7 +120,7 @@ fn at((transport, client, listener): Place) -> Option<FiveTuple> {
 }
 
 impl MobilityImage {
-    /// A five-tuple of TLS is not for another process, so no move to one is.
+    /// A five-tuple of TLS or DTLS is not for another process, so no move to one is.
     pub fn of(mobility: &Mobility, nanos: impl Fn(Instant) -> i64) -> Self {
         let Mobility {
             moves,
@@ -131,7 +131,7 @@ impl MobilityImage {
         } = mobility;
         Self {
             moves: *moves,
-            next: (next.filter(|next| next.transport() != Transport::Tls)).map(place),
+            next: (next.filter(|next| matches!(next.transport(), Transport::Udp | Transport::Tcp))).map(place),
             last: last.map(|last| {
                 let until = nanos(last.until);
                 (place(last.to), last.transaction.0, last.granted_secs, until)
@@ -156,6 +156,15 @@ impl MobilityImage {
             asked: None,
             adrift: false,
         }
+    }
+}
+
+/// The ticket names an allocation of another shard, which gets the request and what follows; a session of DTLS stays where
+/// it is.
+const fn elsewhere(from: FiveTuple, ticket: Ticket) -> Reject {
+    match from.transport() {
+        Transport::Dtls => Reject::MobilityForbidden,
+        Transport::Udp | Transport::Tcp | Transport::Tls => Reject::Elsewhere(ticket.shard),
     }
 }
 
@@ -226,7 +235,7 @@ impl Server {
         if ticket.shard != self.tickets.shard {
             // Its integrity was right, or it would not count as over.
             return if self.guard(now, from).is_fresh(nonce) {
-                Err(Reject::Elsewhere(ticket.shard))
+                Err(elsewhere(from, ticket))
             } else {
                 Err(Reject::StaleNonce)
             };
@@ -280,7 +289,7 @@ impl Server {
                 .ok_or(Reject::BadRequest("the client has not moved"));
         }
         if !here {
-            return Err(Reject::Elsewhere(ticket.shard));
+            return Err(elsewhere(from, ticket));
         }
         if let Some(id) = self.named(ticket) {
             self.expire(now, id);

@@ -331,14 +331,14 @@ impl Server {
     /// Whether `from`, whose integrity nothing has proven, may have an answer now: that its request is refused for
     /// `reject`, if it is.
     ///
-    /// Connections have proven their address. Loopback cannot be forged from outside: the kernel drops such packets.
+    /// Connections and sessions have proven their address. Loopback cannot be forged from outside: the kernel drops such packets.
     ///
     /// Wrong credentials have a bucket of their own, and what is over it was verified all the same. Not to verify it
     /// would spare the work, and lock out everybody whose address is that of a guesser, or is forged by one. A guess
     /// that is right is therefore answered at any rate, and only the password's length makes it rare.
     pub(super) fn may_answer(&mut self, now: Now, from: FiveTuple, reject: Option<Reject>) -> bool {
         let client = from.client().ip();
-        if from.transport().is_stream() || client.is_loopback() {
+        if from.transport().proves_address() || client.is_loopback() {
             return true;
         }
         let at = now.mono.saturating_duration_since(self.started);
@@ -347,6 +347,14 @@ impl Server {
             // A nonce that is over proves no address, whoever signed the request.
             _ => self.unauthenticated.admit(at, client),
         }
+    }
+
+    /// Whether a stranger at `from` may be answered now outside of TURN, by a cookie or a handshake: it takes a token as
+    /// a Binding does.
+    pub fn may_greet(&mut self, now: Now, from: FiveTuple) -> bool {
+        let client = from.client().ip();
+        let at = now.mono.saturating_duration_since(self.started);
+        client.is_loopback() || self.unauthenticated.admit(at, client)
     }
 
     /// Counts that someone at `from` failed to get an allocation, if the nonce proves the address: nobody forges

@@ -104,13 +104,15 @@ pub enum DropReason {
     BandwidthTotal,
     /// The allocation addresses new peers faster than it may.
     NewPeers,
+    /// A DTLS record of no session, or a ClientHello that none can begin with.
+    Dtls,
     /// A peer's connection to an allocation that has as many as it may.
     Connections,
 }
 
 impl DropReason {
     /// Every reason, in the order of their discriminants.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::NotStun,
         Self::Malformed,
         Self::Unexpected,
@@ -133,6 +135,7 @@ impl DropReason {
         Self::BandwidthUser,
         Self::BandwidthTotal,
         Self::NewPeers,
+        Self::Dtls,
         Self::Connections,
     ];
 
@@ -161,6 +164,7 @@ impl DropReason {
             Self::BandwidthUser => "bandwidth_user",
             Self::BandwidthTotal => "bandwidth_total",
             Self::NewPeers => "new_peers",
+            Self::Dtls => "dtls",
             Self::Connections => "connections",
         }
     }

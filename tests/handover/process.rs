@@ -86,7 +86,7 @@ impl Site {
         let path = (self.directory.path()).join(format!("{}.toml", self.started.get()));
         let text = format!(
             "realm = \"{REALM}\"\n\
-             [[listen]]\naddress = \"{address}:0\"\nprotocols = [\"udp\", \"tcp\", \"tls\"]\n\
+             [[listen]]\naddress = \"{address}:0\"\nprotocols = [\"udp\", \"tcp\", \"tls\", \"dtls\"]\n\
              [tls]\ncertificate = \"{pem}\"\nkey = \"{pem}\"\n\
              [auth]\nusers = {{ {USER} = \"{PASSWORD}\" }}\n\
              [peers]\nallow = [\"loopback\"]\n\

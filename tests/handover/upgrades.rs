@@ -1,7 +1,7 @@
 //! Take-overs that come about.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,9 +12,10 @@ use turnix::net::{Batch, UdpOptions, host};
 use turnix::wire::attribute;
 
 use super::flows::{Client, StreamClient, Traffic};
-use super::process::{Site, until};
-use crate::common::wire::{Reply, Request};
-use crate::common::world::USER;
+use super::process::{PATIENCE, Site, until};
+use crate::common::dtls::DtlsLink;
+use crate::common::wire::{Reply, Request, Signer};
+use crate::common::world::{PASSWORD, USER};
 
 /// Descriptors beside one for each client, in any of the processes.
 const SPARE: u64 = 200;
@@ -463,6 +464,41 @@ fn tcp_allocations_stay_with_the_connections_they_have() {
     let _ = peer.read_to_end(&mut Vec::new());
     drop(data);
     assert_eq!(old.ended(), Some(0), "{}", old.log());
+}
+
+#[test]
+fn dtls_clients_are_told_to_come_again_and_leave_nothing_behind() {
+    let site = Site::new();
+    let mut old = site.start(&[]);
+    let stays = Client::allocate(old.listener());
+    let connect = |server: SocketAddr| {
+        let socket = UdpSocket::bind((server.ip(), 0)).unwrap();
+        socket.connect(server).unwrap();
+        DtlsLink::connect(socket, PATIENCE).unwrap()
+    };
+    let allocate = |link: &mut DtlsLink| {
+        let mut ask = |request: Request| {
+            link.send(&request.bytes()).unwrap();
+            Reply::parse(&link.receive(PATIENCE).unwrap())
+        };
+        let challenge = ask(Request::allocate());
+        let signer = Signer::new(USER, PASSWORD, &challenge.nonce());
+        let reply = ask(Request::allocate().sign(&signer));
+        assert_eq!(reply.code(), 0);
+    };
+    let mut link = connect(old.listener());
+    allocate(&mut link);
+    let new = site.successor(&[]);
+    new.serves();
+    old.says("\"taken over\"");
+    assert_eq!(link.receive(PATIENCE).unwrap(), b"", "goodbye");
+    assert_eq!(old.ended(), Some(0), "{}", old.log());
+    assert_eq!(new.metric("turn_allocations"), 1.0);
+    assert_eq!(stays.refresh(), 0);
+    // From the same port as well.
+    let mut link = DtlsLink::connect(link.socket, PATIENCE).unwrap();
+    allocate(&mut link);
+    assert_eq!(new.metric("turn_allocations"), 2.0);
 }
 
 #[test]

@@ -3,7 +3,8 @@
 //! Without `-c` it asks for a port and the one above (EVEN-PORT with the R bit), and claims that by its token; with `-Z` for
 //! both families in one allocation, by coturn's own number of the attribute, and has one of them deleted by chance. It picks
 //! channel numbers from the whole range of RFC 5766, and asks for an even port (EVEN-PORT, without reserving
-//! the next) in every second Allocate, by chance; no option turns that off. Over TLS it tries TLS 1.0 and 1.1 as well, one context at
+//! the next) in every second Allocate, by chance; no option turns that off. Over DTLS it tries
+//! 1.0 as well until it is told that nobody speaks it. Over TLS it tries TLS 1.0 and 1.1 as well, one context at
 //! a time, until the server accepts; and it takes what one TLS record carries for one message, however many there are,
 //! hence the slower pace there. Clients that move are not tried over TLS: it goes on using a session that it has freed, in
 //! one of four moves.
@@ -24,6 +25,7 @@ enum Transport {
     Udp,
     Tcp,
     Tls,
+    Dtls,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -174,6 +176,7 @@ impl Run {
             Transport::Udp => {}
             Transport::Tcp => add("-t"),
             Transport::Tls => add("-t -S"),
+            Transport::Dtls => add("-S"),
         }
         if self.data == Data::Indications {
             add("-s");
@@ -308,13 +311,13 @@ fn check(test: &str, case: Run) {
         // It has one family or the other deleted, by chance, and forgets the rest.
         return;
     }
-    if case.transport != Transport::Udp {
-        if case.moves {
-            // Whoever closes a connection may come back within half a minute.
-            return;
-        }
-        return server.wait_until_idle();
-    }
+    let transport = match case.transport {
+        Transport::Udp => "udp",
+        Transport::Dtls => "dtls",
+        // Whoever closes a connection may come back within half a minute.
+        Transport::Tcp | Transport::Tls if case.moves => return,
+        Transport::Tcp | Transport::Tls => return server.wait_until_idle(),
+    };
     // Over UDP it gives back the allocations that relayed, and forgets the one it made for each to look around.
     let forgotten = if case.peer == Peer::Clients {
         clients / 2
@@ -323,14 +326,14 @@ fn check(test: &str, case: Run) {
     };
     let forgotten = f64::from(u32::try_from(forgotten).expect("a small number"));
     server.wait_for_metrics("the allocations are given back", |metrics| {
-        metrics.sum("turn_allocations", &[("transport", "udp")]) == forgotten
+        metrics.sum("turn_allocations", &[("transport", transport)]) == forgotten
     });
 }
 
 use Data::{Channels, Indications};
 use Family::V6;
 use Peer::{Clients, Echo};
-use Transport::{Tcp, Tls, Udp};
+use Transport::{Dtls, Tcp, Tls, Udp};
 
 macro_rules! cases {
     ($($name:ident: $case:expr;)*) => {
@@ -350,6 +353,9 @@ cases! {
     tcp_indications_to_echo_peer: Run::new(Tcp, Indications, Echo);
     tls_channels_between_clients: Run::new(Tls, Channels, Clients);
     tls_indications_to_echo_peer: Run::new(Tls, Indications, Echo);
+    dtls_channels_between_clients: Run::new(Dtls, Channels, Clients);
+    dtls_indications_to_echo_peer: Run::new(Dtls, Indications, Echo);
+    dtls_over_ipv6: Run::new(Dtls, Channels, Clients).server(V6);
     ipv6_relay_for_ipv4_clients: Run::new(Udp, Channels, Clients).relayed(V6);
     ipv6_clients_of_ipv4_relay: Run::new(Udp, Channels, Clients).server(V6);
     ipv6_everywhere_to_echo_peer: Run::new(Udp, Indications, Echo).server(V6).relayed(V6);

@@ -12,6 +12,7 @@ mod calls;
 mod cycles;
 mod datagrams;
 mod dialects;
+mod dtls;
 mod dual;
 mod hairpin;
 mod headers;

@@ -10,6 +10,7 @@ mod rfc5769_vectors;
 mod rfc5780_discovery;
 mod rfc5928_resolution;
 mod rfc6062_tcp_allocations;
+mod rfc7350_dtls;
 mod rfc7635_third_party;
 mod rfc8016_mobility;
 mod rfc8489_10_alternate_server;

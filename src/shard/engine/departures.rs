@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
-use crate::base::FiveTuple;
+use crate::base::{FiveTuple, Transport};
 use crate::net::{IpFields, Outgoing, SendFault, SendReport};
 use crate::shard::hairpin::Posted;
 use crate::turn::{DropReason, Path, Server};
@@ -110,6 +110,9 @@ impl Shard {
     /// An answer to a client.
     pub(super) fn send_message(&mut self, five_tuple: FiveTuple, message: Vec<u8>) {
         match self.endpoints.get(usize::from(five_tuple.listener().0)) {
+            Some(Endpoint::Udp { .. }) if five_tuple.transport() == Transport::Dtls => {
+                self.seal_answer(five_tuple, &message);
+            }
             Some(&Endpoint::Udp { socket, local }) => {
                 let Some(Some(listener)) = self.listeners.get(socket) else {
                     return;

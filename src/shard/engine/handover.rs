@@ -50,7 +50,7 @@ impl Shard {
             segmentation_fallbacks: self.segmentation_fallbacks,
             steering: self.steering.export(),
             stays: (self.server.tenants())
-                .filter(|tenant| !moves(tenant.five_tuple.transport()))
+                .filter(|tenant| stays(tenant.five_tuple.transport()))
                 .flat_map(|tenant| tenant.relays())
                 .filter_map(|(id, family)| Some(self.relays.get(id, family)?.socket.local_addr()))
                 .collect(),
@@ -173,7 +173,7 @@ impl Shard {
             if arrived && !served {
                 let reason = match five_tuple.transport() {
                     Transport::Udp => EndReason::ListenerClosed,
-                    Transport::Tcp | Transport::Tls => EndReason::ClientClosed,
+                    Transport::Tcp | Transport::Tls | Transport::Dtls => EndReason::ClientClosed,
                 };
                 self.server.end_allocation(now, id, reason);
             }
@@ -196,6 +196,7 @@ impl Shard {
 
     /// Lets go of what another process has now: listeners, clients and their relays. How many connections stay.
     pub(in crate::shard) fn leave(&mut self) -> u64 {
+        self.end_sessions(|_| true);
         for id in self.server.leave(moves) {
             for family in Family::ALL {
                 self.relays.hand_over(id, family, &self.poller);
@@ -218,6 +219,12 @@ const fn moves(transport: Transport) -> bool {
     match transport {
         Transport::Udp | Transport::Tcp => true,
         // Its state is a library's.
-        Transport::Tls => false,
+        Transport::Tls | Transport::Dtls => false,
     }
+}
+
+/// Whether clients on `transport` stay with this process: those of DTLS cannot, since their datagrams come by a socket
+/// that the other one reads.
+const fn stays(transport: Transport) -> bool {
+    matches!(transport, Transport::Tls)
 }
