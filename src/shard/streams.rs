@@ -274,10 +274,10 @@ pub(super) async fn serve_on(shard: Rc<RefCell<Shard>>, stream: ClientStream, qu
         );
         return;
     }
-    let server_name = stream.server_name.clone();
     let (client_address, local) = (stream.client, stream.local);
     let mut stream = stream;
     let partial = std::mem::take(&mut stream.received);
+    let server_name = stream.server_name.take();
     let Ok(io) = stream.into_io() else {
         return;
     };
