@@ -182,7 +182,7 @@ impl Allocation {
 
 impl Server {
     /// Whether an Allocate asks for an allocation that may move (RFC 8016 §3.1.2). A visit of the test page is bound to an
-    /// address.
+    /// address, and a token (RFC 7635) vouches for a five-tuple.
     ///
     /// # Errors
     /// 400 for a ticket that says something, 405 where nothing moves.
@@ -198,6 +198,9 @@ impl Server {
             Some([])
                 if !self.settings.protocol.mobility
                     || authenticated.scope().is_loop()
+                    || authenticated
+                        .renewed()
+                        .is_some_and(|identity| identity.by_token)
                     || relays == RelayTransport::Tcp =>
             {
                 Err(Reject::MobilityForbidden)
