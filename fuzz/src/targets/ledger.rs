@@ -567,7 +567,8 @@ impl Ledger {
                 let held = (self.held.iter().find(|held| held.id == id))
                     .expect("to the client of an allocation");
                 assert_eq!(held.tuple, five_tuple);
-                assert!(self.latest < held.ends && held.relayed.is_some());
+                let relay = held.relays.get(&Family::of(peer.ip()));
+                assert!(held.answered && relay.is_some_and(|ends| self.latest < *ends));
                 let until = held.permissions.get(&peer.ip()).copied();
                 assert!(
                     until.is_some_and(|until| self.latest < until),
@@ -724,7 +725,7 @@ impl Ledger {
                     assert!(proven, "a connection for who has proven nothing");
                     let held = self.held.iter().find(|held| held.id == allocation);
                     let held = held.expect("an allocation to connect from");
-                    assert!(held.relayed.is_some() && held.tuple.transport().is_stream());
+                    assert!(held.answered && held.tuple.transport().is_stream());
                     assert!(!is_refused(peer.address(), self.stricter));
                     let now = self.tell(0);
                     let made = connection.0 % 2 == 0;
