@@ -131,7 +131,8 @@ impl MobilityImage {
         } = mobility;
         Self {
             moves: *moves,
-            next: (next.filter(|next| matches!(next.transport(), Transport::Udp | Transport::Tcp))).map(place),
+            next: (next.filter(|next| matches!(next.transport(), Transport::Udp | Transport::Tcp)))
+                .map(place),
             last: last.map(|last| {
                 let until = nanos(last.until);
                 (place(last.to), last.transaction.0, last.granted_secs, until)
