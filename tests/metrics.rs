@@ -72,6 +72,10 @@ fn busy() -> ShardSnapshot {
     };
     (stats.new_peers_refused, stats.scan_suspects) = (4, 2);
     stats.icmp[IcmpFate::Told as usize] = 6;
+    (
+        stats.mobility[0],
+        stats.mobility[1 + ErrorCode::BadRequest as usize],
+    ) = (3, 1);
     for seconds in [0.5, 5.0, 20.0, 1e6] {
         stats.duration.observe(&DURATION_BOUNDS_SECS, seconds);
     }
@@ -160,6 +164,8 @@ fn totals_carry_the_contract_names_and_labels() {
         r#"turn_policed_packets_total{limit="user",direction="to_client"} 1"#,
         r#"turn_policed_packets_total{limit="total",direction="to_peer"} 0"#,
         "turn_new_peers_refused_total 4",
+        r#"turn_mobility_total{result="ok"} 3"#,
+        r#"turn_mobility_total{result="400"} 1"#,
         "turn_scan_suspects_total 2",
         r#"turn_icmp_errors_total{result="told"} 6"#,
         r#"turn_icmp_errors_total{result="rate_limited"} 0"#,

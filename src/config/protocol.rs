@@ -89,6 +89,12 @@ pub(super) fn read_protocol(
         (Some(addresses), Some(listeners)) => read_nat_discovery(r, &addresses, listeners),
         _ => None,
     };
+    let mobility = r.key(
+        "protocol.mobility",
+        "true",
+        "true or false",
+        values::boolean,
+    );
     Some(Protocol {
         channels: channels?,
         default_family: default_family?,
@@ -101,6 +107,7 @@ pub(super) fn read_protocol(
         tcp_allocations: tcp_allocations?,
         dual_allocation: dual_allocation?,
         reservations: reservations?,
+        mobility: mobility?,
     })
 }
 

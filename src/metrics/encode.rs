@@ -154,6 +154,16 @@ fn allocations(families: &mut Vec<MetricFamily>, stats: &Stats, unix_secs: u64) 
         MetricType::COUNTER,
         answered,
     );
+    let moves = happened(&stats.mobility, &[Ok(())]);
+    push(
+        families,
+        "turn_mobility_total",
+        "Refresh requests with a mobility ticket that were authentic: ok, an allocation has moved, or the error code.",
+        MetricType::COUNTER,
+        moves
+            .map(|(outcome, count)| counter(&[("result", outcome_label(outcome))], count))
+            .collect(),
+    );
     push(
         families,
         "turn_affected_users",

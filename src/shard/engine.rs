@@ -5,6 +5,7 @@ mod departures;
 mod dtls;
 mod errors;
 mod handover;
+mod moves;
 mod payload;
 mod telling;
 mod vantages;
@@ -32,13 +33,15 @@ use crate::wire;
 use super::budgets::{Budgets, Purses};
 use super::connections::Connections;
 use super::dtls::{Dtls, Sessions, Speaks};
-use super::hairpin::{self, Hairpin, Parcel, Parcels};
+use super::hairpin::{self, Datagram, Hairpin, Parcel, Parcels};
 use super::handover::Start;
 use super::ports::RelayPool;
 use super::relays::{Asked, Owner, Relays, Reports, of_token, slot_of};
+use super::steering::Steering;
 use super::streams::{Client, STREAM_CREDIT, ToStream};
 use super::trains::Trains;
 use departures::count_posted;
+use moves::Guest;
 use payload::{Payload, received_at};
 use telling::log_ended;
 
@@ -153,6 +156,12 @@ pub(super) struct Shard {
     turns: u32,
     segmentation_fallbacks: u64,
     pub(super) parcels: Parcels,
+    /// Clients whose datagrams come to one shard and whose allocation another one has.
+    steering: Steering,
+    /// Whether what is handled was passed on by another shard, and for this one.
+    guest: Guest,
+    /// Where the connection goes that is being read.
+    pub(super) departure: Option<u8>,
     pub(super) streams: HashMap<FiveTuple, Rc<Client>, RandomState>,
     pub(super) stream_connections: [u64; Transport::ALL.len()],
     pub(super) stream_idle: Duration,
@@ -191,8 +200,6 @@ impl Shard {
                 Server::restore(now, parts.turn, families, parts.access, snapshot)
             }
         };
-        let mut server = server;
-        server.set_shard(parts.index);
         let mut shard = Self {
             index: parts.index,
             server,
@@ -229,6 +236,9 @@ impl Shard {
             turns: 0,
             segmentation_fallbacks: 0,
             parcels: parts.parcels,
+            steering: Steering::new(keyed()),
+            guest: Guest::None,
+            departure: None,
             streams: HashMap::with_hasher(keyed()),
             stream_connections: [0; Transport::ALL.len()],
             stream_idle: parts.stream_idle,
@@ -241,6 +251,7 @@ impl Shard {
             connections: Connections::new(keyed()),
             itself: Weak::new(),
         };
+        shard.server.set_shard(shard.index);
         if let Some(estate) = estate {
             shard.move_in(estate);
         }
@@ -341,10 +352,12 @@ impl Shard {
             for range in received.datagrams() {
                 self.make_room();
                 let payload = received_at(slot, &range, received.tos);
-                if speaks.is_plain() {
-                    self.client_input(now, from, payload);
-                } else {
-                    self.told_apart(now, speaks, from, payload);
+                if !speaks.is_plain() && self.takes(now, speaks, from, payload) {
+                    continue;
+                }
+                match self.steering.away(from) {
+                    None => self.client_input(now, from, payload),
+                    Some(way) => self.pass_on(from, way, payload),
                 }
             }
         }
@@ -405,7 +418,14 @@ impl Shard {
     pub(super) fn receive_parcel(&mut self, parcel: Box<Parcel>) {
         let now = Clock.now();
         self.current = DATAGRAMS;
-        for (slot, hairpin) in parcel.datagrams().enumerate() {
+        for (slot, datagram) in parcel.datagrams().enumerate() {
+            let hairpin = match datagram {
+                Datagram::Hairpin(hairpin) => hairpin,
+                Datagram::Passed(passed) => {
+                    self.guest_input(now, parcel.home() as u8, &passed, slot);
+                    continue;
+                }
+            };
             let Some(Owner::Here(id)) = self.relays.find(hairpin.to) else {
                 self.server.count_drop(DropReason::NoRelay, 1);
                 continue;
@@ -462,7 +482,12 @@ impl Shard {
                 let mut payload = message.part(payload);
                 payload.fields.dont_fragment = dont_fragment;
                 self.to_peer(now, allocation, peer, payload);
+                // The first that a client sends from where it moved to.
+                if self.server.has_outputs() {
+                    self.drain_outputs(now);
+                }
             }
+            Forward::ToShard { shard } => self.redirect(from, message, shard),
             Forward::ToClient { .. } => debug_assert!(false, "clients do not talk to clients"),
             Forward::Consumed => self.drain_outputs(now),
             Forward::Drop(reason) => {
@@ -558,7 +583,7 @@ impl Shard {
         self.settle(now);
         let (five_tuple, header) = match forward {
             Forward::ToClient { five_tuple, header } => (five_tuple, header),
-            Forward::ToPeer { .. } => {
+            Forward::ToPeer { .. } | Forward::ToShard { .. } => {
                 debug_assert!(false, "peers do not talk to peers");
                 return;
             }
@@ -667,6 +692,8 @@ impl Shard {
                     five_tuple,
                 } => self.connections.bind(connection, five_tuple),
                 Output::ClosePeer { connection } => self.connections.close(connection),
+                Output::MoveClient { id, client } => self.move_client(id, client),
+                Output::Left { five_tuple } => self.left(five_tuple),
             }
         }
         self.settle(now);

@@ -26,6 +26,7 @@ mod queue;
 mod relays;
 mod reservations;
 mod run;
+mod steering;
 mod streams;
 mod survey;
 mod trains;

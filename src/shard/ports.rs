@@ -315,6 +315,22 @@ impl RelayPool {
         }
     }
 
+    /// Counts an allocation for the address `to` that was counted for `from`.
+    ///
+    /// # Errors
+    /// The quota of `to` is used up.
+    pub fn move_client(
+        &self,
+        from: IpAddr,
+        to: IpAddr,
+        wanted: Wanted,
+    ) -> Result<(), QuotaExceeded> {
+        if wanted.scope.is_canary() {
+            return Ok(());
+        }
+        lock(&self.counts.quota).move_address(from, to)
+    }
+
     /// How many allocations are counted.
     pub fn live(&self) -> usize {
         self.counts.live.load(Ordering::Relaxed)

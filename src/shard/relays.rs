@@ -450,6 +450,28 @@ impl Relays {
         }));
     }
 
+    /// Counts the relays of `id` for `client` rather than the address so far.
+    ///
+    /// # Errors
+    /// The quota of `client` is used up; nothing changes then.
+    pub fn move_client(&mut self, id: AllocationId, client: IpAddr) -> Result<(), OpenError> {
+        let mut counted = Err(OpenError::Capacity);
+        for family in Family::ALL {
+            let Some(relay) = self.get_mut(id, family) else {
+                continue;
+            };
+            // An allocation counts once, however many relayed addresses it has.
+            if counted.is_err() {
+                (relay.pool)
+                    .move_client(relay.client, client, relay.wanted)
+                    .map_err(|_| OpenError::Quota)?;
+                counted = Ok(());
+            }
+            relay.client = client;
+        }
+        counted
+    }
+
     /// Closes a socket that another process has open as well.
     pub fn hand_over(&mut self, id: AllocationId, family: Family, poller: &Poller) {
         if let Some(relay) = self.take(id, family) {

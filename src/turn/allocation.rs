@@ -11,6 +11,7 @@ use crate::wire::{ChannelNumber, ErrorCode, TransactionId};
 use super::connections::PeerConnection;
 use super::contacts::Contacts;
 use super::icmp::Told;
+use super::mobility::Mobility;
 use super::police::Police;
 use super::stats::{Direction, RateWindow, RelayKind, Traffic};
 
@@ -179,6 +180,8 @@ pub(super) struct Allocation {
     pub connections: Vec<PeerConnection>,
     /// ICMP errors that its client was told of.
     pub told: Told,
+    /// Where the client asked to be mobile.
+    pub mobility: Option<Box<Mobility>>,
 }
 
 impl Allocation {
@@ -234,6 +237,14 @@ impl Allocation {
             && meant(own.other())
         {
             *expires = at;
+        }
+    }
+
+    /// Has it end at `at`, if not before.
+    pub fn end_by(&mut self, at: Instant) {
+        self.expires = self.expires.min(at);
+        if let Additional::Live { expires, .. } = &mut self.additional {
+            *expires = (*expires).min(at);
         }
     }
 
@@ -402,6 +413,12 @@ impl Allocations {
         (slot.generation == id.generation)
             .then_some(slot.allocation.as_deref())
             .flatten()
+    }
+
+    /// The id of the allocation in `slot`.
+    pub fn id_in(&self, slot: u32) -> Option<AllocationId> {
+        let allocation = self.slots.get(slot as usize)?.allocation.as_deref()?;
+        Some(allocation.id)
     }
 
     pub fn get_mut(&mut self, id: AllocationId) -> Option<&mut Allocation> {

@@ -215,6 +215,8 @@ pub(super) struct Guard<'s> {
     pub offer: Option<Offer>,
     /// The realm that the client's connection asked for, if not the default one.
     pub named: Option<RealmName>,
+    /// The connection that the client has allocated on, where this is one for data (RFC 6062 §5.4): nonces of that are good.
+    pub control: Option<FiveTuple>,
 }
 
 /// How a request is signed.
@@ -260,14 +262,10 @@ impl Guard<'_> {
         }
     }
 
-    /// Whether `nonce` proves that the client has been challenged.
-    ///
-    /// The owner on a new connection (RFC 6062 §5.4) has the nonce of the connection that it allocated on.
-    pub fn is_fresh(&self, nonce: &[u8], owned: Option<&Allocation>) -> bool {
-        let control =
-            (owned.map(|allocation| allocation.five_tuple)).filter(|control| *control != self.from);
+    /// Whether `nonce` proves that the client has been challenged, here or on its control connection.
+    pub fn is_fresh(&self, nonce: &[u8]) -> bool {
         let known = |client| self.nonces.check(self.now, client, self.offer, nonce);
-        known(self.from) || control.is_some_and(known)
+        known(self.from) || self.control.is_some_and(known)
     }
 
     /// Checks a request in the order of RFC 8489 §9.2.4.
@@ -295,11 +293,11 @@ impl Guard<'_> {
         else {
             return Err(Reject::BadRequest("USERNAME, REALM or NONCE is missing"));
         };
-        let signature = self.signature(message, integrity, nonce, owned)?;
+        let signature = self.signature(message, integrity, nonce)?;
         let authenticated = self.verify(message, signature, who, realm, owned)?;
         // The canary's requests never leave this host, and were they repeated here, nobody would gain by it. So it needs
         // no challenge, and leaves no trace of one.
-        if authenticated.scope.is_canary() || self.is_fresh(nonce, owned) {
+        if authenticated.scope.is_canary() || self.is_fresh(nonce) {
             Ok(authenticated)
         } else {
             Err(Reject::StaleNonce)
@@ -328,7 +326,6 @@ impl Guard<'_> {
         message: &Message<'_>,
         integrity: Integrity,
         nonce: &[u8],
-        owned: Option<&Allocation>,
     ) -> Result<Signature, Reject> {
         let chosen = message.attribute(attribute::PASSWORD_ALGORITHM);
         let echoed = message.attribute(attribute::PASSWORD_ALGORITHMS);
@@ -352,7 +349,7 @@ impl Guard<'_> {
                 answers: integrity,
             }),
             // With a nonce that is over nobody can tell what came with it.
-            _ if !self.is_fresh(nonce, owned) => Err(Reject::StaleNonce),
+            _ if !self.is_fresh(nonce) => Err(Reject::StaleNonce),
             _ => Err(Reject::BidDown),
         }
     }

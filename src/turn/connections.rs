@@ -120,6 +120,7 @@ impl Server {
     /// Says which of the shards this is, for ids that lead back to it; less than 128.
     pub fn set_shard(&mut self, shard: u8) {
         self.connections.shard = shard;
+        self.tickets.shard = shard;
     }
 
     /// Whether the client on `five_tuple` has an allocation that relays connections.

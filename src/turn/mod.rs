@@ -22,6 +22,7 @@ mod contacts;
 mod discovery;
 mod icmp;
 mod limits;
+mod mobility;
 pub mod police;
 mod purses;
 mod reject;
@@ -32,6 +33,7 @@ mod routes;
 mod server;
 mod snapshot;
 pub mod stats;
+mod ticket;
 mod timers;
 mod trace;
 
@@ -91,6 +93,12 @@ pub enum Forward {
     },
     /// A control message, or nothing to do: drain `poll_output`.
     Consumed,
+    /// Give this datagram, and what follows on its five-tuple, to another shard: its ticket names an allocation there
+    /// (RFC 8016).
+    ToShard {
+        /// Which.
+        shard: u8,
+    },
     /// It goes no further, and is counted.
     Drop(DropReason),
 }
@@ -159,6 +167,18 @@ pub enum Output {
     ClosePeer {
         /// Which.
         connection: ConnectionId,
+    },
+    /// Count the allocation for this address rather than the one so far, then call `handle_client_moved`.
+    MoveClient {
+        /// Which.
+        id: AllocationId,
+        /// The client's address, for quotas.
+        client: IpAddr,
+    },
+    /// An allocation that has moved is no longer on this five-tuple.
+    Left {
+        /// Where it was.
+        five_tuple: FiveTuple,
     },
 }
 
@@ -287,6 +307,8 @@ pub struct Protocol {
     pub rfc3489: bool,
     /// Allocations that relay connections (RFC 6062).
     pub tcp_allocations: bool,
+    /// Whether clients may move their allocations (RFC 8016).
+    pub mobility: bool,
 }
 
 impl Default for Protocol {
@@ -303,6 +325,7 @@ impl Default for Protocol {
             dont_fragment: true,
             dscp: Dscp::default(),
             icmp: true,
+            mobility: true,
         }
     }
 }

@@ -24,6 +24,9 @@ impl Server {
         let Some(&route) = self.routes.to_peer(from, channel, now.mono) else {
             return Forward::Drop(DropReason::NoChannel);
         };
+        if route.settles {
+            self.settle_on_next(now, route.allocation);
+        }
         if let Err(reason) = self.admit_from_client(now, route.allocation, payload.len()) {
             return Forward::Drop(reason);
         }
@@ -58,6 +61,7 @@ impl Server {
             return Forward::Drop(DropReason::Unexpected);
         }
         let id = allocation.id;
+        let settles = allocation.five_tuple != from;
         let permission = allocation.permitted_until(send.peer.ip(), now.mono);
         let peer = match (self.access.peers).permit_within(allocation.scope, send.peer) {
             Ok(peer) => peer,
@@ -76,6 +80,9 @@ impl Server {
                 return Forward::Drop(DropReason::NewPeers);
             }
             self.remember_peer(id, send.peer, false);
+        }
+        if settles {
+            self.settle_on_next(now, id);
         }
         if let Err(reason) = self.admit_from_client(now, id, send.data.len()) {
             return Forward::Drop(reason);
@@ -117,6 +124,9 @@ impl Server {
                     && (allocation.permitted_until(from.peer.ip(), now.mono)).is_some();
                 if !permitted {
                     return Forward::Drop(DropReason::NoPermission);
+                }
+                if allocation.is_adrift() {
+                    return Forward::Drop(DropReason::NoAllocation);
                 }
                 // A channel was bound to a port that policy had judged; here a permission speaks for the IP alone.
                 if let Err(denied) = (self.access.peers).admit_within(allocation.scope, from.peer) {

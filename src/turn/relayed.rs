@@ -125,6 +125,19 @@ impl Server {
         self.output(output);
     }
 
+    /// The success response to an Allocate, the same for its retransmissions.
+    pub(super) fn allocate_success(
+        &self,
+        allocation: &Allocation,
+        relayed: RelayedAddress,
+    ) -> Response {
+        let response = allocate_success(allocation, relayed);
+        match self.ticket(allocation) {
+            Some(ticket) => response.mobility_ticket(&ticket),
+            None => response,
+        }
+    }
+
     /// Everything that can be had is open: the client hears of it.
     fn allocated(&mut self, now: Now, id: AllocationId) {
         // The answer grants the whole lifetime, however long the relay took to open.
@@ -140,7 +153,7 @@ impl Server {
             return;
         };
         let (five_tuple, key) = (allocation.five_tuple, allocation.key);
-        let answer = allocate_success(allocation, relayed);
+        let answer = self.allocate_success(allocation, relayed);
         let message = answer.finish(Some(&key), allocation.fingerprint);
         if !allocation.scope.is_canary() {
             let transport = five_tuple.transport();
@@ -234,8 +247,8 @@ pub(super) struct Ask {
     pub token: Option<u64>,
 }
 
-/// The success response to an Allocate, the same for its retransmissions.
-pub(super) fn allocate_success(allocation: &Allocation, relayed: RelayedAddress) -> Response {
+/// The success response to an Allocate, but for its ticket.
+fn allocate_success(allocation: &Allocation, relayed: RelayedAddress) -> Response {
     let mut response =
         Response::success(Method::Allocate, allocation.transaction).relayed_address(relayed.0);
     if let Some(additional) = allocation.additional() {

@@ -13,8 +13,9 @@ use super::allocation::{
 };
 use super::auth::Authenticated;
 use super::icmp::Told;
+use super::mobility::Renewed;
 use super::reject::Reject;
-use super::relayed::{Ask, allocate_success};
+use super::relayed::Ask;
 use super::server::Server;
 use super::stats::{Direction, RateWindow, Traffic};
 use super::{ChannelRange, DEFAULT_LIFETIME, DefaultFamily, EndReason};
@@ -127,7 +128,7 @@ impl Server {
             }
             return Ok(allocation
                 .relayed()
-                .map(|relayed| allocate_success(allocation, relayed)));
+                .map(|relayed| self.allocate_success(allocation, relayed)));
         }
         let relay_transport = match message.requested_transport()? {
             None => return Err(Reject::BadRequest("REQUESTED-TRANSPORT is missing")),
@@ -150,6 +151,7 @@ impl Server {
         let (family, additional, ask) = self.wanted(from, message, relay_transport)?;
         // Whoever asks for it here wants to know whether it may be had in Send (RFC 8656 §7.2).
         message.dont_fragment()?;
+        let mobile = self.asks_to_move(message, &authenticated, relay_transport)?;
         if !authenticated.scope().is_canary() {
             self.admit_newcomer(from)?;
         }
@@ -194,6 +196,7 @@ impl Server {
             relay_transport,
             connections: Vec::new(),
             told: Told::default(),
+            mobility: mobile.then(Box::default),
         });
         self.by_five_tuple.insert(from, id);
         self.touch(now, id, |_| {});
@@ -265,31 +268,62 @@ impl Server {
         Ok((family, additional, ask))
     }
 
-    /// Refresh (RFC 8656 §8.2); zero ends the allocation.
+    /// Refresh (RFC 8656 §8.2); zero ends the allocation. `None`: the answer follows once a move is counted.
     pub(super) fn refresh(
         &mut self,
         now: Now,
+        from: FiveTuple,
         id: Option<AllocationId>,
         message: &Message<'_>,
         authenticated: &Authenticated,
-    ) -> Result<Response, Reject> {
+    ) -> Result<Option<Response>, Reject> {
+        if message.mobility_ticket().is_some() {
+            self.refuse_unknown(message, Method::Refresh)?;
+            return self.refresh_by_ticket(now, from, id, message, authenticated);
+        }
         let (id, allocation) = self.owned(id, authenticated)?;
         self.refuse_unknown(message, Method::Refresh)?;
-        let family = match message.requested_family()? {
-            Some(Some(family)) if allocation.ends(family).is_some() => Some(family),
-            Some(_) => return Err(Reject::PeerFamily),
-            None => None,
-        };
-        let requested = message.lifetime()?;
+        let (family, granted_secs) = self.renewal(now, allocation, message, authenticated)?;
         let response = Response::success(Method::Refresh, message.transaction_id());
-        if requested == Some(0) {
+        if granted_secs == 0 {
             match family {
                 Some(family) => self.end_relayed(now, id, family, EndReason::Released),
                 None => {
                     self.end(now, id, EndReason::Released);
                 }
             }
-            return Ok(response.lifetime(0));
+            return Ok(Some(response.lifetime(0)));
+        }
+        let renewed = Renewed::of(authenticated);
+        self.touch(now, id, |allocation| {
+            allocation.refresh(family, now.mono + Duration::from_secs(granted_secs.into()));
+            if let Some(renewed) = renewed {
+                renewed.keep(allocation);
+            }
+        });
+        Ok(Some(response.lifetime(granted_secs)))
+    }
+
+    /// The family that a Refresh of `allocation` is about, if not about all of it, and the LIFETIME that it is granted, in
+    /// seconds; 0 where it asks for an end.
+    ///
+    /// # Errors
+    /// 443 for a family that it has not, 401 if the credential is over.
+    pub(super) fn renewal(
+        &self,
+        now: Now,
+        allocation: &Allocation,
+        message: &Message<'_>,
+        authenticated: &Authenticated,
+    ) -> Result<(Option<Family>, u32), Reject> {
+        let family = match message.requested_family()? {
+            Some(Some(family)) if allocation.ends(family).is_some() => Some(family),
+            Some(_) => return Err(Reject::PeerFamily),
+            None => None,
+        };
+        let requested = message.lifetime()?;
+        if requested == Some(0) {
+            return Ok((family, 0));
         }
         let renewed = authenticated.renewed();
         let over = renewed.is_none()
@@ -307,16 +341,7 @@ impl Server {
             None => allocation.credential_expires,
         };
         let bounded = allocation.scope.is_loop() || allocation.by_token;
-        let granted_secs = self.granted_secs(now, requested, bounded, ends);
-        self.touch(now, id, |allocation| {
-            allocation.refresh(family, now.mono + Duration::from_secs(granted_secs.into()));
-            if let Some(identity) = renewed {
-                allocation.username.clone_from(&identity.username);
-                allocation.key = *authenticated.key();
-                allocation.credential_expires = identity.expires;
-            }
-        });
-        Ok(response.lifetime(granted_secs))
+        Ok((family, self.granted_secs(now, requested, bounded, ends)))
     }
 
     /// CreatePermission (RFC 8656 §10.2): all of the peers, or none.

@@ -29,12 +29,14 @@ use super::change::Newcomers;
 use super::connections::Connections;
 use super::contacts::Contacts;
 use super::icmp::{IcmpFate, Told};
+use super::mobility::MobilityImage;
 use super::police::{Limit, ScopedRates};
 use super::purses::{PurseId, Purses};
 use super::relayed::AdditionalImage;
 use super::routes::Routes;
 use super::server::Server;
 use super::stats::{Direction, DropReason, Histogram, Path, RateWindow, Stats, Traffic};
+use super::ticket::Tickets;
 use super::timers::Timers;
 use super::trace::Tracer;
 use super::{Seed, Settings};
@@ -152,6 +154,8 @@ struct AllocationImage {
     /// What the answer names; the reservation itself stays behind.
     #[serde(default)]
     token: Option<u64>,
+    #[serde(default)]
+    mobility: Option<MobilityImage>,
 }
 
 impl Snapshot {
@@ -278,6 +282,7 @@ impl Server {
             vantages: _,
             redirected,
             tracer: _,
+            tickets: _,
             timers: _,
             outputs,
             started,
@@ -436,6 +441,7 @@ impl Server {
             routes,
             stats,
             indications,
+            tickets: Tickets::new(&nonce_key),
             timers,
             newcomers: Newcomers::default(),
             vantages: Vec::new(),
@@ -449,6 +455,7 @@ impl Server {
         let live: Vec<_> = server.tenants().map(|tenant| tenant.id).collect();
         for id in live {
             server.place_under_limits(now, id);
+            server.resume_move(now, id);
         }
         server
     }
@@ -581,6 +588,7 @@ impl AllocationImage {
             connections: _,
             // A moment's worth.
             told: _,
+            mobility,
         } = allocation;
         Self {
             slot: id.slot,
@@ -624,6 +632,8 @@ impl AllocationImage {
             contacts: contacts.as_deref().cloned(),
             additional: AdditionalImage::of(state, additional, now),
             token: *token,
+            mobility: (mobility.as_deref())
+                .map(|mobility| MobilityImage::of(mobility, |at| nanos(at, now))),
         }
     }
 
@@ -695,6 +705,8 @@ impl AllocationImage {
             relay_transport: RelayTransport::Udp,
             connections: Vec::new(),
             told: Told::default(),
+            mobility: (self.mobility.as_ref())
+                .map(|image| Box::new(image.restored(|nanos| moment(nanos, taken)))),
         })
     }
 }
@@ -749,6 +761,7 @@ fn each_counter(stats: &mut Stats, mut visit: impl FnMut(String, &mut u64)) {
         policed,
         new_peers_refused,
         scan_suspects,
+        mobility,
         duration,
         bandwidth,
         affected,
@@ -771,10 +784,13 @@ fn each_counter(stats: &mut Stats, mut visit: impl FnMut(String, &mut u64)) {
     }
     visit("new_peers_refused".to_owned(), new_peers_refused);
     visit("scan_suspects".to_owned(), scan_suspects);
+    let codes = || ErrorCode::ALL.iter().map(|code| code.code());
+    for (code, value) in std::iter::once(0).chain(codes()).zip(mobility) {
+        visit(format!("mobility/{code}"), value);
+    }
     for (method, rows) in Method::ALL.iter().zip(requests) {
         for (transport, row) in Transport::ALL.iter().zip(rows) {
-            let codes = ErrorCode::ALL.iter().map(|code| code.code());
-            for (code, value) in std::iter::once(0).chain(codes).zip(row) {
+            for (code, value) in std::iter::once(0).chain(codes()).zip(row) {
                 let (method, transport) = (method.label(), transport.label());
                 visit(format!("request/{method}/{transport}/{code}"), value);
             }

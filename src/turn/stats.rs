@@ -306,6 +306,8 @@ pub struct Stats {
     pub new_peers_refused: u64,
     /// Allocations many of whose peers never answered.
     pub scan_suspects: u64,
+    /// Refreshes with a ticket, by outcome.
+    pub mobility: [u64; OUTCOMES],
     /// Failed authentications.
     pub auth_failures: [u64; AuthFailure::ALL.len()],
     /// Refused peers.
@@ -350,6 +352,7 @@ impl Default for Stats {
             policed: [[Traffic::default(); Direction::ALL.len()]; Limit::ALL.len()],
             new_peers_refused: 0,
             scan_suspects: 0,
+            mobility: [0; OUTCOMES],
             auth_failures: [0; AuthFailure::ALL.len()],
             peer_denied: [0; DeniedRule::ALL.len()],
             affected: Affected::default(),
@@ -420,6 +423,7 @@ impl Stats {
         self.scan_suspects += other.scan_suspects;
         self.connections += other.connections;
         (self.icmp.iter_mut().zip(&other.icmp)).for_each(|(a, b)| add(a, b));
+        (self.mobility.iter_mut().zip(&other.mobility)).for_each(|(a, b)| add(a, b));
         let mine =
             (self.relayed.as_flattened_mut().iter_mut()).chain(self.policed.as_flattened_mut());
         let theirs = (other.relayed.as_flattened().iter()).chain(other.policed.as_flattened());

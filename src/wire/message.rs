@@ -283,6 +283,11 @@ impl<'a> Message<'a> {
         self.attribute(attribute::ACCESS_TOKEN)
     }
 
+    /// MOBILITY-TICKET, as sent (RFC 8016 §3.3).
+    pub fn mobility_ticket(&self) -> Option<&'a [u8]> {
+        self.attribute(attribute::MOBILITY_TICKET)
+    }
+
     /// LIFETIME in seconds.
     ///
     /// # Errors

@@ -133,6 +133,11 @@ impl Response {
         self
     }
 
+    /// MOBILITY-TICKET (RFC 8016 §3.3).
+    pub fn mobility_ticket(self, ticket: &[u8]) -> Self {
+        self.raw(attribute::MOBILITY_TICKET, ticket)
+    }
+
     /// MAPPED-ADDRESS (RFC 8489 §14.1): how we see the client, in the clear.
     pub fn plain_mapped_address(self, client: SocketAddr) -> Self {
         self.raw(attribute::MAPPED_ADDRESS, &classic::address(client))

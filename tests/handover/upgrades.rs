@@ -186,6 +186,35 @@ fn sockets_tell_what_the_configuration_of_their_process_says() {
     }
 }
 
+/// Clients on ports that the kernel gives to another shard than that of their allocation, and clients on the move.
+#[test]
+fn clients_that_have_moved_go_on() {
+    let site = Site::new();
+    let old = site.start(&[]);
+    let peer = UdpSocket::bind((site.address(), 0)).unwrap();
+    let moved: Vec<_> = (0..12)
+        .map(|number| {
+            let (before, ticket) = Client::allocate_mobile(old.listener());
+            before.bind(peer.local_addr().unwrap());
+            assert!(before.echoes(&peer));
+            let (client, ticket) = before.go(&ticket);
+            // Every second one has not sent anything from there yet.
+            assert!(number % 2 == 0 || client.echoes(&peer));
+            (client, ticket)
+        })
+        .collect();
+    let new = site.successor(&[]);
+    new.serves();
+    for (client, ticket) in &moved {
+        assert!(client.echoes(&peer));
+        assert_eq!(client.refresh(), 0);
+        let (next, _) = client.go(ticket);
+        assert!(next.echoes(&peer));
+    }
+    assert_eq!(new.metric("turn_allocations"), 12.0);
+    assert_eq!(new.metric("turn_mobility_total"), 24.0);
+}
+
 #[test]
 fn connections_move_and_no_newcomer_is_turned_away() {
     let site = Site::new();

@@ -6,7 +6,8 @@
 //! the next) in every second Allocate, by chance; no option turns that off. Over DTLS it tries
 //! 1.0 as well until it is told that nobody speaks it. Over TLS it tries TLS 1.0 and 1.1 as well, one context at
 //! a time, until the server accepts; and it takes what one TLS record carries for one message, however many there are,
-//! hence the slower pace there.
+//! hence the slower pace there. Clients that move are not tried over TLS: it goes on using a session that it has freed, in
+//! one of four moves.
 
 use std::net::Ipv4Addr;
 use std::process::Command;
@@ -80,6 +81,8 @@ struct Run {
     allocations: Allocations,
     /// DONT-FRAGMENT in Allocate and in Send.
     dont_fragment: bool,
+    /// Clients take a ticket, go to another port, and send the Refresh that moves their allocation twice.
+    moves: bool,
 }
 
 impl Run {
@@ -93,12 +96,20 @@ impl Run {
             credentials: Credentials::LongTerm,
             allocations: Allocations::One,
             dont_fragment: false,
+            moves: false,
         }
     }
 
     const fn dont_fragment(self) -> Run {
         Run {
             dont_fragment: true,
+            ..self
+        }
+    }
+
+    const fn moving(self) -> Run {
+        Run {
+            moves: true,
             ..self
         }
     }
@@ -196,6 +207,9 @@ impl Run {
             // An IPv6 peer is reached through the second address: without -x nothing else asks for it.
             Allocations::Dual => "-Z",
         });
+        if self.moves {
+            add("-M");
+        }
         add(&format!(
             "-n {messages} -m {clients} -z {interval} -l 200 -p {server_port}"
         ));
@@ -286,6 +300,13 @@ fn check(test: &str, case: Run) {
                 && metrics.sum("turn_relayed_bytes_total", &labels) == 200.0 * packets
         })
     });
+    if case.moves {
+        // The one to look around with moves as well.
+        let moves = f64::from(u32::try_from(clients + 1).expect("a small number"));
+        server.wait_for_metrics("all of them have moved", |metrics| {
+            metrics.sum("turn_mobility_total", &[("result", "ok")]) >= moves
+        });
+    }
     if case.transport == Transport::Udp && case.allocations == Allocations::Dual {
         // It has one family or the other deleted, by chance, and forgets the rest.
         return;
@@ -293,6 +314,8 @@ fn check(test: &str, case: Run) {
     let transport = match case.transport {
         Transport::Udp => "udp",
         Transport::Dtls => "dtls",
+        // Whoever closes a connection may come back within half a minute.
+        Transport::Tcp | Transport::Tls if case.moves => return,
         Transport::Tcp | Transport::Tls => return server.wait_until_idle(),
     };
     // Over UDP it gives back the allocations that relayed, and forgets the one it made for each to look around.
@@ -344,6 +367,9 @@ cases! {
     udp_dont_fragment_to_echo_peer: Run::new(Udp, Indications, Echo).dont_fragment();
     tcp_dont_fragment_to_echo_peer: Run::new(Tcp, Indications, Echo).dont_fragment();
     dont_fragment_to_ipv6_peer: Run::new(Udp, Indications, Echo).relayed(V6).dont_fragment();
+    udp_clients_that_move: Run::new(Udp, Channels, Clients).moving();
+    udp_clients_that_move_and_send_indications: Run::new(Udp, Indications, Echo).moving();
+    tcp_clients_that_move: Run::new(Tcp, Channels, Clients).moving();
     secret_over_udp: Run::new(Udp, Channels, Clients).secret();
     secret_over_tcp: Run::new(Tcp, Channels, Clients).secret();
     secret_over_tls: Run::new(Tls, Channels, Echo).secret();

@@ -18,6 +18,7 @@ mod hairpin;
 mod headers;
 mod limits;
 mod load;
+mod mobility;
 mod realms;
 mod revocation;
 mod service;

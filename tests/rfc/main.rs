@@ -12,6 +12,7 @@ mod rfc5928_resolution;
 mod rfc6062_tcp_allocations;
 mod rfc7350_dtls;
 mod rfc7635_third_party;
+mod rfc8016_mobility;
 mod rfc8489_10_alternate_server;
 mod rfc8489_5_messages;
 mod rfc8489_6_3_binding;

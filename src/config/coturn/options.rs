@@ -394,9 +394,7 @@ pub(super) const OPTIONS: &[Known] = &[
     option(
         "mobility",
         None,
-        Plan::Never(
-            "RFC 8016 is not spoken; a client whose address changes allocates anew, as ICE restarts do",
-        ),
+        Plan::Always("clients may move (RFC 8016), unless protocol.mobility is off"),
     ),
     option(
         "rfc5780",

@@ -93,6 +93,7 @@ impl Shard {
             if of_it {
                 let listener = ListenerId(index as u16);
                 (self.server).end_listener(now, listener, EndReason::ListenerClosed);
+                self.steering.close(listener);
                 // Nobody uses the number any more, so the next endpoint may have it.
                 self.endpoints[index] = Endpoint::Free;
             }

@@ -151,7 +151,8 @@ pub(super) fn count_posted(server: &mut Server, posted: &Posted<'_>) {
             server.count_to_peer(Path::Hairpin, *length);
         }
     } else {
-        server.count_drop(DropReason::Mailbox, posted.lengths.len() as u64);
+        let lost = posted.lengths.len() + posted.passed;
+        server.count_drop(DropReason::Mailbox, lost as u64);
     }
 }
 

@@ -48,6 +48,7 @@ impl Shard {
             endpoints: self.endpoints.clone(),
             drops: self.drops_of_closed + self.relays.drops_of_closed(),
             segmentation_fallbacks: self.segmentation_fallbacks,
+            steering: self.steering.export(),
             stays: (self.server.tenants())
                 .filter(|tenant| stays(tenant.five_tuple.transport()))
                 .flat_map(|tenant| tenant.relays())
@@ -147,6 +148,7 @@ impl Shard {
         self.segmentation_fallbacks = start.segmentation_fallbacks;
         self.relays.set_drops_of_closed(start.drops);
         self.relays.abroad = start.abroad;
+        self.steering.resume(std::mem::take(&mut start.steering));
         let tenants: Vec<_> = self.server.tenants().collect();
         for tenant in tenants {
             let (id, five_tuple) = (tenant.id, tenant.five_tuple);

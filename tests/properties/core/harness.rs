@@ -786,6 +786,7 @@ impl Harness {
             }
             Forward::Consumed => self.tally.consumed += 1,
             Forward::Drop(_) => self.tally.dropped += 1,
+            Forward::ToShard { .. } => panic!("no client has a ticket"),
         }
     }
 
@@ -872,6 +873,7 @@ impl Harness {
                     token,
                 }
             }
+            Output::MoveClient { .. } | Output::Left { .. } => panic!("no client has a ticket"),
             Output::ConnectPeer { .. } | Output::BindPeer { .. } | Output::ClosePeer { .. } => {
                 panic!("{output:?} without TCP allocations")
             }
