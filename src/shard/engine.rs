@@ -352,12 +352,12 @@ impl Shard {
             for range in received.datagrams() {
                 self.make_room();
                 let payload = received_at(slot, &range, received.tos);
-                if !speaks.is_plain() {
-                    self.told_apart(now, speaks, from, payload);
-                } else if let Some(way) = self.steering.away(from) {
-                    self.pass_on(from, way, payload);
-                } else {
-                    self.client_input(now, from, payload);
+                if !speaks.is_plain() && self.takes(now, speaks, from, payload) {
+                    continue;
+                }
+                match self.steering.away(from) {
+                    None => self.client_input(now, from, payload),
+                    Some(way) => self.pass_on(from, way, payload),
                 }
             }
         }

@@ -14,17 +14,24 @@ use super::{Endpoint, Payload, Shard};
 const HANDSHAKE: u8 = 22;
 
 impl Shard {
-    /// A datagram on a listener that speaks other than plain TURN alone.
-    pub(super) fn told_apart(&mut self, now: Now, speaks: Speaks, from: FiveTuple, came: Payload) {
+    /// Takes a datagram that is no plain TURN, on a listener that speaks other than that alone; false if it is some.
+    pub(super) fn takes(
+        &mut self,
+        now: Now,
+        speaks: Speaks,
+        from: FiveTuple,
+        came: Payload,
+    ) -> bool {
         let first = came.bytes(&self.batches[self.current]).first().copied();
         if speaks.dtls && first.is_some_and(is_dtls) {
             let from = FiveTuple::new(Transport::Dtls, from.client(), from.listener());
             self.records_input(now, from, came);
         } else if speaks.plain {
-            self.client_input(now, from, came);
+            return false;
         } else {
             self.server.count_drop(DropReason::NotStun, 1);
         }
+        true
     }
 
     fn records_input(&mut self, now: Now, from: FiveTuple, came: Payload) {
