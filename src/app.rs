@@ -197,6 +197,11 @@ fn begin(
         First::Load(certificate) => Some(certification.serving(certificate)),
         First::None | First::Current => None,
     };
+    let others = certification::others(&config, &mut problems);
+    if let Some(served) = &certificates {
+        served.replace_others(others);
+        served.claim(certification::own_names(&config));
+    }
     let inventory = approach.as_ref().map(|approach| approach.inventory.clone());
     let known = inventory.as_ref().map_or_else(Vec::new, handover::seen);
     let look = outside::at_start(&config, &known)?;
@@ -249,6 +254,7 @@ fn begin(
     }
 
     let admission = Admission::new(config.connections_per_address);
+    admission.passages().set_limit(config.upstream_connections);
     let taken = match approach {
         None => None,
         Some(approach) => {
@@ -360,7 +366,7 @@ fn begin(
     for (wanted, socket) in config.listeners.iter().zip(tcp) {
         prepared.push(
             socket
-                .map(|socket| Prepared::new(socket, wanted.streams, certificates.clone()))
+                .map(|socket| Prepared::new(socket, wanted, certificates.clone()))
                 .transpose()?,
         );
     }
@@ -371,7 +377,7 @@ fn begin(
     let mut open = Vec::new();
     for (wanted, prepared) in config.listeners.iter().zip(prepared) {
         open.push(Open {
-            wanted: *wanted,
+            wanted: wanted.clone(),
             udp: wanted.udp.then(|| slots.next()).flatten(),
             door: prepared.map(|prepared| lobby.open(prepared)),
         });
@@ -640,7 +646,8 @@ fn log_started(started: &Started, shards: usize) {
         let speaks: Vec<_> = (speaks.iter())
             .filter_map(|(on, name)| on.then_some(*name))
             .collect();
-        tracing::info!(address = %listener.address, protocols = speaks.join(","), "listening");
+        let upstream = (listener.sharing.upstream).map(|upstream| upstream.address.to_string());
+        tracing::info!(address = %listener.address, protocols = speaks.join(","), upstream, "listening");
     }
     for Seen {
         local,

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Over UDP requests are sent again as RFC 8489 §6.2.1 says; over streams never. Answers to signed requests count only
-//! with a correct MESSAGE-INTEGRITY. Application data is neither copied nor queued: headers are made for the caller to
+//! with a correct MESSAGE-INTEGRITY. What a server offers of RFC 8489's security features is used, and when it is missing from
+//! a later challenge somebody took it away. Application data is neither copied nor queued: headers are made for the caller to
 //! write, and what arrives is lent back as a slice of the input.
 
 use std::collections::VecDeque;
@@ -19,10 +20,10 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::base::{Family, Now, Secret, Transport};
-use crate::wire::key::{self, long_term_key};
+use crate::wire::key::{self, user_hash};
 use crate::wire::{
-    ChannelNumber, Header, Key, Kind, Message, Method, Request, TransactionId, channel_data,
-    classify, indication,
+    ChannelNumber, Features, Header, Integrity, Key, Kind, Message, Method, PasswordAlgorithm,
+    Request, TransactionId, attribute, channel_data, classify, features, indication,
 };
 
 /// The first retransmission comes after this time, every further one after twice the last (RFC 8489 §6.2.1).
@@ -101,6 +102,8 @@ pub enum Failure {
     Timeout,
     /// All answers that came had a missing or wrong MESSAGE-INTEGRITY.
     Integrity,
+    /// A challenge lacks what its nonce or an earlier one promises: somebody on the way has taken it out.
+    BidDown,
     /// The answer lacks what it has to hold.
     Malformed,
 }
@@ -168,6 +171,34 @@ struct Challenge {
     realm: String,
     nonce: String,
     key: Key,
+    /// USERHASH, where the server wants that in place of USERNAME.
+    user_hash: Option<[u8; 32]>,
+    /// PASSWORD-ALGORITHMS as it came; empty if the server knows nothing of it.
+    algorithms: Vec<u8>,
+}
+
+impl Challenge {
+    fn new(
+        settings: &Settings,
+        realm: String,
+        nonce: String,
+        algorithms: &[u8],
+        algorithm: PasswordAlgorithm,
+    ) -> Self {
+        let (username, password) = (settings.username.as_bytes(), &settings.password);
+        let key = algorithm.key(username, &realm, password.expose().as_bytes());
+        let features = Features::of(nonce.as_bytes()).unwrap_or_default();
+        Self {
+            key: key.signing(match algorithms {
+                [] => Integrity::Sha1,
+                _ => Integrity::Sha256,
+            }),
+            user_hash: (features.username_anonymity).then(|| user_hash(username, &realm)),
+            algorithms: algorithms.to_vec(),
+            realm,
+            nonce,
+        }
+    }
 }
 
 struct Peer {
@@ -220,13 +251,13 @@ impl Client {
     /// Signs from the first request on, for a server that this realm and nonce are known to be right for.
     #[must_use]
     pub fn challenged(mut self, realm: &str, nonce: &str) -> Self {
-        let (username, password) = (&self.settings.username, &self.settings.password);
-        let key = long_term_key(username.as_bytes(), realm, password.expose().as_bytes());
-        self.challenge = Some(Challenge {
-            realm: realm.to_owned(),
-            nonce: nonce.to_owned(),
-            key,
-        });
+        self.challenge = Some(Challenge::new(
+            &self.settings,
+            realm.to_owned(),
+            nonce.to_owned(),
+            &[],
+            PasswordAlgorithm::Md5,
+        ));
         self
     }
 
@@ -376,7 +407,7 @@ impl Client {
         let key = self.challenge.as_ref().map(|challenge| &challenge.key);
         if transaction.signed
             && !challenged
-            && !key.is_some_and(|key| message.verify_integrity(key))
+            && !key.is_some_and(|key| message.verify(key.integrity(), key))
         {
             // RFC 8489 §9.2.5: as if it had never come; on a stream no better one will.
             transaction.doubted = true;
@@ -429,15 +460,29 @@ impl Client {
         let (Some(realm), Some(nonce), false) = (realm, nonce, hopeless) else {
             return self.fail(transaction.step, Failure::Refused(code));
         };
-        let key = match known {
-            Some(known) if known.realm == realm => known.key,
-            _ => long_term_key(
-                self.settings.username.as_bytes(),
-                &realm,
-                self.settings.password.expose().as_bytes(),
-            ),
+        let promised = Features::of(nonce.as_bytes()).is_some_and(|said| said.password_algorithms)
+            || known.is_some_and(|known| !known.algorithms.is_empty());
+        let algorithms = message.attribute(attribute::PASSWORD_ALGORITHMS);
+        let algorithm = match algorithms {
+            None if promised => return self.fail(transaction.step, Failure::BidDown),
+            None => PasswordAlgorithm::Md5,
+            Some(list) => match features::first_known(list) {
+                Some(algorithm) => algorithm,
+                // RFC 8489 §9.2.5: not to be tried again.
+                None => return self.fail(transaction.step, Failure::Refused(code)),
+            },
         };
-        self.challenge = Some(Challenge { realm, nonce, key });
+        let algorithms = algorithms.unwrap_or_default();
+        let next = Challenge::new(&self.settings, realm, nonce, algorithms, algorithm);
+        let weaker = known.is_some_and(|known| {
+            (known.key.algorithm(), algorithm)
+                == (PasswordAlgorithm::Sha256, PasswordAlgorithm::Md5)
+                || (known.user_hash.is_some() && next.user_hash.is_none())
+        });
+        if weaker {
+            return self.fail(transaction.step, Failure::BidDown);
+        }
+        self.challenge = Some(next);
         self.transmit(transaction.step, transaction.challenges + 1);
     }
 
@@ -549,9 +594,18 @@ impl Client {
             .as_ref()
             .filter(|_| !matches!(step, Step::Binding));
         let bytes = match challenge {
-            Some(Challenge { realm, nonce, key }) => request
-                .credentials(&self.settings.username, realm, nonce)
-                .finish(Some(key), false),
+            Some(challenge) => {
+                let (realm, nonce) = (&challenge.realm, &challenge.nonce);
+                let request = match challenge.user_hash {
+                    Some(user) => request.anonymous_credentials(user, realm, nonce),
+                    None => request.credentials(&self.settings.username, realm, nonce),
+                };
+                let request = match &challenge.algorithms[..] {
+                    [] => request,
+                    list => request.password_algorithms(list, challenge.key.algorithm()),
+                };
+                request.finish(Some(&challenge.key), false)
+            }
             None => request.finish(None, false),
         };
         let stream = self.settings.transport.is_stream();

@@ -11,7 +11,7 @@ use turnix::config::{Config, External, Mapping, Sources, Tls, declared, values};
 use turnix::external::Cloud;
 use turnix::logging::{Format, Level};
 use turnix::stream::certificates;
-use turnix::turn::{self, Bandwidth, ChannelRange, DefaultFamily};
+use turnix::turn::{self, Bandwidth, ChannelRange, DefaultFamily, SecurityFeatures};
 
 const AUTH: &str = "auth.secrets=[\"s3cret\"]";
 
@@ -246,6 +246,7 @@ unauthenticated_per_address = 7
 auth_failures_per_address = 0
 [protocol]
 channels = "rfc5766"
+security_features = "always"
 [http]
 admin = "[::1]:9641"
 [cluster]
@@ -299,6 +300,8 @@ ip_privacy = "truncate"
     assert_eq!(config.turn.nonce_lifetime, Duration::from_secs(600));
     assert_eq!(config.turn.max_lifetime, Duration::from_secs(1800));
     assert_eq!(config.turn.protocol.channels, ChannelRange::Rfc5766);
+    let features = config.turn.protocol.security_features;
+    assert_eq!(features, SecurityFeatures::Always);
     assert_eq!(config.access.limits.allocations_per_address, 5);
     assert_eq!(config.access.limits.share_per_user, 75);
     assert_eq!(config.turn.unauthenticated_per_address, 7);
@@ -344,7 +347,9 @@ relm = "x"
 [[listen]]
 address = "3478"
 protocols = ["udp", "dtls"]
-trusted_proxies = ["10.0.0.0/8"]
+trusted_proxies = ["10.0.0.0/8", "0.0.0.0/0", "balancer"]
+upstream = "www.example.org:443"
+upstream_idle = "0"
 
 [relay]
 ports = "65535-1"
@@ -375,15 +380,18 @@ format = "syslog"
 turnix.toml:2: relm: unknown key; did you mean realm?
 turnix.toml:5: listen.address: found "3478"; write an IP address and a port such as "[::]:3478", "0.0.0.0:3478" or "192.0.2.10:443"
 turnix.toml:6: listen.protocols: found "dtls", which this version does not speak; remove it; "tls" encrypts over TCP
-turnix.toml:7: listen.trusted_proxies: found entries, which this version does not support; this version does not read PROXY protocol headers; remove it and let the balancer keep client addresses
-turnix.toml:10: relay.ports: found "65535-1"; write the first and the last port, 1 to 65535, such as "49152-65535"
-turnix.toml:11: relay.external_adress: unknown key; did you mean relay.external_address?
-turnix.toml:15: auth.secrets: found a number; expected a list of texts, none of them empty
-turnix.toml:17: limit: unknown key; did you mean [limits]?
-turnix.toml:21: limits.allocations: found -1; expected a number of allocations, 0 for no limit
-turnix.toml:22: limits.bandwidth: found "8bit"; expected a rate from "32kbit" to "1000Gbit" such as "8Mbit", or "0" for no limit
-turnix.toml:25: http.admin: 0.0.0.0:9641 can be asked from outside, and there is neither TLS nor a token; set http.tls = true and http.token_file (or http.token), or use "127.0.0.1:9641" and reach it by ssh -L 9641:127.0.0.1:9641
-turnix.toml:28: log.format: found "syslog"; expected "auto", "text", "json" or "journald""#
+turnix.toml:7: listen.trusted_proxies: found "0.0.0.0/0", so anybody could pass for anybody else; name the addresses of your proxies
+turnix.toml:7: listen.trusted_proxies: found "balancer"; expected a list of CIDRs or addresses such as ["10.0.0.0/24", "2001:db8::7"]
+turnix.toml:8: listen.upstream: found "www.example.org:443"; expected the IP address and port of another server such as "127.0.0.1:8443", or ""
+turnix.toml:9: listen.upstream_idle: found "0"; expected a duration from "1s" to "24h"
+turnix.toml:12: relay.ports: found "65535-1"; write the first and the last port, 1 to 65535, such as "49152-65535"
+turnix.toml:13: relay.external_adress: unknown key; did you mean relay.external_address?
+turnix.toml:17: auth.secrets: found a number; expected a list of texts, none of them empty
+turnix.toml:19: limit: unknown key; did you mean [limits]?
+turnix.toml:23: limits.allocations: found -1; expected a number of allocations, 0 for no limit
+turnix.toml:24: limits.bandwidth: found "8bit"; expected a rate from "32kbit" to "1000Gbit" such as "8Mbit", or "0" for no limit
+turnix.toml:27: http.admin: 0.0.0.0:9641 can be asked from outside, and there is neither TLS nor a token; set http.tls = true and http.token_file (or http.token), or use "127.0.0.1:9641" and reach it by ssh -L 9641:127.0.0.1:9641
+turnix.toml:30: log.format: found "syslog"; expected "auto", "text", "json" or "journald""#
     );
 }
 
@@ -763,7 +771,6 @@ fn listeners_do_not_collide() {
 fn what_is_not_enforced_is_not_accepted() {
     for assignment in [
         "relay.external_address=stun:stun.example.org",
-        "listen=[{ trusted_proxies = [\"10.0.0.0/8\"] }]",
         "listen=[{ protocols = [\"dtls\"] }]",
     ] {
         let problems = set(&[AUTH, assignment]).unwrap_err();
@@ -779,6 +786,131 @@ fn what_is_not_enforced_is_not_accepted() {
         problems.contains("did you mean relay.external_address?"),
         "{problems}"
     );
+}
+
+#[test]
+fn a_port_is_shared_with_others_and_not_with_itself() {
+    let config = set(&[
+        AUTH,
+        r#"listen=[{ address = "127.0.0.1:3478", trusted_proxies = ["10.1.2.3/8", "2001:db8::7"], upstream = "127.0.0.1:8443", upstream_proxy_protocol = true, upstream_idle = "90s" }]"#,
+    ])
+    .unwrap();
+    let sharing = &config.listeners[0].sharing;
+    for (ip, trusted) in [
+        ("10.9.9.9", true),
+        ("11.0.0.1", false),
+        ("2001:db8::7", true),
+        ("2001:db8::8", false),
+    ] {
+        assert_eq!(sharing.trusts(ip.parse().unwrap()), trusted, "{ip}");
+    }
+    let upstream = sharing.upstream.unwrap();
+    assert_eq!(upstream.address, "127.0.0.1:8443".parse().unwrap());
+    assert!(upstream.proxy_protocol);
+    assert_eq!(upstream.idle, Duration::from_secs(90));
+    assert_eq!(config.upstream_connections, 4096);
+
+    for (listen, says) in [
+        (
+            r#"[{ address = "[::]:3478", upstream = "127.0.0.1:3478" }]"#,
+            "in circles",
+        ),
+        (
+            r#"[{ address = "[::]:3478" }, { address = "[::]:443", upstream = "[::1]:3478" }]"#,
+            "in circles",
+        ),
+        (
+            r#"[{ upstream = "127.0.0.1:9641" }]"#,
+            "http.admin, which would be open to everybody",
+        ),
+        (
+            r#"[{ upstream = "0.0.0.0:8443" }]"#,
+            "expected the IP address",
+        ),
+        (
+            r#"[{ upstream = "127.0.0.1:0" }]"#,
+            "expected the IP address",
+        ),
+        (
+            r#"[{ upstream_proxy_protocol = true }]"#,
+            "listen.upstream is empty",
+        ),
+        (
+            r#"[{ protocols = ["udp"], upstream = "127.0.0.1:8443" }]"#,
+            "nothing that is spoken over TCP",
+        ),
+        (
+            r#"[{ protocols = ["udp"], trusted_proxies = ["10.0.0.1"] }]"#,
+            "nothing that is spoken over TCP",
+        ),
+    ] {
+        let problems = set(&[AUTH, &format!("listen={listen}")]).unwrap_err();
+        assert!(problems.contains(says), "{listen}: {problems}");
+        assert!(!problems.contains('\n'), "{listen}: {problems}");
+    }
+    // Another port, another host, and UDP on the same port are somebody else's.
+    for listen in [
+        r#"[{ address = "[::]:3478", upstream = "192.0.2.1:3478" }]"#,
+        r#"[{ address = "0.0.0.0:3478", upstream = "[::1]:3478" }]"#,
+        r#"[{ address = "[::]:3478", protocols = ["udp"] }, { address = "[::]:443", upstream = "127.0.0.1:3478" }]"#,
+    ] {
+        set(&[AUTH, &format!("listen={listen}")]).unwrap();
+    }
+}
+
+#[test]
+fn certificates_for_other_names_come_beside_one_for_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |file: &str, names: &[&str]| {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let made = certificates::self_signed(&names, Clock.now().unix_secs()).unwrap();
+        let path = folder.path().join(file);
+        std::fs::write(&path, made.certificate_pem.clone() + made.key_pem.expose()).unwrap();
+        path.display().to_string()
+    };
+    let own = write("own.pem", &["turn.example.org"]);
+    let other = write("other.pem", &["www.example.org", "*.example.net"]);
+    let nameless = write("nameless.pem", &["192.0.2.1"]);
+    let of = |file: &str| format!("{{ certificate = {file:?}, key = {file:?} }}");
+    let default = format!("tls={}", of(&own));
+    let more = |tables: &[String]| format!("tls.certificates=[{}]", tables.join(", "));
+
+    let config = set(&[AUTH, &default, &more(&[of(&other), of(&own)])]).unwrap();
+    assert_eq!(config.certificates.len(), 2);
+    assert!(config.certificates[0].certificate.ends_with("other.pem"));
+    for (assignments, says) in [
+        (
+            vec![more(&[of(&other)])],
+            "tls.certificates: given, and there is none for clients",
+        ),
+        (
+            vec![default.clone(), more(&[of(&nameless)])],
+            "is for no DNS name",
+        ),
+        (
+            vec![default.clone(), more(&["{}".to_owned()])],
+            "tls.certificates.certificate: empty",
+        ),
+        (
+            vec![
+                default.clone(),
+                more(&[format!("{{ certificate = {other:?} }}")]),
+            ],
+            "tls.certificates.key: empty",
+        ),
+        (
+            vec![
+                default.clone(),
+                more(&[format!("{{ certificate = {other:?}, key = {own:?} }}")]),
+            ],
+            "belongs to another certificate",
+        ),
+    ] {
+        let mut all = vec![AUTH];
+        all.extend(assignments.iter().map(String::as_str));
+        let problems = set(&all).unwrap_err();
+        assert!(problems.contains(says), "{assignments:?}: {problems}");
+    }
 }
 
 #[test]
@@ -1444,5 +1576,199 @@ fn who_tells_external_addresses() {
         let assignments: Vec<&str> = [AUTH].into_iter().chain(assignments).collect();
         let problems = set(&assignments).unwrap_err();
         assert!(problems.contains(says), "{problems}");
+    }
+}
+
+#[test]
+fn keys_of_tokens_are_read_and_refused_one_by_one() {
+    // openssl rand -base64 32, and 16.
+    const KEY: &str = "3vCwGPUJUFNXLTFyNC2OuiHNjPxMZPRC4m9gfXhGuBk=";
+    const SHORT: &str = "XcSSHmaPRBzNLL1Hzdfz0g==";
+    let keys = |keys: &str| set(&[AUTH, &format!("auth.oauth.keys=[{keys}]")]);
+    let none = set(&[AUTH]).unwrap().access.oauth;
+    assert!(none.keys.is_empty() && none.server_name.is_none());
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("key");
+    std::fs::write(&path, format!("{SHORT}\n")).unwrap();
+    // A server may live on tokens alone.
+    let config = set(&[
+        "auth.oauth.server_name=relays.example.org",
+        &format!(
+            r#"auth.oauth.keys=[{{ kid = "a", key = "{KEY}", not_before = "2026-01-01T00:00:00Z", not_after = "2026-01-02T00:00:00+01:00" }},
+                {{ kid = "b", algorithm = "A128GCM", key_file = "{}" }}]"#,
+            path.display()
+        ),
+    ])
+    .unwrap();
+    assert!(!format!("{config:?}").contains("3vCw"));
+    let oauth = config.access.oauth;
+    assert_eq!(oauth.server_name.as_deref(), Some("relays.example.org"));
+    let [a, b] = &oauth.keys[..] else {
+        panic!("{:?}", oauth.keys);
+    };
+    assert_eq!((a.kid.as_str(), a.key.expose().len()), ("a", 32));
+    assert_eq!(a.not_before, Some(Duration::from_secs(1_767_225_600)));
+    assert_eq!(
+        a.not_after,
+        Some(Duration::from_secs(1_767_225_600 + 23 * 3600))
+    );
+    assert_eq!((b.kid.as_str(), b.key.expose()[0]), ("b", 0x5d));
+    assert_eq!((b.not_before, b.not_after), (None, None));
+    let in_the_file = load(&format!(
+        "[[auth.oauth.keys]]\nkid = \"a\"\nkey = \"{KEY}\"\nnot_before = 2026-01-01T00:00:00Z\n"
+    ));
+    let in_the_file = in_the_file.unwrap().access.oauth.keys;
+    assert_eq!(in_the_file[0].not_before, a.not_before);
+    for (wrong, complaint) in [
+        (
+            format!(r#"{{ key = "{KEY}" }}"#),
+            "auth.oauth.keys.kid: found \"\"",
+        ),
+        (
+            r#"{ kid = "a" }"#.to_owned(),
+            "auth.oauth.keys.key: missing",
+        ),
+        (
+            r#"{ kid = "a", key = "*" }"#.to_owned(),
+            "something else than base64",
+        ),
+        (
+            format!(r#"{{ kid = "a", key = "{SHORT}" }}"#),
+            "a key of 16 bytes; A256GCM takes 32 bytes",
+        ),
+        (
+            format!(r#"{{ kid = "a", algorithm = "A128GCM", key = "{KEY}" }}"#),
+            "a key of 32 bytes; A128GCM takes 16 bytes",
+        ),
+        (
+            r#"{ kid = "a", algorithm = "A128GCM", key = "MTIzNDU2Nzg5MDEyMzQ1Ngo=" }"#.to_owned(),
+            "this one ends with a line feed",
+        ),
+        (
+            format!(r#"{{ kid = "a", algorithm = "HS256", key = "{KEY}" }}"#),
+            "expected \"A256GCM\" or \"A128GCM\"",
+        ),
+        (
+            format!(
+                r#"{{ kid = "a", key = "{KEY}", key_file = "{}" }}"#,
+                path.display()
+            ),
+            "given, and key_file too",
+        ),
+        (
+            format!(r#"{{ kid = "a", key = "{KEY}", not_after = "tomorrow" }}"#),
+            "expected a date and time",
+        ),
+        (
+            format!(
+                r#"{{ kid = "a", key = "{KEY}", not_before = "2026-01-02T00:00:00Z", not_after = "2026-01-01T00:00:00Z" }}"#
+            ),
+            "not later than not_before",
+        ),
+        (
+            format!(r#"{{ kid = "a", key = "{KEY}" }}, {{ kid = "a", key = "{KEY}" }}"#),
+            "\"a\" occurs twice",
+        ),
+    ] {
+        let problems = keys(&wrong).unwrap_err();
+        assert!(problems.contains(complaint), "{wrong}: {problems}");
+        assert!(
+            !problems.contains("3vCw") && !problems.contains("XcSS"),
+            "{problems}"
+        );
+    }
+}
+
+#[test]
+fn realms_are_read_and_refused_one_by_one() {
+    let realms = |realms: &str| {
+        set(&[
+            "auth.users={ alice = \"a\", \"erin@e.example\" = \"e\" }",
+            &format!("realms=[{realms}]"),
+        ])
+    };
+    assert!(realms("").unwrap().access.realms.is_empty());
+    let config = realms(
+        r#"{ name = "b.example", server_names = ["Turn.B.example"], users = { alice = "hush" }, allocations = 5 },
+            { name = "c", secrets = ["hush"], allocations_per_user = 2 }"#,
+    )
+    .unwrap();
+    assert!(!format!("{config:?}").contains("hush"));
+    // Somebody else can come, so a user leaves others some ports.
+    assert_eq!(config.access.limits.share_per_user, 90);
+    let [b, c] = &config.access.realms[..] else {
+        panic!("{:?}", config.access.realms);
+    };
+    assert_eq!(
+        (b.name.as_str(), &b.server_names[..]),
+        ("b.example", &["turn.b.example".to_owned()][..])
+    );
+    assert_eq!(
+        (b.limits.allocations, b.limits.allocations_per_user),
+        (5, 0)
+    );
+    assert_eq!((b.users.len(), c.secrets.len()), (1, 1));
+    let key = |realm: &str| {
+        set(&[
+            r#"realms=[{ name = "b", secrets = ["hush"] }, { name = "c", users = { a = "hush" } }]"#,
+            &format!(
+                r#"api.keys=[{{ id = "k", secret = "sixteen letters!", realm = "{realm}" }}]"#
+            ),
+        ])
+    };
+    let keys = key("b").unwrap().api_keys;
+    assert_eq!(keys[0].realm.as_ref().unwrap().0.as_str(), "b");
+    assert!(
+        key("")
+            .unwrap_err()
+            .contains("no secret to make credentials with")
+    );
+    for other in ["c", "d"] {
+        assert!(
+            key(other).unwrap_err().contains("api.keys.realm: found"),
+            "{other}"
+        );
+    }
+    // The default realm may be nobody's.
+    set(&[r#"realms=[{ name = "b", secrets = ["hush"] }]"#]).unwrap();
+    for (wrong, complaint) in [
+        (r#"{ secrets = ["hush"] }"#, "realms.name: found \"\""),
+        (
+            r#"{ name = "b@c", secrets = ["hush"] }"#,
+            "realms.name: found \"b@c\"",
+        ),
+        (r#"{ name = "b" }"#, "neither users nor secrets"),
+        (
+            r#"{ name = "turnix", secrets = ["hush"] }"#,
+            "\"turnix\" occurs twice",
+        ),
+        (
+            r#"{ name = "b", secrets = ["hush"] }, { name = "b", secrets = ["hush"] }"#,
+            "\"b\" occurs twice",
+        ),
+        (
+            r#"{ name = "b", server_names = ["x"], secrets = ["hush"] }, { name = "c", server_names = ["X"], secrets = ["hush"] }"#,
+            "realms.server_names: \"x\" occurs twice",
+        ),
+        (
+            r#"{ name = "b", server_names = ["*.b"], secrets = ["hush"] }"#,
+            "realms.server_names: found",
+        ),
+        (
+            r#"{ name = "e.example", secrets = ["hush"] }"#,
+            "move the user to the realm's own users",
+        ),
+        (
+            r#"{ name = "b", users = { a = "md5:hush" } }"#,
+            "realms.users",
+        ),
+        (
+            r#"{ name = "b", secrets = ["hush"], peers = [] }"#,
+            "realms.peers: unknown key",
+        ),
+    ] {
+        let problems = realms(wrong).unwrap_err();
+        assert!(problems.contains(complaint), "{wrong}: {problems}");
+        assert!(!problems.contains("hush"), "{problems}");
     }
 }

@@ -60,6 +60,7 @@ impl Fake {
                         generation: 0,
                     },
                     user: Arc::from(*user),
+                    realm: None,
                     scope: turnix::access::Scope::Policy,
                     transport: Transport::Udp,
                     client: "198.51.100.7:4000".parse().unwrap(),
@@ -84,6 +85,8 @@ impl Fake {
                     channels: 1,
                     permissions_made: 3,
                     channels_made: 2,
+                    relay_transport: turnix::base::RelayTransport::Udp,
+                    connections: 0,
                 },
             });
         }
@@ -337,7 +340,7 @@ async fn allocations_are_listed_and_ended() {
             "id": "0-0-0", "user": "alice", "transport": "udp",
             "client": "198.51.100.7:4000", "relayed": "[2001:db8::7]:50000",
             "created": 1_800_000_000, "expires": 1_800_000_600,
-            "permissions": 2, "channels": 1,
+            "permissions": 2, "channels": 1, "relay_transport": "udp", "connections": 0,
             "bytes": {"to_peer": 1000, "to_client": 2000},
             "packets": {"to_peer": 10, "to_client": 20},
             "bits_per_second": {"to_peer": 800, "to_client": 1600},
@@ -576,6 +579,7 @@ async fn during_a_take_over_applications_are_told_to_ask_again() {
         origins: Vec::new(),
         user_prefix: String::new(),
         rate: 0,
+        realm: None,
     };
     let directory = tempfile::tempdir().unwrap();
     let unix = Clock.now().unix_secs();

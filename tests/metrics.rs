@@ -8,6 +8,7 @@ use std::time::Duration;
 use turnix::acme::Tally;
 use turnix::base::{Clock, Family, Transport};
 use turnix::metrics::{Context, NamedAllocation, Reading, ShardSnapshot, encode};
+use turnix::stream::Passed;
 use turnix::turn::police::Limit;
 use turnix::turn::stats::{BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS};
 use turnix::turn::{AllocationId, AllocationView, Direction, DropReason, Path, Traffic};
@@ -16,8 +17,19 @@ use turnix::wire::{ErrorCode, Method};
 fn context() -> Context {
     Context {
         capacity_ratio: 0.25,
+        realms: Vec::new(),
         certificate_expiry_unix: Some(1_900_000_000),
-        streams_refused: [7, 0, 0, 0, 1],
+        other_certificates: vec![
+            ("www.example.org".into(), 1_900_000_001),
+            ("api.example.org".into(), 1_910_000_000),
+            ("www.example.org".into(), 1_890_000_000),
+        ],
+        streams_refused: [7, 0, 0, 0, 1, 2],
+        passed: Passed {
+            open: 3,
+            connections: [9, 1, 2],
+            bytes: [1000, 70_000],
+        },
         unix_secs: 1_800_000_000,
         records: vec![("file", "ok", 5), ("file", "dropped", 2)],
         acme: Some(Tally {
@@ -78,6 +90,7 @@ fn allocation(user: &str) -> NamedAllocation {
                 generation: 7,
             },
             user: Arc::from(user),
+            realm: None,
             scope: turnix::access::Scope::Policy,
             transport: Transport::Tcp,
             client: "198.51.100.7:4000".parse().unwrap(),
@@ -102,6 +115,8 @@ fn allocation(user: &str) -> NamedAllocation {
             channels: 1,
             permissions_made: 3,
             channels_made: 2,
+            relay_transport: turnix::base::RelayTransport::Udp,
+            connections: 0,
         },
     }
 }
@@ -147,9 +162,19 @@ fn totals_carry_the_contract_names_and_labels() {
         "turn_scan_suspects_total 2",
         r#"turn_auth_failures_total{reason="expired"} 0"#,
         r#"turn_stream_connections{transport="tls"} 3"#,
+        "turn_peer_connections 0",
         r#"turn_stream_refused_total{reason="address"} 7"#,
         r#"turn_stream_refused_total{reason="protocol"} 1"#,
+        r#"turn_stream_refused_total{reason="proxy"} 2"#,
         "turn_certificate_expiry_timestamp_seconds 1900000000",
+        r#"turn_certificate_expiry_timestamp_seconds{name="api.example.org"} 1910000000"#,
+        r#"turn_certificate_expiry_timestamp_seconds{name="www.example.org"} 1890000000"#,
+        "turn_upstream_connections 3",
+        r#"turn_upstream_connections_total{result="ok"} 9"#,
+        r#"turn_upstream_connections_total{result="unreachable"} 1"#,
+        r#"turn_upstream_connections_total{result="limit"} 2"#,
+        r#"turn_upstream_bytes_total{direction="to_upstream"} 1000"#,
+        r#"turn_upstream_bytes_total{direction="to_client"} 70000"#,
         "turn_segmentation_fallbacks_total 0",
         r#"turn_records_total{sink="file",result="ok"} 5"#,
         r#"turn_acme_orders_total{outcome="issued"} 4"#,
@@ -175,6 +200,7 @@ fn totals_carry_the_contract_names_and_labels() {
 fn without_tls_there_is_no_certificate_series() {
     let context = Context {
         certificate_expiry_unix: None,
+        other_certificates: Vec::new(),
         acme: None,
         ..context()
     };

@@ -1,5 +1,8 @@
 //! Stream listeners on loopback: telling protocols apart, TLS, timeouts, and moving a connection between runtimes.
 
+#[path = "stream/sharing.rs"]
+mod sharing;
+
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +23,8 @@ use turnix::base::{Clock, Transport};
 use turnix::stream::certificates::{self, Fault, SELF_SIGNED_LIFETIME, SelfSigned};
 use turnix::stream::sniff::{DECISIVE_BYTES, Verdict, sniff};
 use turnix::stream::{
-    Certificate, Certificates, Challenges, ClientStream, HttpStream, Listener, Protocols, Settings,
+    Admission, Certificate, Certificates, Challenges, ClientStream, HttpStream, Listener,
+    Protocols, Settings,
 };
 
 const ALL: Protocols = Protocols {
@@ -102,8 +106,9 @@ fn inside_tls_no_second_handshake() {
 
 #[test]
 fn alpn_offers_what_is_spoken() {
-    assert_eq!(ALL.alpn(), [&b"stun.turn"[..], b"h2", b"http/1.1"]);
-    assert_eq!(Protocols { http: false, ..ALL }.alpn(), [b"stun.turn"]);
+    let stun = [&b"stun.turn"[..], b"stun.nat-discovery"];
+    assert_eq!(ALL.alpn(), [&stun[..], &[&b"h2"[..], b"http/1.1"]].concat());
+    assert_eq!(Protocols { http: false, ..ALL }.alpn(), stun);
     assert!(Protocols { tls: false, ..ALL }.alpn().is_empty());
 }
 
@@ -115,6 +120,7 @@ struct Server {
     http: mpsc::UnboundedReceiver<HttpStream>,
     certificates: Arc<Certificates>,
     root: String,
+    admission: Arc<Admission>,
     running: tokio::task::JoinHandle<std::io::Error>,
 }
 
@@ -143,6 +149,7 @@ fn settings(protocols: Protocols) -> Settings {
         hello_timeout: Duration::from_millis(300),
         handshake_timeout: Duration::from_millis(600),
         max_pending: 64,
+        ..Settings::default()
     }
 }
 
@@ -154,7 +161,11 @@ fn start(settings: Settings) -> Server {
 
 fn start_with(settings: Settings, pair: SelfSigned, certificates: Arc<Certificates>) -> Server {
     let socket = StdListener::bind("127.0.0.1:0").unwrap();
-    let listener = Listener::new(socket, settings, Some(Arc::clone(&certificates))).unwrap();
+    let admission = Admission::new(0);
+    admission.passages().set_limit(64);
+    let listener = Listener::new(socket, settings, Some(Arc::clone(&certificates)))
+        .unwrap()
+        .within(Arc::clone(&admission));
     let address = listener.local_addr().unwrap();
     let (to_turn, turn) = mpsc::unbounded_channel();
     let (to_http, http) = mpsc::unbounded_channel();
@@ -168,6 +179,7 @@ fn start_with(settings: Settings, pair: SelfSigned, certificates: Arc<Certificat
         http,
         certificates,
         root: pair.certificate_pem,
+        admission,
         running,
     }
 }

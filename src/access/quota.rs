@@ -5,6 +5,7 @@ use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::realms::{RealmLimits, RealmName};
 use super::scope::Scope;
 use crate::base::Family;
 use crate::base::addr::subscriber;
@@ -43,6 +44,8 @@ pub struct Wanted {
     pub even_port: bool,
     /// How far the allocation reaches that it is for.
     pub scope: Scope,
+    /// The realm that knows its user; `None`: the default one.
+    pub realm: Option<RealmName>,
 }
 
 /// Which limit was reached.
@@ -59,16 +62,19 @@ pub enum QuotaExceeded {
     Share,
     /// What visits of the test page may have.
     Visits,
+    /// `realms.allocations`
+    Realm,
 }
 
 impl QuotaExceeded {
     /// Every limit, in the order of their discriminants.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Total,
         Self::User,
         Self::Address,
         Self::Share,
         Self::Visits,
+        Self::Realm,
     ];
 
     /// The label of metrics and logs.
@@ -79,6 +85,7 @@ impl QuotaExceeded {
             Self::Address => "address",
             Self::Share => "share",
             Self::Visits => "visits",
+            Self::Realm => "realm",
         }
     }
 }
@@ -122,6 +129,9 @@ pub struct Quota {
     /// Those of visits, by address and in total.
     loops_by_address: HashMap<IpAddr, u32>,
     loops: u32,
+    /// Those of each realm but the default one.
+    by_realm: HashMap<RealmName, u32>,
+    realms: HashMap<RealmName, RealmLimits>,
 }
 
 impl Quota {
@@ -137,6 +147,20 @@ impl Quota {
     /// Replaces the limits. What lives already stays counted, even above a lower limit.
     pub const fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
+    }
+
+    /// Replaces the realms beside the default one and their limits, as [`set_limits`](Self::set_limits) does.
+    pub fn set_realms(&mut self, realms: impl IntoIterator<Item = (RealmName, RealmLimits)>) {
+        self.realms = realms.into_iter().collect();
+    }
+
+    /// Live allocations of each realm but the default one, in no order.
+    pub fn realms(&self) -> impl Iterator<Item = (RealmName, u32)> {
+        (self.realms.keys()).map(|realm| (*realm, self.live_of_realm(*realm)))
+    }
+
+    fn live_of_realm(&self, realm: RealmName) -> u32 {
+        self.by_realm.get(&realm).copied().unwrap_or(0)
     }
 
     /// The limits in force.
@@ -179,6 +203,15 @@ impl Quota {
         if reached(limits.allocations, self.live()) {
             return Err(QuotaExceeded::Total);
         }
+        if let Some(realm) = wanted.realm {
+            let limits = self.realms.get(&realm).copied().unwrap_or_default();
+            if reached(limits.allocations, self.live_of_realm(realm)) {
+                return Err(QuotaExceeded::Realm);
+            }
+            if reached(limits.allocations_per_user, self.live_of_user(user)) {
+                return Err(QuotaExceeded::User);
+            }
+        }
         if reached(limits.allocations_per_user, self.live_of_user(user)) {
             return Err(QuotaExceeded::User);
         }
@@ -201,6 +234,9 @@ impl Quota {
         let address = subscriber(client);
         *self.by_user.entry(Arc::clone(user)).or_default().of(wanted) += 1;
         *self.by_address.entry(address).or_default() += 1;
+        if let Some(realm) = wanted.realm {
+            *self.by_realm.entry(realm).or_default() += 1;
+        }
         if wanted.scope.is_loop() {
             self.loops += 1;
             *self.loops_by_address.entry(address).or_default() += 1;
@@ -222,6 +258,9 @@ impl Quota {
         }
         *self.live.of(wanted) -= 1;
         decrement(&mut self.by_address, &address);
+        if let Some(realm) = wanted.realm {
+            decrement(&mut self.by_realm, &realm);
+        }
         if wanted.scope.is_loop() {
             self.loops = self.loops.saturating_sub(1);
             decrement(&mut self.loops_by_address, &address);
@@ -338,6 +377,7 @@ mod tests {
             family: Family::V4,
             even_port,
             scope: Scope::Policy,
+            realm: None,
         });
         quota.reserve(&user, client, any).unwrap();
         quota.reserve(&user, client, even).unwrap();
@@ -364,6 +404,7 @@ mod tests {
             family,
             even_port: false,
             scope: Scope::Policy,
+            realm: None,
         });
         quota.reserve(&alice, client, v4).unwrap();
         quota.reserve_port(&alice, v6).unwrap();
@@ -391,6 +432,7 @@ mod tests {
             family: Family::V4,
             even_port: false,
             scope: Scope::Loop(super::super::scope::Visit::of(visit)),
+            realm: None,
         };
         let mut quota = Quota::new(Limits::default(), [10_000, 0]);
         let mut take = |visit: u32, address: u8| {

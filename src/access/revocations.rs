@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::realms::RealmName;
 use super::rest;
 
 /// What a revocation is about.
@@ -120,10 +121,12 @@ impl Revocations {
         until_unix.is_some_and(|until_unix| unix.as_secs() < *until_unix)
     }
 
-    /// What of a client is revoked at `unix`, if anything is: of the user id `user`, who came as `username`, which is
-    /// time-limited or a static user's.
+    /// What of a client of `realm` is revoked at `unix`, if anything is: of the user id `user`, who came as `username`, which
+    /// is time-limited or a static user's. Where a realm is not the default one, its credentials end with `@` and its name,
+    /// whether the client says so or not.
     pub fn find(
         &self,
+        realm: Option<RealmName>,
         username: &[u8],
         user: &str,
         is_limited: bool,
@@ -134,8 +137,13 @@ impl Revocations {
             return None;
         }
         let has = |kind, name: &[u8]| self.has(kind, name, unix);
+        let name = std::str::from_utf8(username).ok();
+        let elsewhere = (realm.zip(name))
+            .filter(|(realm, name)| !realm.is_named_by(name))
+            .map(|(realm, name)| realm.qualified(name));
+        let credential = elsewhere.as_ref().map_or(username, String::as_bytes);
         // A static user's name may come in other characters than the operator wrote (SASLprep).
-        if has(RevokedKind::Credential, username)
+        if has(RevokedKind::Credential, credential)
             || !is_limited && has(RevokedKind::Credential, user.as_bytes())
         {
             return Some(RevokedKind::Credential);
@@ -143,7 +151,7 @@ impl Revocations {
         if has(RevokedKind::User, user.as_bytes()) {
             return Some(RevokedKind::User);
         }
-        let name = std::str::from_utf8(username).ok().filter(|_| is_limited);
+        let name = name.filter(|_| is_limited);
         let key = name.and_then(rest::parse).and_then(|limited| limited.key);
         key.filter(|key| has(RevokedKind::Key, key.as_bytes()))
             .map(|_| RevokedKind::Key)

@@ -172,7 +172,14 @@ fn ways(listeners: &[Listener]) -> Vec<(Way, own::Way)> {
                 port: server.port(),
                 family: Family::of(server.ip()),
             };
-            (way, own::Way { transport, server })
+            // Who connects to an address of this host comes from it.
+            let introduced = transport.is_stream() && listener.sharing.trusts(server.ip());
+            let own = own::Way {
+                transport,
+                server,
+                introduced,
+            };
+            (way, own)
         })
     });
     ways.take(MOST_WAYS).collect()

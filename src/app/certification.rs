@@ -143,6 +143,25 @@ impl Running {
     }
 }
 
+/// The certificates for other names.
+pub(super) fn others(config: &Config, problems: &mut Vec<Problem>) -> Vec<Certificate> {
+    let mut load = |files| {
+        from_files(files)
+            .map_err(|problem| problems.push(problem))
+            .ok()
+    };
+    config.certificates.iter().filter_map(&mut load).collect()
+}
+
+/// Names that are this server's whatever its certificates say.
+pub(super) fn own_names(config: &Config) -> Vec<String> {
+    let mut names = vec![config.access.realm.clone()];
+    if let Some(Tls::Acme(settings)) = &config.tls {
+        names.extend_from_slice(&settings.names);
+    }
+    names
+}
+
 fn from_files(files: &PemFiles) -> Result<Certificate, Problem> {
     certificates::load(&files.certificate, &files.key)
         .map_err(|error| Problem::host("tls", error.to_string(), "put it right and start again"))

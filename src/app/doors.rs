@@ -8,41 +8,49 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::config::Listener;
 use crate::http::Front;
 use crate::shard::Shards;
-use crate::stream::{self, Admission, Certificates, Protocols};
+use crate::stream::{self, Admission, Certificates};
 
 /// An open TCP port.
 pub(super) struct Door {
     /// Kept, so that what waits to be accepted survives a change of who accepts.
     socket: TcpListener,
-    protocols: Protocols,
+    settings: stream::Settings,
     task: JoinHandle<()>,
+}
+
+/// How the streams of `wanted` are received.
+pub(super) fn stream_settings(wanted: &Listener) -> stream::Settings {
+    stream::Settings {
+        protocols: wanted.streams,
+        sharing: wanted.sharing.clone(),
+        ..stream::Settings::default()
+    }
 }
 
 /// A TCP port on which nobody accepts yet.
 pub(super) struct Prepared {
     socket: TcpListener,
-    protocols: Protocols,
+    settings: stream::Settings,
     listener: stream::Listener,
 }
 
 impl Prepared {
     /// # Errors
-    /// Descriptors ran out, or `protocols` name TLS and there is no certificate.
+    /// Descriptors ran out, or `wanted` speaks TLS and there is no certificate.
     pub fn new(
         socket: TcpListener,
-        protocols: Protocols,
+        wanted: &Listener,
         certificates: Option<Arc<Certificates>>,
     ) -> io::Result<Self> {
-        let settings = stream::Settings {
-            protocols,
-            ..stream::Settings::default()
-        };
+        let settings = stream_settings(wanted);
+        let shared = socket.try_clone()?;
         Ok(Self {
-            listener: stream::Listener::new(socket.try_clone()?, settings, certificates)?,
+            listener: stream::Listener::new(shared, settings.clone(), certificates)?,
             socket,
-            protocols,
+            settings,
         })
     }
 }
@@ -90,15 +98,16 @@ impl Lobby {
         });
         Door {
             socket: prepared.socket,
-            protocols: prepared.protocols,
+            settings: prepared.settings,
             task,
         }
     }
 }
 
 impl Door {
-    pub const fn protocols(&self) -> Protocols {
-        self.protocols
+    /// Whether it receives the streams of `wanted` as they are to be.
+    pub fn is_as(&self, wanted: &Listener) -> bool {
+        self.settings == stream_settings(wanted)
     }
 
     /// The port itself, for a door that accepts otherwise.

@@ -382,7 +382,8 @@ impl Running {
                         self.shards.revoke(revoked).await;
                     }
                     self.renew_revoked(revoked_file).await;
-                    if self.shards.connections().await == 0 {
+                    let passages = self.lobby.admission.passages().read().open;
+                    if self.shards.connections().await == 0 && passages == 0 {
                         return;
                     }
                     if Clock.now().mono >= until {

@@ -7,14 +7,14 @@ use serde::Serialize;
 
 use crate::base::Clock;
 use crate::cluster;
-use crate::config::{Change, Config, Listener, Problem, Problems, Sources, Tls};
+use crate::config::{Change, Config, Listener, PemFiles, Problem, Problems, Sources, Tls};
 use crate::external::Look;
 use crate::lifecycle::Inherited;
 use crate::shard::{self, ListenerSlot, RelayIp, Unread};
 use crate::stream::Certificates;
 use crate::stream::certificates::{self, Certificate};
 
-use super::certification::First;
+use super::certification::{self, First};
 use super::doors::{Door, Prepared, PreparedAdmin};
 use super::outside::relay_ips;
 use super::serve::SetLog;
@@ -59,7 +59,7 @@ enum PlannedDoor {
     None,
     /// The door of the listener that has this place now.
     Keep(usize),
-    Open(Prepared),
+    Open(Box<Prepared>),
 }
 
 /// Everything the next configuration needs that could not be had.
@@ -68,6 +68,7 @@ struct Plan {
     look: Look,
     certificate: Option<Certificate>,
     certificates: Option<Arc<Certificates>>,
+    others: Vec<Certificate>,
     listeners: Vec<Planned>,
     close: Vec<ListenerSlot>,
     admin: Option<PreparedAdmin>,
@@ -144,6 +145,7 @@ impl Running {
             First::Load(certificate) => Some(certificate),
             First::None | First::Current => None,
         };
+        let others = certification::others(next, &mut problems);
         let mut used = vec![false; self.listeners.len()];
         let mut listeners = Vec::new();
         for wanted in &next.listeners {
@@ -153,7 +155,7 @@ impl Running {
                 used[found] = true;
             }
             let planned =
-                self.plan_listener(next, *wanted, found, certificates.as_ref(), &mut problems);
+                self.plan_listener(next, wanted, found, certificates.as_ref(), &mut problems);
             listeners.extend(planned);
         }
         let kept = |slot: ListenerSlot| {
@@ -191,6 +193,7 @@ impl Running {
                 look,
                 certificate,
                 certificates,
+                others,
                 listeners,
                 close,
                 admin,
@@ -203,7 +206,7 @@ impl Running {
     fn plan_listener(
         &self,
         next: &Config,
-        wanted: Listener,
+        wanted: &Listener,
         found: Option<usize>,
         certificates: Option<&Arc<Certificates>>,
         problems: &mut Vec<Problem>,
@@ -214,7 +217,7 @@ impl Running {
         let before = problems.len();
         let door = match (open.and_then(|open| open.door.as_ref()), found) {
             _ if !wanted.has_streams() => PlannedDoor::None,
-            (Some(door), Some(at)) if door.protocols() == wanted.streams => PlannedDoor::Keep(at),
+            (Some(door), Some(at)) if door.is_as(wanted) => PlannedDoor::Keep(at),
             (door, _) => {
                 let socket = match door {
                     Some(door) => door
@@ -235,8 +238,8 @@ impl Running {
                     }
                 };
                 address = socket.local_addr().unwrap_or(address);
-                match Prepared::new(socket, wanted.streams, certificates.cloned()) {
-                    Ok(prepared) => PlannedDoor::Open(prepared),
+                match Prepared::new(socket, wanted, certificates.cloned()) {
+                    Ok(prepared) => PlannedDoor::Open(Box::new(prepared)),
                     Err(error) => {
                         problems.push(shared("listen", &error));
                         return None;
@@ -263,7 +266,7 @@ impl Running {
             }
         };
         (problems.len() == before).then_some(Planned {
-            wanted,
+            wanted: wanted.clone(),
             address,
             udp,
             door,
@@ -305,13 +308,21 @@ impl Running {
         {
             notes.push("the certificate is another one from now on".to_owned());
         }
+        if let Some(served) = &plan.certificates {
+            if served.replace_others(plan.others) {
+                notes
+                    .push("the certificates for other names are other ones from now on".to_owned());
+            }
+            served.claim(certification::own_names(&next));
+        }
         self.certificates = plan.certificates;
         self.lobby.admission.set_limit(next.connections_per_address);
+        (self.lobby.admission.passages()).set_limit(next.upstream_connections);
 
         let listeners: Vec<Listener> = (plan.listeners.iter())
             .map(|planned| Listener {
                 address: planned.address,
-                ..planned.wanted
+                ..planned.wanted.clone()
             })
             .collect();
         let admin_address = plan.admin.as_ref().map(PreparedAdmin::address);
@@ -372,7 +383,7 @@ impl Running {
         }
         for (((wanted, door), kept), udp) in doors.into_iter().zip(kept).zip(udp) {
             let door = match door {
-                PlannedDoor::Open(prepared) => Some(self.lobby.open(prepared)),
+                PlannedDoor::Open(prepared) => Some(self.lobby.open(*prepared)),
                 PlannedDoor::None | PlannedDoor::Keep(_) => kept,
             };
             let udp = udp.unwrap_or_else(|| slots.next());
@@ -422,18 +433,20 @@ impl Running {
         ));
     }
 
-    /// Serves the certificate that the files hold now; whether it is another one.
+    /// Serves the certificates that the files hold now; whether any is another one.
     ///
     /// # Errors
-    /// What is wrong with them; the certificate that was served before is served on.
+    /// What is wrong with them; the certificates that were served before are served on.
     pub fn reload_certificate(&self) -> Result<bool, certificates::CertificateError> {
+        let Some(served) = &self.certificates else {
+            return Ok(false);
+        };
+        let load = |files: &PemFiles| certificates::load(&files.certificate, &files.key);
         let files = self.config.tls.as_ref().and_then(Tls::files);
-        match (files, &self.certificates) {
-            (Some(files), Some(served)) => {
-                certificates::load(&files.certificate, &files.key).map(|new| served.replace(new))
-            }
-            _ => Ok(false),
-        }
+        let own = files.map(load).transpose()?;
+        let others = (self.config.certificates.iter().map(load)).collect::<Result<Vec<_>, _>>()?;
+        let differs = own.is_some_and(|own| served.replace(own));
+        Ok(served.replace_others(others) || differs)
     }
 }
 

@@ -29,6 +29,9 @@ const STATUS_PAUSE: Duration = Duration::from_secs(5);
 /// How often the files of the certificate and of users are looked at.
 const FILES_PAUSE: Duration = Duration::from_secs(2);
 
+/// How long connections that are passed through to another server may go on after a drain.
+const PASSAGES_GRACE: Duration = Duration::from_secs(5);
+
 /// How much longer than its own patience a stopping server asks systemd to wait.
 const STOP_MARGIN: Duration = Duration::from_secs(10);
 
@@ -132,14 +135,19 @@ impl Running {
                     if self.drain.is_over(now, self.shards.live()) {
                         let left = self.shards.live();
                         tracing::info!(left, "drained");
+                        self.lobby.accept(false);
+                        self.lobby.admission.passages().end(PASSAGES_GRACE).await;
                         break;
                     }
                     self.balance();
                     self.renew_revoked(&mut revoked_file).await;
                     if now.mono >= look {
                         look = now.mono + FILES_PAUSE;
-                        let files = self.config.tls.as_ref().and_then(Tls::files);
-                        if certificate.changed(files.map(states)) && files.is_some() {
+                        let own = self.config.tls.as_ref().and_then(Tls::files);
+                        let files = own.into_iter().chain(&self.config.certificates);
+                        let states: Vec<_> = files.map(states).collect();
+                        let any = !states.is_empty();
+                        if certificate.changed(states) && any {
                             self.renew_certificate();
                         }
                         let users = self.config.directory.as_ref();
@@ -263,7 +271,7 @@ impl Running {
     }
 
     fn renew_certificate(&self) {
-        if self.certification.poke() {
+        if self.certification.poke() && self.config.certificates.is_empty() {
             return;
         }
         match self.reload_certificate() {

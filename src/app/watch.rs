@@ -18,7 +18,7 @@ pub(super) struct Watch<S> {
     seen: Option<S>,
 }
 
-impl<S: Copy + PartialEq> Watch<S> {
+impl<S: Clone + PartialEq> Watch<S> {
     pub const fn new() -> Self {
         Self {
             known: None,
@@ -36,15 +36,15 @@ impl<S: Copy + PartialEq> Watch<S> {
 
     /// Whether `now` is another state than when this was last said, for two looks in a row.
     pub fn changed(&mut self, now: S) -> bool {
-        let Some(known) = self.known else {
+        let Some(known) = &self.known else {
             self.known = Some(now);
             return false;
         };
-        if now == known {
+        if now == *known {
             self.seen = None;
             return false;
         }
-        if self.seen != Some(now) {
+        if self.seen.as_ref() != Some(&now) {
             self.seen = Some(now);
             return false;
         }

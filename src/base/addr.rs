@@ -73,6 +73,26 @@ impl Family {
     }
 }
 
+/// What an allocation relays, as REQUESTED-TRANSPORT asks for it (RFC 8656 §18.7, RFC 6062 §4.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum RelayTransport {
+    /// Datagrams.
+    #[default]
+    Udp,
+    /// Connections.
+    Tcp,
+}
+
+impl RelayTransport {
+    /// The label of views and records.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
 /// One server transport address: a listener, and, where it is bound to a wildcard, the local address the client used.
 ///
 /// Ids are meaningful within one shard only.

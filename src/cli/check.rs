@@ -2,8 +2,9 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::path::Path;
+use std::time::Duration;
 
 use super::credentials::utc;
 use super::{Configuration, Exit, holder, print, quick_start, state};
@@ -17,6 +18,8 @@ use crate::stream::certificates;
 /// 2024-01-01: a clock before this day has never been set.
 const CLOCK_SET_UNIX: u64 = 1_704_067_200;
 const CERTIFICATE_WARNING_SECS: u64 = 14 * 86_400;
+/// How long a `listen.upstream` may take to accept a connection.
+const UPSTREAM_PATIENCE: Duration = Duration::from_secs(2);
 /// Relay ports that are tried before the range counts as taken.
 const PORTS_TRIED: usize = 16;
 
@@ -56,6 +59,9 @@ pub fn run(configuration: &Configuration) -> anyhow::Result<Exit> {
             Some(Tls::Files(files)) => certificate(files, &mut report),
             Some(Tls::Acme(settings)) => ordered(&config, settings, &mut report),
             None => {}
+        }
+        for files in &config.certificates {
+            certificate(files, &mut report);
         }
         if let Some(file) = &config.records.file {
             records_file(file, &mut report);
@@ -173,6 +179,15 @@ fn listeners(config: &Config, report: &mut Report) {
         if listener.has_streams() {
             check_bind(report, "listen.address", listener.address, false);
         }
+        if let Some(upstream) = &listener.sharing.upstream
+            && let Err(error) = TcpStream::connect_timeout(&upstream.address, UPSTREAM_PATIENCE)
+        {
+            report.warnings.push(Problem::host(
+                "listen.upstream",
+                format!("{} does not accept connections: {error}", upstream.address),
+                "start that server; until then whoever asks for it is turned away",
+            ));
+        }
     }
 }
 
@@ -258,7 +273,8 @@ fn certificate(files: &PemFiles, report: &mut Report) {
         report.warnings.push(Problem::host(
             "tls.certificate",
             format!(
-                "expires in {} days, on {}",
+                "{} expires in {} days, on {}",
+                files.certificate.display(),
                 left / 86_400,
                 utc(loaded.not_after_unix())
             ),

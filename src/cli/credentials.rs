@@ -209,6 +209,7 @@ fn default_listener() -> Listener {
             tcp: true,
             ..Default::default()
         },
+        sharing: crate::stream::Sharing::default(),
     }
 }
 
@@ -221,7 +222,7 @@ fn of(config: &Config, user: Option<&str>, expires_unix: u64) -> anyhow::Result<
     if let Some((name, password)) = users.iter().find(|(name, _)| Some(name.as_str()) == user) {
         if stored_key(password.expose()).is_some() {
             bail!(
-                "{name:?} is kept as a key (md5:…), and the password is not known here; ask whoever has it"
+                "{name:?} is kept as a key (md5:…, sha256:…), and the password is not known here; ask whoever has it"
             );
         }
         return Ok(Credential {

@@ -9,7 +9,7 @@ use super::holder;
 use super::state::{self, State};
 use crate::base::Clock;
 use crate::config::{Config, Listener, Problem, Problems, Sources};
-use crate::stream::Protocols;
+use crate::stream::{Protocols, Sharing};
 
 /// What the quick start chose.
 #[derive(Debug)]
@@ -184,6 +184,7 @@ fn choose_listeners(sources: &Sources) -> Result<(Vec<Listener>, Vec<String>), P
                 tls: streams && number != 80,
                 http: streams,
             },
+            sharing: Sharing::default(),
         };
         if listener.udp || listener.has_streams() {
             listeners.push(listener);

@@ -148,6 +148,7 @@ impl fmt::Display for Fault {
                 write!(f, "the answer to {step} is not signed with our secret")
             }
             Failure::Malformed => write!(f, "the answer to {step} makes no sense"),
+            Failure::BidDown => write!(f, "the challenge to {step} was tampered with"),
         }
     }
 }

@@ -106,7 +106,7 @@ impl Directory for UsersFile {
             }
             if matches!(stored_key(password), Some(Err(_))) {
                 return Err(wrong(
-                    "a password that begins with md5: and is no key",
+                    "a password that begins with md5: or sha256: and is no key",
                     NotAKey::REMEDY,
                 ));
             }

@@ -9,6 +9,7 @@ mod directory;
 mod geo;
 mod journal;
 pub mod ledger;
+pub mod locate;
 pub mod own;
 mod uri;
 
@@ -22,7 +23,7 @@ use rand::RngExt;
 pub use directory::{Directory, DirectoryError, Entries, RevokedFile, UsersFile, Version};
 pub use geo::{Location, Places, PlacesError};
 pub use ledger::Ledger;
-pub use uri::{IceUri, TurnUri, UriError};
+pub use uri::{IceUri, Says, TurnUri, UriError};
 
 /// One server of the service.
 #[derive(Clone, Debug, PartialEq)]

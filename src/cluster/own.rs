@@ -3,10 +3,12 @@
 //!
 //! What lies between the server and the Internet is not seen from here.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
@@ -14,7 +16,7 @@ use tokio_rustls::TlsConnector;
 use super::canary::{self, Credential, Goal, Look, Wire};
 use crate::base::{Clock, Family, Transport};
 use crate::client::{Client, Failure, Settings};
-use crate::stream::unverified;
+use crate::stream::{proxy, unverified};
 use crate::wire::ErrorCode;
 
 /// LIFETIME of what a look allocates, in seconds: it is given back at once, or else soon.
@@ -30,6 +32,8 @@ pub struct Way {
     pub transport: Transport,
     /// Where, from this host.
     pub server: SocketAddr,
+    /// Whether this host counts as a proxy there, and has to say for whom it comes.
+    pub introduced: bool,
 }
 
 /// Why a way does not lead through.
@@ -77,9 +81,9 @@ pub async fn look(
     let peer = (UdpSocket::bind((local, 0)).await).map_err(|_| Fault::Broken)?;
     let path = match way.transport {
         Transport::Udp => (Wire::udp(way.server).await).map_err(|_| Fault::Broken)?,
-        Transport::Tcp => Wire::stream(connect(way.server, deadline).await?),
+        Transport::Tcp => Wire::stream(connect(way, deadline).await?),
         Transport::Tls => {
-            let stream = connect(way.server, deadline).await?;
+            let stream = connect(way, deadline).await?;
             let connector = TlsConnector::from(unverified().map_err(|_| Fault::Broken)?);
             let name = ServerName::from(way.server.ip());
             let handshake = timeout_at(deadline, connector.connect(name, stream)).await;
@@ -131,10 +135,17 @@ fn refused(code: u16) -> Fault {
     }
 }
 
-async fn connect(server: SocketAddr, deadline: Instant) -> Result<TcpStream, Fault> {
-    match timeout_at(deadline, TcpStream::connect(server)).await {
+async fn connect(way: Way, deadline: Instant) -> Result<TcpStream, Fault> {
+    let connecting = async {
+        let mut stream = TcpStream::connect(way.server).await?;
+        if way.introduced {
+            stream.write_all(&proxy::LOCAL).await?;
+        }
+        Ok(stream)
+    };
+    match timeout_at(deadline, connecting).await {
         Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(_)) => Err(Fault::Closed),
+        Ok(Err::<_, io::Error>(_)) => Err(Fault::Closed),
         Err(_) => Err(Fault::Silent),
     }
 }

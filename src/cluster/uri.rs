@@ -1,7 +1,7 @@
 //! `turn:` and `turns:` URIs (RFC 7065), `stun:` and `stuns:` URIs (RFC 7064).
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use crate::base::Transport;
@@ -13,23 +13,19 @@ pub struct TurnUri {
     pub host: String,
     /// The port; 3478, or 5349 for `turns:`, where the URI has none.
     pub port: u16,
-    /// How to get there.
+    /// How to get there; UDP, or TLS for `turns:`, where the URI does not say.
     pub transport: Transport,
+    /// What of this the URI itself says.
+    pub says: Says,
 }
 
-impl TurnUri {
-    /// The first address the host resolves to; it may take as long as the resolver does.
-    ///
-    /// # Errors
-    /// The name does not resolve.
-    pub fn resolve(&self) -> Result<SocketAddr, UriError> {
-        let failed =
-            |why: &dyn fmt::Display| UriError(format!("cannot resolve {:?}: {why}", self.host));
-        let mut found = (self.host.as_str(), self.port)
-            .to_socket_addrs()
-            .map_err(|error| failed(&error))?;
-        found.next().ok_or_else(|| failed(&"it has no address"))
-    }
+/// What a URI names, rather than leaving it to records and defaults (RFC 5928 §3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Says {
+    /// A port.
+    pub port: bool,
+    /// A transport.
+    pub transport: bool,
 }
 
 /// Why a text is no URI of a TURN server, or one that cannot be used.
@@ -72,11 +68,15 @@ impl FromStr for TurnUri {
                 return Err(UriError(format!("{query:?} is no transport; {FORM}")));
             }
         };
-        let (host, port) = host_and_port(authority, secure, FORM)?;
+        let (host, port) = host_and_port(authority, FORM)?;
         Ok(Self {
             host,
-            port,
+            port: port.unwrap_or(default_port(secure)),
             transport,
+            says: Says {
+                port: port.is_some(),
+                transport: query.is_some(),
+            },
         })
     }
 }
@@ -112,7 +112,7 @@ impl FromStr for IceUri {
                 "stun: and stuns: take no {query:?}: stun: is UDP, stuns: TLS"
             )));
         }
-        let (host, port) = host_and_port(authority, secure, FORM)?;
+        let (host, port) = host_and_port(authority, FORM)?;
         let transport = if secure {
             Transport::Tls
         } else {
@@ -122,11 +122,20 @@ impl FromStr for IceUri {
             relays: false,
             server: TurnUri {
                 host,
-                port,
+                port: port.unwrap_or(default_port(secure)),
                 transport,
+                says: Says {
+                    port: port.is_some(),
+                    transport: true,
+                },
             },
         })
     }
+}
+
+/// The port where neither a URI nor a record names one.
+const fn default_port(secure: bool) -> u16 {
+    if secure { 5349 } else { 3478 }
 }
 
 /// The scheme, among those that there are and in lower case, and what follows it.
@@ -137,7 +146,7 @@ fn scheme(uri: &str) -> Option<(&'static str, &str)> {
     Some((scheme, rest))
 }
 
-fn host_and_port(authority: &str, secure: bool, form: &str) -> Result<(String, u16), UriError> {
+fn host_and_port(authority: &str, form: &str) -> Result<(String, Option<u16>), UriError> {
     let wrong = |text: String| Err(UriError(text));
     // A bare IPv6 address has colons of its own, which is why URIs put it in brackets.
     let (host, port) = match authority
@@ -150,14 +159,13 @@ fn host_and_port(authority: &str, secure: bool, form: &str) -> Result<(String, u
             None => (authority, ""),
         },
     };
-    let port = match (port.strip_prefix(':'), secure) {
-        (Some(port), _) => match port.parse() {
-            Ok(port) => port,
+    let port = match port.strip_prefix(':') {
+        Some(port) => match port.parse() {
+            Ok(port) => Some(port),
             Err(_) => return wrong(format!("{port:?} is no port; {form}")),
         },
-        (None, false) if port.is_empty() => 3478,
-        (None, true) if port.is_empty() => 5349,
-        _ => return wrong(form.into()),
+        None if port.is_empty() => None,
+        None => return wrong(form.into()),
     };
     if host.is_empty() || host.contains(['/', '@']) {
         return wrong(form.into());
@@ -198,10 +206,26 @@ mod tests {
                 TurnUri {
                     host,
                     port,
-                    transport
+                    transport,
+                    says: parsed.says,
                 },
                 "{uri}"
             );
+        }
+    }
+
+    #[test]
+    fn what_a_uri_says_itself() {
+        for (uri, port, transport) in [
+            ("turn:a", false, false),
+            ("turn:a:3478", true, false),
+            ("turn:a?transport=udp", false, true),
+            ("turns:[::1]:5349?transport=tcp", true, true),
+            ("stun:a", false, true),
+            ("stuns:a:443", true, true),
+        ] {
+            let parsed: IceUri = uri.parse().unwrap();
+            assert_eq!(parsed.server.says, Says { port, transport }, "{uri}");
         }
     }
 
@@ -237,6 +261,7 @@ mod tests {
                 host: "example.org".into(),
                 port,
                 transport,
+                says: parsed.server.says,
             };
             assert_eq!(parsed, IceUri { relays, server }, "{uri}");
         }

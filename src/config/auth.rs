@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::exposure;
+use super::oauth::read_oauth;
 use super::problem::Sources;
 use super::reader::Reader;
 use super::source::{Node, Value};
 use super::values::{self, Converted, Fault};
-use crate::access::{NotAKey, Revocation, stored_key};
+use crate::access::{NotAKey, Revocation, oauth, stored_key};
 use crate::base::Secret;
 use crate::cluster::{Directory, DirectoryError, Entries, RevokedFile, UsersFile};
 
@@ -24,12 +25,13 @@ pub(super) struct Auth {
     /// What is revoked, and the file that says so.
     pub revoked: Vec<Revocation>,
     pub revoked_file: Option<RevokedFile>,
+    pub oauth: oauth::Settings,
 }
 
 impl Auth {
     /// Whether clients can come as more than one user.
     pub fn knows_several(&self) -> bool {
-        self.users.len() > 1 || !self.secrets.is_empty()
+        self.users.len() + self.oauth.keys.len() > 1 || !self.secrets.is_empty()
     }
 }
 
@@ -76,6 +78,7 @@ pub(super) fn read_auth(r: &mut Reader<'_>, sources: &Sources) -> Option<Auth> {
         r#"a duration from "10s" to "24h""#,
         values::duration_within(10, 86_400),
     );
+    let oauth = read_oauth(r, sources)?;
     let (mut users, mut secrets, from_files) = (users?, secrets?, from_files?);
     let (revoked_file, revoked) = match revoked? {
         Some((file, entries)) => {
@@ -113,7 +116,8 @@ pub(super) fn read_auth(r: &mut Reader<'_>, sources: &Sources) -> Option<Auth> {
         exposure::warn_of_file(r, "auth.secret_files", &file.path);
         secrets.push(file.secret);
     }
-    if users.is_empty() && secrets.is_empty() {
+    let others = !oauth.keys.is_empty() || r.is_filled("realms");
+    if users.is_empty() && secrets.is_empty() && !others {
         r.problem(
             "auth",
             "neither users nor secrets: without either, the server would be useless or an open relay",
@@ -129,6 +133,7 @@ pub(super) fn read_auth(r: &mut Reader<'_>, sources: &Sources) -> Option<Auth> {
         directory,
         revoked,
         revoked_file,
+        oauth,
     })
 }
 
@@ -156,7 +161,7 @@ fn directory<D: Directory>(
     }
 }
 
-fn users(node: &Node) -> Converted<Vec<(String, Secret<String>)>> {
+pub(super) fn users(node: &Node) -> Converted<Vec<(String, Secret<String>)>> {
     let Value::Table(table) = &node.value else {
         return Err(Fault::masked(node));
     };
@@ -175,7 +180,7 @@ fn users(node: &Node) -> Converted<Vec<(String, Secret<String>)>> {
             Ok(password) if matches!(stored_key(&password), Some(Err(_))) => {
                 faults.extend(Fault::with(
                     &entry.node,
-                    format!("the password of {name:?} begins with md5: and is no key"),
+                    format!("the password of {name:?} begins with md5: or sha256: and is no key"),
                     NotAKey::REMEDY,
                 ));
             }

@@ -12,6 +12,7 @@ use super::problem::{Origin, Problem, Sources};
 use super::reader::Reader;
 use super::source::Node;
 use super::values::{self, Converted, Fault};
+use crate::access::{RealmName, RealmSettings};
 use crate::base::Secret;
 use crate::cluster::{self, TurnUri};
 use crate::http::ice::ApiKey;
@@ -131,6 +132,7 @@ pub(super) fn read_keys(
     r: &mut Reader<'_>,
     sources: &Sources,
     has_secrets: bool,
+    realms: &[RealmSettings],
 ) -> Option<Vec<ApiKey>> {
     let keys = r.tables(
         "api.keys",
@@ -138,10 +140,10 @@ pub(super) fn read_keys(
         "id",
         "tables with an id and a secret each",
         &[],
-        |entry| read_api_key(entry, sources),
+        |entry| read_api_key(entry, sources, realms),
     );
     let keys = unique(r, keys?, "api.keys.id", |key| &key.id);
-    if !keys.is_empty() && !has_secrets {
+    if keys.iter().any(|key| key.realm.is_none()) && !has_secrets {
         r.problem(
             "api.keys",
             "given, and there is no secret to make credentials with",
@@ -151,7 +153,7 @@ pub(super) fn read_keys(
     Some(keys)
 }
 
-fn read_api_key(r: &mut Reader<'_>, sources: &Sources) -> Option<ApiKey> {
+fn read_api_key(r: &mut Reader<'_>, sources: &Sources, realms: &[RealmSettings]) -> Option<ApiKey> {
     let id = r.key(
         "api.keys.id",
         r#""""#,
@@ -221,6 +223,18 @@ fn read_api_key(r: &mut Reader<'_>, sources: &Sources) -> Option<ApiKey> {
         "a number of credentials a minute from 0 to 1000000",
         values::number(0..=1_000_000),
     );
+    let realm = r.key(
+        "api.keys.realm",
+        r#""""#,
+        "the name of one of [[realms]] that has a secret",
+        |node: &Node| match values::text(node)?.as_str() {
+            "" => Ok(None),
+            name => (realms.iter().find(|realm| realm.name == name))
+                .and_then(|realm| Some((RealmName::new(name), realm.secrets.first()?.clone())))
+                .map(Some)
+                .ok_or_else(|| Fault::of(node)),
+        },
+    );
     let (secret_hash, secret) = match (secret?, from_file?) {
         (Some((hash, secret)), None) => {
             if secret.is_some() {
@@ -257,6 +271,7 @@ fn read_api_key(r: &mut Reader<'_>, sources: &Sources) -> Option<ApiKey> {
         origins: origins?,
         user_prefix: user_prefix?,
         rate: rate?,
+        realm: realm?,
     })
 }
 
@@ -290,7 +305,7 @@ fn origin(text: &str) -> Result<String, String> {
 }
 
 /// The entries of a list, after a problem with every name that occurs twice.
-fn unique<T>(
+pub(super) fn unique<T>(
     r: &mut Reader<'_>,
     entries: Vec<(Origin, T)>,
     key: &str,

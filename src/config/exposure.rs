@@ -7,7 +7,7 @@ use super::problem::{Origin, Problem, Sources};
 use super::reader::Reader;
 
 /// Keys whose values are secrets, and what to use in their place on the command line.
-const SECRET_KEYS: [(&str, &str); 4] = [
+const SECRET_KEYS: [(&str, &str); 7] = [
     (
         "auth.users",
         "use the configuration file, or TURNIX_AUTH__USERS in the environment",
@@ -24,6 +24,9 @@ const SECRET_KEYS: [(&str, &str); 4] = [
         "api.keys.secret",
         "use secret_file, or the secret's hash (\"sha256:…\")",
     ),
+    ("auth.oauth.keys.key", "use key_file"),
+    ("realms.users", "use the configuration file"),
+    ("realms.secrets", "use secret_files"),
 ];
 
 /// Warns of secrets on the command line, and of a configuration file that holds some for all to read.

@@ -12,6 +12,7 @@ use crate::turn::Bandwidth;
 pub(super) struct LimitKeys {
     pub quotas: Limits,
     pub connections_per_address: u32,
+    pub upstream_connections: u32,
     pub max_lifetime: Duration,
     pub permissions: usize,
     pub channels: usize,
@@ -19,6 +20,7 @@ pub(super) struct LimitKeys {
     pub auth_failures: u32,
     pub bandwidth: Bandwidth,
     pub new_peers: u32,
+    pub peer_connections: usize,
 }
 
 /// What one user may have of the relay ports that others leave, where there are others.
@@ -47,6 +49,12 @@ pub(super) fn read_limits(r: &mut Reader<'_>, several_users: bool) -> Option<Lim
         "1024",
         "a number of connections, 0 for no limit",
         &all,
+    );
+    let upstream = r.key(
+        "limits.upstream_connections",
+        "4096",
+        "a number of connections from 1 to 1000000",
+        values::number(1..=1_000_000),
     );
     let per_allocation = read_bandwidth(r, "limits.bandwidth_per_allocation");
     let of_user = read_bandwidth(r, "limits.bandwidth_per_user");
@@ -87,6 +95,12 @@ pub(super) fn read_limits(r: &mut Reader<'_>, several_users: bool) -> Option<Lim
         "a number of peers per second up to 1000000, 0 for no limit",
         &rate,
     );
+    let peer_connections = r.key(
+        "limits.connections_per_allocation",
+        "16",
+        "a number from 1 to 65535",
+        values::number(1..=65_535),
+    );
     Some(LimitKeys {
         quotas: Limits {
             allocations: allocations?,
@@ -95,6 +109,7 @@ pub(super) fn read_limits(r: &mut Reader<'_>, several_users: bool) -> Option<Lim
             share_per_user: share?,
         },
         connections_per_address: connections?,
+        upstream_connections: upstream?,
         max_lifetime: max_lifetime?,
         permissions: permissions? as usize,
         channels: channels? as usize,
@@ -106,6 +121,7 @@ pub(super) fn read_limits(r: &mut Reader<'_>, several_users: bool) -> Option<Lim
             total: total?,
         },
         new_peers: new_peers?,
+        peer_connections: peer_connections? as usize,
     })
 }
 

@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::load::must_be_empty_list;
 use super::problem::{Origin, Problem};
 use super::reader::Reader;
+use super::sharing::{of_streams, read_sharing};
 use super::source::{Node, Value};
 use super::values::{self, Converted, Fault};
 use super::{External, Listener, Mapping, Relay};
@@ -61,16 +61,10 @@ fn read_listener(r: &mut Reader<'_>, has_certificate: bool) -> Option<Listener> 
         r#"some of "udp", "tcp", "tls", "http""#,
         protocols,
     );
-    r.key(
-        "listen.trusted_proxies",
-        "[]",
-        "an empty list",
-        must_be_empty_list(
-            "this version does not read PROXY protocol headers; remove it and let the balancer keep client addresses",
-        ),
-    );
+    let sharing = read_sharing(r);
     let address = address?;
     let (udp, mut streams) = protocols?;
+    let sharing = sharing?;
     if has_certificate && !r.has("listen.protocols") {
         streams.tls = true;
     }
@@ -78,6 +72,7 @@ fn read_listener(r: &mut Reader<'_>, has_certificate: bool) -> Option<Listener> 
         address,
         udp,
         streams,
+        sharing: of_streams(r, sharing, streams)?,
     })
 }
 

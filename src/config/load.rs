@@ -17,10 +17,12 @@ use super::preset;
 use super::problem::{Origin, Problem, Problems, Sources};
 use super::protocol::read_protocol;
 use super::reader::{Declared, Reader};
+use super::realms::read_realms;
 use super::records::read_records;
 use super::server::{read_handover, read_server};
-use super::source::{Node, Table, Value, merge};
-use super::tls::{check_tls, read_tls};
+use super::sharing::check_upstreams;
+use super::source::{Node, Table, merge};
+use super::tls::{check_tls, read_certificates, read_tls};
 use super::values::{self, Converted, Fault};
 use crate::access::{self, peers};
 use crate::records;
@@ -103,17 +105,25 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
         realm,
     );
     let tls = read_tls(r, sources);
+    let certificates = read_certificates(r, tls.as_ref());
     let has_certificate = r.is_set("tls.certificate") || r.is_set("tls.key") || acme::is_wanted(r);
     let listeners = read_listeners(r, has_certificate);
     let relay = read_relay(r);
     let auth = read_auth(r, sources);
-    let several_users = auth.as_ref().is_none_or(Auth::knows_several);
+    let known = auth
+        .as_ref()
+        .map(|auth| &auth.users[..])
+        .unwrap_or_default();
+    let realms = read_realms(r, sources, realm.as_deref(), known);
+    let several_users = realms.as_ref().is_none_or(|realms| !realms.is_empty())
+        || auth.as_ref().is_none_or(Auth::knows_several);
     let limits = read_limits(r, several_users);
     let peers = read_peers(r);
     let protocol = read_protocol(r, listeners.as_deref());
     let http = read_http(r, sources);
     let has_secrets = auth.as_ref().is_none_or(|auth| !auth.secrets.is_empty());
-    let api_keys = read_keys(r, sources, has_secrets);
+    let realms_known = realms.as_deref().unwrap_or_default();
+    let api_keys = read_keys(r, sources, has_secrets, realms_known);
     let cluster = read_cluster(r);
     let per_allocation = r.key(
         "metrics.per_allocation",
@@ -130,6 +140,8 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
     check_tls(r, tls.as_ref(), listeners.as_deref(), elsewhere);
     let tls = acme::choose_challenges(r, tls, listeners.as_deref());
     check_http(r, tls.as_ref(), http.as_ref());
+    let admin = http.as_ref().and_then(|keys| keys.admin);
+    check_upstreams(r, listeners.as_deref(), admin);
     exposure::warn(r, sources);
 
     let auth = auth?;
@@ -146,6 +158,8 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
             strict_expiry: auth.strict_expiry,
             peers: peers?,
             limits: limits.quotas,
+            oauth: auth.oauth,
+            realms: realms?,
         },
         listeners: listeners?
             .into_iter()
@@ -162,9 +176,12 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
             auth_failures_per_address: limits.auth_failures,
             bandwidth: limits.bandwidth,
             new_peers_per_second: limits.new_peers,
+            connections_per_allocation: limits.peer_connections,
         },
         connections_per_address: limits.connections_per_address,
+        upstream_connections: limits.upstream_connections,
         tls: tls?,
+        certificates: certificates?,
         admin: http.admin,
         http: http.http,
         per_allocation: per_allocation? as usize,
@@ -223,17 +240,4 @@ fn read_peers(r: &mut Reader<'_>) -> Option<peers::Settings> {
         allow: allow?,
         nat64: nat64?,
     })
-}
-
-/// A key whose only meaning in this version is its default.
-pub(super) fn must_be_empty_list(remedy: &'static str) -> impl Fn(&Node) -> Converted<()> {
-    move |node| match &node.value {
-        Value::List(items) if items.is_empty() => Ok(()),
-        Value::Text(text) if text.is_empty() && node.raw.is_some() => Ok(()),
-        _ => Err(Fault::with(
-            node,
-            "found entries, which this version does not support",
-            remedy,
-        )),
-    }
 }

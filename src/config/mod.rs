@@ -19,12 +19,15 @@ mod limits;
 mod listen;
 mod load;
 mod log;
+mod oauth;
 mod preset;
 mod problem;
 mod protocol;
 mod reader;
+mod realms;
 mod records;
 mod server;
+mod sharing;
 mod source;
 mod tls;
 pub mod values;
@@ -64,8 +67,12 @@ pub struct Config {
     pub turn: turn::Settings,
     /// Open TCP connections per client IPv4 address or IPv6 /64; 0 is no limit.
     pub connections_per_address: u32,
+    /// Connections that are passed through to other servers at once.
+    pub upstream_connections: u32,
     /// The certificate; always there if a listener speaks TLS.
     pub tls: Option<Tls>,
+    /// More certificates, for other names.
+    pub certificates: Vec<PemFiles>,
     /// The address of metrics and admin API; `None` turns it off. Beyond loopback only with TLS and a token.
     pub admin: Option<SocketAddr>,
     /// Who may use the admin listener.
@@ -107,7 +114,7 @@ impl Config {
 }
 
 /// A port and what is spoken on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     /// Where to listen; `[::]` takes IPv4 too. Port 0 lets the kernel choose.
     pub address: SocketAddr,
@@ -115,6 +122,8 @@ pub struct Listener {
     pub udp: bool,
     /// What is spoken over TCP.
     pub streams: stream::Protocols,
+    /// With whom its TCP port is shared.
+    pub sharing: stream::Sharing,
 }
 
 impl Listener {

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::turn::{ChannelRange, DefaultFamily, NatDiscovery, Protocol};
+use crate::turn::{ChannelRange, DefaultFamily, NatDiscovery, Protocol, SecurityFeatures};
 
 use super::listen::mapping;
 use super::problem::Origin;
@@ -44,6 +44,22 @@ pub(super) fn read_protocol(
         "true or false",
         values::boolean,
     );
+    let security_features = r.key(
+        "protocol.security_features",
+        r#""streams""#,
+        r#""streams", "always" or "off""#,
+        values::one_of(&[
+            ("streams", SecurityFeatures::Streams),
+            ("always", SecurityFeatures::Always),
+            ("off", SecurityFeatures::Off),
+        ]),
+    );
+    let tcp_allocations = r.key(
+        "protocol.tcp_allocations",
+        "true",
+        "true or false",
+        values::boolean,
+    );
     let addresses = r.key(
         "protocol.nat_discovery",
         "[]",
@@ -67,6 +83,8 @@ pub(super) fn read_protocol(
         rfc3489: rfc3489?,
         dual_allocation: dual_allocation?,
         reservations: reservations?,
+        security_features: security_features?,
+        tcp_allocations: tcp_allocations?,
     })
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::acme::{self, read_acme};
 use super::exposure;
-use super::problem::{Origin, Sources};
+use super::problem::{Origin, Problem, Sources};
 use super::reader::Reader;
 use super::values;
 use super::{Listener, PemFiles, Tls};
@@ -15,7 +15,7 @@ pub(super) fn read_tls(r: &mut Reader<'_>, sources: &Sources) -> Option<Option<T
     let paths = read_paths(r);
     let acme = read_acme(r, sources);
     if !acme::is_wanted(r) {
-        let files = paths.and_then(|paths| read_files(r, paths));
+        let files = paths.and_then(|paths| read_files(r, paths, ("tls.certificate", "tls.key")));
         acme?;
         return Some(files?.map(Tls::Files));
     }
@@ -43,24 +43,19 @@ fn read_paths(r: &mut Reader<'_>) -> Option<(String, String)> {
 fn read_files(
     r: &mut Reader<'_>,
     (certificate, key): (String, String),
+    (certificate_key, key_key): (&'static str, &'static str),
 ) -> Option<Option<PemFiles>> {
     match (certificate.is_empty(), key.is_empty()) {
         (true, true) => return Some(None),
         (false, false) => {}
         (true, false) => {
-            r.problem(
-                "tls.certificate",
-                "empty, and tls.key is not",
-                "name both, or neither",
-            );
+            let found = format!("empty, and {key_key} is not");
+            r.problem(certificate_key, found, "name both, or neither");
             return None;
         }
         (false, true) => {
-            r.problem(
-                "tls.key",
-                "empty, and tls.certificate is not",
-                "name both, or neither",
-            );
+            let found = format!("empty, and {certificate_key} is not");
+            r.problem(key_key, found, "name both, or neither");
             return None;
         }
     }
@@ -71,20 +66,20 @@ fn read_files(
             if loaded.not_after_unix() <= now_unix {
                 let days = (now_unix - loaded.not_after_unix()) / 86_400;
                 r.problem(
-                    "tls.certificate",
+                    certificate_key,
                     format!("{} expired {days} days ago", certificate.display()),
                     "renew it, or correct the clock",
                 );
                 return None;
             }
-            exposure::warn_of_file(r, "tls.key", &key);
+            exposure::warn_of_file(r, key_key, &key);
             Some(Some(PemFiles { certificate, key }))
         }
         Err(error) => {
             let name = if error.file == certificate {
-                "tls.certificate"
+                certificate_key
             } else {
-                "tls.key"
+                key_key
             };
             let text = error.to_string();
             let (found, remedy) = text
@@ -94,6 +89,64 @@ fn read_files(
             None
         }
     }
+}
+
+/// The certificates beside the one of `tls`.
+pub(super) fn read_certificates(
+    r: &mut Reader<'_>,
+    tls: Option<&Option<Tls>>,
+) -> Option<Vec<PemFiles>> {
+    let certificates = r.tables(
+        "tls.certificates",
+        "tls.certificates.",
+        "certificate",
+        "tables with a certificate and a key",
+        &[],
+        read_certificate,
+    )?;
+    if let (Some((origin, _)), Some(None)) = (certificates.first(), tls) {
+        r.problems.push(Problem {
+            origin: origin.clone(),
+            key: "tls.certificates".into(),
+            found: "given, and there is none for clients that ask for no name or another one"
+                .into(),
+            remedy: "name the server's own in tls.certificate and tls.key, or in tls.acme.names"
+                .into(),
+        });
+        return None;
+    }
+    Some((certificates.into_iter().map(|(_, files)| files)).collect())
+}
+
+fn read_certificate(r: &mut Reader<'_>) -> Option<PemFiles> {
+    const KEYS: (&str, &str) = ("tls.certificates.certificate", "tls.certificates.key");
+    const PATH: &str = "the path of a PEM file";
+    let certificate = r.key(KEYS.0, r#""""#, PATH, values::text);
+    let key = r.key(KEYS.1, r#""""#, PATH, values::text);
+    let (certificate, key) = (certificate?, key?);
+    if certificate.is_empty() && key.is_empty() {
+        r.problem(
+            KEYS.0,
+            "empty",
+            "name the certificate and its key, or remove the table",
+        );
+        return None;
+    }
+    let files = read_files(r, (certificate, key), KEYS)??;
+    let names = certificates::load(&files.certificate, &files.key)
+        .is_ok_and(|loaded| !loaded.names().is_empty());
+    if !names {
+        r.problem(
+            KEYS.0,
+            format!(
+                "{} is for no DNS name, so nobody asks for it",
+                files.certificate.display()
+            ),
+            "name one with DNS names in its subjectAltName, or remove the table",
+        );
+        return None;
+    }
+    Some(files)
 }
 
 pub(super) fn check_tls(

@@ -13,7 +13,7 @@ use axum::routing::{delete, get, post};
 use axum::{Extension, Router};
 use serde::{Deserialize, Serialize};
 
-use crate::access::Limits;
+use crate::access::{Limits, RealmName};
 use crate::acme;
 use crate::base::time::duration;
 use crate::base::trace::Traces;
@@ -387,10 +387,15 @@ async fn metrics<S: ShardControl>(State(state): State<AdminState<S>>) -> Respons
     };
     let (external, external_changes) =
         (state.external.as_ref()).map_or_else(Default::default, |board| board.read());
+    let capacity = state.shards.capacity();
     let context = Context {
-        capacity_ratio: state.shards.capacity().ratio(),
+        capacity_ratio: capacity.ratio(),
+        realms: capacity.realms,
         certificate_expiry_unix: state.certificates.as_ref().map(|all| all.not_after_unix()),
+        other_certificates: (state.certificates.as_ref())
+            .map_or_else(Vec::new, |all| all.others_not_after_unix()),
         streams_refused: state.admission.refused(),
+        passed: state.admission.passages().read(),
         unix_secs: Clock.now().unix_secs(),
         records: (state.records.as_ref()).map_or_else(Vec::new, |counts| counts.read()),
         acme: state.acme.as_ref().map(|counts| counts.read()),
@@ -470,6 +475,9 @@ async fn health_answer<S: ShardControl>(
 pub(super) struct AllocationJson<'a> {
     id: &'a str,
     user: &'a str,
+    /// If not the default one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    realm: Option<&'static str>,
     transport: &'static str,
     client: String,
     relayed: String,
@@ -482,6 +490,9 @@ pub(super) struct AllocationJson<'a> {
     expires: u64,
     permissions: usize,
     channels: usize,
+    relay_transport: &'static str,
+    /// With peers, of a TCP allocation.
+    connections: usize,
     bytes: BothWays,
     packets: BothWays,
     bits_per_second: BothWays,
@@ -510,6 +521,7 @@ impl<'a> From<&'a NamedAllocation> for AllocationJson<'a> {
         Self {
             id: name,
             user: &view.user,
+            realm: view.realm.map(RealmName::as_str),
             transport: view.transport.label(),
             client: Pii(view.client).to_string(),
             relayed: view.relayed.to_string(),
@@ -518,6 +530,8 @@ impl<'a> From<&'a NamedAllocation> for AllocationJson<'a> {
             expires: view.expires_unix.as_secs(),
             permissions: view.permissions,
             channels: view.channels,
+            relay_transport: view.relay_transport.label(),
+            connections: view.connections,
             bytes: BothWays::of(|direction| view.traffic[direction as usize].bytes),
             packets: BothWays::of(|direction| view.traffic[direction as usize].packets),
             bits_per_second: BothWays::of(|direction| view.bits_per_second[direction as usize]),

@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::time::Instant;
 
-use crate::access::{AddressRate, RevokedKind, rest};
+use crate::access::{AddressRate, RealmName, RevokedKind, rest};
 use crate::base::time::duration;
 use crate::base::{Clock, Secret};
 use crate::cluster::ledger::{By, Changed, Ledger, LedgerError};
@@ -64,6 +64,8 @@ pub struct ApiKey {
     pub user_prefix: String,
     /// Credentials it may mint in a minute, and at once; 0 is no limit.
     pub rate: u32,
+    /// The realm that it mints for, and its first secret; `None`: the default one.
+    pub realm: Option<(RealmName, Secret<String>)>,
 }
 
 impl std::fmt::Debug for ApiKey {
@@ -503,7 +505,10 @@ impl Offer {
         }
         let expires_unix = Clock.now().unix_secs().saturating_add(ttl.as_secs());
         let (prefix, user, mark, id) = (&key.user_prefix, order.user, rest::KEY_MARK, &key.id);
-        let mut username = format!("{expires_unix}:{prefix}{user}{mark}{id}");
+        let mut username = match &key.realm {
+            None => format!("{expires_unix}:{prefix}{user}{mark}{id}"),
+            Some((realm, _)) => format!("{expires_unix}:{prefix}{user}@{realm}{mark}{id}"),
+        };
         if order.is_unique {
             username += &format!(";id={:016x}", rand::random::<u64>());
         }
@@ -517,6 +522,16 @@ impl Offer {
         Ok((username, ttl))
     }
 
+    /// What the password of `username` is made with, which one of the keys has named.
+    pub(super) fn secret_of(&self, username: &str) -> Option<&Secret<String>> {
+        let id = rest::parse(username).and_then(|limited| limited.key);
+        let key = self.keys.iter().find(|key| Some(&*key.id) == id);
+        match key.and_then(|key| key.realm.as_ref()) {
+            Some((_, secret)) => Some(secret),
+            None => self.secret.as_ref(),
+        }
+    }
+
     /// The credential of that name, good for `ttl`, and where it is good.
     ///
     /// # Errors
@@ -528,7 +543,7 @@ impl Offer {
         region: Option<&str>,
         client: IpAddr,
     ) -> Result<Minted, Refusal> {
-        let Some(secret) = &self.secret else {
+        let Some(secret) = self.secret_of(&username) else {
             return Err((
                 StatusCode::SERVICE_UNAVAILABLE,
                 "no auth.secrets to make credentials with",

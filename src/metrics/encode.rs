@@ -9,10 +9,10 @@ use prometheus::proto::{
 };
 use prometheus::{Registry, TextEncoder};
 
-use crate::access::{AuthFailure, DeniedRule, RevokedKind};
+use crate::access::{AuthFailure, DeniedRule, RealmName, RevokedKind};
 use crate::acme::Tally;
 use crate::base::{Printable, Transport};
-use crate::stream::{Refusal, Refused};
+use crate::stream::{Passed, Refusal, Refused};
 use crate::turn::police::Limit;
 use crate::turn::stats::{
     BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS, Histogram, OUTCOMES, Outcome, outcome_index,
@@ -20,6 +20,7 @@ use crate::turn::stats::{
 use crate::turn::{Direction, DropReason, Path, RelayKind, Stats};
 use crate::wire::{ErrorCode, Method};
 
+use super::passages;
 use super::{CanaryLook, NamedAllocation, ShardSnapshot};
 
 /// What metrics say that no shard counts.
@@ -29,8 +30,13 @@ pub struct Context {
     pub capacity_ratio: f64,
     /// When the served certificate expires, in seconds since the Unix epoch; none without TLS.
     pub certificate_expiry_unix: Option<u64>,
+    /// The first name of each certificate for other names, and when it expires, in seconds since the Unix epoch. The
+    /// configuration bounds them.
+    pub other_certificates: Vec<(String, u64)>,
     /// Connections closed before anybody got them.
     pub streams_refused: Refused,
+    /// Connections that are passed through to other servers.
+    pub passed: Passed,
     /// The time, in seconds since the Unix epoch.
     pub unix_secs: u64,
     /// Access records: sink, result, count; none where nobody wants them.
@@ -49,6 +55,8 @@ pub struct Context {
     pub external_changes: u64,
     /// What the server found when it looked at itself last; none where it does not.
     pub canary: Vec<CanaryLook>,
+    /// Live allocations of each realm but the default one. The configuration bounds them.
+    pub realms: Vec<(RealmName, u32)>,
     /// The version of turnix.
     pub version: &'static str,
 }
@@ -343,6 +351,13 @@ fn server(families: &mut Vec<MetricFamily>, totals: &ShardSnapshot, context: &Co
     );
     push(
         families,
+        "turn_peer_connections",
+        "Connections of TCP allocations with peers, those that wait to be made or bound included.",
+        MetricType::GAUGE,
+        vec![gauge(&[], totals.stats.connections as f64)],
+    );
+    push(
+        families,
         "turn_stream_refused_total",
         "TCP connections closed before they became TURN or HTTP clients, by reason.",
         MetricType::COUNTER,
@@ -350,6 +365,7 @@ fn server(families: &mut Vec<MetricFamily>, totals: &ShardSnapshot, context: &Co
             .map(|(reason, count)| counter(&[("reason", reason.label())], count))
             .collect(),
     );
+    passages::families(families, &context.passed);
     push(
         families,
         "turn_admin_auth_failures_total",
@@ -383,10 +399,11 @@ fn server(families: &mut Vec<MetricFamily>, totals: &ShardSnapshot, context: &Co
     push(
         families,
         "turn_certificate_expiry_timestamp_seconds",
-        "When the served certificate expires, in seconds since the Unix epoch.",
+        "When the served certificate expires, in seconds since the Unix epoch; by name for those of other names.",
         MetricType::GAUGE,
         (context.certificate_expiry_unix.into_iter())
             .map(|expiry| gauge(&[], expiry as f64))
+            .chain(passages::certificates(&context.other_certificates))
             .collect(),
     );
     push(
@@ -490,6 +507,15 @@ fn server(families: &mut Vec<MetricFamily>, totals: &ShardSnapshot, context: &Co
     );
     push(
         families,
+        "turn_realm_allocations",
+        "Live allocations of each realm but the default one.",
+        MetricType::GAUGE,
+        (context.realms.iter())
+            .map(|(realm, live)| gauge(&[("realm", realm.as_str())], f64::from(*live)))
+            .collect(),
+    );
+    push(
+        families,
         "turn_build_info",
         "Always 1; the label names the version.",
         MetricType::GAUGE,
@@ -540,7 +566,7 @@ fn per_allocation(families: &mut Vec<MetricFamily>, live: &[NamedAllocation]) {
     );
 }
 
-fn push(
+pub(super) fn push(
     families: &mut Vec<MetricFamily>,
     name: &str,
     help: &str,
@@ -565,7 +591,7 @@ fn labelled(labels: &[(&str, &str)]) -> Metric {
     Metric::from_label(pairs.collect())
 }
 
-fn counter(labels: &[(&str, &str)], count: u64) -> Metric {
+pub(super) fn counter(labels: &[(&str, &str)], count: u64) -> Metric {
     let mut value = Counter::default();
     value.set_value(count as f64);
     let mut metric = labelled(labels);
@@ -573,7 +599,7 @@ fn counter(labels: &[(&str, &str)], count: u64) -> Metric {
     metric
 }
 
-fn gauge(labels: &[(&str, &str)], level: f64) -> Metric {
+pub(super) fn gauge(labels: &[(&str, &str)], level: f64) -> Metric {
     let mut value = Gauge::default();
     value.set_value(level);
     let mut metric = labelled(labels);

@@ -3,11 +3,13 @@
 //! Owns no counter: shards count, this module names and writes. Nothing here costs the data path anything.
 
 mod encode;
+mod passages;
 
 pub use encode::{Context, Reading, encode};
 
 use std::time::Duration;
 
+use crate::access::RealmName;
 use crate::base::{Family, Transport};
 use crate::turn::{AllocationView, Direction, Stats};
 
@@ -71,7 +73,7 @@ pub struct Survey {
 }
 
 /// What allocations use up, and how much of it there is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Capacity {
     /// Relay ports that are taken, by `Family`.
     pub ports_in_use: [u64; Family::ALL.len()],
@@ -81,6 +83,8 @@ pub struct Capacity {
     pub allocations: u64,
     /// How many there may be; 0 is no limit.
     pub limit: u64,
+    /// Live allocations of each realm but the default one, by name.
+    pub realms: Vec<(RealmName, u32)>,
 }
 
 impl Capacity {

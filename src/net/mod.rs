@@ -29,4 +29,7 @@ pub use descriptors::{
 };
 pub use outbox::{Front, Outgoing, SendReport};
 pub use poll::Poller;
-pub use socket::{RecvFault, SendFault, UdpOptions, UdpSocket, granted_buffers, tcp_listener};
+pub use socket::{
+    RecvFault, SendFault, UdpOptions, UdpSocket, granted_buffers, relay_connector, relay_listener,
+    tcp_listener,
+};

@@ -1,4 +1,4 @@
-//! UDP sockets and their options; the listening TCP socket.
+//! UDP sockets and their options; TCP sockets that listen, and those that connect from the same address.
 
 use std::fmt;
 use std::io;
@@ -474,6 +474,39 @@ pub fn tcp_listener(address: SocketAddr, backlog: i32) -> io::Result<std::net::T
     socket.bind(&address.into())?;
     socket.listen(backlog)?;
     Ok(socket.into())
+}
+
+/// Opens a TCP listener of which connections can leave as well: a socket from [`relay_connector`] may be bound to the same
+/// address. Nobody else may have it.
+///
+/// # Errors
+/// The address is taken or not ours, or descriptors ran out.
+pub fn relay_listener(address: SocketAddr, backlog: i32) -> io::Result<std::net::TcpListener> {
+    let socket = tcp_socket(address)?;
+    socket.bind(&address.into())?;
+    // Only now: bound with it, it would share the address with whoever asks.
+    socket.set_reuse_port(true)?;
+    socket.listen(backlog)?;
+    Ok(socket.into())
+}
+
+/// A TCP socket that is bound to the address of a [`relay_listener`], to connect from there.
+///
+/// # Errors
+/// The address is not ours, or descriptors ran out.
+pub fn relay_connector(address: SocketAddr) -> io::Result<std::net::TcpStream> {
+    let socket = tcp_socket(address)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    // Connections of the last owner may be in TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    Ok(socket)
 }
 
 /// `SO_MEMINFO` of asm-generic/socket.h, which the libc crate does not name; sparc numbers its options differently.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
+use crate::access::RealmName;
 use crate::base::Pii;
 use crate::turn::{AllocationView, Direction, Traffic};
 
@@ -29,6 +30,8 @@ struct Record<'a> {
     node: &'a str,
     region: &'a str,
     user: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    realm: Option<&'static str>,
     scope: &'static str,
     client: String,
     transport: &'static str,
@@ -46,6 +49,7 @@ struct Record<'a> {
     peak_bits_per_second: BothWays,
     permissions: u32,
     channels: u32,
+    relay_transport: &'static str,
 }
 
 #[derive(Serialize)]
@@ -102,6 +106,7 @@ impl Writer {
             node: &self.node,
             region: &self.region,
             user: &view.user,
+            realm: view.realm.map(RealmName::as_str),
             scope: view.scope.label(),
             client: Pii(view.client).to_string(),
             transport: view.transport.label(),
@@ -124,6 +129,7 @@ impl Writer {
             peak_bits_per_second: BothWays::of(|at| view.peak_bits_per_second[at]),
             permissions: view.permissions_made,
             channels: view.channels_made,
+            relay_transport: view.relay_transport.label(),
         };
         serde_json::to_string(&record).unwrap_or_else(|error| {
             debug_assert!(false, "a record does not encode: {error}");

@@ -88,6 +88,7 @@ impl Shards {
     /// their order, and whether all shards answered.
     pub async fn change(&self, change: Change) -> (Vec<ListenerSlot>, bool) {
         self.pool().set_limits(change.limits);
+        self.pool().set_realms(&change.access.realms);
         self.budgets.set(change.turn.bandwidth);
         let relays = change
             .relays

@@ -5,10 +5,11 @@ mod departures;
 mod handover;
 mod vantages;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::access::{Access, PermittedPeer, Scope, Wanted};
-use crate::base::{Clock, Family, FiveTuple, ListenerId, Now, Pii, Transport};
+use crate::base::{Clock, Family, FiveTuple, ListenerId, Now, Pii, RelayTransport, Transport};
 use crate::metrics::ShardSnapshot;
 use crate::net::{Batch, HEADROOM, Outgoing, Poller, RecvFault, TAILROOM, UdpSocket};
 use crate::records::{Due, Emitter};
@@ -28,6 +29,7 @@ use crate::turn::{
 use crate::wire;
 
 use super::budgets::{Budgets, Purses};
+use super::connections::Connections;
 use super::hairpin::{self, Hairpin, Parcel, Parcels};
 use super::handover::Start;
 use super::ports::RelayPool;
@@ -125,7 +127,7 @@ struct ToPeer {
 
 /// One shard's state. Stream tasks of the same thread share it; nobody holds it across an await.
 pub(super) struct Shard {
-    index: u8,
+    pub(super) index: u8,
     pub(super) server: Server,
     pub(super) batches: [Batch; 2],
     /// Which batch `to_peers` and the listeners' `outgoing` refer to.
@@ -137,7 +139,7 @@ pub(super) struct Shard {
     drops_of_closed: u64,
     endpoints: Vec<Endpoint>,
     pub(super) poller: Poller,
-    relays: Relays,
+    pub(super) relays: Relays,
     purses: Purses,
     to_peers: Vec<ToPeer>,
     run: Vec<Outgoing>,
@@ -148,7 +150,7 @@ pub(super) struct Shard {
     /// Looks at the sockets so far.
     turns: u32,
     segmentation_fallbacks: u64,
-    parcels: Parcels,
+    pub(super) parcels: Parcels,
     pub(super) streams: HashMap<FiveTuple, Rc<Client>, RandomState>,
     pub(super) stream_connections: [u64; Transport::ALL.len()],
     pub(super) stream_idle: Duration,
@@ -160,6 +162,10 @@ pub(super) struct Shard {
     /// The deadline that the loop sleeps until; an earlier one has to wake it.
     armed: Option<Instant>,
     pub(super) wake: Rc<Notify>,
+    /// TCP allocations' sockets.
+    pub(super) connections: Connections,
+    /// Itself, for tasks that it starts.
+    pub(super) itself: Weak<RefCell<Self>>,
 }
 
 impl Shard {
@@ -178,6 +184,8 @@ impl Shard {
                 Server::restore(now, parts.turn, families, parts.access, snapshot)
             }
         };
+        let mut server = server;
+        server.set_shard(parts.index);
         let mut shard = Self {
             index: parts.index,
             server,
@@ -208,6 +216,8 @@ impl Shard {
             stream_credit: STREAM_CREDIT,
             armed: None,
             wake,
+            connections: Connections::new(keyed()),
+            itself: Weak::new(),
         };
         if let Some(estate) = estate {
             shard.move_in(estate);
@@ -315,6 +325,7 @@ impl Shard {
         first: usize,
     ) -> usize {
         let Some(relay) = self.relays.get_mut(id, family) else {
+            self.accept_peers(now, id);
             return first;
         };
         let batch = &mut self.batches[DATAGRAMS];
@@ -558,8 +569,10 @@ impl Shard {
                     family,
                     even_port,
                     user,
+                    realm,
                     scope,
                     client,
+                    transport,
                     reserve,
                     token,
                 } => {
@@ -567,6 +580,7 @@ impl Shard {
                         family,
                         even_port,
                         scope,
+                        realm,
                     };
                     let asked = Asked {
                         id,
@@ -576,13 +590,19 @@ impl Shard {
                         reserve,
                         token,
                     };
-                    let opened = self.relays.open(now.mono, asked, &self.poller);
+                    let opened = match transport {
+                        RelayTransport::Udp => self.relays.open(now.mono, asked, &self.poller),
+                        RelayTransport::Tcp => (self.connections)
+                            .listen(now.mono, asked, &mut self.relays, &self.poller)
+                            .map(Into::into),
+                    };
                     self.server.handle_relay_opened(now, id, opened);
                 }
                 Output::CloseRelay { id, family } => {
                     // Data that was accepted before goes out before, and not through the slot's next owner.
                     self.flush_to_peers();
                     self.relays.close(now.mono, id, family, &self.poller);
+                    (self.connections).stop_listening(now.mono, id, &mut self.relays, &self.poller);
                 }
                 Output::Ended(ended) => {
                     log_ended(self.index, &ended);
@@ -590,6 +610,16 @@ impl Shard {
                         records.ended(self.index, *ended);
                     }
                 }
+                Output::ConnectPeer {
+                    connection,
+                    allocation,
+                    peer,
+                } => self.connect_peer(now, connection, allocation, peer),
+                Output::BindPeer {
+                    connection,
+                    five_tuple,
+                } => self.connections.bind(connection, five_tuple),
+                Output::ClosePeer { connection } => self.connections.close(connection),
             }
         }
         self.settle(now);

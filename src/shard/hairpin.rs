@@ -110,6 +110,12 @@ impl Parcels {
         }
     }
 
+    /// The mailbox of `shard`, if there is one of that number and it is another.
+    pub fn neighbour(&self, shard: u8) -> Option<&Mailbox> {
+        (shard != self.home).then_some(())?;
+        self.neighbours.get(usize::from(shard))
+    }
+
     /// Packs one datagram for `shard`. A parcel that is full leaves first: see [`post`](Self::post).
     pub fn pack(&mut self, shard: u8, hairpin: &Hairpin<'_>, posted: impl FnMut(Posted<'_>)) {
         let Some(open) = self.open.get_mut(usize::from(shard)) else {

@@ -94,6 +94,9 @@ pub(super) struct Rest {
     pub segmentation_fallbacks: u64,
     /// Where the relay sockets are bound that stay.
     pub stays: Vec<SocketAddr>,
+    /// Those that listen, for connections.
+    #[serde(default)]
+    pub stays_tcp: Vec<SocketAddr>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -137,6 +140,9 @@ pub(super) struct StreamImage {
     /// Both ends: descriptors may come in any order.
     pub client: SocketAddr,
     pub local: SocketAddr,
+    /// Whom the socket is open to, where that is a proxy in front of the client.
+    #[serde(default)]
+    pub proxy: Option<SocketAddr>,
     /// The start of a frame.
     pub partial: Vec<u8>,
     pub queue: Queue,
@@ -267,7 +273,9 @@ impl Legacy {
                     .collect();
                 let estate = self.of(record.shard)?;
                 for image in record.streams {
-                    if let Some(mut stream) = streams.remove(&(image.client, image.local)) {
+                    let peer = image.proxy.unwrap_or(image.client);
+                    if let Some(stream) = streams.remove(&(peer, image.local)) {
+                        let mut stream = stream.for_client(image.client);
                         stream.received = image.partial;
                         estate.streams.push((stream, image.queue));
                     }
@@ -347,12 +355,14 @@ impl Legacy {
                 Some((*slot, listeners.iter().position(same)?))
             })
             .collect();
-        let stays: Vec<_> = (self.shards.iter())
-            .flat_map(|estate| &estate.rest)
-            .flat_map(|rest| rest.stays.iter().copied())
-            .collect();
+        let rests = || self.shards.iter().flat_map(|estate| &estate.rest);
+        let stays: Vec<_> = rests().flat_map(|rest| &rest.stays).copied().collect();
         for place in pool.claim(&stays).into_iter().flatten() {
             pool.set_abroad(place);
+        }
+        let tcp: Vec<_> = rests().flat_map(|rest| &rest.stays_tcp).copied().collect();
+        for place in pool.claim(&tcp).into_iter().flatten() {
+            pool.set_abroad_tcp(place);
         }
         let abroad = !stays.is_empty();
         let mut pools = Pools {

@@ -12,11 +12,13 @@
 
 mod budgets;
 mod change;
+mod connections;
 mod engine;
 mod free_ports;
 mod hairpin;
 mod handover;
 mod mailbox;
+mod pipe;
 mod ports;
 mod queue;
 mod relays;
@@ -276,6 +278,7 @@ impl Shards {
             settings.limits,
             Clock.now().mono,
         ));
+        pool.set_realms(&access.realms);
         let budgets = Arc::new(Budgets::new(Clock.now(), settings.turn.bandwidth, count));
         let mut seed = turn::Seed {
             nonce_key: rand::random(),

@@ -1,13 +1,13 @@
 //! What the shards share: relay ports and quotas. Locked when an allocation begins or ends, never for a packet.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::access::{Limits, Quota, QuotaExceeded, Wanted};
+use crate::access::{Limits, Quota, QuotaExceeded, RealmName, Realms, Wanted};
 use crate::base::Family;
 
 use super::RelayIp;
@@ -29,6 +29,14 @@ struct Counts {
     quota: Mutex<Quota>,
     live: AtomicUsize,
     reservations: Mutex<Reservations>,
+    listening: Mutex<Listening>,
+}
+
+/// Relayed addresses that are TCP's. Asked when a connection with a peer begins.
+#[derive(Default)]
+struct Listening {
+    by_local: HashMap<SocketAddr, SocketAddr>,
+    by_external: HashMap<SocketAddr, SocketAddr>,
 }
 
 /// The ports of one relay IP.
@@ -43,7 +51,10 @@ struct AddressPool {
 /// Stands for a shard of another process.
 pub(super) const ABROAD: u8 = u8::MAX - 1;
 
-const _: () = assert!(super::MAX_SHARDS < ABROAD as u32);
+/// The same for a TCP relayed address there, which no datagram is for.
+pub(super) const ABROAD_TCP: u8 = ABROAD - 1;
+
+const _: () = assert!(super::MAX_SHARDS < ABROAD_TCP as u32);
 
 /// A relayed address from both sides of a 1:1 NAT.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +76,7 @@ impl RelayPool {
             quota: Mutex::new(Quota::new(limits, [0; Family::ALL.len()])),
             live: AtomicUsize::new(0),
             reservations: Mutex::default(),
+            listening: Mutex::default(),
         };
         let pool = Self::with_counts(ips, ports, Arc::new(counts), 0, |ports, _| {
             FreePorts::new(ports, now)
@@ -160,6 +172,19 @@ impl RelayPool {
     /// Replaces the limits. What lives already stays, even above them.
     pub fn set_limits(&self, limits: Limits) {
         lock(&self.counts.quota).set_limits(limits);
+    }
+
+    /// Replaces the realms beside the default one and their limits.
+    pub fn set_realms(&self, realms: &Realms) {
+        let realms = realms.iter().map(|realm| (realm.name, realm.limits));
+        lock(&self.counts.quota).set_realms(realms);
+    }
+
+    /// Live allocations of each of these realms, by their names.
+    pub fn realms(&self) -> Vec<(RealmName, u32)> {
+        let mut realms: Vec<_> = lock(&self.counts.quota).realms().collect();
+        realms.sort_unstable();
+        realms
     }
 
     /// How many allocations there may be at once; 0 is no limit.
@@ -428,11 +453,16 @@ impl RelayPool {
         self.set_owner(place, Some(ABROAD));
     }
 
+    /// `place` belongs to another process as well, for connections.
+    pub fn set_abroad_tcp(&self, place: Place) {
+        self.set_owner(place, Some(ABROAD_TCP));
+    }
+
     /// Makes free what belonged to another process, which has ended.
     pub fn come_home(&self, now: Instant) {
         for (address, pool) in self.addresses.iter().enumerate() {
             for (port, owner) in pool.ports.clone().zip(pool.owners.iter()) {
-                if owner.load(Ordering::Acquire) == ABROAD + 1 {
+                if [ABROAD + 1, ABROAD_TCP + 1].contains(&owner.load(Ordering::Acquire)) {
                     let place = Place {
                         address: address as u16,
                         port,
@@ -455,6 +485,32 @@ impl RelayPool {
         if let Some(owner) = self.owner_of(place) {
             owner.store(shard.map_or(0, |shard| shard + 1), Ordering::Release);
         }
+    }
+
+    /// Says whether a socket of this server listens at `place`, for connections.
+    pub fn set_listening(&self, place: Place, listens: bool) {
+        let RelayAddresses { local, external } = self.addresses(place);
+        let mut listening = lock(&self.counts.listening);
+        if listens {
+            listening.by_local.insert(local, external);
+            listening.by_external.insert(external, local);
+        } else {
+            listening.by_local.remove(&local);
+            listening.by_external.remove(&external);
+        }
+    }
+
+    /// Where the TCP relayed address is bound that clients and peers see as `external`, if any shard has it.
+    pub fn listener_of(&self, external: SocketAddr) -> Option<SocketAddr> {
+        lock(&self.counts.listening)
+            .by_external
+            .get(&external)
+            .copied()
+    }
+
+    /// How clients and peers see the TCP relayed address that is bound to `local`, if any shard has it.
+    pub fn listener_at(&self, local: SocketAddr) -> Option<SocketAddr> {
+        lock(&self.counts.listening).by_local.get(&local).copied()
     }
 
     /// Which shard has `place` open.

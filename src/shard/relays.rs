@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use crate::net::{Batch, Poller, UdpOptions, UdpSocket};
 use crate::turn::{AllocationId, OpenError, Opened, Tenant};
 
 use super::handover::Settled;
-use super::ports::{ABROAD, Place, RelayPool};
+use super::ports::{ABROAD, ABROAD_TCP, Place, RelayAddresses, RelayPool};
 use super::reservations::Reserved;
 use super::trains::Trains;
 
@@ -72,6 +73,32 @@ impl Relay {
         {
             self.trains.give_up();
         }
+    }
+}
+
+/// A relayed address whose socket is somebody else's, and what it reserved.
+pub(super) struct Lease {
+    pool: Arc<RelayPool>,
+    place: Place,
+    wanted: Wanted,
+    user: Arc<str>,
+    client: IpAddr,
+}
+
+impl Lease {
+    /// Where its socket is bound, and how clients and peers see it.
+    pub fn addresses(&self) -> RelayAddresses {
+        self.pool.addresses(self.place)
+    }
+
+    /// Says whether the socket listens, for connections.
+    pub fn set_listening(&self, listens: bool) {
+        self.pool.set_listening(self.place, listens);
+    }
+
+    /// The pool it is from.
+    pub fn pool(&self) -> &RelayPool {
+        &self.pool
     }
 }
 
@@ -177,7 +204,14 @@ impl Relays {
             }
             return Err(OpenError::Quota);
         }
-        let Some(bound) = self.bind(now, wanted, reserve, id, poller) else {
+        let options = UdpOptions {
+            recv_buffer_bytes: self.buffer_bytes,
+            send_buffer_bytes: self.buffer_bytes,
+            only_v6: true,
+            ..UdpOptions::default()
+        };
+        let bind = |local| UdpSocket::bind(local, &options);
+        let Some(bound) = self.bind(now, wanted, reserve, id, poller, bind) else {
             release(&pool);
             if reserve {
                 pool.release_held(&user, client, above);
@@ -211,8 +245,8 @@ impl Relays {
         token: u64,
         poller: &Poller,
     ) -> Result<Opened, OpenError> {
-        let (user, client, scope) = (asked.user, asked.client, asked.wanted.scope);
-        let claimed = (self.pool.reservations()).claim(token, &user, scope);
+        let (user, client) = (asked.user, asked.client);
+        let claimed = (self.pool.reservations()).claim(token, &user, asked.wanted);
         let reserved = claimed.ok_or(OpenError::Capacity)?;
         let wanted = reserved.wanted;
         if let Err(error) = poller.add(&reserved.socket, token_of(asked.id, wanted.family)) {
@@ -241,6 +275,74 @@ impl Relays {
         })
     }
 
+    /// Reserves quota and a port, and watches the socket that `bind` opens there, which is the caller's.
+    ///
+    /// # Errors
+    /// A quota is used up, or no port can be had.
+    pub fn lease<S: AsFd>(
+        &mut self,
+        now: Instant,
+        asked: Asked,
+        poller: &Poller,
+        bind: impl Fn(SocketAddr) -> io::Result<S>,
+    ) -> Result<(Lease, S), OpenError> {
+        self.pool.end_reservations(now);
+        let Asked {
+            id,
+            wanted,
+            user,
+            client,
+            ..
+        } = asked;
+        if let Err(exceeded) = self.pool.reserve(&user, client, wanted) {
+            if exceeded == QuotaExceeded::Share {
+                self.tell_of_share(now, &user);
+            }
+            return Err(OpenError::Quota);
+        }
+        let Some(bound) = self.bind(now, wanted, false, id, poller, bind) else {
+            self.pool.release(&user, client, wanted);
+            return Err(OpenError::Capacity);
+        };
+        let pool = Arc::clone(&self.pool);
+        pool.set_owner(bound.place, Some(self.shard));
+        let lease = Lease {
+            pool,
+            place: bound.place,
+            wanted,
+            user,
+            client,
+        };
+        Ok((lease, bound.socket))
+    }
+
+    /// Gives back what `lease` reserved, once its socket is closed.
+    pub fn give_back(&mut self, now: Instant, lease: Lease) {
+        let Lease {
+            pool,
+            place,
+            wanted,
+            user,
+            client,
+        } = lease;
+        pool.release(&user, client, wanted);
+        self.vacate(now, &pool, place, wanted);
+    }
+
+    /// Makes a place free whose socket is closed.
+    fn vacate(&mut self, now: Instant, pool: &RelayPool, place: Place, wanted: Wanted) {
+        if wanted.scope.is_canary() {
+            // Nobody but this server knew of it.
+            pool.put_back(place);
+        } else {
+            pool.give_back(now, place);
+        }
+        if pool.generation() != self.pool.generation() {
+            self.pool.rest(now, pool.addresses(place).local);
+            self.older.retain(|pool| !pool.is_idle());
+        }
+    }
+
     /// Goes on with a socket that is open already, and whose place its pool has given.
     ///
     /// # Errors
@@ -262,6 +364,7 @@ impl Relays {
             family,
             even_port,
             scope: tenant.scope,
+            realm: tenant.realm,
         };
         match self.get(id, family.other()).is_some() {
             true => pool.adopt_port(&user, wanted),
@@ -352,17 +455,8 @@ impl Relays {
             ..
         } = *relay;
         drop(socket);
-        if wanted.scope.is_canary() {
-            // Nobody but this server knew of it.
-            pool.put_back(place);
-        } else {
-            pool.give_back(now, place);
-        }
         self.release(&pool, &user, client, wanted, id);
-        if pool.generation() != self.pool.generation() {
-            self.pool.rest(now, pool.addresses(place).local);
-            self.older.retain(|pool| !pool.is_idle());
-        }
+        self.vacate(now, &pool, place, wanted);
     }
 
     /// Opens new relay sockets otherwise from now on; the families of their pool, if that is another.
@@ -436,10 +530,16 @@ impl Relays {
             Some(id) => Some(Owner::Here(*id)),
             None => match pool.owner(place)? {
                 ABROAD => Some(Owner::Abroad(pool.addresses(place).local)),
+                ABROAD_TCP => None,
                 shard if shard == self.shard => None,
                 shard => Some(Owner::Shard(shard)),
             },
         }
+    }
+
+    /// Where the TCP relayed address `external` is bound, if any shard of this process has it.
+    pub fn listener_of(&self, external: SocketAddr) -> Option<SocketAddr> {
+        self.pool.listener_of(external)
     }
 
     /// Whether a relay socket of any shard is bound to `local`.
@@ -480,20 +580,15 @@ impl Relays {
     }
 
     /// Opens a socket, and with `pair` the one above it.
-    fn bind(
+    fn bind<S: AsFd>(
         &mut self,
         now: Instant,
         wanted: Wanted,
         pair: bool,
         id: AllocationId,
         poller: &Poller,
-    ) -> Option<Bound> {
-        let options = UdpOptions {
-            recv_buffer_bytes: self.buffer_bytes,
-            send_buffer_bytes: self.buffer_bytes,
-            only_v6: true,
-            ..UdpOptions::default()
-        };
+        open: impl Fn(SocketAddr) -> io::Result<S>,
+    ) -> Option<Bound<S>> {
         // Ports that other programs hold go back only afterwards, or chance could offer the same one again.
         let mut held_by_others = Vec::new();
         let bound = loop {
@@ -505,7 +600,7 @@ impl Relays {
                 break None;
             };
             let opened: io::Result<Vec<_>> = (places.iter())
-                .map(|place| UdpSocket::bind(self.pool.addresses(*place).local, &options))
+                .map(|place| open(self.pool.addresses(*place).local))
                 .collect();
             let watched = opened.and_then(|sockets| {
                 let first = sockets.first();
@@ -575,10 +670,10 @@ pub(super) struct Asked {
 }
 
 /// A socket that was opened, and one to keep.
-struct Bound {
+struct Bound<S> {
     place: Place,
-    socket: UdpSocket,
-    above: Option<(Place, UdpSocket)>,
+    socket: S,
+    above: Option<(Place, S)>,
 }
 
 /// Marks the poller's tokens of IPv6 relays: a slot's number has 31 bits.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::access::{Scope, Wanted};
+use crate::access::Wanted;
 use crate::net::UdpSocket;
 
 use super::ports::{Place, RelayPool};
@@ -56,9 +56,11 @@ impl Reservations {
     }
 
     /// What `user` has kept under `token`; once.
-    pub fn claim(&mut self, token: u64, user: &str, scope: Scope) -> Option<Reserved> {
+    pub fn claim(&mut self, token: u64, user: &str, wanted: Wanted) -> Option<Reserved> {
         let reserved = self.by_token.get(&token)?;
-        if *reserved.user != *user || reserved.wanted.scope != scope {
+        // A user is who bears the name in the realm.
+        let theirs = (reserved.wanted.scope, reserved.wanted.realm);
+        if *reserved.user != *user || theirs != (wanted.scope, wanted.realm) {
             return None;
         }
         self.by_token.remove(&token)
@@ -119,6 +121,7 @@ mod tests {
             family: Family::V4,
             even_port,
             scope: Scope::Policy,
+            realm: None,
         }
     }
 

@@ -71,6 +71,7 @@ async fn work(
     };
     let watched = shard.poller.watch()?;
     let shard = Rc::new(RefCell::new(shard));
+    shard.borrow_mut().itself = Rc::downgrade(&shard);
     let sleep = tokio::time::sleep(std::time::Duration::ZERO);
     tokio::pin!(sleep);
     let mut patience = Patience::new(busy_poll);

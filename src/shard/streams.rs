@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -16,12 +17,14 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::base::{Clock, FiveTuple, Transport};
+use crate::base::{Clock, FiveTuple, Pii, Transport};
 use crate::net::{Batch, HEADROOM, MAX_DATAGRAM, Outgoing};
 use crate::stream::{ClientIo, ClientStream};
+use crate::turn::ConnectionId;
 use crate::wire::framing::{Frame, next_frame};
 
 use super::engine::{STREAM, Shard};
+use super::pipe;
 use super::queue::Queue;
 
 /// How long a connection that has ended may take to hand over what waits for the client.
@@ -41,6 +44,10 @@ pub(super) const STREAM_CREDIT: usize = 64;
 /// How much is read at once from a client without an allocation behind what is kept, in bytes: whole requests, and few
 /// enough that nobody else waits for long.
 const READ_WITHOUT_ALLOCATION: usize = 1024;
+
+/// How often, and after what pause, it is looked again whether a connection of the same ends is over.
+const VACANCY_LOOKS: u32 = 25;
+const VACANCY_PAUSE: Duration = Duration::from_millis(20);
 
 /// Pieces that one write gathers: more frames than a turn usually brings for one client.
 const PIECES_PER_WRITE: usize = 64;
@@ -103,6 +110,11 @@ impl Client {
             self.partial.borrow().clone(),
             self.queue.borrow().clone(),
         ))
+    }
+
+    /// Whom the socket is open to: the client, or a proxy in front of it.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.io.borrow().peer()
     }
 
     /// Another process goes on with it: its task ends and says nothing to the client. False if none has it.
@@ -255,6 +267,17 @@ pub(super) async fn serve_on(shard: Rc<RefCell<Shard>>, stream: ClientStream, qu
         return;
     };
     let five_tuple = FiveTuple::new(transport, stream.client, listener);
+    if !is_vacant(&shard, five_tuple).await {
+        tracing::warn!(
+            client = %Pii(stream.client),
+            "proxies tell of two connections of one client address and port: the second one is closed"
+        );
+        return;
+    }
+    if let Some(name) = &stream.server_name {
+        (shard.borrow_mut().server).handle_client_named(five_tuple, name);
+    }
+    let (client_address, local) = (stream.client, stream.local);
     let mut stream = stream;
     let partial = std::mem::take(&mut stream.received);
     let Ok(io) = stream.into_io() else {
@@ -274,6 +297,7 @@ pub(super) async fn serve_on(shard: Rc<RefCell<Shard>>, stream: ClientStream, qu
         client,
         unparsed,
         ended: None,
+        turns: None,
         drained: false,
         active: false,
         idle_after,
@@ -281,6 +305,29 @@ pub(super) async fn serve_on(shard: Rc<RefCell<Shard>>, stream: ClientStream, qu
     };
     let end = poll_fn(|cx| connection.poll(cx)).await;
     tracing::trace!(?end, "stream client gone");
+    if let Some(turn) = connection.turns.take() {
+        // Nobody else is to have it, and what it was answered so far goes first.
+        shard.borrow_mut().streams.remove(&five_tuple);
+        let written = tokio::time::timeout(LINGER, poll_fn(|cx| connection.client.poll_write(cx)));
+        let written = matches!(written.await, Ok(Ok(())));
+        let rest = std::mem::take(&mut *connection.client.partial.borrow_mut());
+        let Connection { client, .. } = connection;
+        let io = Rc::into_inner(client).map(|client| client.io.into_inner());
+        match (turn, io.filter(|_| written)) {
+            (Turn::ToPeer(connection), Some(io)) => {
+                pipe::relay(&shard, connection, io, rest).await;
+            }
+            (Turn::ToPeer(connection), None) => shard.borrow_mut().end_connection(connection),
+            (Turn::ToShard(home), Some(io)) => {
+                if let Ok(stream) = ClientStream::rehome(io, client_address, local, rest) {
+                    shard.borrow().send_home(home, stream);
+                }
+            }
+            (Turn::ToShard(_), None) => {}
+        }
+        shard.borrow_mut().stream_connections[transport as usize] -= 1;
+        return;
+    }
     if connection.client.place.get() == Place::Gone {
         // Whatever is done to the socket is done to the other process's, too.
         shard.borrow_mut().stream_connections[transport as usize] -= 1;
@@ -297,6 +344,29 @@ pub(super) async fn serve_on(shard: Rc<RefCell<Shard>>, stream: ClientStream, qu
     // The client may have ended only its own half: what it was answered before that is still for it.
     let _ = tokio::time::timeout(LINGER, poll_fn(|cx| connection.poll_close(cx))).await;
     shard.borrow_mut().stream_connections[transport as usize] -= 1;
+}
+
+/// Whether nobody has `five_tuple`, after a while in which a connection that is over may be seen to be.
+///
+/// What proxies tell is no five-tuple of this host's: ports of one client towards two addresses of theirs may be the same,
+/// and whoever shared one with another client would act for them.
+async fn is_vacant(shard: &Rc<RefCell<Shard>>, five_tuple: FiveTuple) -> bool {
+    let vacant = || !shard.borrow().streams.contains_key(&five_tuple);
+    for _ in 0..VACANCY_LOOKS {
+        if vacant() {
+            return true;
+        }
+        tokio::time::sleep(VACANCY_PAUSE).await;
+    }
+    vacant()
+}
+
+/// What else becomes of a connection than that it ends (RFC 6062 §5.4).
+enum Turn {
+    /// Its bytes are those of a connection with a peer from now on.
+    ToPeer(ConnectionId),
+    /// It asks for a connection of the shard with that number.
+    ToShard(u8),
 }
 
 /// Why reading stopped.
@@ -331,6 +401,8 @@ struct Connection {
     unparsed: bool,
     /// How the stream ended behind the bytes that were read last.
     ended: Option<io::Result<()>>,
+    /// It is no connection of messages any more; what it has sent beyond them is in the client's `partial`.
+    turns: Option<Turn>,
     /// This poll has emptied the socket, which wakes the task when more comes.
     drained: bool,
     /// A whole message came since the idle timer was set.
@@ -440,10 +512,18 @@ impl Connection {
         let outcome = loop {
             match next_frame(shard.batches[STREAM].bytes(0, at..end)) {
                 Frame::Complete { message: _, total } => {
+                    if let Some(home) = shard.home_of(self.five_tuple, at..at + total) {
+                        self.turns = Some(Turn::ToShard(home));
+                        break Ok(false);
+                    }
                     shard.stream_input(now, self.five_tuple, at, total);
                     at += total;
                     self.active = true;
                     shard.stream_credit = shard.stream_credit.saturating_sub(1);
+                    if let Some(connection) = shard.connections.take_bound(self.five_tuple) {
+                        self.turns = Some(Turn::ToPeer(connection));
+                        break Ok(false);
+                    }
                 }
                 Frame::Needs(bytes) if bytes <= FRAME_WITHOUT_ALLOCATION => break Ok(true),
                 Frame::Needs(bytes)

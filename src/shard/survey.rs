@@ -79,6 +79,7 @@ impl Shards {
             ports: pool.total().map(u64::from),
             allocations: pool.live() as u64,
             limit: u64::from(pool.limit()),
+            realms: pool.realms(),
         }
     }
 

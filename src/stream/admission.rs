@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::base::addr::subscriber;
 
+use super::passage::Passages;
+
 /// Why a connection was closed before anybody got it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -24,16 +26,19 @@ pub enum Refusal {
     Handshake,
     /// It speaks nothing that the port speaks.
     Protocol,
+    /// Its PROXY protocol header is missing or malformed, or it is none to believe.
+    Proxy,
 }
 
 impl Refusal {
     /// Every reason, in the order of their discriminants.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Address,
         Self::Pending,
         Self::Silent,
         Self::Handshake,
         Self::Protocol,
+        Self::Proxy,
     ];
 
     /// The label of metrics and logs.
@@ -44,6 +49,7 @@ impl Refusal {
             Self::Silent => "silent",
             Self::Handshake => "handshake",
             Self::Protocol => "protocol",
+            Self::Proxy => "proxy",
         }
     }
 }
@@ -61,10 +67,12 @@ pub struct Admission {
     // Strangers choose these keys: std's hasher is seeded from the kernel.
     open: Mutex<HashMap<IpAddr, u32>>,
     refused: [AtomicU64; Refusal::ALL.len()],
+    passages: Arc<Passages>,
 }
 
 impl Admission {
-    /// At most `limit` connections at once from one address; 0 is no limit.
+    /// At most `limit` connections at once from one address; 0 is no limit. None of them for another server yet:
+    /// [`Passages::set_limit`].
     pub fn new(limit: u32) -> Arc<Self> {
         Arc::new(Self {
             limit: AtomicU32::new(limit),
@@ -109,6 +117,11 @@ impl Admission {
             let count = self.refused.get(reason);
             count.map_or(0, |count| count.load(Ordering::Relaxed))
         })
+    }
+
+    /// Those of them that are another server's.
+    pub const fn passages(&self) -> &Arc<Passages> {
+        &self.passages
     }
 
     /// Addresses that have a connection open.

@@ -12,7 +12,7 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::challenges::{Challenges, names_acme_alone};
 use crate::base::Secret;
@@ -27,6 +27,8 @@ const MAX_FILE_BYTES: u64 = 1024 * 1024;
 #[derive(Clone, Debug)]
 pub struct Certificate {
     key: Arc<CertifiedKey>,
+    /// DNS names it is for, in lower case; those that begin with `*.` stand for one label more.
+    names: Arc<[String]>,
     not_before_unix: u64,
     not_after_unix: u64,
 }
@@ -41,9 +43,9 @@ impl Certificate {
             .collect::<Result<Vec<_>, _>>()
             .map_err(Fault::CertificatePem)?;
         let leaf = chain.first().ok_or(Fault::NoCertificate)?;
-        let (not_before_unix, not_after_unix) = validity_unix(leaf)?;
+        let (names, not_before_unix, not_after_unix) = facts(leaf)?;
         let private = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
-            pem::Error::NoItemsFound if names(key, b"ENCRYPTED PRIVATE KEY") => Fault::EncryptedKey,
+            pem::Error::NoItemsFound if holds(key, b"ENCRYPTED PRIVATE KEY") => Fault::EncryptedKey,
             pem::Error::NoItemsFound => Fault::NoKey,
             error => Fault::KeyPem(error),
         })?;
@@ -54,6 +56,7 @@ impl Certificate {
             Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {
                 Ok(Self {
                     key: Arc::new(certified),
+                    names,
                     not_before_unix,
                     not_after_unix,
                 })
@@ -61,6 +64,11 @@ impl Certificate {
             Err(rustls::Error::InconsistentKeys(_)) => Err(Fault::KeyMismatch),
             Err(error) => Err(Fault::Leaf(error.to_string())),
         }
+    }
+
+    /// The DNS names that the leaf is for (subjectAltName), in lower case.
+    pub fn names(&self) -> &[String] {
+        &self.names
     }
 
     /// From when on the leaf is good, in seconds since the Unix epoch.
@@ -79,17 +87,27 @@ impl Certificate {
     }
 }
 
-fn names(text: &[u8], what: &[u8]) -> bool {
+fn holds(text: &[u8], what: &[u8]) -> bool {
     text.windows(what.len()).any(|window| window == what)
 }
 
-/// From when and until when the leaf is good.
-fn validity_unix(leaf: &CertificateDer<'_>) -> Result<(u64, u64), Fault> {
+/// For whom, from when and until when the leaf is good.
+fn facts(leaf: &CertificateDer<'_>) -> Result<(Arc<[String]>, u64, u64), Fault> {
     let (_, parsed) =
         X509Certificate::from_der(leaf).map_err(|error| Fault::Leaf(error.to_string()))?;
     let unix = |time: i64| u64::try_from(time).unwrap_or_default();
     let validity = parsed.validity();
+    // A certificate whose names cannot be read serves all the same, as the one for every name.
+    let names = parsed.subject_alternative_name().ok().flatten();
+    let names = (names.iter())
+        .flat_map(|extension| &extension.value.general_names)
+        .filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+            _ => None,
+        })
+        .collect();
     Ok((
+        names,
         unix(validity.not_before.timestamp()),
         unix(validity.not_after.timestamp()),
     ))
@@ -280,10 +298,14 @@ impl fmt::Display for SelfSignError {
 
 impl std::error::Error for SelfSignError {}
 
-/// The certificate that handshakes use from now on; replaced without touching a connection.
+/// The certificates that handshakes use from now on; replaced without touching a connection.
 #[derive(Debug)]
 pub struct Certificates {
+    /// For every name that no other is for, and for clients that ask for none.
     current: RwLock<Certificate>,
+    others: RwLock<Vec<Certificate>>,
+    /// Names that are this server's whatever certificates say, in lower case.
+    claimed: RwLock<Vec<String>>,
     challenges: Arc<Challenges>,
 }
 
@@ -297,6 +319,8 @@ impl Certificates {
     pub fn answering(certificate: Certificate, challenges: Arc<Challenges>) -> Arc<Self> {
         Arc::new(Self {
             current: RwLock::new(certificate),
+            others: RwLock::default(),
+            claimed: RwLock::default(),
             challenges,
         })
     }
@@ -309,9 +333,64 @@ impl Certificates {
         differs
     }
 
+    /// Serves `certificates` beside it, each to clients that ask for one of its names; whether they are other ones.
+    pub fn replace_others(&self, certificates: Vec<Certificate>) -> bool {
+        let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
+        let chains = |all: &[Certificate]| -> Vec<_> {
+            all.iter().map(|one| one.key.cert.clone()).collect()
+        };
+        let differ = chains(&others) != chains(&certificates);
+        *others = certificates;
+        differ
+    }
+
+    /// Makes `names` this server's, beside those of its certificates: see [`knows`](Self::knows).
+    pub fn claim(&self, names: impl IntoIterator<Item = String>) {
+        let mut claimed = self.claimed.write().unwrap_or_else(PoisonError::into_inner);
+        *claimed = (names.into_iter())
+            .map(|name| name.to_ascii_lowercase())
+            .collect();
+    }
+
+    /// Whether `name` is one of this server's: a certificate is for it, it was claimed, or an authority is about to look
+    /// whether it leads here.
+    pub fn knows(&self, name: &str) -> bool {
+        let name = name.to_ascii_lowercase();
+        let claimed = self.claimed.read().unwrap_or_else(PoisonError::into_inner);
+        claimed.contains(&name)
+            || self.find(&name).is_some()
+            || self.challenges.certificate(&name).is_some()
+    }
+
     /// When the served certificate expires, in seconds since the Unix epoch.
     pub fn not_after_unix(&self) -> u64 {
         (self.current.read().unwrap_or_else(PoisonError::into_inner)).not_after_unix
+    }
+
+    /// The first name of each certificate beside it, and when that expires, in seconds since the Unix epoch.
+    pub fn others_not_after_unix(&self) -> Vec<(String, u64)> {
+        let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
+        let first = |one: &Certificate| one.names.first().cloned().unwrap_or_default();
+        (others.iter())
+            .map(|one| (first(one), one.not_after_unix))
+            .collect()
+    }
+
+    /// The certificate for `name`, which is in lower case: one that has it as it is before one that has a wildcard, in
+    /// the order they were given.
+    fn find(&self, name: &str) -> Option<Arc<CertifiedKey>> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
+        let wildcard = (name.split_once('.')).map(|(_, parent)| format!("*.{parent}"));
+        let all = || std::iter::once(&*current).chain(others.iter());
+        [Some(name), wildcard.as_deref()]
+            .into_iter()
+            .flatten()
+            .find_map(|wanted| {
+                let is_for = |one: &&Certificate| one.names.iter().any(|name| name == wanted);
+                all().find(is_for)
+            })
+            .map(|one| Arc::clone(&one.key))
     }
 }
 
@@ -319,6 +398,10 @@ impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         if hello.alpn().is_some_and(names_acme_alone) {
             return self.challenges.certificate(hello.server_name()?);
+        }
+        let asked = hello.server_name().map(str::to_ascii_lowercase);
+        if let Some(found) = asked.and_then(|name| self.find(&name)) {
+            return Some(found);
         }
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         Some(Arc::clone(&current.key))

@@ -8,6 +8,7 @@ use std::io::{self, IoSlice, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -22,8 +23,8 @@ use super::admission::Admitted;
 /// A TCP socket that can leave its runtime and join another.
 #[derive(Debug)]
 pub(super) enum Rehomable {
-    /// Watched by a runtime, in a TLS handshake for which the client may send so many more bytes.
-    Shaking(TcpStream, usize),
+    /// Watched by a runtime, in a TLS handshake.
+    Shaking(TcpStream, Handshake),
     /// Watched by a runtime.
     Live(TcpStream),
     /// Watched by none.
@@ -32,7 +33,42 @@ pub(super) enum Rehomable {
     Gone,
 }
 
+/// What a TLS client has sent while it is not known yet to be one.
+#[derive(Debug)]
+pub(super) struct Handshake {
+    /// How many more bytes it may send.
+    left: usize,
+    /// What it has sent, where somebody else may have to be told.
+    seen: Option<Vec<u8>>,
+}
+
+impl Handshake {
+    /// Of at most `most` bytes, which are kept if `keeps`.
+    pub(super) fn new(most: usize, keeps: bool) -> Self {
+        Self {
+            left: most,
+            seen: keeps.then(Vec::new),
+        }
+    }
+}
+
 impl Rehomable {
+    /// Forgets what was kept of the handshake.
+    pub(super) fn forget(&mut self) {
+        if let Self::Shaking(_, handshake) = self {
+            handshake.seen = None;
+        }
+    }
+
+    /// The socket, and what was kept of the handshake.
+    pub(super) fn into_parts(self) -> Option<(TcpStream, Vec<u8>)> {
+        match self {
+            Self::Live(socket) => Some((socket, Vec::new())),
+            Self::Shaking(socket, handshake) => Some((socket, handshake.seen.unwrap_or_default())),
+            Self::Parked(_) | Self::Gone => None,
+        }
+    }
+
     /// Takes the socket out of its runtime.
     fn park(&mut self) -> io::Result<()> {
         match std::mem::replace(self, Self::Gone) {
@@ -98,12 +134,15 @@ impl AsyncRead for Rehomable {
         let this = self.get_mut();
         let before = buf.filled().len();
         let read = this.live()?.poll_read(cx, buf);
-        if let Self::Shaking(_, left) = this {
-            let length = buf.filled().len() - before;
-            if length > *left {
+        if let Self::Shaking(_, handshake) = this {
+            let new = buf.filled().get(before..).unwrap_or_default();
+            if new.len() > handshake.left {
                 return Poll::Ready(Err(io::Error::other("the TLS handshake is too long")));
             }
-            *left -= length;
+            handshake.left -= new.len();
+            if let Some(seen) = &mut handshake.seen {
+                seen.extend_from_slice(new);
+            }
         }
         read
     }
@@ -172,8 +211,8 @@ impl ClientIo {
     }
 
     /// Keeps `place` for as long as the connection is open.
-    pub(super) fn hold(&mut self, place: Admitted) {
-        self.place = Some(place);
+    pub(super) fn hold(&mut self, place: Option<Admitted>) {
+        self.place = place;
     }
 
     /// `Tcp` or `Tls`.
@@ -181,6 +220,17 @@ impl ClientIo {
         match self.inner {
             Inner::Plain(_) => Transport::Tcp,
             Inner::Tls(_) => Transport::Tls,
+        }
+    }
+
+    /// The name that a TLS client asked for.
+    fn server_name(&self) -> Option<Arc<str>> {
+        match &self.inner {
+            Inner::Plain(_) => None,
+            Inner::Tls(stream) => {
+                let name = stream.get_ref().1.server_name()?;
+                Some(name.to_ascii_lowercase().into())
+            }
         }
     }
 
@@ -192,6 +242,14 @@ impl ClientIo {
         match &self.inner {
             Inner::Plain(Rehomable::Live(socket)) => socket.as_fd().try_clone_to_owned(),
             Inner::Plain(_) | Inner::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Whom a plain TCP connection is open to: the client, or a proxy in front of it.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        match &self.inner {
+            Inner::Plain(Rehomable::Live(socket)) => socket.peer_addr().ok().map(canonical),
+            Inner::Plain(_) | Inner::Tls(_) => None,
         }
     }
 
@@ -304,10 +362,12 @@ impl AsyncWrite for ClientIo {
 pub struct ClientStream {
     /// `Tcp` or `Tls`.
     pub transport: Transport,
-    /// The client's transport address, IPv4 in its own form.
+    /// The client's transport address, IPv4 in its own form; as a proxy tells, where one does.
     pub client: SocketAddr,
-    /// The server transport address it connected to, IPv4 in its own form.
+    /// The server transport address that the connection came to, IPv4 in its own form.
     pub local: SocketAddr,
+    /// The name that a TLS client asked for (SNI), in lower case.
+    pub server_name: Option<Arc<str>>,
     /// Bytes that were read while telling protocols apart; they come first.
     pub received: Vec<u8>,
     /// Parked.
@@ -326,6 +386,7 @@ impl ClientStream {
             transport: Transport::Tcp,
             client: canonical(socket.peer_addr()?),
             local: canonical(socket.local_addr()?),
+            server_name: None,
             received: Vec::new(),
             io: Inner::Plain(Rehomable::Parked(socket)).into(),
         })
@@ -334,7 +395,7 @@ impl ClientStream {
     /// The same, counted by `place` as long as it is open.
     #[must_use]
     pub fn counted(mut self, place: Admitted) -> Self {
-        self.io.hold(place);
+        self.io.hold(Some(place));
         self
     }
 
@@ -345,9 +406,39 @@ impl ClientStream {
             transport: io.transport(),
             client: ends.client,
             local: ends.local,
+            server_name: io.server_name(),
             received,
             io,
         })
+    }
+
+    /// The same for `client`, for whom a proxy keeps the connection.
+    #[must_use]
+    pub const fn for_client(mut self, client: SocketAddr) -> Self {
+        self.client = client;
+        self
+    }
+
+    /// Takes `io` out of the current runtime, for another shard: `received` comes before what is in it.
+    ///
+    /// # Errors
+    /// The runtime does not let go of the socket.
+    pub fn rehome(
+        io: ClientIo,
+        client: SocketAddr,
+        local: SocketAddr,
+        received: Vec<u8>,
+    ) -> io::Result<Self> {
+        let told = None;
+        Self::park(
+            io,
+            Ends {
+                client,
+                local,
+                told,
+            },
+            received,
+        )
     }
 
     /// Registers the socket with the runtime this is called in. Take `received` first: it is not in the stream.
@@ -364,16 +455,20 @@ impl ClientStream {
 /// Both ends of a connection, IPv4 in its own form.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ends {
+    /// As a proxy tells, where one does.
     pub(super) client: SocketAddr,
+    /// This server's own.
     pub(super) local: SocketAddr,
+    /// Where the client connected to, as a proxy tells.
+    pub(super) told: Option<SocketAddr>,
 }
 
 /// An HTTP client, on plain TCP or on TLS; stays on the runtime that accepted it.
 #[derive(Debug)]
 pub struct HttpStream {
-    /// The client's transport address, IPv4 in its own form.
+    /// The client's transport address, IPv4 in its own form; as a proxy tells, where one does.
     pub client: SocketAddr,
-    /// The server transport address it connected to, IPv4 in its own form.
+    /// The server transport address that the connection came to, IPv4 in its own form.
     pub local: SocketAddr,
     /// Whether TLS protects the connection.
     pub tls: bool,
@@ -402,6 +497,7 @@ impl HttpStream {
         let ends = Ends {
             client: canonical(socket.peer_addr()?),
             local: canonical(socket.local_addr()?),
+            told: None,
         };
         Ok(Self::new(ClientIo::plain(socket), ends, Vec::new()))
     }

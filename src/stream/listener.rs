@@ -5,13 +5,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ServerConfig;
+use rustls::server::{Acceptor, ClientHello};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 
 use crate::base::Pii;
 use crate::base::addr::canonical;
@@ -19,12 +21,14 @@ use crate::base::addr::canonical;
 use super::admission::{Admission, Admitted, Refusal};
 use super::certificates::{Certificates, server_config};
 use super::challenges::ALPN_ACME;
-use super::io::{ClientIo, ClientStream, Ends, HttpStream, Rehomable};
+use super::io::{ClientIo, ClientStream, Ends, Handshake, HttpStream, Rehomable};
+use super::passage::{self, Upstream};
+use super::proxy::{self, Route, Step};
 use super::sniff::{DECISIVE_BYTES, Verdict, sniff};
-use super::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TURN, Protocols};
+use super::{ALPN_HTTP1, ALPN_HTTP2, Protocols, Sharing, is_stun};
 
 /// How a stream listener behaves.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// What the port speaks.
     pub protocols: Protocols,
@@ -34,6 +38,8 @@ pub struct Settings {
     pub handshake_timeout: Duration,
     /// Connections that have not identified themselves yet; beyond it a new one is closed at once.
     pub max_pending: usize,
+    /// With whom the port is shared.
+    pub sharing: Sharing,
 }
 
 impl Default for Settings {
@@ -43,6 +49,7 @@ impl Default for Settings {
             hello_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),
             max_pending: 4096,
+            sharing: Sharing::default(),
         }
     }
 }
@@ -61,13 +68,44 @@ const FIRST_READ_BYTES: usize = 2048;
 /// ClientHello that never ends.
 const HANDSHAKE_BYTES: usize = 28 * 1024;
 
+/// What handshakes need.
+struct Tls {
+    config: Arc<ServerConfig>,
+    certificates: Arc<Certificates>,
+}
+
+impl Tls {
+    fn new(certificates: Arc<Certificates>, alpn: Vec<Vec<u8>>) -> io::Result<Self> {
+        let config = server_config(Arc::clone(&certificates), alpn).map_err(io::Error::other)?;
+        Ok(Self {
+            config,
+            certificates,
+        })
+    }
+
+    /// Whether the client wants this server, rather than another one behind the same port: it speaks STUN, names this
+    /// server and nothing that it does not speak, or names nobody.
+    fn is_for_us(&self, hello: &ClientHello<'_>) -> bool {
+        let offers =
+            |wanted: &dyn Fn(&[u8]) -> bool| (hello.alpn()).map(|mut offered| offered.any(wanted));
+        if offers(&is_stun) == Some(true) {
+            return true;
+        }
+        let spoken = |name: &[u8]| self.config.alpn_protocols.iter().any(|ours| ours == name);
+        match hello.server_name() {
+            None => true,
+            Some(name) => offers(&spoken) != Some(false) && self.certificates.knows(name),
+        }
+    }
+}
+
 /// One listening TCP port.
 pub struct Listener {
     socket: std::net::TcpListener,
     settings: Settings,
     /// What may follow a TLS handshake.
     inside: Protocols,
-    acceptor: Option<TlsAcceptor>,
+    tls: Option<Tls>,
     admission: Arc<Admission>,
     accepts: Option<watch::Receiver<bool>>,
 }
@@ -84,14 +122,13 @@ impl Listener {
         certificates: Option<Arc<Certificates>>,
     ) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        let acceptor = match (settings.protocols.tls, certificates) {
+        let tls = match (settings.protocols.tls, certificates) {
             (false, _) => None,
             (true, Some(certificates)) => {
                 // Last: who offers anything else, too, is no authority that looks for a challenge.
                 let mut alpn = settings.protocols.alpn();
                 alpn.push(ALPN_ACME.to_vec());
-                let config = server_config(certificates, alpn).map_err(io::Error::other)?;
-                Some(TlsAcceptor::from(config))
+                Some(Tls::new(certificates, alpn)?)
             }
             (true, None) => {
                 return Err(io::Error::new(
@@ -105,7 +142,7 @@ impl Listener {
             socket,
             inside: settings.protocols.inside_tls(),
             settings,
-            acceptor,
+            tls,
             admission: Admission::new(0),
             accepts: None,
         })
@@ -121,7 +158,6 @@ impl Listener {
     ) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let alpn = vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()];
-        let config = server_config(certificates, alpn).map_err(io::Error::other)?;
         Ok(Self {
             socket,
             settings: Settings {
@@ -135,7 +171,7 @@ impl Listener {
                 http: true,
                 ..Protocols::default()
             },
-            acceptor: Some(TlsAcceptor::from(config)),
+            tls: Some(Tls::new(certificates, alpn)?),
             admission: Admission::new(0),
             accepts: None,
         })
@@ -181,7 +217,7 @@ impl Listener {
         let reception = Arc::new(Reception {
             settings: self.settings,
             inside: self.inside,
-            acceptor: self.acceptor,
+            tls: self.tls,
             admission: self.admission,
             on_turn,
             on_http,
@@ -208,17 +244,22 @@ impl Listener {
             match accepted {
                 Ok((connection, client)) => {
                     let client = canonical(client);
-                    let Some(place) = reception.admission.admit(client.ip()) else {
-                        reset(connection);
-                        if greedy.permits() {
-                            tracing::warn!(
-                                client = %Pii(client),
-                                "an address has limits.connections_per_address open: new ones are closed"
-                            );
+                    let mut place = None;
+                    // Whom else it is from is known later.
+                    if !reception.settings.sharing.trusts(client.ip()) {
+                        place = reception.admission.admit(client.ip());
+                        if place.is_none() {
+                            reset(connection);
+                            if greedy.permits() {
+                                tracing::warn!(
+                                    client = %Pii(client),
+                                    "an address has limits.connections_per_address open: new ones are closed"
+                                );
+                            }
+                            continue;
                         }
-                        continue;
-                    };
-                    if pending.len() >= self.settings.max_pending {
+                    }
+                    if pending.len() >= reception.settings.max_pending {
                         reception.admission.refuse(Refusal::Pending);
                         reset(connection);
                         if full.permits() {
@@ -294,13 +335,14 @@ impl Throttle {
 struct Reception<T, H> {
     settings: Settings,
     inside: Protocols,
-    acceptor: Option<TlsAcceptor>,
+    tls: Option<Tls>,
     admission: Arc<Admission>,
     on_turn: T,
     on_http: H,
 }
 
-/// A connection that has identified itself, or why there is none to hand over; `None`: the client left by itself.
+/// A connection that has identified itself, or why there is none to hand over; `None`: the client left by itself, or that
+/// is counted already.
 type Identified = Result<Arrival, Option<Refusal>>;
 
 const GONE: Option<Refusal> = None;
@@ -309,33 +351,53 @@ const UNKNOWN_PROTOCOL: Option<Refusal> = Some(Refusal::Protocol);
 enum Arrival {
     Turn(ClientIo, Vec<u8>),
     Http(ClientIo, Vec<u8>),
+    /// For another server.
+    Foreign(TcpStream, Vec<u8>, Upstream),
 }
 
-/// Sees one connection from its first byte to the hand-over.
+/// Sees one connection from its first byte to the hand-over. `place` is there unless a proxy has to tell whose it is.
 async fn receive<T, H>(
     reception: Arc<Reception<T, H>>,
     connection: TcpStream,
     client: SocketAddr,
-    place: Admitted,
+    mut place: Option<Admitted>,
 ) where
     T: Fn(ClientStream),
     H: Fn(HttpStream),
 {
-    let identified = match prepare(&connection) {
-        Ok(local) => (reception.identify(connection).await).map(|arrival| (arrival, local)),
-        Err(_) => Err(GONE),
+    let Ok(local) = prepare(&connection) else {
+        return;
     };
+    let mut ends = Ends {
+        client,
+        local,
+        told: None,
+    };
+    let identified = (reception.identify(connection, &mut ends, &mut place)).await;
+    let client = ends.client;
     match identified {
-        Ok((Arrival::Turn(mut io, received), local)) => {
+        Ok(Arrival::Turn(mut io, received)) => {
             io.hold(place);
-            match ClientStream::park(io, Ends { client, local }, received) {
+            match ClientStream::park(io, ends, received) {
                 Ok(stream) => (reception.on_turn)(stream),
                 Err(error) => tracing::warn!(%error, "a connection could not leave its runtime"),
             }
         }
-        Ok((Arrival::Http(mut io, received), local)) => {
+        Ok(Arrival::Http(mut io, received)) => {
             io.hold(place);
-            (reception.on_http)(HttpStream::new(io, Ends { client, local }, received));
+            (reception.on_http)(HttpStream::new(io, ends, received));
+        }
+        Ok(Arrival::Foreign(connection, received, upstream)) => {
+            let passages = Arc::clone(reception.admission.passages());
+            let route = Route {
+                client,
+                server: ends.told.unwrap_or(ends.local),
+            };
+            // A task of its own: it outlives the listener.
+            tokio::spawn(async move {
+                passage::pass(passages, upstream, connection, received, route).await;
+                drop(place);
+            });
         }
         Err(None) => tracing::debug!(client = %Pii(client), "gone before its first message"),
         Err(Some(reason)) => {
@@ -352,60 +414,136 @@ fn prepare(connection: &TcpStream) -> io::Result<SocketAddr> {
 }
 
 impl<T, H> Reception<T, H> {
-    async fn identify(&self, mut connection: TcpStream) -> Identified {
-        let hello = timeout(self.settings.hello_timeout, self.hello(&mut connection));
-        let (verdict, received) = match hello.await {
-            Ok(Ok(hello)) => hello,
-            Ok(Err(_)) => return Err(GONE),
-            Err(_) => return Err(Some(Refusal::Silent)),
-        };
-        match verdict {
-            Verdict::Turn => Ok(Arrival::Turn(ClientIo::plain(connection), received)),
-            Verdict::Http => Ok(Arrival::Http(ClientIo::plain(connection), received)),
-            Verdict::Tls => {
+    async fn identify(
+        &self,
+        mut connection: TcpStream,
+        ends: &mut Ends,
+        place: &mut Option<Admitted>,
+    ) -> Identified {
+        let hello = timeout(self.settings.hello_timeout, async {
+            if place.is_none() {
+                *place = Some(self.introduced(&mut connection, ends).await?);
+            }
+            self.hello(&mut connection, ends).await
+        });
+        let (verdict, received) = (hello.await).unwrap_or(Err(Some(Refusal::Silent)))?;
+        let speaks = self.settings.protocols;
+        match (verdict, self.settings.sharing.upstream) {
+            (Verdict::Http, Some(upstream)) if !speaks.http => {
+                Ok(Arrival::Foreign(connection, received, upstream))
+            }
+            (Verdict::Tls, Some(upstream)) if !speaks.tls => {
+                Ok(Arrival::Foreign(connection, received, upstream))
+            }
+            (Verdict::Turn, _) => Ok(Arrival::Turn(ClientIo::plain(connection), received)),
+            (Verdict::Http, _) => Ok(Arrival::Http(ClientIo::plain(connection), received)),
+            (Verdict::Tls, _) => {
                 // Boxed, so that connections which have said nothing yet do not hold room for a handshake.
                 let inside = Box::pin(self.inside_tls(connection));
                 (timeout(self.settings.handshake_timeout, inside).await)
                     .unwrap_or(Err(Some(Refusal::Handshake)))
             }
-            Verdict::Close | Verdict::More => Err(UNKNOWN_PROTOCOL),
+            (Verdict::Close | Verdict::More, _) => Err(UNKNOWN_PROTOCOL),
         }
+    }
+
+    /// Reads whom a proxy speaks for, and counts the connection as theirs.
+    async fn introduced(
+        &self,
+        connection: &mut TcpStream,
+        ends: &mut Ends,
+    ) -> Result<Admitted, Option<Refusal>> {
+        let mut received = Vec::new();
+        let told = loop {
+            match proxy::step(&received) {
+                Step::Whole(told) => break told,
+                Step::Read(bytes) => {
+                    let begin = received.len();
+                    received.resize(begin + bytes, 0);
+                    let read = connection.read(received.get_mut(begin..).unwrap_or_default());
+                    let length = read.await.map_err(|_| GONE)?;
+                    received.truncate(begin + length);
+                    // A look whether anybody accepts is no reason to complain.
+                    match (length, begin) {
+                        (0, 0) => return Err(GONE),
+                        (0, _) => return Err(Some(Refusal::Proxy)),
+                        _ => {}
+                    }
+                }
+                Step::Refuse(why) => {
+                    tracing::warn!(
+                        proxy = %Pii(ends.client),
+                        why,
+                        "a connection of a trusted proxy has no usable PROXY protocol header: have the proxy send one \
+                         (HAProxy: send-proxy-v2), or take it from listen.trusted_proxies"
+                    );
+                    return Err(Some(Refusal::Proxy));
+                }
+            }
+        };
+        if let Some(route) = told {
+            ends.client = route.client;
+            ends.told = Some(route.server);
+        }
+        self.admission.admit(ends.client.ip()).ok_or(GONE)
     }
 
     /// Looks at the first bytes without consuming them, unless they may become HTTP and have to be waited for:
     /// peeking again would return the same bytes at once, and TURN and TLS are known by their first byte.
-    async fn hello(&self, connection: &mut TcpStream) -> io::Result<(Verdict, Vec<u8>)> {
+    async fn hello(
+        &self,
+        connection: &mut TcpStream,
+        ends: &Ends,
+    ) -> Result<(Verdict, Vec<u8>), Option<Refusal>> {
         let mut first = [0; DECISIVE_BYTES];
-        let seen = connection.peek(&mut first).await?;
-        if seen == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        let seen = connection.peek(&mut first).await.map_err(|_| GONE)?;
+        let first = first.get(..seen).unwrap_or_default();
+        if first.is_empty() {
+            return Err(GONE);
         }
-        match sniff(
-            first.get(..seen).unwrap_or_default(),
-            self.settings.protocols,
-        ) {
-            Verdict::More => read_until_decided(connection, self.settings.protocols).await,
+        if proxy::begins(first) {
+            tracing::info!(
+                client = %Pii(ends.client),
+                "a PROXY protocol header from an address that listen.trusted_proxies does not name: not believed"
+            );
+            return Err(Some(Refusal::Proxy));
+        }
+        let mut speaks = self.settings.protocols;
+        if self.settings.sharing.upstream.is_some() {
+            // What is not spoken here is spoken there.
+            (speaks.tls, speaks.http) = (true, true);
+        }
+        match sniff(first, speaks) {
+            Verdict::More => (read_until_decided(connection, speaks).await).map_err(|_| GONE),
             verdict => Ok((verdict, Vec::new())),
         }
     }
 
     async fn inside_tls(&self, connection: TcpStream) -> Identified {
-        let Some(acceptor) = &self.acceptor else {
+        let Some(tls) = &self.tls else {
             return Err(UNKNOWN_PROTOCOL);
         };
-        let mut stream = match acceptor
-            .accept(Rehomable::Shaking(connection, HANDSHAKE_BYTES))
-            .await
-        {
-            Ok(stream) => stream,
-            Err(error) => {
-                tracing::debug!(%error, "TLS handshake failed");
-                return Err(Some(Refusal::Handshake));
-            }
+        let failed = |error: io::Error| {
+            tracing::debug!(%error, "TLS handshake failed");
+            Some(Refusal::Handshake)
         };
+        let upstream = self.settings.sharing.upstream;
+        let handshake = Handshake::new(HANDSHAKE_BYTES, upstream.is_some());
+        let shaking = Rehomable::Shaking(connection, handshake);
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), shaking);
+        let mut started = hello.await.map_err(failed)?;
+        if let Some(upstream) = upstream
+            && !tls.is_for_us(&started.client_hello())
+        {
+            let (connection, received) = started.io.into_parts().ok_or(GONE)?;
+            return Ok(Arrival::Foreign(connection, received, upstream));
+        }
+        started.io.forget();
+        let accepted = started.into_stream(Arc::clone(&tls.config)).await;
+        let mut stream = accepted.map_err(failed)?;
         stream.get_mut().0.settle();
         match stream.get_ref().1.alpn_protocol() {
-            Some(name) if name == ALPN_TURN => Ok(Arrival::Turn(ClientIo::tls(stream), Vec::new())),
+            Some(name) if is_stun(name) => Ok(Arrival::Turn(ClientIo::tls(stream), Vec::new())),
             Some(name) if name == ALPN_ACME => {
                 // What it came for was the certificate. If it does not wait for the end, it has it all the same.
                 let _ = stream.shutdown().await;

@@ -4,10 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::access::{Key, PermittedIp, PermittedPeer, Scope};
-use crate::base::{Family, FiveTuple, Now, RelayedAddress, Transport};
+use crate::access::{Key, PermittedIp, PermittedPeer, RealmName, Scope};
+use crate::base::{Family, FiveTuple, Now, RelayTransport, RelayedAddress, Transport};
 use crate::wire::{ChannelNumber, ErrorCode, TransactionId};
 
+use super::connections::PeerConnection;
 use super::contacts::Contacts;
 use super::police::Police;
 use super::stats::{Direction, RateWindow, RelayKind, Traffic};
@@ -43,6 +44,8 @@ pub struct AllocationView {
     pub id: AllocationId,
     /// The user id that quotas and metrics count, not the raw USERNAME.
     pub user: Arc<str>,
+    /// The realm that knows the user; `None`: the default one.
+    pub realm: Option<RealmName>,
     /// How far its credentials reach.
     pub scope: Scope,
     /// How the client reaches us.
@@ -73,6 +76,10 @@ pub struct AllocationView {
     pub permissions_made: u32,
     /// Channels that were bound so far, refreshes not counted.
     pub channels_made: u32,
+    /// What it relays.
+    pub relay_transport: RelayTransport,
+    /// Connections with peers, those that wait to be made or bound included; none but of a TCP allocation.
+    pub connections: usize,
 }
 
 /// How long a permission lives after it was created or refreshed (RFC 8656 §9).
@@ -139,8 +146,12 @@ pub(super) struct Allocation {
     /// USERNAME as it was sent, to recognize the owner without deriving a key again.
     pub username: Box<[u8]>,
     pub key: Key,
-    /// When the credential ends, if it is time-limited.
+    /// When the credential ends, if it is time-limited, or the token.
     pub credential_expires: Option<Duration>,
+    /// The realm that knows the user; `None`: the default one.
+    pub realm: Option<RealmName>,
+    /// Whether it came with a token, after which it does not live (RFC 7635 §9).
+    pub by_token: bool,
     /// How far it reaches.
     pub scope: Scope,
     /// The Allocate that made it: its retransmissions get the same answer.
@@ -161,6 +172,10 @@ pub(super) struct Allocation {
     pub police: Option<Box<Police>>,
     /// Where new peers are limited, from the first permission on.
     pub contacts: Option<Box<Contacts>>,
+    /// What it relays.
+    pub relay_transport: RelayTransport,
+    /// With peers, in the order they were made; none but of a TCP allocation.
+    pub connections: Vec<PeerConnection>,
 }
 
 impl Allocation {
@@ -276,11 +291,14 @@ impl Allocation {
     pub fn next_expiry(&self) -> Instant {
         let permissions = self.permissions.iter().map(|permission| permission.expires);
         let channels = self.channels.iter().map(|binding| binding.expires);
+        let connections = (self.connections.iter()).filter_map(PeerConnection::until);
         let additional = match self.additional {
             Additional::Live { expires, .. } => Some(expires),
             _ => None,
         };
-        (permissions.chain(channels).chain(additional)).fold(self.expires, Instant::min)
+        (permissions.chain(channels).chain(connections))
+            .chain(additional)
+            .fold(self.expires, Instant::min)
     }
 
     /// Counts `bytes` of application data.
@@ -299,6 +317,7 @@ impl Allocation {
         Some(AllocationView {
             id: self.id,
             user: Arc::clone(&self.user),
+            realm: self.realm,
             scope: self.scope,
             transport: self.five_tuple.transport(),
             client: self.five_tuple.client(),
@@ -320,6 +339,8 @@ impl Allocation {
             channels: self.channels.len(),
             permissions_made: self.permissions_made,
             channels_made: self.channels_made,
+            relay_transport: self.relay_transport,
+            connections: self.connections.len(),
         })
     }
 

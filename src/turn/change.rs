@@ -27,7 +27,7 @@ pub struct Newcomers {
 
 impl Server {
     /// Replaces what decides access, and ends at once what it forbids: allocations of static users who are gone or whose
-    /// password is another, and of whoever is revoked; permissions and channels of peers that are refused. How many
+    /// password is another, of realms that are gone, and of whoever is revoked; permissions and channels of peers that are refused. How many
     /// allocations that were.
     ///
     /// A time-limited credential outlives its secret: its allocation can be refreshed until the credential is over.
@@ -36,18 +36,22 @@ impl Server {
         let now = self.advance(now);
         let before = std::mem::replace(&mut self.access, access);
         let same_policy = before.peers == self.access.peers;
-        let same_users = Arc::ptr_eq(&before.credentials, &self.access.credentials);
+        let same_users = self.access.has_users_of(&before);
         let mut ended = 0;
         for id in self.ids(|_| true) {
             let Some(allocation) = self.allocations.get(id) else {
                 continue;
             };
             let is_limited = allocation.credential_expires.is_some();
-            let gone = !is_limited
-                && !same_users
-                && !(self.access.credentials).confirm(&before.credentials, &allocation.username);
             let (username, user) = (&allocation.username, &allocation.user);
-            let revoked = || (self.access.revoked).find(username, user, is_limited, now.unix);
+            let realm = allocation.realm;
+            let gone = !same_users
+                && (!self.access.knows(realm)
+                    || !is_limited && !self.access.confirm(&before, realm, username));
+            let revoked = || {
+                let revoked = &self.access.revoked;
+                revoked.find(realm, username, user, is_limited, now.unix)
+            };
             if gone || revoked().is_some() {
                 ended += usize::from(self.end(now, id, EndReason::Revoked));
             } else if !same_policy {
@@ -162,6 +166,7 @@ impl Server {
         for (peer, denied) in refused {
             self.count_denied(id, peer, denied);
         }
+        self.judge_connections(now, id);
     }
 
     /// The allocations whose five-tuple is `wanted`, in the order of their slots.

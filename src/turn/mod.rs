@@ -16,7 +16,9 @@ pub mod affected;
 mod allocation;
 mod auth;
 mod change;
+mod connections;
 mod contacts;
+mod counters;
 mod discovery;
 mod limits;
 pub mod police;
@@ -37,13 +39,14 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::access::{PermittedPeer, Scope};
-use crate::base::{Family, FiveTuple};
+use crate::access::{PermittedPeer, RealmName, Scope};
+use crate::base::{Family, FiveTuple, RelayTransport};
 use crate::wire::Header;
 
 pub use allocation::{AllocationId, AllocationView, CHANNEL_LIFETIME, PERMISSION_LIFETIME};
 pub use auth::NONCE_LENGTH;
 pub use change::Newcomers;
+pub use connections::{CONNECTION_TIMEOUT, ConnectionId};
 pub use discovery::{NatDiscovery, Vantage};
 pub use police::Bandwidth;
 pub use purses::{PurseId, Settlement};
@@ -108,10 +111,14 @@ pub enum Output {
         even_port: bool,
         /// User id, for quotas.
         user: Arc<str>,
+        /// The realm that knows the user, for quotas; `None`: the default one.
+        realm: Option<RealmName>,
         /// How far the user's credentials reach, for quotas.
         scope: Scope,
         /// The client's address, for quotas.
         client: IpAddr,
+        /// Whether the socket is for datagrams, or listens for connections (RFC 6062 §5.1).
+        transport: RelayTransport,
         /// Whether the port above it is to be kept for the client (EVEN-PORT with the R bit).
         reserve: bool,
         /// The port is one that was kept for the client, whatever its family (RESERVATION-TOKEN).
@@ -126,6 +133,29 @@ pub enum Output {
     },
     /// An allocation that was live is over.
     Ended(Box<Ended>),
+    /// Connect to `peer` from the relayed address of `allocation`, then call `handle_peer_connected` (RFC 6062 §5.2).
+    ConnectPeer {
+        /// Names the connection from now on.
+        connection: ConnectionId,
+        /// Whose relayed address.
+        allocation: AllocationId,
+        /// Where to, and by which roads it may go.
+        peer: PermittedPeer,
+    },
+    /// What the client on `five_tuple` sends behind this request is for the peer of `connection`, as it is, and the other
+    /// way round (RFC 6062 §5.4).
+    BindPeer {
+        /// Which.
+        connection: ConnectionId,
+        /// The client's data connection, once it has its answer.
+        five_tuple: FiveTuple,
+    },
+    /// Close a connection with a peer, whether there is one yet or not, and the client's data connection that is bound
+    /// to it.
+    ClosePeer {
+        /// Which.
+        connection: ConnectionId,
+    },
 }
 
 /// The last word on an allocation.
@@ -205,6 +235,19 @@ pub enum DefaultFamily {
     SameAsClient,
 }
 
+/// On which transports clients are offered what RFC 8489 has beyond MD5 and MESSAGE-INTEGRITY: MESSAGE-INTEGRITY-SHA256,
+/// SHA-256 keys, and USERHASH.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum SecurityFeatures {
+    /// On none.
+    Off,
+    /// On those where clients have proven their address, since it enlarges the answers to strangers: all but plain UDP.
+    #[default]
+    Streams,
+    /// On all.
+    Always,
+}
+
 /// What of the protocols is offered: the core's part of `[protocol]`.
 #[derive(Clone, Debug)]
 pub struct Protocol {
@@ -216,10 +259,14 @@ pub struct Protocol {
     pub dual_allocation: bool,
     /// Ports kept for a second allocation (EVEN-PORT with the R bit, RFC 8656 §7.2); 508 else.
     pub reservations: bool,
+    /// Where security features are offered.
+    pub security_features: SecurityFeatures,
     /// Addresses that clients may discover their NAT by, at most one of each family.
     pub nat_discovery: Vec<NatDiscovery>,
     /// Whether clients of RFC 3489 are answered.
     pub rfc3489: bool,
+    /// Allocations that relay connections (RFC 6062).
+    pub tcp_allocations: bool,
 }
 
 impl Default for Protocol {
@@ -231,6 +278,8 @@ impl Default for Protocol {
             reservations: true,
             nat_discovery: Vec::new(),
             rfc3489: false,
+            security_features: SecurityFeatures::default(),
+            tcp_allocations: true,
         }
     }
 }
@@ -258,6 +307,8 @@ pub struct Settings {
     /// Peers that one allocation may address each second for the first time in a while, and several times as many at
     /// once; 0 is no limit.
     pub new_peers_per_second: u32,
+    /// Connections with peers that one TCP allocation may have, those that wait to be made or bound included.
+    pub connections_per_allocation: usize,
 }
 
 impl Default for Settings {
@@ -272,6 +323,7 @@ impl Default for Settings {
             auth_failures_per_address: 10,
             bandwidth: Bandwidth::default(),
             new_peers_per_second: 50,
+            connections_per_allocation: 16,
         }
     }
 }

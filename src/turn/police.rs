@@ -72,6 +72,13 @@ const LEAST_DEPTH: f64 = 6000.0;
 /// The share of the depth below which packets begin to be lost.
 const KNEE: f64 = 0.3;
 
+/// Bounds of what a stream waits before it is looked at again, in nanoseconds: an operator may have raised the limit.
+const LEAST_PAUSE_NANOS: u64 = 1_000_000;
+const MOST_PAUSE_NANOS: u64 = 1_000_000_000;
+
+/// What it waits for a limit that it shares with others.
+const SHARED_PAUSE_NANOS: u64 = 5_000_000;
+
 /// How fast a bucket fills, and what it holds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate {
@@ -338,30 +345,85 @@ impl Police {
         direction: Direction,
         bytes: usize,
     ) -> Result<(), Limit> {
-        let lane = &mut self.lanes[direction as usize];
+        let (pressure, limit) = self.scarcest(rates, purses, at, direction);
+        let falls = self.lanes[direction as usize].spread.falls(pressure);
+        let spent = if falls { 0 } else { bytes as u64 };
+        self.spend(rates, purses, at, direction, spent);
+        if falls { Err(limit) } else { Ok(()) }
+    }
+
+    /// How long a byte stream has to wait until more of it may be read, in nanoseconds; what it brings is for
+    /// [`spend`](Self::spend). Nothing of a stream can be dropped, so it takes what datagrams leave: it waits wherever one
+    /// of them might be lost, and a limit that only streams meet lets its whole rate through all the same.
+    ///
+    /// `None` is now. After a wait it is to be asked again.
+    pub fn pause(
+        &mut self,
+        rates: &Rates,
+        purses: &mut Purses,
+        at: u64,
+        direction: Direction,
+    ) -> Option<u64> {
+        let (pressure, limit) = self.scarcest(rates, purses, at, direction);
+        if pressure <= 0.0 {
+            return None;
+        }
+        // Purses settle when somebody spends.
+        self.spend(rates, purses, at, direction, 0);
+        let own = (rates.allocation).filter(|_| limit == Limit::Allocation);
+        let bucket = &self.lanes[direction as usize].bucket;
+        let nanos = own.map_or(SHARED_PAUSE_NANOS, |rate| {
+            ((rate.depth * KNEE - bucket.level) / rate.bytes_per_nano) as u64
+        });
+        Some(nanos.clamp(LEAST_PAUSE_NANOS, MOST_PAUSE_NANOS))
+    }
+
+    /// Takes `bytes` from all that they fall under, whether they are there or not.
+    pub fn spend(
+        &mut self,
+        rates: &Rates,
+        purses: &mut Purses,
+        at: u64,
+        direction: Direction,
+        bytes: u64,
+    ) {
+        if rates.allocation.is_some() {
+            self.lanes[direction as usize].bucket.take(bytes);
+        }
+        for purse in self.purses(rates).into_iter().flatten() {
+            purses.spend(purse, direction, at, bytes);
+        }
+    }
+
+    /// The highest pressure of all that `direction` falls under, and whose it is.
+    fn scarcest(
+        &mut self,
+        rates: &Rates,
+        purses: &Purses,
+        at: u64,
+        direction: Direction,
+    ) -> (f32, Limit) {
         let mut scarcest = (0.0, Limit::Allocation);
         if let Some(rate) = rates.allocation {
-            lane.bucket.refill(rate, at);
-            scarcest.0 = lane.bucket.pressure(rate);
+            let bucket = &mut self.lanes[direction as usize].bucket;
+            bucket.refill(rate, at);
+            scarcest.0 = bucket.pressure(rate);
         }
-        let total = rates.total.then_some(PurseId::TOTAL);
-        let purse_of = [(self.user, Limit::User), (total, Limit::Total)];
-        for (purse, limit) in purse_of {
+        let shared = self
+            .purses(rates)
+            .into_iter()
+            .zip([Limit::User, Limit::Total]);
+        for (purse, limit) in shared {
             let pressure = purse.map_or(0.0, |purse| purses.pressure(purse, direction, at));
             if pressure > scarcest.0 {
                 scarcest = (pressure, limit);
             }
         }
-        let falls = lane.spread.falls(scarcest.0);
-        let spent = if falls { 0 } else { bytes as u64 };
-        if rates.allocation.is_some() {
-            lane.bucket.take(spent);
-        }
-        for (purse, _) in purse_of {
-            if let Some(purse) = purse {
-                purses.spend(purse, direction, at, spent);
-            }
-        }
-        if falls { Err(scarcest.1) } else { Ok(()) }
+        scarcest
+    }
+
+    /// The user's purse and that of the whole server, where they are limited.
+    fn purses(&self, rates: &Rates) -> [Option<PurseId>; 2] {
+        [self.user, rates.total.then_some(PurseId::TOTAL)]
     }
 }

@@ -12,6 +12,8 @@ pub enum Reject {
     TryAlternate(SocketAddr),
     /// 400, with what is wrong for the log.
     BadRequest(&'static str),
+    /// 400: PASSWORD-ALGORITHM or PASSWORD-ALGORITHMS is not what the challenge said.
+    BidDown,
     /// 401: credentials are missing or wrong.
     Unauthenticated(AuthFailure),
     /// 403: peer policy.
@@ -28,7 +30,7 @@ pub enum Reject {
     AddressFamily,
     /// 441: another user's allocation.
     WrongCredentials,
-    /// 442: only UDP is relayed.
+    /// 442: that is not relayed.
     UnsupportedTransport,
     /// 443: peer and relayed address differ in family.
     PeerFamily,
@@ -42,6 +44,10 @@ pub enum Reject {
     NewPeers,
     /// 500: our own fault.
     ServerError,
+    /// 403: channels on a TCP allocation, or Connect on one that relays datagrams.
+    RelayTransport,
+    /// 446: there is a connection with that peer.
+    ConnectionExists,
 }
 
 impl Reject {
@@ -49,7 +55,7 @@ impl Reject {
     pub const fn code(self) -> ErrorCode {
         match self {
             Self::TryAlternate(_) => ErrorCode::TryAlternate,
-            Self::BadRequest(_) => ErrorCode::BadRequest,
+            Self::BadRequest(_) | Self::BidDown => ErrorCode::BadRequest,
             Self::Unauthenticated(_) => ErrorCode::Unauthenticated,
             Self::PeerDenied(_) => ErrorCode::Forbidden,
             Self::UnknownAttributes => ErrorCode::UnknownAttribute,
@@ -62,6 +68,8 @@ impl Reject {
             Self::Quota | Self::Draining => ErrorCode::AllocationQuotaReached,
             Self::Capacity | Self::NewPeers => ErrorCode::InsufficientCapacity,
             Self::ServerError => ErrorCode::ServerError,
+            Self::RelayTransport => ErrorCode::Forbidden,
+            Self::ConnectionExists => ErrorCode::ConnectionAlreadyExists,
         }
     }
 
@@ -85,6 +93,7 @@ impl Reject {
             Self::Unauthenticated(failure) => Some(failure),
             Self::StaleNonce => Some(AuthFailure::StaleNonce),
             Self::WrongCredentials => Some(AuthFailure::WrongUser),
+            Self::BidDown => Some(AuthFailure::BidDown),
             _ => None,
         }
     }

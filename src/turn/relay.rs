@@ -1,7 +1,7 @@
 //! The data path: verdicts on application data. Allocates nothing, queues nothing, copies no payload.
 
 use crate::access::PeerPolicy;
-use crate::base::{FiveTuple, Now};
+use crate::base::{FiveTuple, Now, RelayTransport};
 use crate::wire::{Header, channel_data, indication};
 
 use super::allocation::AllocationId;
@@ -48,6 +48,9 @@ impl Server {
         }
         if !allocation.serves(send.peer.ip(), now.mono) {
             return Forward::Drop(DropReason::Family);
+        }
+        if allocation.relay_transport == RelayTransport::Tcp {
+            return Forward::Drop(DropReason::Unexpected);
         }
         let id = allocation.id;
         let permission = allocation.permitted_until(send.peer.ip(), now.mono);

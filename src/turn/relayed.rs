@@ -115,10 +115,12 @@ impl Server {
             family,
             even_port: ask.even_port,
             user: Arc::clone(&allocation.user),
+            realm: allocation.realm,
             scope: allocation.scope,
             client: allocation.five_tuple.client().ip(),
             reserve: ask.reserve,
             token: ask.token,
+            transport: allocation.relay_transport,
         };
         self.output(output);
     }

@@ -1,11 +1,10 @@
 //! One function per method; each reads as its section of the RFC.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::access::{AuthFailure, Denied, PermittedIp, Scope};
-use crate::base::{Family, FiveTuple, Now};
+use crate::access::{AuthFailure, Denied, PermittedIp};
+use crate::base::{Family, FiveTuple, Now, RelayTransport};
 use crate::wire::{ChannelNumber, DecodeError, Message, Method, Response, attribute};
 
 use super::allocation::{
@@ -21,11 +20,17 @@ use super::{ChannelRange, DEFAULT_LIFETIME, DefaultFamily, EndReason};
 /// REQUESTED-TRANSPORT's number for UDP (RFC 8656 §18.8).
 const UDP: u8 = 17;
 
+/// The same for TCP (RFC 6062 §4.1).
+const TCP: u8 = 6;
+
 const KNOWN_BINDING: &[u16] = &[
     attribute::USERNAME,
     attribute::MESSAGE_INTEGRITY,
     attribute::REALM,
     attribute::NONCE,
+    attribute::MESSAGE_INTEGRITY_SHA256,
+    attribute::PASSWORD_ALGORITHM,
+    attribute::USERHASH,
 ];
 
 const KNOWN_TURN: &[u16] = &[
@@ -44,7 +49,19 @@ const KNOWN_TURN: &[u16] = &[
     attribute::REQUESTED_ADDRESS_FAMILY,
     attribute::EVEN_PORT,
     attribute::REQUESTED_TRANSPORT,
+    attribute::ACCESS_TOKEN,
     attribute::XOR_MAPPED_ADDRESS,
+    attribute::MESSAGE_INTEGRITY_SHA256,
+    attribute::PASSWORD_ALGORITHM,
+    attribute::USERHASH,
+    attribute::CONNECTION_ID,
+    attribute::RESERVATION_TOKEN,
+];
+
+/// What an Allocate for TCP must not ask for (RFC 6062 §5.1).
+const NOT_FOR_TCP: [u16; 3] = [
+    attribute::EVEN_PORT,
+    attribute::DONT_FRAGMENT,
     attribute::RESERVATION_TOKEN,
 ];
 
@@ -55,7 +72,8 @@ impl From<DecodeError> for Reject {
 }
 
 impl Server {
-    /// Attributes that `method` understands; others below 0x8000 get 420 (RFC 8489 §6.3.1).
+    /// Attributes that `method` understands, ACCESS-TOKEN among them whether tokens are taken or not; others below 0x8000 get
+    /// 420 (RFC 8489 §6.3.1).
     pub(super) const fn known(method: Method) -> &'static [u16] {
         match method {
             Method::Binding => KNOWN_BINDING,
@@ -98,26 +116,37 @@ impl Server {
                 .relayed()
                 .map(|relayed| allocate_success(allocation, relayed)));
         }
-        match message.requested_transport()? {
+        let relay_transport = match message.requested_transport()? {
             None => return Err(Reject::BadRequest("REQUESTED-TRANSPORT is missing")),
-            Some(UDP) => {}
+            Some(UDP) => RelayTransport::Udp,
+            // A loop is kept within this server by handing datagrams over in memory.
+            Some(TCP) if self.relays_connections() && !authenticated.scope().is_loop() => {
+                RelayTransport::Tcp
+            }
             Some(_) => return Err(Reject::UnsupportedTransport),
+        };
+        if relay_transport == RelayTransport::Tcp {
+            if !from.transport().is_stream() {
+                return Err(Reject::BadRequest("TCP is relayed for TCP and TLS clients"));
+            }
+            if (NOT_FOR_TCP.iter()).any(|kind| message.attribute(*kind).is_some()) {
+                return Err(Reject::BadRequest("not for a TCP allocation"));
+            }
         }
         refuse_unknown(message, Method::Allocate)?;
-        let (family, additional, ask) = self.wanted(from, message)?;
+        let (family, additional, ask) = self.wanted(from, message, relay_transport)?;
         if !authenticated.scope().is_canary() {
             self.admit_newcomer(from)?;
         }
         let requested = message.lifetime()?;
-        let Some(username) = message.username() else {
-            return Err(Reject::BadRequest("USERNAME is missing"));
-        };
         let key = *authenticated.key();
         let Some(identity) = authenticated.into_identity() else {
             // Only the owner of an allocation on this five-tuple has no identity, and there is none.
             return Err(Reject::ServerError);
         };
-        let granted_secs = self.granted_secs(now, requested, identity.scope, identity.expires);
+        let (by_token, realm) = (identity.by_token, identity.realm);
+        let bounded = identity.scope.is_loop() || by_token;
+        let granted_secs = self.granted_secs(now, requested, bounded, identity.expires);
         let scope = identity.scope;
         let id = self.allocations.insert(|id| Allocation {
             id,
@@ -126,10 +155,12 @@ impl Server {
             state: State::Opening,
             additional,
             token: None,
-            user: Arc::clone(&identity.user),
-            username: username.into(),
+            user: identity.user,
+            username: identity.username,
             key,
             credential_expires: identity.expires,
+            realm,
+            by_token,
             scope,
             transaction: message.transaction_id(),
             fingerprint: message.has_fingerprint(),
@@ -145,6 +176,8 @@ impl Server {
             denial_logged: false,
             police: None,
             contacts: None,
+            relay_transport,
+            connections: Vec::new(),
         });
         self.by_five_tuple.insert(from, id);
         self.touch(now, id, |_| {});
@@ -158,11 +191,15 @@ impl Server {
         &self,
         from: FiveTuple,
         message: &Message<'_>,
+        relay_transport: RelayTransport,
     ) -> Result<(Family, Additional, Ask), Reject> {
         let token = message.reservation_token()?;
         let requested = message.requested_family()?;
         let even_port = message.even_port()?;
-        let dual = self.settings.protocol.dual_allocation && message.additional_family()?;
+        // RFC 6062 knows nothing of two relayed addresses: for TCP the attribute is as unknown as it may be.
+        let dual = relay_transport == RelayTransport::Udp
+            && self.settings.protocol.dual_allocation
+            && message.additional_family()?;
         if token.is_some() && (even_port.is_some() || requested.is_some() || dual) {
             return Err(Reject::BadRequest("RESERVATION-TOKEN says it all"));
         }
@@ -238,25 +275,27 @@ impl Server {
             }
             return Ok(response.lifetime(0));
         }
-        let renewed = authenticated.renewed().zip(message.username());
+        let renewed = authenticated.renewed();
         let over = renewed.is_none()
             && (allocation.credential_expires).is_some_and(|expires| expires <= now.unix);
-        // A secret that is gone vouches for nothing beyond the time that it signed for.
+        // A secret that is gone vouches for nothing beyond the time that it signed for, and a token never does.
         if over
-            && (self.access.strict_expiry
-                || !(self.access.credentials).derive(&allocation.username, &allocation.key))
+            && (allocation.by_token
+                || self.access.strict_expiry
+                || !(self.access).derive(allocation.realm, &allocation.username, &allocation.key))
         {
             return Err(Reject::Unauthenticated(AuthFailure::Expired));
         }
         let ends = match renewed {
-            Some((identity, _)) => identity.expires,
+            Some(identity) => identity.expires,
             None => allocation.credential_expires,
         };
-        let granted_secs = self.granted_secs(now, requested, allocation.scope, ends);
+        let bounded = allocation.scope.is_loop() || allocation.by_token;
+        let granted_secs = self.granted_secs(now, requested, bounded, ends);
         self.touch(now, id, |allocation| {
             allocation.refresh(family, now.mono + Duration::from_secs(granted_secs.into()));
-            if let Some((identity, username)) = renewed {
-                allocation.username = username.into();
+            if let Some(identity) = renewed {
+                allocation.username.clone_from(&identity.username);
                 allocation.key = *authenticated.key();
                 allocation.credential_expires = identity.expires;
             }
@@ -330,6 +369,9 @@ impl Server {
     ) -> Result<Response, Reject> {
         let (id, allocation) = self.owned(id, authenticated)?;
         refuse_unknown(message, Method::ChannelBind)?;
+        if allocation.relay_transport == RelayTransport::Tcp {
+            return Err(Reject::RelayTransport);
+        }
         let Some(number) = message.channel_number()? else {
             return Err(Reject::BadRequest("CHANNEL-NUMBER is missing"));
         };
@@ -408,7 +450,7 @@ impl Server {
     }
 
     /// The live allocation on the request's five-tuple, if the request may act on it.
-    fn owned(
+    pub(super) fn owned(
         &self,
         id: Option<AllocationId>,
         authenticated: &Authenticated,
@@ -422,7 +464,7 @@ impl Server {
     }
 
     /// Counts a peer that policy refuses.
-    fn denied(&mut self, id: AllocationId, peer: SocketAddr, denied: Denied) -> Reject {
+    pub(super) fn denied(&mut self, id: AllocationId, peer: SocketAddr, denied: Denied) -> Reject {
         self.count_denied(id, peer, denied);
         Reject::PeerDenied(denied.rule)
     }
@@ -446,20 +488,20 @@ impl Server {
         }
     }
 
-    /// LIFETIME that is granted, in seconds: at least the default, at most the maximum (RFC 8656 §7.2), and in a loop no
-    /// longer than the credential, which `ends` since the Unix epoch.
+    /// LIFETIME that is granted, in seconds: at least the default, at most the maximum (RFC 8656 §7.2), and where it is
+    /// `bounded`, in a loop or by a token, no longer than the credential, which `ends` since the Unix epoch.
     fn granted_secs(
         &self,
         now: Now,
         requested: Option<u32>,
-        scope: Scope,
+        bounded: bool,
         ends: Option<Duration>,
     ) -> u32 {
         let default = DEFAULT_LIFETIME.as_secs() as u32;
         let max = u32::try_from(self.settings.max_lifetime.as_secs()).unwrap_or(u32::MAX);
         let granted = requested.unwrap_or(default).max(default).min(max);
         match ends {
-            Some(ends) if scope.is_loop() => {
+            Some(ends) if bounded => {
                 let left = ends.saturating_sub(now.unix).as_secs().max(1);
                 granted.min(u32::try_from(left).unwrap_or(u32::MAX))
             }
@@ -468,7 +510,9 @@ impl Server {
     }
 }
 
-fn refuse_unknown(message: &Message<'_>, method: Method) -> Result<(), Reject> {
+/// # Errors
+/// 420 if an attribute has to be understood and is not.
+pub(super) fn refuse_unknown(message: &Message<'_>, method: Method) -> Result<(), Reject> {
     match message.unknown_required(Server::known(method)).next() {
         None => Ok(()),
         Some(_) => Err(Reject::UnknownAttributes),

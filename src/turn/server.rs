@@ -6,14 +6,17 @@ use std::time::Instant;
 
 use ahash::RandomState;
 
-use crate::access::{Access, AddressRate, Scope};
+use crate::access::{Access, AddressRate, RealmName, Scope};
 use crate::base::trace::Traces;
 use crate::base::{Family, FiveTuple, Now};
-use crate::wire::{self, Class, DecodeError, Key, Kind, Message, Method, Response};
+use crate::wire::{
+    self, Class, DecodeError, ErrorCode, Key, Kind, Message, Method, Response, attribute,
+};
 
 use super::allocation::{Allocation, AllocationId, AllocationView, Allocations};
-use super::auth::Nonces;
+use super::auth::{Guard, Nonces, Offer};
 use super::change::Newcomers;
+use super::connections::Connections;
 use super::discovery::Vantage;
 use super::police::ScopedRates;
 use super::purses::{PurseId, Purses};
@@ -32,6 +35,8 @@ pub struct Server {
     pub(super) seed: Seed,
     pub(super) allocations: Allocations,
     pub(super) by_five_tuple: HashMap<FiveTuple, AllocationId, RandomState>,
+    /// Clients whose connection asked for a realm other than the default one.
+    pub(super) named: HashMap<FiveTuple, RealmName, RandomState>,
     pub(super) routes: Routes,
     pub(super) stats: Stats,
     pub(super) rates: ScopedRates,
@@ -53,6 +58,7 @@ pub struct Server {
     pub(super) outputs: VecDeque<Output>,
     pub(super) started: Instant,
     pub(super) latest: Now,
+    pub(super) connections: Connections,
 }
 
 impl Server {
@@ -77,7 +83,8 @@ impl Server {
             seed,
             allocations: Allocations::default(),
             by_five_tuple: HashMap::with_hasher(hasher.clone()),
-            routes: Routes::new(hasher),
+            named: HashMap::with_hasher(hasher.clone()),
+            routes: Routes::new(hasher.clone()),
             stats: Stats::default(),
             indications: 0,
             newcomers: Newcomers::default(),
@@ -88,6 +95,7 @@ impl Server {
             outputs: VecDeque::new(),
             started: now.mono,
             latest: now,
+            connections: Connections::new(hasher),
         }
     }
 
@@ -128,9 +136,18 @@ impl Server {
         self.counted(forward)
     }
 
+    /// The client's connection asked for `server_name`, in lower case: if that is a name of a realm, the client is
+    /// challenged with it, until it closes.
+    pub fn handle_client_named(&mut self, five_tuple: FiveTuple, server_name: &str) {
+        if let Some(realm) = self.access.realms.of_server(server_name) {
+            self.named.insert(five_tuple, realm);
+        }
+    }
+
     /// The client's stream closed: its allocation ends (RFC 8656 §7.2).
     pub fn handle_client_closed(&mut self, now: Now, five_tuple: FiveTuple) {
         let now = self.advance(now);
+        self.named.remove(&five_tuple);
         if let Some(id) = self.by_five_tuple.get(&five_tuple).copied() {
             self.end(now, id, EndReason::ClientClosed);
         }
@@ -220,12 +237,20 @@ impl Server {
             return Forward::Drop(DropReason::Unanswerable);
         }
         match (message.class(), message.method()) {
-            (Class::Request, Method::Unknown | Method::Send | Method::Data)
+            (
+                Class::Request,
+                Method::Unknown | Method::Send | Method::Data | Method::ConnectionAttempt,
+            )
             | (Class::Response, _)
             | (Class::Indication, Method::Data) => Forward::Drop(DropReason::Unexpected),
             // A Binding indication keeps a NAT open and wants no answer (RFC 8489 §6.3.2).
             (Class::Indication, Method::Binding) => Forward::Consumed,
             (Class::Indication, _) => Forward::Drop(DropReason::Unexpected),
+            (Class::Request, Method::Connect | Method::ConnectionBind)
+                if !self.relays_connections() =>
+            {
+                Forward::Drop(DropReason::Unexpected)
+            }
             (Class::Request, method) => self.handle_request(now, from, &message, method),
         }
     }
@@ -238,7 +263,8 @@ impl Server {
         method: Method,
     ) -> Forward {
         // Nobody looks at the integrity of a Binding.
-        let unsigned = method == Method::Binding || !message.has_integrity();
+        let unsigned =
+            method == Method::Binding || self.guard(now, from).integrity(message).is_none();
         if unsigned && !self.may_answer(now, from, None) {
             return Forward::Drop(DropReason::RateLimited);
         }
@@ -313,9 +339,23 @@ impl Server {
     /// more of them than it has addresses.
     fn count_affected(&mut self, now: Now, from: FiveTuple, message: &Message<'_>) {
         let nonce = message.nonce();
-        if nonce.is_some_and(|nonce| self.nonces.check(now, from, nonce)) {
+        if nonce.is_some_and(|nonce| self.guard(now, from).is_fresh(nonce, None)) {
             let client = from.client().ip();
             self.stats.affected.address(now.unix_secs(), client);
+        }
+    }
+
+    /// What requests from `from` are authenticated against.
+    fn guard(&self, now: Now, from: FiveTuple) -> Guard<'_> {
+        let wanted = self.settings.protocol.security_features;
+        let named = self.realm_of(from);
+        Guard {
+            now,
+            from,
+            access: &self.access,
+            nonces: &self.nonces,
+            offer: Offer::to(from.transport(), wanted, self.access.asks(named)),
+            named,
         }
     }
 
@@ -344,11 +384,19 @@ impl Server {
         let response = Response::error(method, message.transaction_id(), reject.code());
         match reject {
             Reject::Unauthenticated(_) | Reject::StaleNonce => {
-                response.challenge(&self.access.realm, &self.nonces.issue(now, from))
+                let response = self.guard(now, from).challenge(response);
+                match (reject, &self.access.tokens) {
+                    (Reject::Unauthenticated(_), Some(tokens)) if self.realm_of(from).is_none() => {
+                        response.third_party(tokens.server_name())
+                    }
+                    _ => response,
+                }
             }
             Reject::TryAlternate(alternate) => response.alternate_server(alternate),
             Reject::UnknownAttributes => {
-                response.unknown_attributes(message.unknown_required(self.understood(from, method)))
+                let unknown = message.unknown_required(self.understood(from, method));
+                let token = self.is_token_unknown(message, method);
+                response.unknown_attributes(unknown.chain(token.then_some(attribute::ACCESS_TOKEN)))
             }
             _ => response,
         }
@@ -369,10 +417,15 @@ impl Server {
             self.expire(now, id);
         }
         let id = self.by_five_tuple.get(&from).copied();
-        let owned = id.and_then(|id| self.allocations.get(id));
-        let authenticated =
-            super::auth::authenticate(message, now, from, &self.access, &self.nonces, owned)?;
+        let owned = match method {
+            Method::ConnectionBind => self.connection_owner(message),
+            _ => id.and_then(|id| self.allocations.get(id)),
+        };
+        let authenticated = (self.guard(now, from)).authenticate(message, owned)?;
         *signer = Some((*authenticated.key(), authenticated.scope()));
+        if self.is_token_unknown(message, method) {
+            return Err(Reject::UnknownAttributes);
+        }
         match method {
             Method::Allocate => self.allocate(now, from, message, authenticated),
             Method::Refresh => self.refresh(now, id, message, &authenticated).map(Some),
@@ -382,10 +435,29 @@ impl Server {
             Method::ChannelBind => self
                 .channel_bind(now, id, message, &authenticated)
                 .map(Some),
-            Method::Binding | Method::Send | Method::Data | Method::Unknown => {
-                Err(Reject::BadRequest("not a request"))
-            }
+            Method::Connect => self.connect(now, id, message, &authenticated),
+            Method::ConnectionBind => self
+                .connection_bind(now, from, message, &authenticated)
+                .map(Some),
+            Method::Binding
+            | Method::Send
+            | Method::Data
+            | Method::ConnectionAttempt
+            | Method::Unknown => Err(Reject::BadRequest("not a request")),
         }
+    }
+
+    /// Whether there is an ACCESS-TOKEN that nobody here understands, where it would be understood otherwise (RFC 7635 §7).
+    fn is_token_unknown(&self, message: &Message<'_>, method: Method) -> bool {
+        method != Method::Binding
+            && self.access.tokens.is_none()
+            && message.access_token().is_some()
+    }
+
+    /// The realm that the connection of `from` asked for, if not the default one, and if it is there still.
+    fn realm_of(&self, from: FiveTuple) -> Option<RealmName> {
+        let named = self.named.get(&from).copied();
+        named.filter(|realm| self.access.knows(Some(*realm)))
     }
 
     pub(super) fn answer(&mut self, five_tuple: FiveTuple, message: Vec<u8>) {
@@ -463,6 +535,9 @@ impl Server {
             self.purses.close(purse);
         }
         self.timers.reschedule(id, allocation.next_expiry(), None);
+        for connection in &allocation.connections {
+            self.forget_connection(connection.id);
+        }
         for binding in &allocation.channels {
             self.routes.remove(&allocation, binding);
         }
@@ -496,6 +571,7 @@ impl Server {
         };
         let before = allocation.next_expiry();
         if before <= now.mono {
+            let late = allocation.take_late_connections(now.mono);
             let ended: Vec<_> = allocation
                 .channels
                 .extract_if(.., |binding| binding.expires <= now.mono)
@@ -507,9 +583,14 @@ impl Server {
                 self.routes.remove(allocation, binding);
             }
             self.routes.sync(allocation, now.mono);
+            let after = allocation.next_expiry();
+            self.timers.reschedule(id, before, Some(after));
+            for connection in late {
+                self.fail_connection(id, &connection, ErrorCode::ConnectionTimeoutOrFailure);
+            }
+            return;
         }
-        let after = allocation.next_expiry();
-        self.timers.reschedule(id, before, Some(after));
+        self.timers.reschedule(id, before, Some(before));
     }
 
     /// Time never goes back: a reading older than the latest counts as the latest.

@@ -17,20 +17,22 @@ use ahash::RandomState;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::access::{Access, AddressRate, AuthFailure, Debts, Denied, DeniedRule, Scope, Visit};
-use crate::base::{Family, FiveTuple, ListenerId, Now, Transport};
-use crate::wire::{ChannelNumber, ErrorCode, Method, TransactionId};
+use crate::access::{Access, AddressRate, Debts, Denied, Key, RealmName, Scope, Visit};
+use crate::base::{Family, FiveTuple, ListenerId, Now, RelayTransport, Transport};
+use crate::wire::{ChannelNumber, Integrity, TransactionId};
 
 use super::allocation::{Allocation, AllocationId, Allocations, ChannelBinding, Permission, State};
 use super::auth::Nonces;
 use super::change::Newcomers;
+use super::connections::Connections;
 use super::contacts::Contacts;
-use super::police::{Limit, ScopedRates};
+use super::counters::{counters, stats};
+use super::police::ScopedRates;
 use super::purses::{PurseId, Purses};
 use super::relayed::AdditionalImage;
 use super::routes::Routes;
 use super::server::Server;
-use super::stats::{Direction, DropReason, Histogram, Path, RateWindow, Stats, Traffic};
+use super::stats::{Direction, RateWindow, Traffic};
 use super::timers::Timers;
 use super::trace::Tracer;
 use super::{Seed, Settings};
@@ -112,8 +114,20 @@ struct AllocationImage {
     relayed: Option<SocketAddr>,
     user: String,
     username: Box<[u8]>,
+    /// The key that MD5 made; zero where something else did.
     key: Zeroizing<[u8; 16]>,
+    /// The key that SHA-256 made.
+    #[serde(default)]
+    key_sha256: Option<Zeroizing<[u8; 32]>>,
+    /// The key that a token brought.
+    #[serde(default)]
+    key_of_token: Option<Zeroizing<Vec<u8>>>,
+    /// Whether answers are signed with MESSAGE-INTEGRITY-SHA256.
+    #[serde(default)]
+    signs_sha256: bool,
     credential_expires: Option<Duration>,
+    #[serde(default)]
+    realm: Option<String>,
     transaction: [u8; 12],
     fingerprint: bool,
     granted_secs: u32,
@@ -247,6 +261,8 @@ impl Server {
             seed,
             allocations,
             by_five_tuple: _,
+            // Connections that say so stay.
+            named: _,
             routes: _,
             stats,
             // What they hold is a moment's worth: buckets of bandwidth begin full.
@@ -264,6 +280,8 @@ impl Server {
             outputs,
             started,
             latest,
+            // Connections are sockets of this process: they stay.
+            connections: _,
         } = self;
         let Seed {
             nonce_key,
@@ -280,7 +298,7 @@ impl Server {
         let (generations, free) = allocations.shape();
         let wanted = || {
             (allocations.range(0, usize::MAX))
-                .filter(|allocation| which(allocation.five_tuple.transport()))
+                .filter(|allocation| allocation.moves() && which(allocation.five_tuple.transport()))
         };
         Snapshot(Image {
             taken: now.unix,
@@ -355,15 +373,19 @@ impl Server {
             let Some(scope) = scope else {
                 continue;
             };
-            let key = (realm == *access.realm).then_some(&*image.key);
+            let key = (realm == *access.realm).then(|| image.key());
             let is_limited = image.credential_expires.is_some();
-            let gone = !is_limited && !access.credentials.holds(&image.username, key);
-            let revoked = (access.revoked).find(&image.username, &image.user, is_limited, now.unix);
+            let named = image.realm.as_deref().map(|name| access.realms.find(name));
+            let of = named.flatten().map(|realm| realm.name);
+            let gone = named.is_some() && of.is_none()
+                || !is_limited && !access.holds(of, &image.username, key.as_ref());
+            let revoked =
+                (access.revoked).find(of, &image.username, &image.user, is_limited, now.unix);
             if gone || revoked.is_some() {
                 continue;
             }
             let denied = |denied: Denied| stats.peer_denied[denied.rule as usize] += 1;
-            let Some(allocation) = image.restored(taken, scope, &access, denied) else {
+            let Some(allocation) = image.restored(taken, scope, of, &access, denied) else {
                 continue;
             };
             let (id, five_tuple) = (allocation.id, allocation.five_tuple);
@@ -408,6 +430,7 @@ impl Server {
             },
             allocations,
             by_five_tuple,
+            named: HashMap::with_hasher(hasher.clone()),
             routes,
             stats,
             indications,
@@ -419,6 +442,7 @@ impl Server {
             outputs: std::collections::VecDeque::new(),
             started: moment(started, taken),
             latest: now,
+            connections: Connections::new(hasher),
         };
         let live: Vec<_> = server.tenants().map(|tenant| tenant.id).collect();
         for id in live {
@@ -437,8 +461,12 @@ pub struct Tenant {
     pub five_tuple: FiveTuple,
     /// User id, for quotas.
     pub user: Arc<str>,
+    /// The realm that knows the user, for quotas.
+    pub realm: Option<RealmName>,
     /// How far its credentials reach, for quotas.
     pub scope: Scope,
+    /// Whether somebody else can go on with it: not with connections, whose sockets are this process's.
+    pub moves: bool,
     /// Families in which it has a relay, the first one first.
     pub families: Vec<Family>,
 }
@@ -463,16 +491,19 @@ impl Server {
                 id: allocation.id,
                 five_tuple: allocation.five_tuple,
                 user: Arc::clone(&allocation.user),
+                realm: allocation.realm,
                 scope: allocation.scope,
                 families: allocation.families().collect(),
+                moves: allocation.moves(),
             })
     }
 
     /// Forgets the allocations of clients on those transports that `which` names, without an output: somebody else goes
     /// on with them. Which these were.
     pub fn leave(&mut self, which: impl Fn(Transport) -> bool) -> Vec<AllocationId> {
+        self.connections.close();
         let gone: Vec<_> = (self.allocations.range(0, usize::MAX))
-            .filter(|allocation| which(allocation.five_tuple.transport()))
+            .filter(|allocation| allocation.moves() && which(allocation.five_tuple.transport()))
             .map(|allocation| {
                 (
                     allocation.id,
@@ -501,6 +532,19 @@ impl AllocationImage {
         }
     }
 
+    fn key(&self) -> Key {
+        let of_token = self.key_of_token.as_ref();
+        let key = match (of_token.and_then(|key| Key::session(key)), &self.key_sha256) {
+            (Some(key), _) => key,
+            (None, Some(key)) => Key::sha256(**key),
+            (None, None) => Key::md5(*self.key),
+        };
+        key.signing(match self.signs_sha256 {
+            true => Integrity::Sha256,
+            false => Integrity::Sha1,
+        })
+    }
+
     fn of(allocation: &Allocation, now: Now) -> Self {
         // Named one by one: a field that is added has to be thought of here.
         let Allocation {
@@ -514,6 +558,8 @@ impl AllocationImage {
             username,
             key,
             credential_expires,
+            by_token,
+            realm,
             scope: _,
             transaction,
             fingerprint,
@@ -529,6 +575,8 @@ impl AllocationImage {
             denial_logged,
             police: _,
             contacts,
+            relay_transport: _,
+            connections: _,
         } = allocation;
         Self {
             slot: id.slot,
@@ -543,8 +591,12 @@ impl AllocationImage {
             },
             user: user.to_string(),
             username: username.clone(),
-            key: Zeroizing::new(*key),
+            key: Zeroizing::new(key.as_bytes().try_into().unwrap_or_default()),
+            key_sha256: key.as_bytes().try_into().ok().map(Zeroizing::new),
+            key_of_token: by_token.then(|| Zeroizing::new(key.as_bytes().to_vec())),
+            signs_sha256: key.integrity() == Integrity::Sha256,
             credential_expires: *credential_expires,
+            realm: realm.map(|name| name.as_str().to_owned()),
             transaction: transaction.0,
             fingerprint: *fingerprint,
             granted_secs: *granted_secs,
@@ -576,6 +628,7 @@ impl AllocationImage {
         &self,
         taken: Instant,
         scope: Scope,
+        realm: Option<RealmName>,
         access: &Access,
         mut denied: impl FnMut(Denied),
     ) -> Option<Allocation> {
@@ -611,8 +664,10 @@ impl AllocationImage {
             token: self.token,
             user: self.user.as_str().into(),
             username: self.username.clone(),
-            key: *self.key,
+            key: self.key(),
             credential_expires: self.credential_expires,
+            by_token: self.key_of_token.is_some(),
+            realm,
             scope,
             transaction: TransactionId(self.transaction),
             fingerprint: self.fingerprint,
@@ -633,6 +688,8 @@ impl AllocationImage {
             contacts: (self.contacts.clone())
                 .filter(Contacts::is_sound)
                 .map(Box::new),
+            relay_transport: RelayTransport::Udp,
+            connections: Vec::new(),
         })
     }
 }
@@ -653,106 +710,4 @@ pub(super) fn moment(nanos: Nanos, taken: Instant) -> Instant {
         taken.checked_add(by)
     };
     moment.unwrap_or(taken)
-}
-
-/// What is not zero.
-fn counters(stats: &Stats) -> BTreeMap<String, u64> {
-    let mut found = BTreeMap::new();
-    each_counter(&mut stats.clone(), |name, value| {
-        if *value != 0 {
-            found.insert(name, *value);
-        }
-    });
-    found
-}
-
-/// Counters that this version does not have are gone with the version that had them.
-fn stats(counters: &BTreeMap<String, u64>) -> Stats {
-    let mut stats = Stats::default();
-    each_counter(&mut stats, |name, value| {
-        *value = counters.get(&name).copied().unwrap_or(0);
-    });
-    stats
-}
-
-/// Every counter under a name that outlives its place in a table. Live allocations are counted, not told.
-fn each_counter(stats: &mut Stats, mut visit: impl FnMut(String, &mut u64)) {
-    let Stats {
-        requests,
-        live: _,
-        relayed,
-        dropped,
-        auth_failures,
-        peer_denied,
-        policed,
-        new_peers_refused,
-        scan_suspects,
-        duration,
-        bandwidth,
-        affected,
-    } = stats;
-    affected.each_word(|name, value| visit(format!("affected/{name}"), value));
-    for (limit, row) in Limit::ALL.iter().zip(policed) {
-        for (direction, traffic) in Direction::ALL.iter().zip(row) {
-            let (limit, direction) = (limit.label(), direction.label());
-            visit(
-                format!("policed/bytes/{limit}/{direction}"),
-                &mut traffic.bytes,
-            );
-            visit(
-                format!("policed/packets/{limit}/{direction}"),
-                &mut traffic.packets,
-            );
-        }
-    }
-    visit("new_peers_refused".to_owned(), new_peers_refused);
-    visit("scan_suspects".to_owned(), scan_suspects);
-    for (method, rows) in Method::ALL.iter().zip(requests) {
-        for (transport, row) in Transport::ALL.iter().zip(rows) {
-            let codes = ErrorCode::ALL.iter().map(|code| code.code());
-            for (code, value) in std::iter::once(0).chain(codes).zip(row) {
-                let (method, transport) = (method.label(), transport.label());
-                visit(format!("request/{method}/{transport}/{code}"), value);
-            }
-        }
-    }
-    for (direction, row) in Direction::ALL.iter().zip(relayed) {
-        for (path, traffic) in Path::ALL.iter().zip(row) {
-            let (direction, path) = (direction.label(), path.label());
-            visit(format!("bytes/{direction}/{path}"), &mut traffic.bytes);
-            visit(format!("packets/{direction}/{path}"), &mut traffic.packets);
-        }
-    }
-    for (reason, value) in DropReason::ALL.iter().zip(dropped) {
-        visit(format!("dropped/{}", reason.label()), value);
-    }
-    for (reason, value) in AuthFailure::ALL.iter().zip(auth_failures) {
-        visit(format!("auth/{}", reason.label()), value);
-    }
-    for (rule, value) in DeniedRule::ALL.iter().zip(peer_denied) {
-        visit(format!("denied/{}", rule.label()), value);
-    }
-    each_bucket("duration", duration, &mut visit);
-    for (direction, histogram) in Direction::ALL.iter().zip(bandwidth) {
-        each_bucket(direction.label(), histogram, &mut visit);
-    }
-}
-
-fn each_bucket<const N: usize>(
-    name: &str,
-    histogram: &mut Histogram<N>,
-    visit: &mut impl FnMut(String, &mut u64),
-) {
-    let Histogram {
-        buckets,
-        overflow,
-        sum,
-    } = histogram;
-    for (bucket, value) in buckets.iter_mut().enumerate() {
-        visit(format!("histogram/{name}/{N}/{bucket}"), value);
-    }
-    visit(format!("histogram/{name}/{N}/overflow"), overflow);
-    let mut bits = sum.to_bits();
-    visit(format!("histogram/{name}/{N}/sum"), &mut bits);
-    *sum = f64::from_bits(bits);
 }

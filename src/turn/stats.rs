@@ -63,7 +63,7 @@ pub enum DropReason {
     NotStun,
     /// A STUN message or ChannelData that does not parse.
     Malformed,
-    /// A STUN response, or an indication that only servers send.
+    /// A STUN response, an indication that only servers send, or Send on a TCP allocation.
     Unexpected,
     /// FINGERPRINT is present and wrong.
     Fingerprint,
@@ -103,11 +103,13 @@ pub enum DropReason {
     BandwidthTotal,
     /// The allocation addresses new peers faster than it may.
     NewPeers,
+    /// A peer's connection to an allocation that has as many as it may.
+    Connections,
 }
 
 impl DropReason {
     /// Every reason, in the order of their discriminants.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::NotStun,
         Self::Malformed,
         Self::Unexpected,
@@ -130,6 +132,7 @@ impl DropReason {
         Self::BandwidthUser,
         Self::BandwidthTotal,
         Self::NewPeers,
+        Self::Connections,
     ];
 
     /// The label of metrics and logs.
@@ -157,6 +160,7 @@ impl DropReason {
             Self::BandwidthUser => "bandwidth_user",
             Self::BandwidthTotal => "bandwidth_total",
             Self::NewPeers => "new_peers",
+            Self::Connections => "connections",
         }
     }
 }
@@ -307,6 +311,8 @@ pub struct Stats {
     pub duration: Histogram<{ DURATION_BOUNDS_SECS.len() }>,
     /// Mean bits/s of ended allocations over their life, per direction.
     pub bandwidth: [Histogram<{ BANDWIDTH_BOUNDS.len() }>; Direction::ALL.len()],
+    /// Connections of TCP allocations with peers, those that wait to be made or bound included.
+    pub connections: u64,
 }
 
 /// Outcomes of Allocate requests; challenges (401 without credentials, 438) are none and stay 0.
@@ -342,6 +348,7 @@ impl Default for Stats {
             affected: Affected::default(),
             duration: Histogram::default(),
             bandwidth: Default::default(),
+            connections: 0,
         }
     }
 }
@@ -403,6 +410,7 @@ impl Stats {
         (self.peer_denied.iter_mut().zip(&other.peer_denied)).for_each(|(a, b)| add(a, b));
         self.new_peers_refused += other.new_peers_refused;
         self.scan_suspects += other.scan_suspects;
+        self.connections += other.connections;
         let mine =
             (self.relayed.as_flattened_mut().iter_mut()).chain(self.policed.as_flattened_mut());
         let theirs = (other.relayed.as_flattened().iter()).chain(other.policed.as_flattened());

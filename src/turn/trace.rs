@@ -91,8 +91,12 @@ impl Server {
         message: &Message<'_>,
         reject: Option<Reject>,
     ) {
-        let username = message.username().unwrap_or_default();
-        let username = String::from_utf8_lossy(username);
+        let hash = message.user_hash().ok().flatten();
+        let by_hash = hash.and_then(|hash| self.access.credentials.name_of(hash));
+        let username = match (message.username(), by_hash) {
+            (Some(username), _) => String::from_utf8_lossy(username),
+            (None, name) => name.unwrap_or_default().into(),
+        };
         // A request that fails has no identity: the name that it claims is what an operator looks for.
         let user = rest::parse(&username).map_or(&*username, |name| name.user);
         let user = Some(user).filter(|user| !user.is_empty());

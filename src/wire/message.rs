@@ -4,20 +4,24 @@ use std::net::SocketAddr;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha1::Sha1;
+use sha2::Sha256;
 use stun_types::attribute::{AlternateServer, AttributeFromRaw, RawAttribute, XorMappedAddress};
 use stun_types::message::{Message as Codec, MessageClass, StunParseError};
 use turn_types::attribute::{
-    ChannelNumber, EvenPort, Lifetime, RequestedAddressFamily, RequestedTransport,
+    ChannelNumber, ConnectionId, EvenPort, Lifetime, RequestedAddressFamily, RequestedTransport,
     ReservationToken, XorPeerAddress, XorRelayedAddress,
 };
 
 use crate::base::Family;
 use crate::base::addr::canonical;
 
-use super::{Key, Method, STUN_HEADER, attribute, classic};
+use super::{Integrity, Key, Method, STUN_HEADER, attribute, classic};
 
 /// Length of MESSAGE-INTEGRITY's value (RFC 8489 §14.5), in bytes.
 const INTEGRITY: usize = 20;
+
+/// Length of MESSAGE-INTEGRITY-SHA256's value, in bytes: RFC 8489 §14.6 lets usages allow less, and TURN does not.
+const INTEGRITY_SHA256: usize = 32;
 
 /// The class of a message (RFC 8489 §5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +61,8 @@ pub struct Message<'a> {
     fingerprint: bool,
     /// Where MESSAGE-INTEGRITY starts.
     integrity: Option<usize>,
+    /// Where MESSAGE-INTEGRITY-SHA256 starts, and how long its value is.
+    integrity_sha256: Option<(usize, usize)>,
 }
 
 impl<'a> Message<'a> {
@@ -98,6 +104,7 @@ impl<'a> Message<'a> {
             codec,
             fingerprint: false,
             integrity: None,
+            integrity_sha256: None,
         };
         for (offset, raw) in codec.iter_attributes() {
             match raw.header.get_type().value() {
@@ -105,6 +112,9 @@ impl<'a> Message<'a> {
                     message.integrity = Some(offset);
                 }
                 attribute::MESSAGE_INTEGRITY => return Err(DecodeError::Attribute),
+                attribute::MESSAGE_INTEGRITY_SHA256 => {
+                    message.integrity_sha256 = Some((offset, raw.value.len()));
+                }
                 attribute::FINGERPRINT => message.fingerprint = true,
                 _ => {}
             }
@@ -141,31 +151,53 @@ impl<'a> Message<'a> {
         self.integrity.is_some()
     }
 
+    /// The length of MESSAGE-INTEGRITY-SHA256's value in bytes, if it is present.
+    pub fn integrity_sha256(&self) -> Option<usize> {
+        self.integrity_sha256.map(|(_, length)| length)
+    }
+
     /// Whether MESSAGE-INTEGRITY matches under `key`, in constant time (RFC 8489 §14.5). False without the attribute.
     pub fn verify_integrity(&self, key: &Key) -> bool {
-        let Some(offset) = self.integrity else {
+        self.verify(Integrity::Sha1, key)
+    }
+
+    /// Whether the attribute `integrity` matches under `key`, whatever attribute that one makes; in constant time (RFC 8489
+    /// §14.5, §14.6). False without the attribute, and where it is truncated.
+    pub fn verify(&self, integrity: Integrity, key: &Key) -> bool {
+        let (offset, length) = match integrity {
+            Integrity::Sha1 => (self.integrity, INTEGRITY),
+            Integrity::Sha256 => (
+                (self.integrity_sha256)
+                    .filter(|(_, length)| *length == INTEGRITY_SHA256)
+                    .map(|(offset, _)| offset),
+                INTEGRITY_SHA256,
+            ),
+        };
+        let Some(offset) = offset else {
             return false;
         };
         let (Some(signed), Some(expected)) = (
             self.bytes.get(4..offset),
-            self.bytes.get(offset + 4..offset + 4 + INTEGRITY),
+            self.bytes.get(offset + 4..offset + 4 + length),
         ) else {
             return false;
         };
         let Some(&[high, low]) = self.bytes.get(..2) else {
             return false;
         };
-        let Ok(length) = u16::try_from(offset + 4 + INTEGRITY - STUN_HEADER) else {
+        let Ok(length) = u16::try_from(offset + 4 + length - STUN_HEADER) else {
             return false;
         };
         let [length_high, length_low] = length.to_be_bytes();
-        let mut mac = integrity_mac(key);
-        mac.update(&[high, low, length_high, length_low]);
-        mac.update(signed);
-        mac.verify_slice(expected).is_ok()
+        let start = [high, low, length_high, length_low];
+        match integrity {
+            Integrity::Sha1 => hmac::<Hmac<Sha1>>(key, &start, signed).verify_slice(expected),
+            Integrity::Sha256 => hmac::<Hmac<Sha256>>(key, &start, signed).verify_slice(expected),
+        }
+        .is_ok()
     }
 
-    /// The value of the first attribute of `kind` that stands before MESSAGE-INTEGRITY.
+    /// The value of the first attribute of `kind` that stands before MESSAGE-INTEGRITY and MESSAGE-INTEGRITY-SHA256.
     pub fn attribute(&self, kind: u16) -> Option<&'a [u8]> {
         let (offset, raw) = self.first(kind)?;
         let start = offset + 4;
@@ -226,6 +258,16 @@ impl<'a> Message<'a> {
         self.attribute(attribute::USERNAME)
     }
 
+    /// USERHASH, if it is as long as it has to be (RFC 8489 §14.4).
+    ///
+    /// # Errors
+    /// The attribute is there and not 32 bytes long.
+    pub fn user_hash(&self) -> Result<Option<&'a [u8; 32]>, DecodeError> {
+        (self.attribute(attribute::USERHASH))
+            .map(|hash| hash.try_into().map_err(|_| DecodeError::Attribute))
+            .transpose()
+    }
+
     /// REALM, as sent.
     pub fn realm(&self) -> Option<&'a [u8]> {
         self.attribute(attribute::REALM)
@@ -234,6 +276,11 @@ impl<'a> Message<'a> {
     /// NONCE, as sent.
     pub fn nonce(&self) -> Option<&'a [u8]> {
         self.attribute(attribute::NONCE)
+    }
+
+    /// ACCESS-TOKEN (RFC 7635 §6.2), as sent.
+    pub fn access_token(&self) -> Option<&'a [u8]> {
+        self.attribute(attribute::ACCESS_TOKEN)
     }
 
     /// LIFETIME in seconds.
@@ -314,6 +361,14 @@ impl<'a> Message<'a> {
         self.typed::<ChannelNumber, _>(attribute::CHANNEL_NUMBER, |number| number.channel())
     }
 
+    /// CONNECTION-ID (RFC 6062 §6.2.1).
+    ///
+    /// # Errors
+    /// The attribute is there and not four bytes long.
+    pub fn connection_id(&self) -> Result<Option<u32>, DecodeError> {
+        self.typed::<ConnectionId, _>(attribute::CONNECTION_ID, |connection| connection.id())
+    }
+
     /// Every XOR-PEER-ADDRESS before MESSAGE-INTEGRITY, in order, IPv4-mapped addresses in their IPv4 form.
     ///
     /// Each item is an error if that attribute is malformed.
@@ -368,9 +423,10 @@ impl<'a> Message<'a> {
             .find(|(_, raw)| raw.header.get_type().value() == kind)
     }
 
-    /// Attributes up to MESSAGE-INTEGRITY; what follows it is not protected and therefore not seen.
+    /// Attributes up to MESSAGE-INTEGRITY or MESSAGE-INTEGRITY-SHA256; what follows is not protected and therefore not seen.
     fn signed_attributes(&self) -> impl Iterator<Item = (usize, RawAttribute<'_>)> {
-        let end = self.integrity.unwrap_or(usize::MAX);
+        let sha256 = self.integrity_sha256.map(|(offset, _)| offset);
+        let end = self.integrity.or(sha256).unwrap_or(usize::MAX);
         self.codec
             .iter_attributes()
             .take_while(move |(offset, _)| *offset <= end)
@@ -403,8 +459,12 @@ fn attributes_fit(bytes: &[u8]) -> bool {
     rest.is_empty()
 }
 
-/// HMAC-SHA1 under a long-term key, as MESSAGE-INTEGRITY uses it.
-pub(super) fn integrity_mac(key: &Key) -> Hmac<Sha1> {
-    // HMAC takes keys of any length (RFC 2104 §3), so this cannot fail for sixteen bytes.
-    Hmac::new_from_slice(key).unwrap_or_else(|_| unreachable!("HMAC accepts every key length"))
+/// HMAC under a long-term key over a message in two pieces.
+pub(super) fn hmac<M: Mac + KeyInit>(key: &Key, start: &[u8], rest: &[u8]) -> M {
+    // HMAC takes keys of any length (RFC 2104 §3), so this cannot fail.
+    let mut mac = <M as KeyInit>::new_from_slice(key.as_bytes())
+        .unwrap_or_else(|_| unreachable!("HMAC accepts every key length"));
+    mac.update(start);
+    mac.update(rest);
+    mac
 }

@@ -8,6 +8,7 @@
 pub mod channel_data;
 pub mod classic;
 pub mod error_code;
+pub mod features;
 pub mod framing;
 pub mod indication;
 pub mod key;
@@ -17,8 +18,9 @@ pub mod response;
 
 pub use channel_data::ChannelNumber;
 pub use error_code::ErrorCode;
+pub use features::Features;
 pub use indication::Header;
-pub use key::Key;
+pub use key::{Integrity, Key, PasswordAlgorithm};
 pub use message::{Class, DecodeError, Message, TransactionId};
 pub use request::Request;
 pub use response::Response;
@@ -73,13 +75,19 @@ pub enum Method {
     CreatePermission,
     /// 0x009
     ChannelBind,
+    /// 0x00A (RFC 6062 §6.1)
+    Connect,
+    /// 0x00B (RFC 6062 §6.1)
+    ConnectionBind,
+    /// 0x00C, indication only (RFC 6062 §6.1)
+    ConnectionAttempt,
     /// Any other method.
     Unknown,
 }
 
 impl Method {
     /// Every method, in the order of their discriminants.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Binding,
         Self::Allocate,
         Self::Refresh,
@@ -87,6 +95,9 @@ impl Method {
         Self::Data,
         Self::CreatePermission,
         Self::ChannelBind,
+        Self::Connect,
+        Self::ConnectionBind,
+        Self::ConnectionAttempt,
         Self::Unknown,
     ];
 
@@ -100,6 +111,9 @@ impl Method {
             Self::Data => "data",
             Self::CreatePermission => "create_permission",
             Self::ChannelBind => "channel_bind",
+            Self::Connect => "connect",
+            Self::ConnectionBind => "connection_bind",
+            Self::ConnectionAttempt => "connection_attempt",
             Self::Unknown => "unknown",
         }
     }
@@ -114,6 +128,9 @@ impl Method {
             Self::Data => Some(0x007),
             Self::CreatePermission => Some(0x008),
             Self::ChannelBind => Some(0x009),
+            Self::Connect => Some(0x00A),
+            Self::ConnectionBind => Some(0x00B),
+            Self::ConnectionAttempt => Some(0x00C),
             Self::Unknown => None,
         }
     }
@@ -127,6 +144,9 @@ impl Method {
             0x007 => Self::Data,
             0x008 => Self::CreatePermission,
             0x009 => Self::ChannelBind,
+            0x00A => Self::Connect,
+            0x00B => Self::ConnectionBind,
+            0x00C => Self::ConnectionAttempt,
             _ => Self::Unknown,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use stun_types::attribute::{Nonce, Realm, Username};
+use stun_types::attribute::{AttributeType, Nonce, RawAttribute, Realm, Userhash, Username};
 use stun_types::message::{
     MessageClass, MessageWrite, MessageWriteVec, TransactionId as CodecTransactionId,
 };
@@ -12,8 +12,9 @@ use turn_types::attribute::{
     XorPeerAddress,
 };
 
+use super::key::PasswordAlgorithm;
 use super::response::{codec_transaction, seal, start};
-use super::{ChannelNumber, Key, Method, TransactionId};
+use super::{ChannelNumber, Key, Method, TransactionId, attribute};
 use crate::base::Family;
 
 /// A request under construction.
@@ -76,10 +77,37 @@ impl Request {
         if let Ok(attribute) = Username::new(username) {
             self.out.push_attribute_unchecked(&attribute);
         }
-        if let Ok(attribute) = Realm::new(realm) {
+        self.challenge(realm, nonce)
+    }
+
+    /// USERHASH, REALM and NONCE: as [`Self::credentials`], and the user's name is nobody else's to read.
+    pub fn anonymous_credentials(mut self, user: [u8; 32], realm: &str, nonce: &str) -> Self {
+        self.out.push_attribute_unchecked(&Userhash::new(user));
+        self.challenge(realm, nonce)
+    }
+
+    /// PASSWORD-ALGORITHMS with the value of the challenge, and the one that is chosen (RFC 8489 §9.2.5).
+    pub fn password_algorithms(mut self, list: &[u8], chosen: PasswordAlgorithm) -> Self {
+        let kind = AttributeType::new(attribute::PASSWORD_ALGORITHMS);
+        self.out
+            .push_attribute_unchecked(&RawAttribute::new(kind, list));
+        self.password_algorithm(chosen)
+    }
+
+    /// PASSWORD-ALGORITHM (RFC 8489 §14.12).
+    pub fn password_algorithm(mut self, chosen: PasswordAlgorithm) -> Self {
+        let [high, low] = chosen.number().to_be_bytes();
+        let kind = AttributeType::new(attribute::PASSWORD_ALGORITHM);
+        self.out
+            .push_attribute_unchecked(&RawAttribute::new(kind, &[high, low, 0, 0]));
+        self
+    }
+
+    fn challenge(mut self, realm: &str, nonce: &str) -> Self {
+        if let Ok(attribute) = Nonce::new(nonce) {
             self.out.push_attribute_unchecked(&attribute);
         }
-        if let Ok(attribute) = Nonce::new(nonce) {
+        if let Ok(attribute) = Realm::new(realm) {
             self.out.push_attribute_unchecked(&attribute);
         }
         self

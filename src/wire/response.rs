@@ -2,22 +2,26 @@
 
 use std::net::SocketAddr;
 
-use hmac::Mac;
+use hmac::{Hmac, Mac};
+use sha1::Sha1;
+use sha2::Sha256;
 use stun_types::attribute::{
     AlternateServer, AttributeType, ErrorCode as CodecErrorCode, Fingerprint, MessageIntegrity,
-    Nonce, RawAttribute, Realm, UnknownAttributes, XorMappedAddress,
+    MessageIntegritySha256, Nonce, RawAttribute, Realm, UnknownAttributes, XorMappedAddress,
 };
 use stun_types::message::{
     Message as Codec, MessageClass, MessageType, MessageWrite, MessageWriteVec,
     Method as CodecMethod, TransactionId as CodecTransactionId,
 };
 use turn_types::AddressFamily;
-use turn_types::attribute::{AddressErrorCode, Lifetime, ReservationToken, XorRelayedAddress};
+use turn_types::attribute::{
+    AddressErrorCode, ConnectionId, Lifetime, ReservationToken, XorPeerAddress, XorRelayedAddress,
+};
 
 use crate::base::Family;
 
-use super::message::integrity_mac;
-use super::{ErrorCode, Key, Method, STUN_HEADER, TransactionId, attribute, classic};
+use super::message::hmac;
+use super::{ErrorCode, Integrity, Key, Method, STUN_HEADER, TransactionId, attribute, classic};
 
 /// An answer under construction.
 pub struct Response {
@@ -80,6 +84,21 @@ impl Response {
         self
     }
 
+    /// ConnectionAttempt (RFC 6062 §5.3), an indication and nobody's answer: `peer` has connected.
+    pub fn connection_attempt(transaction: TransactionId, peer: SocketAddr, id: u32) -> Self {
+        let class = MessageClass::Indication;
+        let mut indication = Self::new(class, Method::ConnectionAttempt, transaction);
+        let attribute = XorPeerAddress::new(peer, indication.transaction);
+        indication.out.push_attribute_unchecked(&attribute);
+        indication.connection_id(id)
+    }
+
+    /// CONNECTION-ID (RFC 6062 §6.2.1).
+    pub fn connection_id(mut self, id: u32) -> Self {
+        self.out.push_attribute_unchecked(&ConnectionId::new(id));
+        self
+    }
+
     /// REALM and NONCE of a challenge. A realm that the RFC's length limit forbids is left out; configuration refuses it.
     pub fn challenge(mut self, realm: &str, nonce: &str) -> Self {
         if let Ok(attribute) = Realm::new(realm) {
@@ -88,6 +107,22 @@ impl Response {
         if let Ok(attribute) = Nonce::new(nonce) {
             self.out.push_attribute_unchecked(&attribute);
         }
+        self
+    }
+
+    /// PASSWORD-ALGORITHMS with this value (RFC 8489 §14.11).
+    pub fn password_algorithms(self, list: &[u8]) -> Self {
+        self.raw(attribute::PASSWORD_ALGORITHMS, list)
+    }
+
+    /// THIRD-PARTY-AUTHORIZATION (RFC 7635 §6.1): the name by which an authorization server knows this one.
+    pub fn third_party(self, server_name: &str) -> Self {
+        self.raw(attribute::THIRD_PARTY_AUTHORIZATION, server_name.as_bytes())
+    }
+
+    fn raw(mut self, kind: u16, value: &[u8]) -> Self {
+        let attribute = RawAttribute::new(AttributeType::new(kind), value);
+        self.out.push_attribute_unchecked(&attribute);
         self
     }
 
@@ -131,12 +166,6 @@ impl Response {
         seal(self.out, key, fingerprint)
     }
 
-    fn raw(mut self, kind: u16, value: &[u8]) -> Self {
-        let attribute = RawAttribute::new(AttributeType::new(kind), value);
-        self.out.push_attribute_unchecked(&attribute);
-        self
-    }
-
     fn new(class: MessageClass, method: Method, transaction: TransactionId) -> Self {
         let transaction = codec_transaction(transaction);
         Self {
@@ -167,11 +196,21 @@ pub(super) fn codec_transaction(transaction: TransactionId) -> CodecTransactionI
 /// Signs with `key` if there is one, adds FINGERPRINT if asked, and returns the bytes to send.
 pub(super) fn seal(mut out: MessageWriteVec, key: Option<&Key>, fingerprint: bool) -> Vec<u8> {
     if let Some(key) = key {
-        let mut mac = integrity_mac(key);
-        mac.update(&prefix(&out, 24));
-        mac.update(out.data().get(4..).unwrap_or_default());
-        let attribute = MessageIntegrity::new(mac.finalize().into_bytes().into());
-        out.push_attribute_unchecked(&attribute);
+        match key.integrity() {
+            Integrity::Sha1 => {
+                let rest = out.data().get(4..).unwrap_or_default();
+                let mac: Hmac<Sha1> = hmac(key, &prefix(&out, 24), rest);
+                let attribute = MessageIntegrity::new(mac.finalize().into_bytes().into());
+                out.push_attribute_unchecked(&attribute);
+            }
+            Integrity::Sha256 => {
+                let rest = out.data().get(4..).unwrap_or_default();
+                let mac: Hmac<Sha256> = hmac(key, &prefix(&out, 36), rest);
+                if let Ok(attribute) = MessageIntegritySha256::new(&mac.finalize().into_bytes()) {
+                    out.push_attribute_unchecked(&attribute);
+                }
+            }
+        }
     }
     if fingerprint {
         let prefix = prefix(&out, 8);

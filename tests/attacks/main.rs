@@ -12,12 +12,15 @@ mod client;
 #[allow(dead_code, reason = "made for many tests")]
 mod server;
 
+mod bid_down;
 mod handover;
 mod hostile;
 mod limits;
 mod peers;
 mod process;
+mod realms;
 mod revocation;
 mod sinks;
 mod strangers;
 mod surfaces;
+mod tcp;

@@ -21,7 +21,7 @@ use super::server::{BOTH, Server, peer, quiet_address, receive, until};
 /// First and last address of every range that is refused, and what hides in IPv6, each with the rule it falls under.
 ///
 /// None is an address that the host of the test could have, but for loopback.
-const REFUSED: &[(&str, DeniedRule)] = &[
+pub(super) const REFUSED: &[(&str, DeniedRule)] = &[
     ("0.0.0.0", DeniedRule::Unspecified),
     ("0.255.255.255", DeniedRule::Unspecified),
     ("10.0.0.0", DeniedRule::Private),
@@ -140,7 +140,7 @@ const REFUSED: &[(&str, DeniedRule)] = &[
 ];
 
 /// Right beside what is refused, and what carries public addresses.
-const PERMITTED: &[&str] = &[
+pub(super) const PERMITTED: &[&str] = &[
     "1.0.0.0",
     "8.8.8.8",
     "9.255.255.255",
@@ -160,10 +160,10 @@ const PERMITTED: &[&str] = &[
 ];
 
 /// A prefix that a translator of the operator uses.
-const NAT64: &str = "2a01:64::/96";
+pub(super) const NAT64: &str = "2a01:64::/96";
 
 /// A port that neither services nor relayed addresses have.
-const PORT: u16 = 4000;
+pub(super) const PORT: u16 = 4000;
 
 /// What a client sends to reach `peer` by `method`; `None` if the method leads to no peer.
 ///
@@ -173,6 +173,8 @@ fn attempt(method: Method, peer: SocketAddr) -> Option<Request> {
         Method::CreatePermission => Some(Request::create_permission(&[peer])),
         Method::ChannelBind => Some(Request::channel_bind(0x4000, peer)),
         Method::Send => Some(Request::send(peer, b"attack")),
+        // On a TCP allocation: `tcp.rs` tries it, and what comes in.
+        Method::Connect | Method::ConnectionBind | Method::ConnectionAttempt => None,
         Method::Binding | Method::Allocate | Method::Refresh | Method::Data | Method::Unknown => {
             None
         }
@@ -180,7 +182,7 @@ fn attempt(method: Method, peer: SocketAddr) -> Option<Request> {
 }
 
 /// A client of the core: every transport there is.
-fn five_tuple(transport: Transport, family: Family) -> FiveTuple {
+pub(super) fn five_tuple(transport: Transport, family: Family) -> FiveTuple {
     let listener = match transport {
         Transport::Udp => ListenerId(0),
         Transport::Tcp => ListenerId(1),
@@ -209,16 +211,16 @@ fn allocate(family: Family) -> Request {
     }
 }
 
-fn peer_at(text: &str, port: u16) -> SocketAddr {
+pub(super) fn peer_at(text: &str, port: u16) -> SocketAddr {
     SocketAddr::new(text.parse().unwrap(), port)
 }
 
 /// The family that the address belongs to whatever it is written as.
-fn family_of(peer: SocketAddr) -> Family {
+pub(super) fn family_of(peer: SocketAddr) -> Family {
     Family::of(peer.ip().to_canonical())
 }
 
-fn access(deny: &[&str], allow: &[&str]) -> access::Settings {
+pub(super) fn access(deny: &[&str], allow: &[&str]) -> access::Settings {
     let mut access = access_settings();
     let rules = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
     access.peers.deny = rules(deny);
@@ -228,7 +230,7 @@ fn access(deny: &[&str], allow: &[&str]) -> access::Settings {
 }
 
 /// Rooms enough for one permission and one channel per case.
-fn roomy() -> Settings {
+pub(super) fn roomy() -> Settings {
     Settings {
         permissions_per_allocation: 1000,
         channels_per_allocation: 1000,
@@ -697,7 +699,7 @@ fn denied(server: &Server) -> [u64; DeniedRule::ALL.len()] {
     server.snapshot().stats.peer_denied
 }
 
-fn quiet_server(set: &[&str]) -> (Server, Ipv4Addr) {
+pub(super) fn quiet_server(set: &[&str]) -> (Server, Ipv4Addr) {
     let relay = quiet_address();
     let relays = format!("relay.addresses=['{relay}', '::1']");
     let nat64 = format!("peers.nat64=['{NAT64}']");

@@ -4,6 +4,7 @@ mod admin;
 mod cardinality;
 mod http;
 mod secrets;
+mod sharing;
 mod tcp;
 mod tls;
 

@@ -24,7 +24,7 @@ fn oracle_key(password: &str) -> MessageIntegrity {
 }
 
 pub fn key(password: &str) -> Key {
-    oracle_key(password).0.try_into().unwrap()
+    Key::md5(oracle_key(password).0.try_into().unwrap())
 }
 
 /// The attributes that count: nothing behind FINGERPRINT; behind MESSAGE-INTEGRITY or MESSAGE-INTEGRITY-SHA256 only the
@@ -94,10 +94,17 @@ pub fn assert_same(bytes: &[u8], message: &Message<'_>) {
         assert_eq!(ours, theirs && has(ATTR_MESSAGE_INTEGRITY), "{password}");
     }
 
-    // What stands behind MESSAGE-INTEGRITY is not protected, so its values are not to be had.
+    // What stands behind MESSAGE-INTEGRITY, or where there is none behind MESSAGE-INTEGRITY-SHA256, is not protected, so its
+    // values are not to be had.
+    let integrity = [
+        ATTR_MESSAGE_INTEGRITY,
+        AttrType(attribute::MESSAGE_INTEGRITY_SHA256),
+    ];
     let end = seen
         .iter()
-        .position(|attribute| attribute.typ == ATTR_MESSAGE_INTEGRITY);
+        .position(|attribute| integrity.contains(&attribute.typ));
+    let sha256 = seen.iter().find(|a| a.typ == integrity[1]);
+    assert_eq!(message.integrity_sha256(), sha256.map(|a| a.value.len()));
     let seen = &seen[..end.map_or(seen.len(), |end| end + 1)];
     let first = |kind: u16| {
         seen.iter()

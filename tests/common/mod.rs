@@ -3,5 +3,6 @@
 #![allow(dead_code, reason = "each test target uses a part of it")]
 
 pub mod codec;
+pub mod security;
 pub mod wire;
 pub mod world;

@@ -64,6 +64,19 @@ impl Request {
         Self::new(METHOD_ALLOCATE).attr(ATTR_REQUESTED_TRANSPORT.0, &[17, 0, 0, 0])
     }
 
+    /// Allocate with REQUESTED-TRANSPORT TCP.
+    pub fn allocate_tcp() -> Self {
+        Self::new(METHOD_ALLOCATE).attr(ATTR_REQUESTED_TRANSPORT.0, &[6, 0, 0, 0])
+    }
+
+    pub fn connect(peer: SocketAddr) -> Self {
+        Self::new(METHOD_CONNECT).peer(peer)
+    }
+
+    pub fn connection_bind(id: u32) -> Self {
+        Self::new(METHOD_CONNECTION_BIND).attr(ATTR_CONNECTION_ID.0, &id.to_be_bytes())
+    }
+
     pub fn refresh(lifetime: u32) -> Self {
         Self::new(METHOD_REFRESH).lifetime(lifetime)
     }
@@ -222,6 +235,11 @@ impl Reply {
 
     pub fn peer(&self) -> SocketAddr {
         self.address(ATTR_XOR_PEER_ADDRESS)
+    }
+
+    pub fn connection_id(&self) -> u32 {
+        let value = self.attr(ATTR_CONNECTION_ID).expect("CONNECTION-ID");
+        u32::from_be_bytes(value.try_into().unwrap())
     }
 
     pub fn data(&self) -> Vec<u8> {

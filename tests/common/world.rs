@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use turnix::access::peers::Settings as PeerSettings;
-use turnix::access::{self, Access, Limits, OwnAddresses};
+use turnix::access::{self, Access, Limits, OwnAddresses, PermittedPeer};
 use turnix::base::{Family, FiveTuple, ListenerId, Now, RelayedAddress, Secret, Transport};
 use turnix::turn::{
-    AllocationId, Ended, Forward, FromPeer, OpenError, Opened, Output, Path, Seed, Server, Settings,
+    AllocationId, ConnectionId, Ended, Forward, FromPeer, OpenError, Opened, Output, Path, Seed,
+    Server, Settings,
 };
 
 use super::wire::{REALM, Reply, Request, Signer};
@@ -41,6 +42,12 @@ pub struct World {
     /// The token that answers a reservation.
     pub token: u64,
     pub ended: Vec<Ended>,
+    /// Connections with peers that were asked for, and from whose relayed address.
+    pub connects: Vec<(ConnectionId, AllocationId, PermittedPeer)>,
+    /// Those that were bound, and to whom.
+    pub bound: Vec<(ConnectionId, FiveTuple)>,
+    /// Those that were to be closed.
+    pub disconnects: Vec<ConnectionId>,
     /// What `OpenRelay` is answered with; `None` leaves it open.
     pub open: Option<Result<(), OpenError>>,
     pub access: Arc<Access>,
@@ -62,6 +69,8 @@ pub fn access_settings() -> access::Settings {
         strict_expiry: false,
         peers: PeerSettings::default(),
         limits: Limits::default(),
+        oauth: access::oauth::Settings::default(),
+        realms: Vec::new(),
     }
 }
 
@@ -118,6 +127,9 @@ impl World {
             reserve: (false, None),
             token: 0x0123_4567_89AB_CDEF,
             ended: Vec::new(),
+            connects: Vec::new(),
+            bound: Vec::new(),
+            disconnects: Vec::new(),
             open: Some(Ok(())),
             access,
             next_port: 50_000,
@@ -193,6 +205,16 @@ impl World {
                     self.closed_in.push(family);
                 }
                 Output::Ended(ended) => self.ended.push(*ended),
+                Output::ConnectPeer {
+                    connection,
+                    allocation,
+                    peer,
+                } => self.connects.push((connection, allocation, peer)),
+                Output::BindPeer {
+                    connection,
+                    five_tuple,
+                } => self.bound.push((connection, five_tuple)),
+                Output::ClosePeer { connection } => self.disconnects.push(connection),
             }
         }
     }
@@ -246,6 +268,34 @@ impl World {
     /// Alice with a fresh nonce.
     pub fn alice(&mut self, from: FiveTuple) -> Signer {
         Signer::new(USER, PASSWORD, &self.nonce(from))
+    }
+
+    /// The same for connections.
+    pub fn allocate_tcp(&mut self, from: FiveTuple) -> (Signer, AllocationId, SocketAddr) {
+        let alice = self.alice(from);
+        let reply = self.ask(from, &Request::allocate_tcp().sign(&alice));
+        assert_eq!(reply.code(), 0);
+        (alice, *self.opened.last().unwrap(), reply.relayed())
+    }
+
+    /// Says what became of a connection; what is answered.
+    pub fn connected(&mut self, connection: ConnectionId, made: bool) -> Vec<Reply> {
+        self.sent.clear();
+        self.server
+            .handle_peer_connected(self.now, connection, made);
+        self.drain();
+        let sent = std::mem::take(&mut self.sent);
+        sent.iter()
+            .map(|(_, message)| Reply::parse(message))
+            .collect()
+    }
+
+    /// A peer connects to the relayed address of `to`; the connection, if it may wait for the client.
+    pub fn accepted(&mut self, to: AllocationId, peer: SocketAddr) -> Option<ConnectionId> {
+        let own = peer.ip() == own_addresses().relays[0];
+        let connection = (self.server).handle_peer_accepted(self.now, to, peer, own);
+        self.drain();
+        connection
     }
 
     /// Alice's allocation with the default lifetime and IPv4.

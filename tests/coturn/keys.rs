@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use turnix::access::{AuthFailure, Credentials};
+use turnix::access::PasswordAlgorithm::Md5;
+use turnix::access::{AuthFailure, Credentials, Who};
 use turnix::base::Secret;
 use turnix::cluster::{Directory, UsersFile};
 use turnix::config::{Config, Sources};
@@ -10,7 +11,11 @@ use turnix::config::{Config, Sources};
 /// MD5 of alice:example.org:wonder.
 fn key() -> String {
     let key = turnix::access::credentials::long_term_key(b"alice", "example.org", b"wonder");
-    let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    let digits: String = key
+        .as_bytes()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     format!("md5:{digits}")
 }
 
@@ -24,7 +29,9 @@ fn a_key_is_as_good_as_the_password_in_its_realm() {
     let wanted = turnix::access::credentials::long_term_key(b"alice", "example.org", b"wonder");
     let verify = |credentials: &Credentials| {
         credentials
-            .verify(b"alice", Duration::ZERO, |key| *key == wanted)
+            .verify(Who::Name(b"alice"), Md5, Duration::ZERO, |key| {
+                *key == wanted
+            })
             .map(|verified| verified.identity.user.to_string())
     };
     assert_eq!(
@@ -45,8 +52,12 @@ fn a_key_is_as_good_as_the_password_in_its_realm() {
     // The key itself is no password.
     let as_password =
         turnix::access::credentials::long_term_key(b"alice", "example.org", key().as_bytes());
-    let taken = credentials("example.org", &key())
-        .verify(b"alice", Duration::ZERO, |key| *key == as_password);
+    let taken = credentials("example.org", &key()).verify(
+        Who::Name(b"alice"),
+        Md5,
+        Duration::ZERO,
+        |key| *key == as_password,
+    );
     assert!(taken.is_err());
 }
 
@@ -59,7 +70,7 @@ fn what_is_no_key_is_refused_and_not_shown() {
         };
         let problems = Config::load(&sources).unwrap_err().to_string();
         assert!(
-            problems.contains("begins with md5: and is no key"),
+            problems.contains("begins with md5: or sha256: and is no key"),
             "{problems}"
         );
         assert!(!problems.contains("hunter2"), "{problems}");
@@ -69,7 +80,7 @@ fn what_is_no_key_is_refused_and_not_shown() {
         std::fs::write(&file, format!("bob:builder\nalice:{wrong}\n")).unwrap();
         let error = UsersFile::new(&file).read().unwrap_err().to_string();
         assert!(
-            error.contains(":2: a password that begins with md5:"),
+            error.contains(":2: a password that begins with md5: or sha256:"),
             "{error}"
         );
         std::fs::write(&file, format!("bob:builder\nalice:{}\n", key())).unwrap();

@@ -273,7 +273,6 @@ level = "debug" # line 24: Verbose
         ("stale-nonce", Outcome::Approximated),
         ("alternate-server", Outcome::Approximated),
         ("relay-threads", Outcome::Approximated),
-        ("TCP relay", Outcome::Refused),
     ] {
         assert_eq!(outcome(&import, option).0, expected, "{option}");
     }

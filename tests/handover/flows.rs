@@ -173,6 +173,14 @@ impl StreamClient {
         Self::allocate(server, Box::new(connect(server)))
     }
 
+    /// Behind a proxy, which begins with `header`.
+    #[track_caller]
+    pub fn behind(server: SocketAddr, header: &[u8]) -> Self {
+        let mut connection = connect(server);
+        connection.write_all(header).unwrap();
+        Self::allocate(server, Box::new(connection))
+    }
+
     #[track_caller]
     pub fn tls(server: SocketAddr, config: &Arc<ClientConfig>) -> Self {
         let name = ServerName::IpAddress(server.ip().into());
@@ -196,6 +204,42 @@ impl StreamClient {
         assert_eq!(reply.code(), 0);
         client.relayed = reply.relayed();
         client
+    }
+
+    /// With an allocation that relays connections.
+    #[track_caller]
+    pub fn relaying_tcp(server: SocketAddr) -> Self {
+        let mut client = Self {
+            connection: Box::new(connect(server)),
+            signer: Signer::new(USER, PASSWORD, ""),
+            relayed: server,
+        };
+        let challenge = client.ask(&Request::allocate());
+        client.signer = Signer::new(USER, PASSWORD, &challenge.nonce());
+        let reply = client.ask_signed(Request::allocate_tcp());
+        assert_eq!(reply.code(), 0);
+        client.relayed = reply.relayed();
+        client
+    }
+
+    /// The data connection of this client's connection `id` with a peer.
+    #[track_caller]
+    pub fn data(&self, server: SocketAddr, id: u32) -> Self {
+        let mut data = Self {
+            connection: Box::new(connect(server)),
+            signer: self.signer.clone(),
+            relayed: self.relayed,
+        };
+        assert_eq!(data.ask_signed(Request::connection_bind(id)).code(), 0);
+        data
+    }
+
+    /// The next `length` bytes, fewer if it ends before.
+    pub fn read(&mut self, length: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut rest = self.connection.as_mut().take(length);
+        let _ = rest.read_to_end(&mut bytes);
+        bytes
     }
 
     #[track_caller]
@@ -222,7 +266,7 @@ impl StreamClient {
         frame[4..].to_vec()
     }
 
-    fn ask_signed(&mut self, request: Request) -> Reply {
+    pub fn ask_signed(&mut self, request: Request) -> Reply {
         let request = self.signed(request);
         self.ask(&request)
     }

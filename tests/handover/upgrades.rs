@@ -1,6 +1,7 @@
 //! Take-overs that come about.
 
-use std::net::{TcpStream, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -240,6 +241,37 @@ fn a_call_over_tcp_goes_on() {
 }
 
 #[test]
+fn clients_behind_a_proxy_stay_who_they_are() {
+    let site = Site::new();
+    let listen = format!(
+        "listen=[{{ address = '{}:0', protocols = ['udp', 'tcp', 'tls'], trusted_proxies = ['127.0.0.0/8'] }}]",
+        site.address()
+    );
+    let mut server = site.spawn("shards = 2", &["--set", &listen], &[]);
+    server.serves();
+    until("it can be taken over from", || site.socket().exists());
+    let mut calls: Vec<_> = (1..=6)
+        .map(|last| {
+            let header = format!("PROXY TCP4 203.0.113.{last} 192.0.2.1 1000 443\r\n");
+            StreamClient::behind(server.listener(), header.as_bytes())
+        })
+        .collect();
+    let successor = site.spawn("", &["--takeover", "--set", &listen], &[]);
+    successor.serves();
+    assert_eq!(server.ended(), Some(0), "{}", server.log());
+    for call in &mut calls {
+        // A nonce is good for the address that it was given to.
+        let request = call.signed(Request::refresh(600)).bytes();
+        call.write(&request);
+        assert_eq!(call.answer().code(), 0);
+    }
+    drop(calls);
+    for last in 1..=6 {
+        successor.says(&format!("\"client\":\"203.0.113.{last}:1000\""));
+    }
+}
+
+#[test]
 fn one_who_stays_and_one_who_moves_go_on_talking() {
     let site = Site::new();
     let mut old = site.start(&[]);
@@ -268,6 +300,50 @@ fn one_who_stays_and_one_who_moves_go_on_talking() {
     moves.send(b"to nobody");
     assert_eq!(moves.refresh(), 0);
     assert_eq!(new.metric("turn_allocations"), 2.0);
+}
+
+/// Connections with peers are sockets of one process: they go on in it until their client goes, over plain TCP as well.
+#[test]
+fn tcp_allocations_stay_with_the_connections_they_have() {
+    let site = Site::new();
+    let mut old = site.start(&[]);
+    let server = old.listener();
+    let listener = TcpListener::bind((site.address(), 0)).unwrap();
+    let mut stays = StreamClient::relaying_tcp(server);
+    let connect = Request::connect(listener.local_addr().unwrap());
+    let id = stays.ask_signed(connect).connection_id();
+    let (mut peer, _) = listener.accept().unwrap();
+    let mut data = stays.data(server, id);
+    let mut moves = StreamClient::tcp(server);
+    let mut talk = |bytes: &[u8]| {
+        data.write(bytes);
+        let mut got = vec![0; bytes.len()];
+        peer.read_exact(&mut got).unwrap();
+        assert!(got == bytes);
+        peer.write_all(bytes).unwrap();
+        assert!(data.read(bytes.len() as u64) == bytes);
+    };
+    talk(b"before");
+    let new = site.successor(&[]);
+    new.serves();
+    old.says("\"taken over\"");
+    for size in [1, 1000, 300_000] {
+        talk(&vec![7; size]);
+    }
+    assert_eq!(moves.ask_signed(Request::refresh(600)).code(), 0);
+    assert_eq!(stays.ask_signed(Request::refresh(600)).code(), 0);
+    // What it would connect to now could be bound nowhere.
+    let other = TcpListener::bind((site.address(), 0)).unwrap();
+    let connect = Request::connect(other.local_addr().unwrap());
+    assert_eq!(stays.ask_signed(connect).code(), 508);
+    let newcomer = StreamClient::relaying_tcp(new.listener());
+    assert_ne!(newcomer.relayed, stays.relayed);
+    assert_eq!(new.metric("turn_allocations"), 2.0);
+    drop(stays);
+    assert_eq!(data.read(1), b"");
+    let _ = peer.read_to_end(&mut Vec::new());
+    drop(data);
+    assert_eq!(old.ended(), Some(0), "{}", old.log());
 }
 
 #[test]

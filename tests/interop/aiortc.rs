@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::server::{Options, PASSWORD, Server, USER};
+use crate::server::{OTHER_PASSWORD, OTHER_REALM, Options, PASSWORD, Server, USER};
 use crate::tools::{find_tool, one_at_a_time, run, skip};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/aiortc_call.py");
@@ -19,6 +19,24 @@ fn call_over_udp() {
 #[test]
 fn call_over_tcp() {
     check_call("aiortc::call_over_tcp", "tcp");
+}
+
+/// The name that TLS asks for tells the realm, and the server names it; its users have no suffix then.
+#[test]
+fn call_in_a_realm_by_server_name() {
+    let Some(python) = python("aiortc::call_in_a_realm_by_server_name", "aiortc") else {
+        return;
+    };
+    let _turn = one_at_a_time();
+    let server = Server::start(Options {
+        realm: true,
+        ..Options::default()
+    });
+    let uri = format!("turns:localhost:{}?transport=tcp", server.port);
+    check_call_with(&server, &python, &uri, USER, OTHER_PASSWORD);
+    server.wait_for_metrics("the realm is counted", |metrics| {
+        metrics.count("turn_realm_allocations", &[("realm", OTHER_REALM)]) == 1
+    });
 }
 
 fn check_call(test: &str, transport: &str) {
@@ -35,6 +53,8 @@ fn check_call(test: &str, transport: &str) {
 pub fn check_call_with(server: &Server, python: &Path, uri: &str, username: &str, password: &str) {
     let mut command = Command::new(python);
     command.args([SCRIPT, uri, username, password]);
+    // Whose certificate it is to trust.
+    command.env("SSL_CERT_FILE", server.dir().join("cert.pem"));
     let (status, output) = run(&mut command, server.dir(), Duration::from_secs(60));
     assert!(
         status.is_some_and(|status| status.success()),

@@ -205,15 +205,15 @@ fn tab_is_driven() {
     });
 }
 
-fn number(value: &Value, key: &str) -> f64 {
+pub fn number(value: &Value, key: &str) -> f64 {
     value[key]
         .as_f64()
         .unwrap_or_else(|| panic!("no {key}: {value:#}"))
 }
 
 /// A web server on loopback with the page of the call; the page's reports arrive here.
-struct Page {
-    port: u16,
+pub struct Page {
+    pub port: u16,
     state: Arc<Mutex<State>>,
 }
 
@@ -224,7 +224,7 @@ struct State {
 }
 
 impl Page {
-    fn serve(configuration: Value) -> Page {
+    pub fn serve(configuration: Value) -> Page {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("page server");
         let port = listener.local_addr().expect("page server").port();
         let state = Arc::new(Mutex::new(State {
@@ -242,7 +242,7 @@ impl Page {
         Page { port, state }
     }
 
-    fn wait_for_report(&self, wanted: &str) -> Value {
+    pub fn wait_for_report(&self, wanted: &str) -> Value {
         wait_for(&format!("the page reports {wanted}"), CALL, || {
             let (name, value) = self.state.lock().expect("page state").reports.pop_front()?;
             assert_eq!(name, wanted, "the page reports {value:#}");
@@ -250,7 +250,7 @@ impl Page {
         })
     }
 
-    fn hang_up(&self) {
+    pub fn hang_up(&self) {
         self.state.lock().expect("page state").hang_up = true;
     }
 }

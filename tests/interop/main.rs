@@ -20,6 +20,7 @@ mod probe;
 mod prometheus;
 mod promtool;
 mod server;
+mod sharing;
 mod test_page;
 mod tools;
 mod turn_crate;

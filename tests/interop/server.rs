@@ -19,6 +19,29 @@ pub const TOKEN: &str = "down-the-rabbit-hole";
 pub const API_ID: &str = "AC0123456789abcdef0123456789abcdef";
 pub const API_SECRET: &str = "through-the-looking-glass";
 
+pub const OTHER_REALM: &str = "b.example";
+pub const OTHER_PASSWORD: &str = "tea-party";
+
+/// The keys that are compiled into uclient, which makes tokens of any of them; it takes as much of each as the algorithm
+/// wants.
+const UCLIENT_KEYS: &str = r#"
+[auth.oauth]
+server_name = "relays.example.org"
+
+[[auth.oauth.keys]]
+kid = "north"
+key = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
+
+[[auth.oauth.keys]]
+kid = "union"
+algorithm = "A128GCM"
+key = "MTIzNDU2Nzg5MDEyMzQ1Ng=="
+
+[[auth.oauth.keys]]
+kid = "oldempire"
+key = "MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI="
+"#;
+
 const LOOPBACK: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::LOCALHOST),
     IpAddr::V6(Ipv6Addr::LOCALHOST),
@@ -36,6 +59,14 @@ pub struct Options {
     pub trace: bool,
     /// The admin listener asks for its token.
     pub token: bool,
+    /// Everybody on IPv4's loopback is a proxy, and says so by the PROXY protocol.
+    pub proxied: bool,
+    /// The port of another server on loopback, which expects the PROXY protocol.
+    pub upstream: Option<u16>,
+    /// Clients may come with tokens that uclient makes for itself.
+    pub oauth: bool,
+    /// There is another realm, which TLS clients ask for as "localhost".
+    pub realm: bool,
 }
 
 /// A running server; dropping it ends it.
@@ -230,6 +261,23 @@ fn turnix(dir: &TempDir, block: Block, options: Options) -> Command {
     };
     let level = if options.trace { "trace" } else { "info" };
     let token = if options.token { TOKEN } else { "" };
+    let trusted = if options.proxied {
+        r#""127.0.0.0/8""#
+    } else {
+        ""
+    };
+    let upstream = options.upstream.map_or_else(String::new, |port| {
+        format!("upstream = \"127.0.0.1:{port}\"\nupstream_proxy_protocol = true")
+    });
+    let realm = if options.realm {
+        format!(
+            "[[realms]]\nname = \"{OTHER_REALM}\"\nserver_names = [\"localhost\"]\n\
+             users = {{ {USER} = \"{OTHER_PASSWORD}\" }}\n"
+        )
+    } else {
+        String::new()
+    };
+    let oauth = if options.oauth { UCLIENT_KEYS } else { "" };
     let config = format!(
         r#"
 realm = "{REALM}"
@@ -237,6 +285,8 @@ realm = "{REALM}"
 [[listen]]
 address = "127.0.0.1:{port}"
 protocols = ["udp", "tcp", "tls", "http"]
+trusted_proxies = [{trusted}]
+{upstream}
 
 [[listen]]
 address = "[::1]:{port}"
@@ -270,6 +320,8 @@ secret = "{API_SECRET}"
 
 [log]
 level = "{level}"
+{oauth}
+{realm}
 "#
     );
     std::fs::write(dir.path().join("turnix.toml"), config).expect("configuration");

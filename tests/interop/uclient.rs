@@ -11,7 +11,9 @@ use std::net::Ipv4Addr;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::server::{Options, PASSWORD, SECRET, Server, USER, is_free};
+use crate::server::{
+    OTHER_PASSWORD, OTHER_REALM, Options, PASSWORD, SECRET, Server, USER, is_free,
+};
 use crate::tools::{Process, find_tool, one_at_a_time, run};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -47,6 +49,10 @@ enum Family {
 enum Credentials {
     LongTerm,
     Secret,
+    /// Of one of three authorization servers, by chance, for each Allocate and Refresh.
+    Token,
+    /// Of another realm than the one that the server names, by the name of the user.
+    Realm,
 }
 
 /// What each client allocates.
@@ -108,10 +114,24 @@ impl Run {
         }
     }
 
+    const fn token(self) -> Run {
+        Run {
+            credentials: Credentials::Token,
+            ..self
+        }
+    }
+
     /// Allocations in both families; it relays by the second.
     const fn dual(self) -> Run {
         Run {
             allocations: Allocations::Dual,
+            ..self
+        }
+    }
+
+    const fn realm(self) -> Run {
+        Run {
+            credentials: Credentials::Realm,
             ..self
         }
     }
@@ -150,6 +170,8 @@ impl Run {
         add(&match self.credentials {
             Credentials::LongTerm => format!("-u {USER} -w {PASSWORD}"),
             Credentials::Secret => format!("-u bob -W {SECRET}"),
+            Credentials::Token => "-J".to_owned(),
+            Credentials::Realm => format!("-u {USER}@{OTHER_REALM} -w {OTHER_PASSWORD}"),
         });
         add(match self.allocations {
             // No second, RTCP, allocation for each client.
@@ -184,6 +206,8 @@ fn check(test: &str, case: Run) {
     let server = Server::start(Options {
         loopback_peers: case.peer == Peer::Echo,
         secret: case.credentials == Credentials::Secret,
+        oauth: case.credentials == Credentials::Token,
+        realm: case.credentials == Credentials::Realm,
         ..Options::default()
     });
     // It takes the port above its own as well.
@@ -299,6 +323,68 @@ cases! {
     secret_over_udp: Run::new(Udp, Channels, Clients).secret();
     secret_over_tcp: Run::new(Tcp, Channels, Clients).secret();
     secret_over_tls: Run::new(Tls, Channels, Echo).secret();
+    realm_by_suffix: Run::new(Udp, Channels, Clients).realm();
+    token_over_udp: Run::new(Udp, Channels, Clients).token();
+    token_over_tcp: Run::new(Tcp, Channels, Echo).token();
+    token_over_tls: Run::new(Tls, Indications, Clients).token();
+}
+
+/// TCP allocations (RFC 6062): its clients connect to each other's relayed addresses, each with a data connection.
+///
+/// It asks all of a client's connections at once and takes no note of which it was refused, so one pair is enough.
+fn check_tcp_allocations(test: &str, flags: &[&str]) {
+    const MESSAGES: u64 = 20;
+    let Some(uclient) = find_tool(test, "turnutils_uclient") else {
+        return;
+    };
+    let _turn = one_at_a_time();
+    let server = Server::start(Options::default());
+    let (port, messages) = (server.port.to_string(), MESSAGES.to_string());
+    let mut command = Command::new(uclient);
+    command.arg("-T").args(flags).args(["-X", "-c", "-m", "2"]);
+    command.args(["-u", USER, "-w", PASSWORD, "-n", &messages]);
+    command.args(["-z", "20", "-l", "1000", "-p", &port, "127.0.0.1"]);
+    let (status, output) = run(&mut command, server.dir(), TIMEOUT);
+    assert!(
+        status.is_some_and(|status| status.success()),
+        "{status:?}\n{output}"
+    );
+    let total = 2 * MESSAGES;
+    let received = format!("tot_send_msgs={total}, tot_recv_msgs={total}");
+    assert!(output.contains(&received), "no {received}\n{output}");
+    assert!(
+        output.contains("Total lost packets 0 (0.000000%), total send dropped 0 (0.000000%)"),
+        "{output}"
+    );
+    let bytes = 1000.0 * f64::from(u32::try_from(total).expect("a small number"));
+    server.wait_for_metrics("what was relayed is counted", |metrics| {
+        let relayed = |direction| {
+            let labels = [("direction", direction), ("path", "kernel")];
+            metrics.sum("turn_relayed_bytes_total", &labels)
+        };
+        relayed("to_peer") == bytes && relayed("to_client") == bytes
+    });
+    server.wait_for_metrics("requests are answered", |metrics| {
+        ["connect", "connection_bind"].iter().all(|method| {
+            let labels = [("method", *method), ("result", "ok")];
+            metrics.sum("turn_requests_total", &labels) >= 1.0
+        })
+    });
+    server.wait_until_idle();
+    server.wait_for_metrics("no connection is left", |metrics| {
+        metrics.sum("turn_peer_connections", &[]) == 0.0
+            && metrics.sum("turn_stream_connections", &[]) == 0.0
+    });
+}
+
+#[test]
+fn tcp_allocations_over_tcp() {
+    check_tcp_allocations("uclient::tcp_allocations_over_tcp", &[]);
+}
+
+#[test]
+fn tcp_allocations_over_tls() {
+    check_tcp_allocations("uclient::tcp_allocations_over_tls", &["-S"]);
 }
 
 /// The load generator must tell a refusal from a success, or the runs above would prove nothing.

@@ -47,11 +47,15 @@ fn metrics(process: &Process) -> String {
 }
 
 fn start(files: &Path) -> Process {
+    start_with(files, "")
+}
+
+fn start_with(files: &Path, more: &str) -> Process {
     let tls = format!(
         "[tls]\ncertificate = \"{0}/chain.pem\"\nkey = \"{0}/key.pem\"\n",
         files.display()
     );
-    let config = CONFIG.replace("\"http\"]", "\"http\", \"tls\"]") + &tls;
+    let config = CONFIG.replace("\"http\"]", "\"http\", \"tls\"]") + &tls + more;
     let mut process = Process::spawn(&config, quiet_address(), |_| {});
     process.await_ready();
     process
@@ -77,6 +81,32 @@ fn a_renewed_certificate_is_served_without_being_asked() {
     assert_eq!(served(&process), second);
     let third = write_pair(files.path(), 10);
     until("the next good one is served", || served(&process) == third);
+}
+
+#[test]
+fn certificates_for_other_names_are_renewed_as_well() {
+    let (files, others) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let own = write_pair(files.path(), 100);
+    let first = write_pair(others.path(), 90);
+    let more = format!(
+        "[[tls.certificates]]\ncertificate = \"{0}/chain.pem\"\nkey = \"{0}/key.pem\"\n",
+        others.path().display()
+    );
+    let process = start_with(files.path(), &more);
+    let expires = || {
+        let metrics = metrics(&process);
+        let name = "turn_certificate_expiry_timestamp_seconds{name=\"turn.example.org\"} ";
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+        line.expect("the metric").parse::<f64>().unwrap() as u64
+    };
+    assert_eq!((served(&process), expires()), (own, first));
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let second = write_pair(others.path(), 50);
+    until("the new one is served", || expires() == second);
+    let third = write_pair(others.path(), 10);
+    let (status, body) = process.http("POST", "/api/v1/reload");
+    assert_eq!(status, 200, "{body}");
+    assert_eq!((served(&process), expires()), (own, third));
 }
 
 #[test]

@@ -87,6 +87,7 @@ fn a_record_says_what_the_client_really_sent_and_got() {
         assert_eq!(record["transport"], transport.label());
         assert_eq!(record["client"], client.local().to_string());
         assert_eq!(record["relayed"], relayed.to_string());
+        assert_eq!(record["relay_transport"], "udp");
         assert_eq!(number(&record, "/bytes/to_peer"), 1050);
         assert_eq!(number(&record, "/packets/to_peer"), 11);
         assert_eq!(number(&record, "/bytes/to_client"), 280);
@@ -188,6 +189,7 @@ fn ended(slot: u32) -> Ended {
                 generation: 0,
             },
             user: Arc::from("alice\n\"quoted\""),
+            realm: None,
             scope: turnix::access::Scope::Policy,
             transport: Transport::Udp,
             client: "198.51.100.7:4000".parse().unwrap(),
@@ -203,6 +205,8 @@ fn ended(slot: u32) -> Ended {
             channels: 0,
             permissions_made: 1,
             channels_made: 1,
+            relay_transport: turnix::base::RelayTransport::Udp,
+            connections: 0,
         },
         duration: Duration::from_secs(10),
         reason: EndReason::Expired,

@@ -114,6 +114,17 @@ impl Client {
         Self::over(link, transport, Family::of(to.ip()))
     }
 
+    /// Over TLS from loopback, asking for the server called `name` and taking whatever certificate it shows.
+    #[allow(dead_code, reason = "not every target that shares this file needs it")]
+    pub fn asking(server: &Server, family: Family, name: &str) -> Self {
+        let socket = TcpStream::connect(server.address(family)).unwrap();
+        socket.set_nodelay(true).unwrap();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let connection = ClientConnection::new(turnix::stream::unverified().unwrap(), name);
+        let link = Link::Tls(Box::new(StreamOwned::new(connection.unwrap(), socket)));
+        Self::over(link, Transport::Tls, family)
+    }
+
     /// On a socket that is connected to a server already.
     pub fn on(socket: UdpSocket) -> Self {
         let family = Family::of(socket.peer_addr().unwrap().ip());
@@ -214,6 +225,28 @@ impl Client {
                 },
             }
         }
+    }
+
+    /// What follows on a stream that carries no messages any more: `length` bytes, fewer if it ends before.
+    #[allow(dead_code, reason = "not every target that shares this file needs it")]
+    pub fn read_raw(&mut self, length: usize) -> Vec<u8> {
+        self.socket().set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut buffer = vec![0; 65_536];
+        while self.partial.len() < length {
+            let read = match &mut self.link {
+                Link::Udp(_) => panic!("datagrams"),
+                Link::Tcp(socket) => socket.read(&mut buffer),
+                Link::Tls(stream) => stream.read(&mut buffer),
+            };
+            match read {
+                Ok(0) => break,
+                Ok(read) => self.partial.extend_from_slice(&buffer[..read]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => panic!("silence"),
+                Err(_) => break,
+            }
+        }
+        let length = length.min(self.partial.len());
+        self.partial.drain(..length).collect()
     }
 
     #[track_caller]

@@ -176,6 +176,7 @@ fn the_core_is_empty_after_allocations_that_came_and_went() {
             family: Family::V4,
             even_port: cycle % 3 == 0,
             scope: turnix::access::Scope::Policy,
+            realm: None,
         };
         world.input(from, if wanted.even_port { even } else { any });
         let id = world.opened.pop().expect("a relay is to be opened");

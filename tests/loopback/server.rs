@@ -163,6 +163,24 @@ impl Server {
         (self.runtime).block_on(self.running().shards().allocations(usize::MAX))
     }
 
+    /// Live allocations of each realm but the default one.
+    #[allow(dead_code, reason = "not every target that shares this file needs it")]
+    pub fn realms(&self) -> Vec<(String, u32)> {
+        let realms = self.running().shards().capacity().realms.into_iter();
+        realms
+            .map(|(name, live)| (name.as_str().to_owned(), live))
+            .collect()
+    }
+
+    /// An operator ends all of `user`.
+    #[allow(dead_code, reason = "not every target that shares this file needs it")]
+    pub fn end_user(&self, user: &str) {
+        let ended = self
+            .runtime
+            .block_on(self.running().shards().end_user(user));
+        assert!(ended > 0);
+    }
+
     /// The allocation with the relayed address `relayed`.
     #[track_caller]
     pub fn allocation(&self, relayed: SocketAddr) -> NamedAllocation {

@@ -1,5 +1,6 @@
 //! The core in virtual time against a naive model, and the laws every input has to keep.
 
+mod connections;
 mod harness;
 mod hostile;
 mod model;

@@ -4,13 +4,19 @@
 mod common;
 
 mod negative;
+mod realms;
 mod rfc3489_classic;
 mod rfc5769_vectors;
 mod rfc5780_discovery;
+mod rfc5928_resolution;
+mod rfc6062_tcp_allocations;
+mod rfc7635_third_party;
 mod rfc8489_10_alternate_server;
 mod rfc8489_5_messages;
 mod rfc8489_6_3_binding;
 mod rfc8489_9_2_long_term;
+mod rfc8489_9_2_security_features;
+mod rfc8489_b_vectors;
 mod rfc8656_10_permissions;
 mod rfc8656_11_indications;
 mod rfc8656_12_5_streams;

@@ -97,7 +97,7 @@ fn rfc8656_7_2_requested_transport() {
     let missing = Request::new(METHOD_ALLOCATE).sign(&alice);
     assert_eq!(world.ask(udp(CLIENT), &missing).code(), 400);
     for (value, code) in [
-        (&[6, 0, 0, 0][..], 442),
+        (&[132, 0, 0, 0][..], 442),
         (&[0, 0, 0, 0], 442),
         (&[17, 0], 400),
         (&[], 400),
@@ -119,7 +119,7 @@ fn rfc8656_7_2_order_of_checks() {
     let wrong = Signer::new("alice", "guess", &alice.nonce);
     let bad_everything = || {
         Request::new(METHOD_ALLOCATE)
-            .attr(ATTR_REQUESTED_TRANSPORT.0, &[6, 0, 0, 0])
+            .attr(ATTR_REQUESTED_TRANSPORT.0, &[132, 0, 0, 0])
             .attr(0x7ABC, &[])
             .family(9)
     };

@@ -236,6 +236,18 @@ fn refusals() {
 }
 
 #[test]
+fn a_challenge_that_somebody_weakened() {
+    scripted(
+        Script {
+            nonce: "obMatJos2gAAAf//499k954d6",
+            ..Script::default()
+        },
+        "lacks PASSWORD-ALGORITHMS",
+        "turns:",
+    );
+}
+
+#[test]
 fn a_server_that_answers_no_binding_may_yet_relay() {
     let server = serve(Script {
         binding: Answer::Silence,

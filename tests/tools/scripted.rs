@@ -37,6 +37,7 @@ pub struct Script {
     pub allocate: Answer,
     pub permission: Answer,
     pub relayed: &'static str,
+    pub nonce: &'static str,
 }
 
 impl Default for Script {
@@ -46,6 +47,7 @@ impl Default for Script {
             allocate: Answer::Success,
             permission: Answer::Success,
             relayed: "127.0.0.1:9",
+            nonce: "a nonce of ours",
         }
     }
 }
@@ -114,11 +116,7 @@ fn answer(script: &Script, from: SocketAddr, datagram: &[u8]) -> Option<Vec<u8>>
     };
     if method != Method::Binding && !message.has_integrity() {
         let challenge = Response::error(method, id, ErrorCode::Unauthenticated);
-        return Some(
-            challenge
-                .challenge(REALM, "a nonce of ours")
-                .finish(None, false),
-        );
+        return Some(challenge.challenge(REALM, script.nonce).finish(None, false));
     }
     let key = long_term_key(b"alice", REALM, b"wonderland");
     let response = match planned {

@@ -31,6 +31,9 @@ const RATE: u32 = 1;
 /// The largest answer to who has proven nothing, unless it asked with more: a challenge with FINGERPRINT.
 const SMALL: usize = 80;
 
+/// By how much more over connections, which have proven their address: the nonce cookie and PASSWORD-ALGORITHMS.
+const OFFER: usize = 28;
+
 /// An allocation, as far as its client, the caller and the peers could see.
 #[derive(Debug)]
 struct Held {
@@ -631,7 +634,7 @@ impl Ledger {
         proven: bool,
         ends_by: Option<EndReason>,
     ) -> Option<AllocationId> {
-        let most = 3 * self.held.len() + 2;
+        let most = (3 + Settings::default().connections_per_allocation) * self.held.len() + 2;
         let mut closed: Vec<Held> = Vec::new();
         let mut opening = None;
         let mut answers = 0;
@@ -674,6 +677,23 @@ impl Ledger {
                     assert_eq!(packets, last.packets, "the last word on its traffic");
                     self.note(format!("ended {:?}", ended.reason));
                 }
+                Output::ConnectPeer {
+                    connection,
+                    allocation,
+                    peer,
+                } => {
+                    assert!(proven, "a connection for who has proven nothing");
+                    let held = self.held.iter().find(|held| held.id == allocation);
+                    let held = held.expect("an allocation to connect from");
+                    assert!(held.relayed.is_some() && held.tuple.transport().is_stream());
+                    assert!(!is_refused(peer.address(), self.stricter));
+                    let now = self.tell(0);
+                    let made = connection.0 % 2 == 0;
+                    (self.server).handle_peer_connected(now, connection, made);
+                    self.note(format!("connect {made}"));
+                }
+                Output::BindPeer { .. } => panic!("nobody guesses the id of a connection"),
+                Output::ClosePeer { .. } => self.note("connection closed"),
                 Output::OpenRelay { id, family, .. } => {
                     let (from, bytes, _) = asked.expect("a request asks for relays");
                     assert!(proven, "a relay for who has proven nothing");
@@ -741,7 +761,12 @@ impl Ledger {
                 code != 0 || method == m::METHOD_BINDING,
                 "{method} for who has proven nothing"
             );
-            let most = SMALL.max(bytes.len());
+            let offer = if from.transport().is_stream() {
+                OFFER
+            } else {
+                0
+            };
+            let most = (SMALL + offer).max(bytes.len());
             assert!(message.len() <= most, "{} bytes", message.len());
             if from.transport() == Transport::Udp && !from.client().ip().is_loopback() {
                 self.budget(from.client().ip());
@@ -806,6 +831,8 @@ impl Ledger {
                 (held.channels).insert(number, (address, latest + 600_000));
                 held.permissions.insert(address.ip(), latest + 300_000);
             }
+            // Over at once, or in half a minute.
+            m::METHOD_CONNECT => assert!(reply.0.contains(ATTR_CONNECTION_ID)),
             other => panic!("success of {other}"),
         }
     }

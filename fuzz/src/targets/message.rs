@@ -1,9 +1,15 @@
 //! Reading of messages, ChannelData, Send and Data indications against the `stun` and `turn` crates.
 
+use std::time::Duration;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use stun::attributes::{ATTR_DATA, ATTR_XOR_PEER_ADDRESS};
 use stun::message as m;
 use stun::xoraddr::XorMappedAddress;
 use turn::proto::chandata::ChannelData;
+use turnix::access::AuthFailure;
+use turnix::access::oauth::{TokenAlgorithm, TokenKey, Tokens};
+use turnix::base::Secret;
 use turnix::wire::framing::{Frame, next_frame};
 use turnix::wire::{Kind, MAGIC_COOKIE, Message, channel_data, classify, indication};
 
@@ -21,6 +27,7 @@ pub fn message(data: &[u8]) -> Reach {
     let Some((&how, bytes)) = data.split_first() else {
         return reach;
     };
+    token(bytes, &mut reach);
     let mut bytes = bytes.to_vec();
     if how & (LENGTH | SIGNED | FINGERPRINT) != 0 && bytes.len() >= 20 {
         bytes.truncate(20 + (bytes.len() - 20).min(2000) / 4 * 4);
@@ -113,5 +120,48 @@ fn read(bytes: &[u8], reach: &mut Reach) {
             assert_eq!(next_frame(bytes), whole, "a message is a frame");
         }
         Err(error) => note(&format!("{error:?}")),
+    }
+}
+
+/// The bytes as a token, which nobody can have made, and as what an authorization server encrypted.
+fn token(bytes: &[u8], reach: &mut Reach) {
+    const KEY: [u8; 32] = [7; 32];
+    let tokens = Tokens::new(
+        "example.org",
+        &[TokenKey {
+            kid: "kid".into(),
+            algorithm: TokenAlgorithm::A256Gcm,
+            key: Secret::new(KEY.to_vec()),
+            not_before: None,
+            not_after: None,
+        }],
+    );
+    let unix = Duration::from_secs(1_800_000_000);
+    let open = |token: &[u8]| tokens.verify(b"kid", token, unix, |_| true);
+    assert_eq!(open(bytes).map(|_| ()), Err(AuthFailure::BadToken));
+    let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &KEY).unwrap());
+    let mut sealed = bytes.to_vec();
+    let nonce = Nonce::assume_unique_for_key([3; 12]);
+    key.seal_in_place_append_tag(nonce, Aad::from("example.org"), &mut sealed)
+        .unwrap();
+    let mut token = vec![0, 12];
+    token.extend_from_slice(&[3; 12]);
+    token.extend_from_slice(&sealed);
+    match open(&token) {
+        Err(failure) => {
+            assert!([AuthFailure::BadToken, AuthFailure::Expired].contains(&failure));
+            if failure == AuthFailure::Expired {
+                reach.insert("token".to_owned());
+            }
+        }
+        Ok(verified) => {
+            reach.insert("token".to_owned());
+            let length = verified.key.as_bytes().len();
+            assert_eq!(bytes.len(), 2 + length + 12);
+            assert_eq!(verified.key.as_bytes(), &bytes[2..2 + length]);
+            let lifetime = u32::from_be_bytes(bytes[bytes.len() - 4..].try_into().unwrap());
+            let expires = verified.identity.expires.unwrap();
+            assert!(expires > unix && expires - unix <= Duration::from_secs(lifetime.into()));
+        }
     }
 }

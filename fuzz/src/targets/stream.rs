@@ -1,6 +1,7 @@
 //! Byte streams: frames do not depend on how the bytes arrive, and first bytes are judged once.
 
 use turnix::stream::Protocols;
+use turnix::stream::proxy::{self, MOST_BYTES, Step};
 use turnix::stream::sniff::{DECISIVE_BYTES, Verdict, sniff};
 use turnix::wire::framing::{Frame, next_frame};
 
@@ -59,7 +60,40 @@ pub fn stream(data: &[u8]) -> Reach {
         frames_of(&bytes[..bytes.len().min(512)])
     );
     sniffed(spoken, bytes, &mut reach);
+    introduced(bytes, &mut reach);
     reach
+}
+
+/// The header of a proxy, as a listener reads it: never a byte too many, and an end in sight.
+fn introduced(bytes: &[u8], reach: &mut Reach) {
+    let mut at = 0;
+    let step = loop {
+        match proxy::step(&bytes[..at]) {
+            Step::Read(more) => {
+                assert!(more > 0 && at + more <= MOST_BYTES);
+                if at + more > bytes.len() {
+                    break Step::Read(more);
+                }
+                at += more;
+            }
+            step => break step,
+        }
+    };
+    match step {
+        Step::Whole(route) => {
+            assert!(proxy::begins(&bytes[..at]));
+            reach.insert(match route {
+                Some(_) => "proxy for a client".into(),
+                None => "proxy for itself".into(),
+            });
+            // What is told is passed on as it is.
+            if let Some(route) = route {
+                assert_eq!(proxy::step(&proxy::header(route)), Step::Whole(Some(route)));
+            }
+        }
+        Step::Read(_) => drop(reach.insert("half a proxy header".into())),
+        Step::Refuse(_) => drop(reach.insert("no proxy header".into())),
+    }
 }
 
 /// Frames as RFC 8489 §6.2.2 and RFC 8656 §12.5 have them, looked up in all the bytes at once.

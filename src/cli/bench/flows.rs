@@ -483,6 +483,7 @@ pub fn advice(step: Step, why: Failure) -> String {
         Failure::Timeout => format!("{step} was not answered"),
         Failure::Integrity => format!("{step} was answered with a wrong MESSAGE-INTEGRITY"),
         Failure::Malformed => format!("the answer to {step} lacks what it has to hold"),
+        Failure::BidDown => format!("the challenge to {step} lacks what its nonce promises"),
     };
     let remedy = match (why, step) {
         (Failure::Refused(401), _) => {
@@ -512,6 +513,7 @@ pub fn advice(step: Step, why: Failure) -> String {
              it (limits.unauthenticated_per_address = 0)"
         }
         (Failure::Timeout, _) => "the server is overloaded, or datagrams are lost on the way",
+        (Failure::BidDown, _) => "somebody on the way to the server weakens the authentication",
         (Failure::Integrity, _) => "the password is wrong, or somebody else answered",
         _ => "see the server's log",
     };

@@ -24,7 +24,8 @@ use super::tls::{self, Trust};
 use super::{Exit, print};
 use crate::base::{Clock, Family, Secret, Transport};
 use crate::client::{Client, Settings};
-use crate::cluster::TurnUri;
+use crate::cluster::locate::{self, Dns, Located};
+use crate::cluster::{IceUri, TurnUri};
 use crate::net::{UdpOptions, host};
 use crate::wire::{Method, Request, TransactionId};
 
@@ -197,8 +198,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         process::cpu(pid)?;
     }
     let memory_bare = arguments.pid.map(process::resident_bytes);
-    let mut flows = open(arguments)?;
-    let outcome = load(arguments, pace, memory_bare, &mut flows);
+    let server = locate(arguments)?;
+    let mut flows = open(arguments, server)?;
+    let outcome = load(arguments, server, pace, memory_bare, &mut flows);
     // Also after a failure: the server should not keep what nobody uses.
     let released = flows.release(arguments.setup_window as usize);
     let report = outcome?;
@@ -219,6 +221,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
 /// Sets everything up, sends and measures.
 fn load(
     arguments: &Arguments,
+    server: Located,
     pace: Pace,
     memory_bare: Option<u64>,
     flows: &mut Flows,
@@ -279,7 +282,7 @@ fn load(
     })?;
     Ok(Report {
         server: flows.server,
-        transport: arguments.uri.transport,
+        transport: server.transport,
         allocations: arguments.allocations,
         indications: arguments.indications,
         load,
@@ -288,8 +291,25 @@ fn load(
     })
 }
 
+/// The first server that the URI leads to.
+fn locate(arguments: &Arguments) -> anyhow::Result<Located> {
+    let uri = IceUri {
+        relays: true,
+        server: arguments.uri.clone(),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start a runtime")?;
+    let found = runtime.block_on(locate::locate(&uri, &Dns::of_host()));
+    // A resolver that does not answer is not waited for.
+    runtime.shutdown_background();
+    let found = found.with_context(|| format!("cannot resolve {:?}", arguments.uri.host))?;
+    found.first().copied().context("it leads nowhere")
+}
+
 /// Every client with its socket or connection, and every peer; nothing is sent but handshakes of TCP and TLS.
-fn open(arguments: &Arguments) -> anyhow::Result<Flows> {
+fn open(arguments: &Arguments, server: Located) -> anyhow::Result<Flows> {
     let count = arguments.allocations as usize;
     let peers = match arguments.direction {
         Direction::Hairpin => 0,
@@ -297,9 +317,11 @@ fn open(arguments: &Arguments) -> anyhow::Result<Flows> {
             .peers
             .map_or(count, |peers| (peers as usize).min(count)),
     };
-    let server = arguments.uri.resolve()?;
+    let Located {
+        address: server,
+        transport,
+    } = server;
     let local = source_of(server)?;
-    let transport = arguments.uri.transport;
     let sources = arguments.sources as usize;
     let first = match local {
         IpAddr::V4(ip) if ip.is_loopback() => Some(ip),
@@ -329,7 +351,7 @@ fn open(arguments: &Arguments) -> anyhow::Result<Flows> {
         );
     }
     let peer_address = arguments.peer_address.unwrap_or(local);
-    let settings = settings(arguments, Family::of(peer_address))?;
+    let settings = settings(arguments, transport, Family::of(peer_address))?;
     let tls = match transport {
         Transport::Tls => Some((
             Trust::of(arguments.insecure, arguments.ca.as_deref())
@@ -395,7 +417,7 @@ fn knock(server: SocketAddr) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn settings(arguments: &Arguments, peer: Family) -> anyhow::Result<Settings> {
+fn settings(arguments: &Arguments, transport: Transport, peer: Family) -> anyhow::Result<Settings> {
     let (username, password) = match (&arguments.secret, &arguments.password) {
         (Some(secret), _) => {
             let expires_unix = Clock.now().unix_secs() + CREDENTIAL_SECS;
@@ -415,7 +437,7 @@ fn settings(arguments: &Arguments, peer: Family) -> anyhow::Result<Settings> {
     Ok(Settings {
         username,
         password,
-        transport: arguments.uri.transport,
+        transport,
         // IPv4 is what servers give anyway; not every one knows the attribute.
         family: (peer == Family::V6).then_some(peer),
         lifetime_secs: Some(LIFETIME_SECS),

@@ -252,6 +252,8 @@ pub enum Trouble {
     Integrity,
     /// The answer lacks what it has to hold.
     Malformed,
+    /// The challenge lacks what its nonce promises (RFC 8489 §9.2.5).
+    BidDown,
     /// Something on this host.
     Host {
         /// What the system said.
@@ -284,6 +286,7 @@ impl std::fmt::Display for Trouble {
             },
             Self::Integrity => f.write_str("the answer is signed with another password"),
             Self::Malformed => f.write_str("the answer lacks what it has to hold"),
+            Self::BidDown => f.write_str("the challenge lacks what its nonce promises"),
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::net::lookup_host;
 use tokio::time::{Instant, timeout};
 
 use super::around;
@@ -15,12 +14,10 @@ use crate::base::{Clock, Family, Printable, Secret, Transport};
 use crate::cli::units::{percent, rate};
 use crate::client::{Event, Settings, Step};
 use crate::cluster::IceUri;
+use crate::cluster::locate::{Dns, Located, locate};
 
 /// LIFETIME of allocations in seconds: they end soon if the probe is killed.
 const LIFETIME_SECS: u32 = 600;
-
-/// How many addresses of a host are tried.
-const MOST_ADDRESSES: usize = 8;
 
 /// How often a server that does not relay is asked for the address.
 const BINDINGS: u32 = 10;
@@ -168,42 +165,51 @@ impl<'a> Journey<'a> {
         Ok(())
     }
 
-    async fn resolve(&mut self) -> Result<Vec<SocketAddr>, Ended> {
-        let (host, port) = (&self.order.uri.server.host, self.order.uri.server.port);
+    async fn resolve(&mut self) -> Result<Vec<Located>, Ended> {
         self.screen.begin(Stage::Resolve.label());
         let no_name = |why: &str| (Stage::Resolve, Trouble::NoName { why: why.into() });
-        let found = timeout(self.order.patience, lookup_host((host.as_str(), port)))
+        let dns = Dns::of_host();
+        let found = timeout(self.order.patience, locate(&self.order.uri, &dns))
             .await
             .map_err(|_| no_name("the resolver does not answer"))?
             .map_err(|error| {
                 let text = error.to_string();
                 no_name(text.trim_start_matches("failed to lookup address information: "))
             })?;
-        let mut addresses: Vec<SocketAddr> = Vec::new();
-        for address in found.take(MOST_ADDRESSES) {
-            if !addresses.contains(&address) {
-                addresses.push(address);
-            }
-        }
-        if addresses.is_empty() {
-            return Err(no_name("it has no address"));
-        }
-        let shown: Vec<_> = (addresses.iter()).map(|one| one.ip().to_string()).collect();
+        let server = &self.order.uri.server;
+        let shown: Vec<_> = (found.iter())
+            .map(|one| {
+                let (address, over) = (one.address, one.transport.label());
+                match (
+                    one.transport == server.transport,
+                    address.port() == server.port,
+                ) {
+                    (true, true) => address.ip().to_string(),
+                    (true, false) => address.to_string(),
+                    (false, _) => format!("{over} {address}"),
+                }
+            })
+            .collect();
         self.screen
             .end(Stage::Resolve.label(), Mark::Ok, &shown.join(", "));
-        self.facts.addresses.clone_from(&addresses);
-        Ok(addresses)
+        self.facts.addresses = found.iter().map(|one| one.address).collect();
+        Ok(found)
     }
 
     /// Looks at every address; the first that answers is used, the others are noted if they do not.
-    async fn reach(&mut self, addresses: &[SocketAddr]) -> Result<SocketAddr, Ended> {
-        let mut failed: Vec<(SocketAddr, Ended)> = Vec::new();
-        let mut reached = None;
-        for &address in addresses {
-            let looked = self.look(address, reached.is_none()).await;
+    /// A transport that is the next choice is not looked at once one answers.
+    async fn reach(&mut self, servers: &[Located]) -> Result<SocketAddr, Ended> {
+        let mut failed: Vec<(Located, Ended)> = Vec::new();
+        let mut reached: Option<Located> = None;
+        for server in servers {
+            if reached.is_some_and(|reached| reached.transport != server.transport) {
+                continue;
+            }
+            self.facts.transport = server.transport;
+            let looked = self.look(server.address, reached.is_none()).await;
             match looked {
-                Ok(()) => reached = reached.or(Some(address)),
-                Err(ended) => failed.push((address, ended)),
+                Ok(()) => reached = reached.or(Some(*server)),
+                Err(ended) => failed.push((*server, ended)),
             }
         }
         let Some(server) = reached else {
@@ -211,14 +217,20 @@ impl<'a> Journey<'a> {
             let no_route =
                 |(_, (_, trouble)): &(_, Ended)| matches!(trouble, Trouble::NoRoute { .. });
             failed.sort_by_key(no_route);
-            let Some((address, ended)) = failed.into_iter().next() else {
+            let Some((server, ended)) = failed.into_iter().next() else {
                 return Err((Stage::Resolve, Trouble::Silence));
             };
-            self.facts.server = Some(address);
+            self.facts.server = Some(server.address);
+            self.facts.transport = server.transport;
             return Err(ended);
         };
-        for (address, (stage, trouble)) in failed {
-            let text = format!("{address}: {trouble}");
+        self.facts.transport = server.transport;
+        let server = server.address;
+        for (Located { address, transport }, (stage, trouble)) in failed {
+            let text = match transport == self.facts.transport {
+                true => format!("{address}: {trouble}"),
+                false => format!("{} {address}: {trouble}", transport.label()),
+            };
             self.screen.end(stage.label(), Mark::Warn, &text);
             self.facts.dead.push(Dead { address, trouble });
         }

@@ -245,6 +245,7 @@ impl Leg {
                 Failure::Timeout => Trouble::Silence,
                 Failure::Integrity => Trouble::Integrity,
                 Failure::Malformed => Trouble::Malformed,
+                Failure::BidDown => Trouble::BidDown,
             }),
             Ok(outcome) => outcome,
             Err(_) => Err(Trouble::Silence),

@@ -160,6 +160,15 @@ impl Court<'_> {
                 format!("the answer to {} lacks what it has to hold", step(stage)),
                 "this is a bug of the server, or no TURN server at all: look at its version",
             ),
+            Trouble::BidDown => self.fault(
+                "bid_down",
+                format!(
+                    "the challenge to {} lacks PASSWORD-ALGORITHMS, which its nonce promises",
+                    step(stage)
+                ),
+                "somebody between here and the server weakens the authentication: look for what rewrites STUN on the way, or \
+                 use a turns: URI",
+            ),
             Trouble::NotTurn => self.judge_speech(),
             Trouble::Closed | Trouble::Silence | Trouble::HungUp if stage <= Stage::Binding => {
                 self.judge_unreachable(stage, trouble);

@@ -93,12 +93,12 @@ impl Translation<'_> {
         self.leave(
             "turn_origin_to_realm",
             database.origins,
-            "a server has one realm; run another instance of turnix for another (turnix@.service)",
+            "realms are told apart by server name or by user@realm here: [[realms]]",
         );
         self.leave(
             "oauth_key",
             database.oauth_keys,
-            "tokens of RFC 7635 are not taken",
+            "write them into [[auth.oauth.keys]], as many bytes of each as its algorithm takes",
         );
         self.leave(
             "admin_user",

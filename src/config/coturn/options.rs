@@ -115,7 +115,7 @@ pub(super) const OPTIONS: &[Known] = &[
         "tcp-proxy-port",
         None,
         Plan::Never(
-            "this version reads no PROXY protocol headers; let the balancer keep the addresses of clients",
+            "name your balancer in trusted_proxies of a [[listen]]: from there alone a PROXY header is believed, on the same port",
         ),
     ),
     option(
@@ -196,7 +196,7 @@ pub(super) const OPTIONS: &[Known] = &[
         None,
         Plan::Never("UDP is what turnix relays"),
     ),
-    option("no-tcp-relay", None, Plan::Always("turnix relays UDP only")),
+    option("no-tcp-relay", None, Plan::Taken(t::no_tcp_relay)),
     option(
         "server-relay",
         None,
@@ -243,13 +243,13 @@ pub(super) const OPTIONS: &[Known] = &[
     option(
         "server-name",
         None,
-        Plan::Idle("coturn uses it for OAuth only"),
+        Plan::Idle("coturn uses it for OAuth only; here it is auth.oauth.server_name"),
     ),
     option(
         "oauth",
         None,
         Plan::Never(
-            "tokens of RFC 7635 are not taken; use time-limited credentials (auth.secrets), which browsers know",
+            "write the keys of tokens into [[auth.oauth.keys]]; browsers know time-limited credentials (auth.secrets) only",
         ),
     ),
     option("userdb", Some('b'), Plan::Taken(t::database)),

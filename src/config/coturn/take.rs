@@ -194,6 +194,12 @@ fn same_as_client(t: &mut Translation<'_>, line: &Line<'_>) -> Verdict {
     Verdict::new(Outcome::Mapped, &[KEY], "")
 }
 
+pub(super) fn no_tcp_relay(t: &mut Translation<'_>, line: &Line<'_>) -> Verdict {
+    const KEY: &str = "protocol.tcp_allocations";
+    t.draft.set(KEY, "false", line.note());
+    Verdict::mapped(KEY)
+}
+
 pub(super) fn user(t: &mut Translation<'_>, line: &Line<'_>) -> Verdict {
     let Some((name, password)) = line.value.split_once(':') else {
         return unreadable("name:password");
@@ -226,7 +232,7 @@ pub(super) fn user(t: &mut Translation<'_>, line: &Line<'_>) -> Verdict {
         }
         None if stored_key(password).is_some() => {
             return Verdict::refused(
-                "a password that begins with md5: is taken for a key by turnix; give the user another",
+                "a password that begins with md5: or sha256: is taken for a key by turnix; give the user another",
             );
         }
         None => password,

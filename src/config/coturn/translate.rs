@@ -321,14 +321,6 @@ impl<'a> Translation<'a> {
             );
         }
         let on = |name: &str| self.lines.iter().any(|line| line.known.name == name);
-        if !on("no-tcp-relay") {
-            say(
-                "TCP relay",
-                Verdict::refused(
-                    "turnix relays UDP, which is all that WebRTC uses, and not TCP (RFC 6062)",
-                ),
-            );
-        }
         if on("cert") && on("pkey") && !on("no-dtls") && !on("dtls") {
             say(
                 "DTLS",

@@ -140,7 +140,8 @@ fn redeemed<S: ShardControl>(
     });
     let user = limited.map_or(rest::ANONYMOUS, |limited| limited.user);
     let revoked = service.ledger().revoked();
-    if (revoked.find(username.as_bytes(), user, true, now.unix)).is_some() {
+    let realm = key.realm.as_ref().map(|(realm, _)| *realm);
+    if (revoked.find(realm, username.as_bytes(), user, true, now.unix)).is_some() {
         return Err((StatusCode::UNAUTHORIZED, "this credential is disabled").into());
     }
     if left == 0 {
@@ -281,7 +282,7 @@ fn listed<S: ShardControl>(
     let page = asked.page.unwrap_or(1).max(1);
     let shown = (all.iter().skip((page - 1).saturating_mul(PAGE)).take(PAGE)).map(|one| {
         let disabled = revoked.has(RevokedKind::Credential, one.username.as_bytes(), now.unix);
-        let password = offer.secret.as_ref().map(|secret| {
+        let password = offer.secret_of(&one.username).map(|secret| {
             let password = rest::password(secret, one.username.as_bytes());
             (password.expose().iter().copied())
                 .map(char::from)
@@ -471,7 +472,7 @@ fn token(offer: &Offer, key: &ApiKey, username: &str) -> Option<String> {
 }
 
 fn token_mac(offer: &Offer, key: &ApiKey, username: &str) -> Option<[u8; TOKEN_MAC]> {
-    let secret = offer.secret.as_ref()?.expose().as_bytes();
+    let secret = offer.secret_of(username)?.expose().as_bytes();
     let mut mac = Hmac::<Sha256>::new_from_slice(secret).ok()?;
     // With the key in it, a token ends with its key.
     for part in [b"token".as_slice(), &key.secret_hash, username.as_bytes()] {

@@ -53,6 +53,9 @@ impl Shard {
                 .flat_map(|tenant| tenant.relays())
                 .filter_map(|(id, family)| Some(self.relays.get(id, family)?.socket.local_addr()))
                 .collect(),
+            stays_tcp: (self.server.tenants())
+                .filter_map(|tenant| self.connections.listener_of(tenant.id))
+                .collect(),
         };
         sink.put(Record::Shard, &encode(&rest)?, &[])?;
         let snapshot = self.server.snapshot(now, moves).encode_behind(self.index);
@@ -61,7 +64,7 @@ impl Shard {
         let mut sockets: Vec<BorrowedFd<'_>> = Vec::with_capacity(SOCKETS_PER_RECORD);
         let mut additional = Vec::new();
         let mut tenants = (self.server.tenants())
-            .filter(|tenant| moves(tenant.five_tuple.transport()))
+            .filter(|tenant| tenant.moves && moves(tenant.five_tuple.transport()))
             .flat_map(|tenant| {
                 let first = tenant.families.first().copied();
                 (tenant.relays()).map(move |(id, family)| (id, family, Some(family) != first))
@@ -96,7 +99,9 @@ impl Shard {
 
     fn export_streams(&self, sink: &mut dyn Sink) -> io::Result<()> {
         let all: Vec<_> = (self.streams.iter())
-            .filter(|(five_tuple, _)| moves(five_tuple.transport()))
+            .filter(|(five_tuple, _)| {
+                moves(five_tuple.transport()) && !self.server.has_tcp_allocation(**five_tuple)
+            })
             .collect();
         for some in all.chunks(SOCKETS_PER_RECORD) {
             let mut streams = Vec::with_capacity(some.len());
@@ -111,6 +116,7 @@ impl Shard {
                 streams.push(StreamImage {
                     client: five_tuple.client(),
                     local: *local,
+                    proxy: client.peer().filter(|peer| *peer != five_tuple.client()),
                     partial,
                     queue,
                 });

@@ -26,8 +26,11 @@ fn page(world: &World) -> BTreeSet<String> {
         live: Vec::new(),
         context: Context {
             capacity_ratio: 0.0,
+            realms: Vec::new(),
             certificate_expiry_unix: None,
+            other_certificates: Vec::new(),
             streams_refused: Default::default(),
+            passed: Default::default(),
             records: Vec::new(),
             acme: None,
             canary: Vec::new(),

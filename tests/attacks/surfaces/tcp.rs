@@ -372,7 +372,7 @@ fn clients_that_never_read_are_cut_off_and_hold_nobody_up() {
 }
 
 /// Connects from `from`, an address of this host.
-fn connect_from(from: Ipv4Addr, to: SocketAddr) -> TcpStream {
+pub fn connect_from(from: Ipv4Addr, to: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket
         .bind(&SockAddr::from(SocketAddr::from((from, 0))))

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
+use turnix::access::PasswordAlgorithm::{self, Md5, Sha256};
 use turnix::access::credentials::{MAX_USERNAME_BYTES, long_term_key};
 use turnix::access::rest::{self, ANONYMOUS, MAX_EXPIRY_UNIX};
-use turnix::access::{AuthFailure, Credentials, Key, Verified};
+use turnix::access::{AuthFailure, Credentials, Key, Verified, Who};
 use turnix::base::Secret;
+use turnix::wire::key::user_hash;
 
 const REALM: &str = "turn.example.org";
 const NOW: Duration = Duration::from_secs(1_700_000_000);
@@ -31,7 +33,7 @@ fn log_in(
     password: &[u8],
 ) -> Result<Verified, AuthFailure> {
     let right = long_term_key(username, REALM, password);
-    credentials.verify(username, NOW, |key| *key == right)
+    credentials.verify(Who::Name(username), Md5, NOW, |key| *key == right)
 }
 
 /// What a client that minted for `username` itself gets.
@@ -212,7 +214,8 @@ fn static_users_go_through_saslprep() {
     let credentials = credentials(&[("I\u{ad}X", "a\u{a0}b"), ("\u{7}bell", "\u{7}")], &[]);
     for name in ["IX", "I\u{ad}X"] {
         let right = long_term_key(b"IX", REALM, b"a b");
-        let verified = credentials.verify(name.as_bytes(), NOW, |key| *key == right);
+        let verified =
+            credentials.verify(Who::Name(name.as_bytes()), Md5, NOW, |key| *key == right);
         assert_eq!(&*verified.unwrap().identity.user, "I\u{ad}X");
     }
     // SASLprep prohibits control characters: such a name counts as it is.
@@ -244,19 +247,24 @@ fn failures_cost_the_same_whatever_the_name() {
             b"\xff",
             "\u{fb01}".as_bytes(),
         ];
-        let calls = names.map(|name| {
+        let hashes = [
+            user_hash(b"alice", REALM),
+            user_hash(b"bob", REALM),
+            user_hash(b"1800000000:bob", REALM),
+            [0; 32],
+        ];
+        let who = (names.iter().map(|name| Who::Name(name))).chain(hashes.iter().map(Who::Hash));
+        for (who, algorithm) in who.flat_map(|who| [(who, Md5), (who, Sha256)]) {
             let mut calls = 0;
-            let result = credentials.verify(name, NOW, |_| {
+            let result = credentials.verify(who, algorithm, NOW, |key| {
+                assert_eq!(key.algorithm(), algorithm);
                 calls += 1;
                 false
             });
             assert!(result.is_err());
-            calls
-        });
-        assert_eq!(
-            calls,
-            [(usize::from(!users.is_empty()) + secrets.len()).max(1); 9]
-        );
+            let expected = (usize::from(!users.is_empty()) + secrets.len()).max(1);
+            assert_eq!(calls, expected, "{who:?}");
+        }
     }
 }
 
@@ -270,9 +278,67 @@ fn dummy_keys_open_nothing() {
         (&[], &[]),
     ] {
         let credentials = credentials(users, secrets);
-        let result = credentials.verify(b"bob", NOW, |_: &Key| true);
-        assert_failure(result, AuthFailure::UnknownUser);
+        for who in [Who::Name(b"bob"), Who::Hash(&[0; 32])] {
+            let result = credentials.verify(who, Md5, NOW, |_: &Key| true);
+            assert_failure(result, AuthFailure::UnknownUser);
+        }
     }
+    // Nor those that stand in for a key that is not known.
+    let stored = format!("md5:{}", "00".repeat(16));
+    let credentials = credentials(&[("alice", &stored)], &[]);
+    let result = credentials.verify(Who::Name(b"alice"), Sha256, NOW, |_: &Key| true);
+    assert_failure(result, AuthFailure::BadPassword);
+}
+
+/// RFC 8489 §14.4, §18.5.1: users are found by the hash of their prepared name, with the key that the algorithm makes; names
+/// that no list has are not.
+#[test]
+fn users_by_hash_and_by_algorithm() {
+    let both = credentials(&[("I\u{ad}X", "p"), ("bob", "b")], &["north"]);
+    fn log_in(
+        credentials: &Credentials,
+        name: &[u8],
+        algorithm: PasswordAlgorithm,
+        password: &[u8],
+    ) -> Result<Verified, AuthFailure> {
+        let right = algorithm.key(name, REALM, password);
+        let hash = user_hash(name, REALM);
+        credentials.verify(Who::Hash(&hash), algorithm, NOW, |key| *key == right)
+    }
+    for algorithm in [Md5, Sha256] {
+        let verified = log_in(&both, b"IX", algorithm, b"p").unwrap();
+        assert_eq!(&*verified.identity.user, "I\u{ad}X");
+        assert_eq!(&*verified.identity.username, b"IX");
+        assert_failure(
+            log_in(&both, b"IX", algorithm, b"b"),
+            AuthFailure::BadPassword,
+        );
+        assert_failure(
+            log_in(&both, b"carol", algorithm, b"p"),
+            AuthFailure::UnknownUser,
+        );
+        let minted = rest::password(&secret("north"), b"1800000000:a");
+        assert_failure(
+            log_in(&both, b"1800000000:a", algorithm, minted.expose()),
+            AuthFailure::UnknownUser,
+        );
+    }
+    assert!(!both.are_found_by_hash() && both.take_sha256());
+
+    let digits =
+        |key: Key| -> String { key.as_bytes().iter().map(|b| format!("{b:02x}")).collect() };
+    let md5 = format!("md5:{}", digits(Md5.key(b"a", REALM, b"p")));
+    let sha256 = format!("sha256:{}", digits(Sha256.key(b"a", REALM, b"p")));
+    let old = credentials(&[("a", &md5)], &[]);
+    assert!(old.are_found_by_hash() && !old.take_sha256());
+    assert!(log_in(&old, b"a", Md5, b"p").is_ok());
+    assert_failure(log_in(&old, b"a", Sha256, b"p"), AuthFailure::BadPassword);
+    let new = credentials(&[("a", &sha256)], &[]);
+    assert!(log_in(&new, b"a", Sha256, b"p").is_ok());
+    assert_failure(log_in(&new, b"a", Md5, b"p"), AuthFailure::BadPassword);
+    assert!(credentials(&[("a", &sha256), ("b", &md5)], &[]).take_sha256());
+    assert!(new.holds(b"a", Some(&Sha256.key(b"a", REALM, b"p"))));
+    assert!(!new.holds(b"a", Some(&Md5.key(b"a", REALM, b"p"))));
 }
 
 #[test]
@@ -280,7 +346,9 @@ fn nothing_secret_is_printed() {
     let credentials = credentials(&[("alice", "hunter2")], &["north"]);
     let verified = log_in(&credentials, b"alice", b"hunter2").unwrap();
     let printed = format!("{credentials:?} {verified:?}");
-    for secret in ["hunter2", "north", &format!("{:?}", verified.key)] {
+    let key = format!("{:?}", verified.key.as_bytes());
+    let printed = format!("{printed} {:?}", verified.key);
+    for secret in ["hunter2", "north", &key, key.trim_matches(['[', ']'])] {
         assert!(!printed.contains(secret), "{printed}");
     }
 }
@@ -330,7 +398,7 @@ proptest! {
     #[test]
     fn any_name_is_read_without_panic(name in prop::collection::vec(any::<u8>(), 0..600)) {
         let server = credentials(&[("static", "p")], &["north"]);
-        prop_assert!(server.verify(&name, NOW, |_| false).is_err());
+        prop_assert!(server.verify(Who::Name(&name), Md5, NOW, |_| false).is_err());
     }
 
     #[test]

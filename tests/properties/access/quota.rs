@@ -4,13 +4,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use turnix::access::{Limits, Quota, QuotaExceeded, Wanted};
+use turnix::access::{Limits, Quota, QuotaExceeded, RealmLimits, RealmName, Wanted};
 use turnix::base::Family;
 
 const ANY: Wanted = Wanted {
     family: Family::V4,
     even_port: false,
     scope: turnix::access::Scope::Policy,
+    realm: None,
 };
 
 #[derive(Clone, Debug)]
@@ -54,6 +55,7 @@ fn wanted() -> impl Strategy<Value = Wanted> {
         family: if v4 { Family::V4 } else { Family::V6 },
         even_port,
         scope: turnix::access::Scope::Policy,
+        realm: None,
     })
 }
 
@@ -199,4 +201,53 @@ fn no_user_takes_all_relay_ports_and_each_leaves_some_to_the_next() {
         let reserved = quota.reserve(&"mallory".into(), IpAddr::from([192, 0, 2, 1]), ANY);
         assert_eq!(reserved, Ok(()));
     }
+}
+
+#[test]
+fn limits_of_a_realm_hold_beside_those_of_the_server() {
+    let [b, c] = ["b.example", "c.example"].map(RealmName::new);
+    let of = |realm| Wanted { realm, ..ANY };
+    let client = IpAddr::from([192, 0, 2, 1]);
+    let mut quota = Quota::new(Limits::default(), [10_000, 0]);
+    let limits = RealmLimits {
+        allocations: 3,
+        allocations_per_user: 2,
+    };
+    quota.set_realms([(b, limits), (c, RealmLimits::default())]);
+    let reserve =
+        |quota: &mut Quota, user: &str, realm| quota.reserve(&user.into(), client, of(realm));
+    assert_eq!(reserve(&mut quota, "alice@b.example", Some(b)), Ok(()));
+    assert_eq!(reserve(&mut quota, "alice@b.example", Some(b)), Ok(()));
+    assert_eq!(
+        reserve(&mut quota, "alice@b.example", Some(b)),
+        Err(QuotaExceeded::User)
+    );
+    assert_eq!(reserve(&mut quota, "bob@b.example", Some(b)), Ok(()));
+    assert_eq!(
+        reserve(&mut quota, "carol@b.example", Some(b)),
+        Err(QuotaExceeded::Realm)
+    );
+    for _ in 0..9 {
+        assert_eq!(reserve(&mut quota, "alice@c.example", Some(c)), Ok(()));
+        assert_eq!(reserve(&mut quota, "alice", None), Ok(()));
+    }
+    let mut live: Vec<_> = quota.realms().collect();
+    live.sort();
+    assert_eq!(live, [(b, 3), (c, 9)]);
+    quota.release(&"alice@b.example".into(), client, of(Some(b)));
+    assert_eq!(reserve(&mut quota, "carol@b.example", Some(b)), Ok(()));
+    // What the server allows in all holds for everybody.
+    quota.set_limits(Limits {
+        allocations: 21,
+        ..Limits::default()
+    });
+    assert_eq!(
+        reserve(&mut quota, "alice@c.example", Some(c)),
+        Err(QuotaExceeded::Total)
+    );
+    // A realm that is gone has no limits and no count of its own; what lives of it goes on.
+    quota.set_limits(Limits::default());
+    quota.set_realms([(c, RealmLimits::default())]);
+    quota.release(&"bob@b.example".into(), client, of(Some(b)));
+    assert_eq!(quota.realms().collect::<Vec<_>>(), [(c, 9)]);
 }

@@ -11,12 +11,14 @@ use stun::message as m;
 use turnix::access::{Access, rest};
 use turnix::base::{Family, FiveTuple, ListenerId, Now, RelayedAddress, Secret, Transport};
 use turnix::turn::{
-    AllocationId, DropReason, EndReason, Forward, FromPeer, OpenError, Opened, Output, Path, Seed,
-    Server, Settings, Snapshot,
+    AllocationId, DropReason, EndReason, Forward, FromPeer, OpenError, Opened, Output, Path,
+    Protocol, Seed, Server, Settings, Snapshot,
 };
+use turnix::wire::attribute;
 
 use super::model::{self, Credential, Event, Kind, Model, Ms, Nonce, Verdict, Why};
 use super::operations::{CLIENTS, CREDENTIALS, NonceChoice, Opening, Operation, Signature, Step};
+use crate::common::security::{MD5, Modern, SHA256};
 use crate::common::wire::{Reply, Request, Signer, channel_data, padded_channel_data};
 use crate::common::world::{self, EPOCH, OLD_SECRET, RELAY_V4, RELAY_V6, SECRET, VISITS, World};
 
@@ -145,6 +147,11 @@ impl Harness {
             nonce_lifetime: Duration::from_secs(model::NONCE_LIFETIME_SECS),
             permissions_per_allocation: model::MAX_PERMISSIONS,
             channels_per_allocation: model::MAX_CHANNELS,
+            // The model knows nothing of them; `connections.rs` has one of its own.
+            protocol: Protocol {
+                tcp_allocations: false,
+                ..Protocol::default()
+            },
             ..Settings::default()
         };
         let accesses = accesses(strict_expiry);
@@ -821,10 +828,12 @@ impl Harness {
                 family,
                 even_port,
                 user,
+                realm: _,
                 scope: _,
                 client,
                 reserve,
                 token,
+                transport: _,
             } => {
                 let known = self.ids.iter().position(|known| *known == id);
                 let opening = |number: &usize| {
@@ -861,6 +870,9 @@ impl Harness {
                     reserve,
                     token,
                 }
+            }
+            Output::ConnectPeer { .. } | Output::BindPeer { .. } | Output::ClosePeer { .. } => {
+                panic!("{output:?} without TCP allocations")
             }
             Output::CloseRelay { id, family } => {
                 let socket = (self.number(id), family as u8 + 1);
@@ -935,10 +947,13 @@ impl Harness {
         if code == 0 && matches!(method, "binding" | "allocate") {
             assert_eq!(reply.mapped(), to.client());
         }
-        let signed_by = reply.attr(ATTR_MESSAGE_INTEGRITY).map(|_| {
+        let sha256 = reply.attr(AttrType(attribute::MESSAGE_INTEGRITY_SHA256));
+        let signed_by = (reply.attr(ATTR_MESSAGE_INTEGRITY).or(sha256)).map(|_| {
             (0..CREDENTIALS)
-                .find(|credential| reply.is_signed_by(&self.signer(*credential, "")))
+                .map(|credential| (credential, self.signer(credential, "")))
+                .find(|(_, signer)| reply.is_signed_by(signer) || modern(signer).has_signed(&reply))
                 .expect("signed with somebody's key")
+                .0
         });
         let transaction = u64::from_be_bytes(*reply.0.transaction_id.0.last_chunk().unwrap());
         Event::Answer {
@@ -1145,12 +1160,38 @@ fn encode(request: &model::Request, signer: Option<&Signer>) -> Vec<u8> {
         built = built.attr(0x7F00, &[1, 2, 3, 4]);
     }
     if let Some(signer) = signer {
-        built = built.sign(signer);
+        // Every other client of a connection signs with SHA-256, also with a nonce that is none of its own: who signs otherwise
+        // is not known by the key that its allocation keeps.
+        let is_stream = clients()[request.client].transport().is_stream();
+        built = if is_stream && request.client % 2 == 1 {
+            modern(signer).sign(built)
+        } else {
+            built.sign(signer)
+        };
     }
     if request.fingerprint {
         built = built.fingerprint();
     }
     built.bytes()
+}
+
+/// As a client of RFC 8489 signs, whose user has a password.
+fn modern(signer: &Signer) -> Modern {
+    let Signer {
+        user,
+        password,
+        realm,
+        nonce,
+    } = signer.clone();
+    Modern {
+        user,
+        password,
+        realm,
+        nonce,
+        algorithms: Some([SHA256, MD5].concat()),
+        algorithm: Some(SHA256),
+        anonymous: false,
+    }
 }
 
 fn payload(bytes: usize, salt: u64) -> Vec<u8> {

@@ -356,6 +356,12 @@ fn every_fault_is_named_with_its_way_out() {
             "not signed",
             "password",
         ),
+        (
+            ended(Allocate, Trouble::BidDown),
+            "bid_down",
+            "lacks PASSWORD-ALGORITHMS",
+            "turns:",
+        ),
         // Refusals.
         (
             refused(Allocate, 300),

@@ -35,7 +35,7 @@ const REASONS = {
     bandwidth_user: 'Bandwidth of a user', bandwidth_total: 'Bandwidth of the server', new_peers: 'Too many new peers',
   },
   connection: {
-    address: 'Too many of one address', pending: 'Too many undecided', silent: 'Said nothing', handshake: 'TLS handshake failed',
+    address: 'Too many of one address', pending: 'Too many undecided', silent: 'Said nothing', handshake: 'TLS handshake failed', proxy: 'PROXY header wrong or missing',
     protocol: 'Spoke nothing known',
   },
 };
