@@ -685,7 +685,7 @@ impl Ledger {
                     assert!(proven, "a connection for who has proven nothing");
                     let held = self.held.iter().find(|held| held.id == allocation);
                     let held = held.expect("an allocation to connect from");
-                    assert!(held.relayed.is_some() && held.tuple.transport().is_stream());
+                    assert!(held.answered && held.tuple.transport().is_stream());
                     assert!(!is_refused(peer.address(), self.stricter));
                     let now = self.tell(0);
                     let made = connection.0 % 2 == 0;
