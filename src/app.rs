@@ -308,7 +308,11 @@ fn begin(
         Arc::new(access)
     };
     let emitter = records.as_ref().map(Records::emitter);
-    let settings = shard_settings(&config, &listeners, relays.clone(), emitter);
+    let dtls = shard::Dtls {
+        certificates: certificates.clone(),
+        admission: Arc::clone(&admission),
+    };
+    let settings = shard_settings(&config, &listeners, relays.clone(), emitter, dtls);
     let access = decide(&listeners);
     let (made, mut taken) = match taken {
         Some((taken, legacy)) => (Shards::succeed(&settings, access, legacy), Some(taken)),
@@ -322,7 +326,7 @@ fn begin(
     {
         // The policy closes our own ports to peers, and only now it is known which these are.
         let udp = shards.listeners();
-        for (listener, (_, bound)) in listeners.iter_mut().filter(|l| l.udp).zip(udp) {
+        for (listener, (_, bound)) in listeners.iter_mut().filter(|l| l.has_datagrams()).zip(udp) {
             listener.address = bound;
         }
         shards.set_access(&decide(&listeners));
@@ -378,7 +382,7 @@ fn begin(
     for (wanted, prepared) in config.listeners.iter().zip(prepared) {
         open.push(Open {
             wanted: wanted.clone(),
-            udp: wanted.udp.then(|| slots.next()).flatten(),
+            udp: wanted.has_datagrams().then(|| slots.next()).flatten(),
             door: prepared.map(|prepared| lobby.open(prepared)),
         });
     }
@@ -620,8 +624,9 @@ fn not_given(address: SocketAddr) -> Problem {
 
 /// What UDP cannot be received on, of what the process before does not have open.
 fn unavailable(listeners: &[Listener], kept: &[Option<Place>]) -> Vec<Problem> {
-    let fresh = (listeners.iter().zip(kept))
-        .filter(|(listener, place)| listener.udp && !place.is_some_and(|place| place.udp));
+    let fresh = (listeners.iter().zip(kept)).filter(|(listener, place)| {
+        listener.has_datagrams() && !place.is_some_and(|place| place.udp)
+    });
     let udp: Vec<_> = fresh.map(|(listener, _)| listener.address).collect();
     shard::unavailable(&udp).iter().map(udp_problem).collect()
 }
@@ -639,6 +644,7 @@ fn log_started(started: &Started, shards: usize) {
     for listener in &started.listeners {
         let speaks = [
             (listener.udp, "udp"),
+            (listener.dtls, "dtls"),
             (listener.streams.tcp, "tcp"),
             (listener.streams.tls, "tls"),
             (listener.streams.http, "http"),

@@ -346,7 +346,7 @@ relm = "x"
 
 [[listen]]
 address = "3478"
-protocols = ["udp", "dtls"]
+protocols = ["udp", "sctp"]
 trusted_proxies = ["10.0.0.0/8", "0.0.0.0/0", "balancer"]
 upstream = "www.example.org:443"
 upstream_idle = "0"
@@ -379,7 +379,7 @@ format = "syslog"
         r#"turnix.toml:1: realm: found ""; expected 1 to 127 characters, usually the server's domain name
 turnix.toml:2: relm: unknown key; did you mean realm?
 turnix.toml:5: listen.address: found "3478"; write an IP address and a port such as "[::]:3478", "0.0.0.0:3478" or "192.0.2.10:443"
-turnix.toml:6: listen.protocols: found "dtls", which this version does not speak; remove it; "tls" encrypts over TCP
+turnix.toml:6: listen.protocols: found "sctp"; expected some of "udp", "tcp", "tls", "http", "dtls"
 turnix.toml:7: listen.trusted_proxies: found "0.0.0.0/0", so anybody could pass for anybody else; name the addresses of your proxies
 turnix.toml:7: listen.trusted_proxies: found "balancer"; expected a list of CIDRs or addresses such as ["10.0.0.0/24", "2001:db8::7"]
 turnix.toml:8: listen.upstream: found "www.example.org:443"; expected the IP address and port of another server such as "127.0.0.1:8443", or ""
@@ -768,11 +768,47 @@ fn listeners_do_not_collide() {
 }
 
 #[test]
+fn dtls_takes_a_certificate_with_an_ecdsa_key_and_shows_no_intermediates() {
+    let listen = r#"listen=[{ protocols = ["udp", "dtls"] }]"#;
+    let problems = set(&[AUTH, listen]).unwrap_err();
+    assert!(
+        problems.contains("tls.certificate: empty, and a [[listen]] names \"dtls\""),
+        "{problems}"
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let load = |algorithm: &'static rcgen::SignatureAlgorithm, chain: usize| {
+        let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
+        let params = rcgen::CertificateParams::new(["turn.example.org".to_owned()]).unwrap();
+        let leaf = params.self_signed(&key).unwrap();
+        let pem = directory.path().join("tls.pem");
+        std::fs::write(&pem, leaf.pem().repeat(chain) + &key.serialize_pem()).unwrap();
+        let files = ["certificate", "key"].map(|name| format!("tls.{name}={}", pem.display()));
+        set(&[AUTH, listen, &files[0], &files[1]])
+    };
+    let config = load(&rcgen::PKCS_ECDSA_P384_SHA384, 1).unwrap();
+    assert!(config.listeners[0].dtls && config.listeners[0].udp);
+    let about_dtls = |config: &Config| {
+        let warnings: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
+        warnings
+            .iter()
+            .filter(|warning| warning.contains("DTLS"))
+            .count()
+    };
+    assert_eq!(about_dtls(&config), 0);
+    let config = load(&rcgen::PKCS_ECDSA_P256_SHA256, 2).unwrap();
+    assert_eq!(about_dtls(&config), 1);
+    for algorithm in [&rcgen::PKCS_RSA_SHA256, &rcgen::PKCS_ED25519] {
+        let problems = load(algorithm, 1).unwrap_err();
+        assert!(
+            problems.contains("tls.key: no ECDSA key, and a [[listen]] names \"dtls\"; have the certificate issued"),
+            "{problems}"
+        );
+    }
+}
+
+#[test]
 fn what_is_not_enforced_is_not_accepted() {
-    for assignment in [
-        "relay.external_address=stun:stun.example.org",
-        "listen=[{ protocols = [\"dtls\"] }]",
-    ] {
+    for assignment in ["relay.external_address=stun:stun.example.org"] {
         let problems = set(&[AUTH, assignment]).unwrap_err();
         assert!(problems.contains("this version"), "{problems}");
         assert!(!problems.contains('\n'), "{problems}");

@@ -11,7 +11,7 @@ use turnix::metrics::{Context, NamedAllocation, Reading, ShardSnapshot, encode};
 use turnix::stream::Passed;
 use turnix::turn::police::Limit;
 use turnix::turn::stats::{BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS};
-use turnix::turn::{AllocationId, AllocationView, Direction, DropReason, Path, Traffic};
+use turnix::turn::{AllocationId, AllocationView, Direction, DropReason, IcmpFate, Path, Traffic};
 use turnix::wire::{ErrorCode, Method};
 
 fn context() -> Context {
@@ -71,6 +71,11 @@ fn busy() -> ShardSnapshot {
         packets: 1,
     };
     (stats.new_peers_refused, stats.scan_suspects) = (4, 2);
+    stats.icmp[IcmpFate::Told as usize] = 6;
+    (
+        stats.mobility[0],
+        stats.mobility[1 + ErrorCode::BadRequest as usize],
+    ) = (3, 1);
     for seconds in [0.5, 5.0, 20.0, 1e6] {
         stats.duration.observe(&DURATION_BOUNDS_SECS, seconds);
     }
@@ -159,7 +164,11 @@ fn totals_carry_the_contract_names_and_labels() {
         r#"turn_policed_packets_total{limit="user",direction="to_client"} 1"#,
         r#"turn_policed_packets_total{limit="total",direction="to_peer"} 0"#,
         "turn_new_peers_refused_total 4",
+        r#"turn_mobility_total{result="ok"} 3"#,
+        r#"turn_mobility_total{result="400"} 1"#,
         "turn_scan_suspects_total 2",
+        r#"turn_icmp_errors_total{result="told"} 6"#,
+        r#"turn_icmp_errors_total{result="rate_limited"} 0"#,
         r#"turn_auth_failures_total{reason="expired"} 0"#,
         r#"turn_stream_connections{transport="tls"} 3"#,
         "turn_peer_connections 0",

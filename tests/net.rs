@@ -11,8 +11,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use turnix::base::Family;
 use turnix::net::{
-    Batch, HEADROOM, MAX_DATAGRAM, Outgoing, Poller, SendFault, SendReport, TAILROOM, UdpOptions,
-    UdpSocket, granted_buffers, host, tcp_listener,
+    Batch, HEADROOM, IpFields, MAX_DATAGRAM, Outgoing, Poller, SendFault, SendReport, TAILROOM,
+    UdpOptions, UdpSocket, granted_buffers, host, tcp_listener,
 };
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -72,6 +72,7 @@ fn place(batch: &mut Batch, slot: usize, bytes: &[u8], to: SocketAddr) -> Outgoi
         to,
         from: None,
         front: None,
+        fields: IpFields::default(),
     }
 }
 
@@ -228,6 +229,7 @@ fn a_full_batch_goes_through_without_a_copy() {
             to: peer.local_addr(),
             from: None,
             front: None,
+            fields: IpFields::default(),
         });
     }
     let report = batch.send(&relay, &items);
@@ -769,6 +771,7 @@ fn headers_in_side_memory_go_in_front_and_padding_behind() {
             to,
             from: None,
             front: (front > 0).then(|| batch.front(&header, padding).unwrap()),
+            fields: IpFields::default(),
         });
     }
     let report = batch.send(&sender, &items);

@@ -303,6 +303,23 @@ impl Quota {
         self.live.additional -= 1;
     }
 
+    /// Counts an allocation for the address `to` that was counted for `from`. Only what is of no visit moves.
+    ///
+    /// # Errors
+    /// `Address`; nothing changes then.
+    pub fn move_address(&mut self, from: IpAddr, to: IpAddr) -> Result<(), QuotaExceeded> {
+        let (from, to) = (subscriber(from), subscriber(to));
+        if from == to || !self.by_address.contains_key(&from) {
+            return Ok(());
+        }
+        if reached(self.limits.allocations_per_address, self.live_from(to)) {
+            return Err(QuotaExceeded::Address);
+        }
+        decrement(&mut self.by_address, &from);
+        *self.by_address.entry(to).or_default() += 1;
+        Ok(())
+    }
+
     /// Whether one more of the visit `user` from `client` would be more than visits may have.
     fn is_over_visits(&self, user: &str, client: IpAddr) -> bool {
         let here = self.loops_by_address.get(&subscriber(client));

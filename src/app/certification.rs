@@ -159,6 +159,10 @@ pub(super) fn own_names(config: &Config) -> Vec<String> {
     if let Some(Tls::Acme(settings)) = &config.tls {
         names.extend_from_slice(&settings.names);
     }
+    for realm in &config.access.realms {
+        names.push(realm.name.clone());
+        names.extend_from_slice(&realm.server_names);
+    }
     names
 }
 
@@ -204,4 +208,26 @@ fn unusable(settings: &Settings, error: &std::io::Error) -> Problem {
         "let the user that turnix runs as write there, or set STATE_DIRECTORY to another directory (systemd's \
          StateDirectory= does)",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Sources;
+
+    #[test]
+    fn names_of_every_realm_are_this_servers() {
+        let set = [
+            "auth.secrets=[\"s3cret\"]",
+            "realm=turn.example.org",
+            r#"realms=[{ name = "example.net", server_names = ["turn.example.net"], secrets = ["another s3cret"] }]"#,
+        ];
+        let config = Config::load(&Sources {
+            set: set.map(Into::into).to_vec(),
+            ..Sources::default()
+        })
+        .unwrap_or_else(|problems| panic!("{problems}"));
+        let expected = ["turn.example.org", "example.net", "turn.example.net"];
+        assert_eq!(own_names(&config), expected);
+    }
 }

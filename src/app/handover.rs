@@ -186,7 +186,7 @@ impl Running {
                 .map(|(open, bound)| Place {
                     wanted: open.wanted.address,
                     bound: bound.address,
-                    udp: bound.udp,
+                    udp: bound.has_datagrams(),
                     tcp: open.door.is_some(),
                 })
                 .collect(),

@@ -102,16 +102,18 @@ pub fn plain_urls(listeners: &[Listener], host: &Host) -> Vec<String> {
             || form.port != STUN_PORT
             || !others().any(|other| other.transport == form.transport)
     };
-    let urls = all.iter().filter(says_more).map(Form::url);
-    urls.map(|url| {
-        url.strip_suffix("?transport=udp")
-            .unwrap_or(&url)
-            .to_owned()
-    })
-    .collect()
+    let shown = all
+        .iter()
+        .filter(says_more)
+        .map(|form| match form.transport {
+            Transport::Udp => form.url().replace("?transport=udp", ""),
+            _ => form.url(),
+        });
+    shown.collect()
 }
 
-/// Ways to every listener: UDP, then TCP, then TLS, which is the order from fast to passable.
+/// Ways to every listener: UDP, then TCP, then TLS, which is the order from fast to passable; DTLS last, since few clients
+/// know it.
 fn forms(listeners: &[Listener], host: &Host) -> Vec<Form> {
     let form = |transport, listener: &Listener| Form {
         transport,
@@ -122,9 +124,11 @@ fn forms(listeners: &[Listener], host: &Host) -> Vec<Form> {
     let udp = listeners.iter().filter(|listener| listener.udp);
     let tcp = listeners.iter().filter(|listener| listener.streams.tcp);
     let tls = listeners.iter().filter(|listener| listener.streams.tls);
+    let dtls = listeners.iter().filter(|listener| listener.dtls);
     udp.map(|listener| form(Transport::Udp, listener))
         .chain(tcp.map(|listener| form(Transport::Tcp, listener)))
         .chain(tls.map(|listener| form(Transport::Tls, listener)))
+        .chain(dtls.map(|listener| form(Transport::Dtls, listener)))
         .collect()
 }
 
@@ -198,7 +202,10 @@ pub(super) fn visits(
 ) -> visits::Settings {
     visits::Settings {
         enabled: config.http.test_page,
-        forms: forms(listeners, &host(config, relays)),
+        // No browser speaks DTLS to a relay.
+        forms: (forms(listeners, &host(config, relays)).into_iter())
+            .filter(|form| form.transport != Transport::Dtls)
+            .collect(),
         bits_per_second: config.turn.bandwidth.per_allocation,
         node: config.cluster.node.clone(),
         region: config.cluster.region.clone(),

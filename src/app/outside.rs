@@ -389,6 +389,7 @@ impl Running {
                 busy_poll: config.server.busy_poll,
                 close: Vec::new(),
                 open: Vec::new(),
+                spoken: None,
             };
             let (_, all) = self.shards.change(change).await;
             if !all {

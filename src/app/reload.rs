@@ -18,7 +18,7 @@ use super::certification::{self, First};
 use super::doors::{Door, Prepared, PreparedAdmin};
 use super::outside::relay_ips;
 use super::serve::SetLog;
-use super::sockets::{check_relays, open_tcp, own_addresses, udp_problem};
+use super::sockets::{check_relays, open_tcp, own_addresses, speaks, udp_problem};
 use super::{Open, Running, host_shortages, ice, key_lifetimes, log_started, mappings};
 
 /// Keys, or sections of them, that a running server cannot change: its threads, what they run on, and the form and place
@@ -248,11 +248,11 @@ impl Running {
             }
         };
         let udp = match open.and_then(|open| open.udp) {
-            _ if !wanted.udp => PlannedUdp::None,
+            _ if !wanted.has_datagrams() => PlannedUdp::None,
             Some(slot) => PlannedUdp::Keep(slot),
             None => {
                 let bytes = next.server.listener_buffer_bytes;
-                match self.shards.open_listener(address, bytes) {
+                match self.shards.open_listener(address, speaks(&wanted), bytes) {
                     Ok(unread) => {
                         address = unread.address();
                         PlannedUdp::Open(unread)
@@ -277,7 +277,7 @@ impl Running {
     fn overlap(&self, transport: &str, address: SocketAddr) -> Option<Problem> {
         let ours = (self.started.listeners.iter()).find(|listener| {
             let open = if transport == "udp" {
-                listener.udp
+                listener.has_datagrams()
             } else {
                 listener.has_streams()
             };
@@ -339,12 +339,19 @@ impl Running {
         }
         let access = self.access(&next, own, relays_differ);
         let mut open = Vec::new();
+        let mut spoken = shard::Spoken {
+            speaks: Vec::new(),
+            certificates: self.certificates.clone(),
+        };
         let mut udp = Vec::new();
         let mut doors = Vec::new();
         for planned in plan.listeners {
             udp.push(match planned.udp {
                 PlannedUdp::None => Some(None),
-                PlannedUdp::Keep(slot) => Some(Some(slot)),
+                PlannedUdp::Keep(slot) => {
+                    spoken.speaks.push((slot, speaks(&planned.wanted)));
+                    Some(Some(slot))
+                }
                 PlannedUdp::Open(unread) => {
                     open.push(unread);
                     None
@@ -364,6 +371,7 @@ impl Running {
                 busy_poll: next.server.busy_poll,
                 close: plan.close,
                 open,
+                spoken: Some(spoken),
             })
             .await;
         if !all {

@@ -7,7 +7,7 @@ use crate::config::{Config, Listener, Problem};
 use crate::lifecycle::Inherited;
 use crate::net::{self, UdpSocket};
 use crate::records::Emitter;
-use crate::shard::{self, RelayIp};
+use crate::shard::{self, RelayIp, Speaks};
 
 /// Connections the kernel holds until they are accepted.
 const BACKLOG: i32 = 1024;
@@ -54,7 +54,7 @@ pub(super) fn inherited_udp(
     problems: &mut Vec<Problem>,
 ) -> Vec<UdpSocket> {
     let mut sockets = Vec::new();
-    for listener in listeners.iter().filter(|listener| listener.udp) {
+    for listener in listeners.iter().filter(|listener| listener.has_datagrams()) {
         let Some(socket) = inherited.take_udp(listener.address) else {
             continue;
         };
@@ -113,18 +113,32 @@ pub(super) fn own_addresses(
     }
 }
 
+/// What is spoken with datagrams on `listener`.
+pub(super) const fn speaks(listener: &Listener) -> Speaks {
+    Speaks {
+        plain: listener.udp,
+        dtls: listener.dtls,
+    }
+}
+
 pub(super) fn shard_settings(
     config: &Config,
     listeners: &[Listener],
     relays: Vec<RelayIp>,
     records: Option<Emitter>,
+    dtls: shard::Dtls,
 ) -> shard::Settings {
     shard::Settings {
         shards: shard_count(config),
         listeners: (listeners.iter())
-            .filter(|listener| listener.udp)
+            .filter(|listener| listener.has_datagrams())
             .map(|listener| listener.address)
             .collect(),
+        speaks: (listeners.iter())
+            .filter(|listener| listener.has_datagrams())
+            .map(speaks)
+            .collect(),
+        dtls,
         relays,
         ports: config.relay.ports.clone(),
         limits: config.access.limits,

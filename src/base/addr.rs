@@ -13,11 +13,13 @@ pub enum Transport {
     Tcp,
     /// A TLS connection over TCP.
     Tls,
+    /// A DTLS session over UDP (RFC 7350).
+    Dtls,
 }
 
 impl Transport {
     /// All transports, in the order of their discriminants.
-    pub const ALL: [Self; 3] = [Self::Udp, Self::Tcp, Self::Tls];
+    pub const ALL: [Self; 4] = [Self::Udp, Self::Tcp, Self::Tls, Self::Dtls];
 
     /// The label of metrics and logs.
     pub const fn label(self) -> &'static str {
@@ -25,11 +27,17 @@ impl Transport {
             Self::Udp => "udp",
             Self::Tcp => "tcp",
             Self::Tls => "tls",
+            Self::Dtls => "dtls",
         }
     }
 
     /// Whether messages arrive in a byte stream and have to be framed (RFC 8656 §12.5).
     pub const fn is_stream(self) -> bool {
+        matches!(self, Self::Tcp | Self::Tls)
+    }
+
+    /// Whether whoever uses it has answered from its address, which a lone datagram does not tell.
+    pub const fn proves_address(self) -> bool {
         !matches!(self, Self::Udp)
     }
 }

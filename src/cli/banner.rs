@@ -101,6 +101,7 @@ fn spoken(listener: &Listener) -> String {
         (listener.udp, "UDP"),
         (streams.tcp, "TCP"),
         (streams.tls, "TLS"),
+        (listener.dtls, "DTLS"),
         (streams.http, "HTTP"),
         (streams.http && streams.tls, "HTTPS"),
     ]

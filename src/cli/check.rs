@@ -173,7 +173,7 @@ fn check_bind(report: &mut Report, key: &str, address: SocketAddr, udp: bool) {
 
 fn listeners(config: &Config, report: &mut Report) {
     for listener in &config.listeners {
-        if listener.udp {
+        if listener.has_datagrams() {
             check_bind(report, "listen.address", listener.address, true);
         }
         if listener.has_streams() {

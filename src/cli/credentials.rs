@@ -210,6 +210,7 @@ fn default_listener() -> Listener {
             ..Default::default()
         },
         sharing: crate::stream::Sharing::default(),
+        dtls: false,
     }
 }
 

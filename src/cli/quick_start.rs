@@ -103,6 +103,7 @@ fn describe(sources: &Sources, state: &State, listeners: &[Listener]) -> String 
             (listener.streams.tcp, "\"tcp\""),
             (listener.streams.tls, "\"tls\""),
             (listener.streams.http, "\"http\""),
+            (listener.dtls, "\"dtls\""),
         ]
         .into_iter()
         .filter_map(|(speaks, name)| speaks.then_some(name))
@@ -185,6 +186,7 @@ fn choose_listeners(sources: &Sources) -> Result<(Vec<Listener>, Vec<String>), P
                 http: streams,
             },
             sharing: Sharing::default(),
+            dtls: false,
         };
         if listener.udp || listener.has_streams() {
             listeners.push(listener);

@@ -105,6 +105,8 @@ async fn look_at(uri: &TurnUri, credential: Option<Credential>) -> io::Result<Du
     let path = match uri.transport {
         Transport::Udp => Wire::udp(server).await?,
         Transport::Tcp => Wire::stream(TcpStream::connect(server).await?),
+        // Nor does it choose a way by DTLS.
+        Transport::Dtls => return Err(io::ErrorKind::Unsupported.into()),
         Transport::Tls => {
             TcpStream::connect(server).await?;
             return Ok(begun.elapsed());

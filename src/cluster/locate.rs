@@ -174,9 +174,11 @@ const fn service(relays: bool, transport: Transport) -> &'static str {
         (true, Transport::Udp) => "_turn._udp",
         (true, Transport::Tcp) => "_turn._tcp",
         (true, Transport::Tls) => "_turns._tcp",
+        (true, Transport::Dtls) => "_turns._udp",
         (false, Transport::Udp) => "_stun._udp",
         (false, Transport::Tcp) => "_stun._tcp",
         (false, Transport::Tls) => "_stuns._tcp",
+        (false, Transport::Dtls) => "_stuns._udp",
     }
 }
 
@@ -186,6 +188,7 @@ const fn protocol(transport: Transport) -> &'static str {
         Transport::Udp => "turn.udp",
         Transport::Tcp => "turn.tcp",
         Transport::Tls => "turn.tls",
+        Transport::Dtls => "turn.dtls",
     }
 }
 

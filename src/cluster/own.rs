@@ -82,6 +82,8 @@ pub async fn look(
     let path = match way.transport {
         Transport::Udp => (Wire::udp(way.server).await).map_err(|_| Fault::Broken)?,
         Transport::Tcp => Wire::stream(connect(way, deadline).await?),
+        // Nobody asks: DTLS is not among the ways that are looked at.
+        Transport::Dtls => return Err(Fault::Broken),
         Transport::Tls => {
             let stream = connect(way, deadline).await?;
             let connector = TlsConnector::from(unverified().map_err(|_| Fault::Broken)?);

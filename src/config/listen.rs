@@ -58,12 +58,12 @@ fn read_listener(r: &mut Reader<'_>, has_certificate: bool) -> Option<Listener> 
     let protocols = r.key(
         "listen.protocols",
         r#"["udp", "tcp", "http"]"#,
-        r#"some of "udp", "tcp", "tls", "http""#,
+        r#"some of "udp", "tcp", "tls", "http", "dtls""#,
         protocols,
     );
     let sharing = read_sharing(r);
     let address = address?;
-    let (udp, mut streams) = protocols?;
+    let (udp, mut streams, dtls) = protocols?;
     let sharing = sharing?;
     if has_certificate && !r.has("listen.protocols") {
         streams.tls = true;
@@ -73,21 +73,17 @@ fn read_listener(r: &mut Reader<'_>, has_certificate: bool) -> Option<Listener> 
         udp,
         streams,
         sharing: of_streams(r, sharing, streams)?,
+        dtls,
     })
 }
 
-fn protocols(node: &Node) -> Converted<(bool, Protocols)> {
-    let mut udp = false;
+fn protocols(node: &Node) -> Converted<(bool, Protocols, bool)> {
+    let (mut udp, mut dtls) = (false, false);
     let mut streams = Protocols::default();
     let names = values::list(|item| {
         let name = values::text(item)?;
         match name.as_str() {
-            "udp" | "tcp" | "tls" | "http" => Ok(name),
-            "dtls" => Err(Fault::with(
-                item,
-                "found \"dtls\", which this version does not speak",
-                "remove it; \"tls\" encrypts over TCP",
-            )),
+            "udp" | "tcp" | "tls" | "http" | "dtls" => Ok(name),
             _ => Err(Fault::of(item)),
         }
     })(node)?;
@@ -95,7 +91,7 @@ fn protocols(node: &Node) -> Converted<(bool, Protocols)> {
         return Err(Fault::with(
             node,
             "names no protocol",
-            "name at least one of \"udp\", \"tcp\", \"tls\", \"http\"",
+            "name at least one of \"udp\", \"tcp\", \"tls\", \"http\", \"dtls\"",
         ));
     }
     for name in names {
@@ -103,10 +99,11 @@ fn protocols(node: &Node) -> Converted<(bool, Protocols)> {
             "udp" => udp = true,
             "tcp" => streams.tcp = true,
             "tls" => streams.tls = true,
+            "dtls" => dtls = true,
             _ => streams.http = true,
         }
     }
-    Ok((udp, streams))
+    Ok((udp, streams, dtls))
 }
 
 pub(super) fn read_relay(r: &mut Reader<'_>) -> Option<Relay> {

@@ -122,11 +122,18 @@ pub struct Listener {
     pub udp: bool,
     /// What is spoken over TCP.
     pub streams: stream::Protocols,
+    /// TURN inside of DTLS, over UDP.
+    pub dtls: bool,
     /// With whom its TCP port is shared.
     pub sharing: stream::Sharing,
 }
 
 impl Listener {
+    /// Whether anything is spoken over UDP.
+    pub const fn has_datagrams(&self) -> bool {
+        self.udp || self.dtls
+    }
+
     /// Whether anything is spoken over TCP.
     pub const fn has_streams(&self) -> bool {
         self.streams.tcp || self.streams.tls || self.streams.http

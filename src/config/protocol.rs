@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::turn::{ChannelRange, DefaultFamily, NatDiscovery, Protocol, SecurityFeatures};
+use crate::turn::{ChannelRange, DefaultFamily, Dscp, NatDiscovery, Protocol, SecurityFeatures};
 
 use super::listen::mapping;
 use super::problem::Origin;
@@ -32,18 +32,6 @@ pub(super) fn read_protocol(
             ("same-as-client", DefaultFamily::SameAsClient),
         ]),
     );
-    let dual_allocation = r.key(
-        "protocol.dual_allocation",
-        "true",
-        "true or false",
-        values::boolean,
-    );
-    let reservations = r.key(
-        "protocol.reservations",
-        "true",
-        "true or false",
-        values::boolean,
-    );
     let security_features = r.key(
         "protocol.security_features",
         r#""streams""#,
@@ -60,6 +48,31 @@ pub(super) fn read_protocol(
         "true or false",
         values::boolean,
     );
+    let dont_fragment = r.key(
+        "protocol.dont_fragment",
+        "true",
+        "true or false",
+        values::boolean,
+    );
+    let dual_allocation = r.key(
+        "protocol.dual_allocation",
+        "true",
+        "true or false",
+        values::boolean,
+    );
+    let reservations = r.key(
+        "protocol.reservations",
+        "true",
+        "true or false",
+        values::boolean,
+    );
+    let dscp = r.key(
+        "protocol.dscp",
+        r#""preserve""#,
+        r#""preserve" or "zero""#,
+        values::one_of(&[("preserve", Dscp::Preserve), ("zero", Dscp::Zero)]),
+    );
+    let icmp = r.key("protocol.icmp", "true", "true or false", values::boolean);
     let addresses = r.key(
         "protocol.nat_discovery",
         "[]",
@@ -76,15 +89,25 @@ pub(super) fn read_protocol(
         (Some(addresses), Some(listeners)) => read_nat_discovery(r, &addresses, listeners),
         _ => None,
     };
+    let mobility = r.key(
+        "protocol.mobility",
+        "true",
+        "true or false",
+        values::boolean,
+    );
     Some(Protocol {
         channels: channels?,
         default_family: default_family?,
+        dont_fragment: dont_fragment?,
+        dscp: dscp?,
+        icmp: icmp?,
         nat_discovery: nat_discovery?,
         rfc3489: rfc3489?,
-        dual_allocation: dual_allocation?,
-        reservations: reservations?,
         security_features: security_features?,
         tcp_allocations: tcp_allocations?,
+        dual_allocation: dual_allocation?,
+        reservations: reservations?,
+        mobility: mobility?,
     })
 }
 

@@ -158,14 +158,26 @@ pub(super) fn check_tls(
     let (Some(tls), Some(listeners)) = (tls, listeners) else {
         return;
     };
-    let speaks = listeners.iter().any(|(_, listener)| listener.streams.tls);
-    if speaks && tls.is_none() {
+    let names = |name, is: fn(&Listener) -> bool| {
+        let found = listeners.iter().any(|(_, listener)| is(listener));
+        found.then_some(name)
+    };
+    let over_tcp = names("tls", |listener| listener.streams.tls);
+    let dtls = names("dtls", |listener| listener.dtls);
+    let named = over_tcp.or(dtls);
+    if let (Some(name), None) = (named, tls) {
         r.problem(
             "tls.certificate",
-            "empty, and a [[listen]] names \"tls\"",
-            "name tls.certificate and tls.key, or tls.acme.names; or remove \"tls\" from listen.protocols",
+            format!("empty, and a [[listen]] names \"{name}\""),
+            format!(
+                "name tls.certificate and tls.key, or tls.acme.names; or remove \"{name}\" from listen.protocols"
+            ),
         );
     }
+    if let (Some(_), Some(Tls::Files(files))) = (dtls, tls) {
+        check_dtls(r, files);
+    }
+    let speaks = named.is_some();
     let key = match tls {
         Some(Tls::Acme(_)) => "tls.acme.names",
         _ => "tls.certificate",
@@ -177,5 +189,29 @@ pub(super) fn check_tls(
             "given, and no [[listen]] names \"tls\"",
             "add \"tls\" to listen.protocols, set http.tls = true, or remove the certificate",
         );
+    }
+}
+
+/// Whether DTLS can be spoken with what is in `files`.
+fn check_dtls(r: &mut Reader<'_>, files: &PemFiles) {
+    // What keeps it from being read was told by whoever read it first.
+    let Ok(certificate) = certificates::load(&files.certificate, &files.key) else {
+        return;
+    };
+    if !certificate.serves_dtls() {
+        r.problem(
+            "tls.key",
+            "no ECDSA key, and a [[listen]] names \"dtls\"",
+            "have the certificate issued for an ECDSA key of P-256 or P-384 (certbot: --key-type ecdsa), or remove \"dtls\" \
+             from listen.protocols",
+        );
+    } else if certificate.has_intermediates() {
+        r.warn(Problem {
+            origin: r.origin("tls.certificate"),
+            key: "tls.certificate".into(),
+            found: "over DTLS its first certificate is shown alone, without those of intermediate authorities"
+                .into(),
+            remedy: "give clients that verify it those certificates, or let them use \"turns:\" over TCP".into(),
+        });
     }
 }

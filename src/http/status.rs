@@ -76,6 +76,7 @@ impl Way {
             Transport::Udp => "UDP",
             Transport::Tcp => "TCP",
             Transport::Tls => "TLS",
+            Transport::Dtls => "DTLS",
         };
         let family = match self.family {
             Family::V4 => "",

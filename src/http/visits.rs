@@ -60,6 +60,7 @@ impl Form {
             Transport::Udp => ("turn", "udp"),
             Transport::Tcp => ("turn", "tcp"),
             Transport::Tls => ("turns", "tcp"),
+            Transport::Dtls => ("turns", "udp"),
         };
         format!("{scheme}:{host}:{}?transport={transport}", self.port)
     }
@@ -70,6 +71,7 @@ impl Form {
             Transport::Udp => "UDP",
             Transport::Tcp => "TCP",
             Transport::Tls => "TLS",
+            Transport::Dtls => "DTLS",
         };
         format!("TURN over {transport}, port {}", self.port)
     }

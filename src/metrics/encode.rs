@@ -17,7 +17,7 @@ use crate::turn::police::Limit;
 use crate::turn::stats::{
     BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS, Histogram, OUTCOMES, Outcome, outcome_index,
 };
-use crate::turn::{Direction, DropReason, Path, RelayKind, Stats};
+use crate::turn::{Direction, DropReason, IcmpFate, Path, RelayKind, Stats};
 use crate::wire::{ErrorCode, Method};
 
 use super::passages;
@@ -153,6 +153,16 @@ fn allocations(families: &mut Vec<MetricFamily>, stats: &Stats, unix_secs: u64) 
         "Answered Allocate requests: ok, or the error code. 401 is the ordinary first step of every client.",
         MetricType::COUNTER,
         answered,
+    );
+    let moves = happened(&stats.mobility, &[Ok(())]);
+    push(
+        families,
+        "turn_mobility_total",
+        "Refresh requests with a mobility ticket that were authentic: ok, an allocation has moved, or the error code.",
+        MetricType::COUNTER,
+        moves
+            .map(|(outcome, count)| counter(&[("result", outcome_label(outcome))], count))
+            .collect(),
     );
     push(
         families,
@@ -311,6 +321,15 @@ fn policed(families: &mut Vec<MetricFamily>, stats: &Stats) {
         MetricType::COUNTER,
         vec![counter(&[], stats.scan_suspects)],
     );
+    push(
+        families,
+        "turn_icmp_errors_total",
+        "ICMP errors about datagrams to peers, by whether the client was told, or why not.",
+        MetricType::COUNTER,
+        (IcmpFate::ALL.into_iter().zip(stats.icmp))
+            .map(|(fate, count)| counter(&[("result", fate.label())], count))
+            .collect(),
+    );
 }
 
 fn histograms(families: &mut Vec<MetricFamily>, stats: &Stats) {
@@ -342,10 +361,10 @@ fn server(families: &mut Vec<MetricFamily>, totals: &ShardSnapshot, context: &Co
     push(
         families,
         "turn_stream_connections",
-        "Open TURN connections over byte streams.",
+        "Open TURN connections over byte streams, and DTLS sessions.",
         MetricType::GAUGE,
         (Transport::ALL.into_iter().zip(totals.stream_connections))
-            .filter(|(transport, _)| transport.is_stream())
+            .filter(|(transport, _)| transport.proves_address())
             .map(|(transport, open)| gauge(&[("transport", transport.label())], open as f64))
             .collect(),
     );
@@ -359,7 +378,7 @@ fn server(families: &mut Vec<MetricFamily>, totals: &ShardSnapshot, context: &Co
     push(
         families,
         "turn_stream_refused_total",
-        "TCP connections closed before they became TURN or HTTP clients, by reason.",
+        "TCP connections closed before they became TURN or HTTP clients, by reason; DTLS sessions of an address that has enough.",
         MetricType::COUNTER,
         (Refusal::ALL.into_iter().zip(context.streams_refused))
             .map(|(reason, count)| counter(&[("reason", reason.label())], count))

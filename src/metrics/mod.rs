@@ -29,7 +29,7 @@ pub struct CanaryLook {
 pub struct ShardSnapshot {
     /// Counters of the core.
     pub stats: Stats,
-    /// Open client connections by `Transport` (UDP stays 0).
+    /// Open client connections and sessions by `Transport` (UDP stays 0).
     pub stream_connections: [u64; Transport::ALL.len()],
     /// Sockets for which the kernel or the device refused UDP_SEGMENT, so that they send one by one.
     pub segmentation_fallbacks: u64,

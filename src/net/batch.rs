@@ -56,6 +56,8 @@ pub struct Received {
     pub datagram_bytes: usize,
     /// The datagram was longer than the slot; cannot happen with UDP.
     pub truncated: bool,
+    /// DSCP and ECN; only from sockets that report them, else 0.
+    pub tos: u8,
 }
 
 impl Received {
@@ -65,6 +67,7 @@ impl Received {
         len: 0,
         datagram_bytes: 0,
         truncated: false,
+        tos: 0,
     };
 
     /// Where each datagram lies in the payload, in order. At least one, which may be empty.
@@ -225,11 +228,11 @@ impl Batch {
     /// # Errors
     /// The socket is dead.
     pub fn receive_one(&mut self, socket: &UdpSocket, first: usize) -> Result<bool, RecvFault> {
-        if socket.has_ancillary() {
-            return self.receive_up_to(socket, first, 1).map(|count| count > 0);
-        }
         if first >= self.slots.count {
             return Ok(false);
+        }
+        if socket.has_ancillary() {
+            return self.receive_one_with_ancillary(socket, first);
         }
         let mut pending_errors = 0;
         let len = loop {
@@ -257,6 +260,32 @@ impl Batch {
         Ok(true)
     }
 
+    fn receive_one_with_ancillary(
+        &mut self,
+        socket: &UdpSocket,
+        slot: usize,
+    ) -> Result<bool, RecvFault> {
+        let mut pending_errors = 0;
+        let len = loop {
+            let header = &raw mut self.headers.get_mut(slot).msg_hdr;
+            // SAFETY: recvmsg(2) fills the header of `slot`, which is armed; its pointers lead to blocks that `self` owns.
+            let len = unsafe { libc::recvmsg(socket.as_raw_fd(), header, libc::MSG_DONTWAIT) };
+            if let Ok(len) = usize::try_from(len) {
+                break len;
+            }
+            if again_after_error(&mut pending_errors)? == Again::No {
+                return Ok(false);
+            }
+        };
+        let header = &mut self.headers.get_mut(slot).msg_hdr;
+        // SAFETY: recvmsg just filled this header; its control memory belongs to `self`.
+        let ancillary = unsafe { sys::ancillary(header) };
+        let truncated = header.msg_flags & libc::MSG_TRUNC != 0;
+        arm(header);
+        self.note(slot, len, ancillary, truncated);
+        Ok(true)
+    }
+
     fn note(&mut self, slot: usize, len: usize, ancillary: Ancillary, truncated: bool) {
         let len = len.min(MAX_DATAGRAM);
         self.received[slot] = Received {
@@ -265,6 +294,7 @@ impl Batch {
             len,
             datagram_bytes: ancillary.segment_bytes.unwrap_or(len).min(len),
             truncated,
+            tos: ancillary.tos,
         };
     }
 
@@ -398,8 +428,9 @@ fn after_receive_error(cause: Cause) -> Option<Again> {
         | Cause::Unreachable
         | Cause::TooLarge
         | Cause::NoBuffers
+        | Cause::Unsegmented
         | Cause::Refused => Some(Again::Yes),
-        Cause::Unsegmented | Cause::Invalid | Cause::Fatal => None,
+        Cause::Invalid | Cause::Fatal => None,
     }
 }
 

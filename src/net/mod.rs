@@ -1,6 +1,6 @@
 //! The kernel's door: every system call and every `unsafe` block of turnix.
 //!
-//! Owns UDP sockets and their options ([`socket`]), fixed memory for batched receiving and sending ([`batch`]), the
+//! Owns UDP sockets and their options ([`socket`]), what IP headers carry ([`headers`]), fixed memory for batched receiving and sending ([`batch`]), the
 //! set of sockets a shard waits for ([`poll`]), descriptors between processes, questions about the host ([`host`]) and
 //! its changes of addresses ([`AddressChanges`]). Knows nothing of STUN or TURN
 //! and keeps no state about clients or peers. `io::Error` leaves this module only where a socket is opened; on the
@@ -15,6 +15,7 @@
 mod addresses;
 pub mod batch;
 mod descriptors;
+pub mod headers;
 pub mod host;
 pub mod outbox;
 mod poll;
@@ -27,6 +28,7 @@ pub use descriptors::{
     Channel, Doorway, MAX_DESCRIPTORS, Parcel, Peer, expect_descriptors, given, seal,
     sealable_memory, wait_readable,
 };
+pub use headers::{IcmpError, IpFields};
 pub use outbox::{Front, Outgoing, SendReport};
 pub use poll::Poller;
 pub use socket::{

@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::OnceLock;
 
 use super::batch::{HEADROOM, SLOT_BYTES, Slots, TAILROOM};
-use super::socket::{SendFault, UdpOptions, UdpSocket};
+use super::headers::IpFields;
+use super::socket::{RETRIES, SendFault, UdpOptions, UdpSocket};
 use super::sys::{self, Block, Cause, Control, Name, SEGMENT_SPACE};
 
 /// Pieces of one datagram: a header in side memory, the bytes in the slot, padding.
@@ -68,6 +69,8 @@ pub struct Outgoing {
     pub from: Option<IpAddr>,
     /// A header that does not lie in the slot.
     pub front: Option<Front>,
+    /// What its IP header says.
+    pub fields: IpFields,
 }
 
 impl Outgoing {
@@ -92,10 +95,15 @@ pub struct SendReport {
     pub failed: u32,
     /// The kernel or the device refuses to cut messages up for this socket: from now on it sends one by one.
     pub gave_up_segments: bool,
+    /// Where the last one was for that was not to be fragmented and is larger than what the first link takes.
+    pub unfragmented: Option<SocketAddr>,
 }
 
 impl SendReport {
-    fn count(&mut self, fault: SendFault, datagrams: u32) {
+    fn count(&mut self, fault: SendFault, datagrams: u32, to: &Name) {
+        if fault == SendFault::TooLarge {
+            self.unfragmented = Some(to.decode());
+        }
         *match fault {
             SendFault::WouldBlock => &mut self.would_block,
             SendFault::TooLarge => &mut self.too_large,
@@ -180,9 +188,24 @@ impl Outbox {
         items: &[Outgoing],
     ) -> SendReport {
         let mut report = SendReport::default();
-        for items in items.chunks(self.messages) {
-            let messages = self.gather(slots, socket, items, &mut report);
-            self.submit(socket, messages, &mut report);
+        // DF is a matter of the socket (ip(7)); all others are a matter of the datagram.
+        let dont_fragment = |item: &Outgoing| item.fields.dont_fragment;
+        for items in items.chunk_by(|a, b| dont_fragment(a) == dont_fragment(b)) {
+            let whole = items.first().is_some_and(dont_fragment);
+            let before = report.unfragmented;
+            if whole && socket.set_dont_fragment(true).is_err() {
+                report.failed += items.len() as u32;
+                continue;
+            }
+            for items in items.chunks(self.messages) {
+                let messages = self.gather(slots, socket, items, &mut report);
+                self.submit(socket, messages, &mut report);
+            }
+            if whole {
+                let _ = socket.set_dont_fragment(false);
+            } else {
+                report.unfragmented = before;
+            }
         }
         report
     }
@@ -220,7 +243,7 @@ impl Outbox {
                 report.failed += 1;
                 continue;
             };
-            let control_bytes = match item.from {
+            let mut control_bytes = match item.from {
                 None => 0,
                 Some(from) => {
                     let control = self.controls.get_mut(messages);
@@ -231,6 +254,11 @@ impl Outbox {
                     length
                 }
             };
+            // 0 is what the socket says by itself.
+            if item.fields.tos != 0 {
+                let control = self.controls.get_mut(messages);
+                control_bytes = control.set_tos(control_bytes, item.fields.tos, item.to.ip());
+            }
             *self.names.get_mut(messages) = name;
             let width = self.set_pieces(slots, pieces, item, range);
             let name = self.names.address(messages);
@@ -305,12 +333,12 @@ impl Outbox {
             // SAFETY: `gather` filled the header; its pointers lead to blocks that `self` owns.
             match unsafe { socket.send_message(&self.headers.get(0).msg_hdr) } {
                 Ok(()) => report.sent += 1,
-                Err(fault) => report.count(fault, 1),
+                Err(fault) => report.count(fault, 1, self.names.get(0)),
             }
             return;
         }
         let mut next = 0;
-        let mut retried = false;
+        let mut retries = 0;
         while next < messages {
             // SAFETY: sendmmsg(2) reads `vlen` headers; `gather` filled them, and their pointers lead to blocks that
             // `self` owns, with the lengths beside them.
@@ -327,7 +355,7 @@ impl Outbox {
             {
                 report.sent += self.datagrams(next..next + count);
                 next += count;
-                retried = false;
+                retries = 0;
                 continue;
             }
             // sendmmsg(2): "if no messages could be sent, -1 is returned": the error is that of message `next`.
@@ -336,12 +364,13 @@ impl Outbox {
             match cause {
                 Cause::Interrupted => continue,
                 // Possibly the pending ICMP error of an earlier datagram, which reading it has cleared.
-                Cause::Unreachable if !retried => {
-                    retried = true;
+                cause if cause.may_be_pending() && retries < RETRIES => {
+                    retries += 1;
                     continue;
                 }
                 Cause::WouldBlock => {
-                    report.count(SendFault::WouldBlock, self.datagrams(next..messages));
+                    let left = self.datagrams(next..messages);
+                    report.count(SendFault::WouldBlock, left, self.names.get(next));
                     return;
                 }
                 Cause::Unsegmented | Cause::Invalid | Cause::TooLarge if datagrams > 1 => {
@@ -351,10 +380,10 @@ impl Outbox {
                     }
                     self.send_singly(socket, next, report);
                 }
-                cause => report.count(cause.into(), datagrams),
+                cause => report.count(cause.into(), datagrams, self.names.get(next)),
             }
             next += 1;
-            retried = false;
+            retries = 0;
         }
     }
 
@@ -373,7 +402,7 @@ impl Outbox {
             // SAFETY: name, control data and pieces belong to `self`; `gather` set their lengths.
             match unsafe { socket.send_message(&single) } {
                 Ok(()) => report.sent += 1,
-                Err(fault) => report.count(fault, 1),
+                Err(fault) => report.count(fault, 1, self.names.get(index)),
             }
         }
     }
@@ -399,6 +428,7 @@ type ControlLength = usize;
 struct Run {
     to: SocketAddr,
     from: Option<IpAddr>,
+    fields: IpFields,
     /// Bytes of every datagram but the last.
     piece_bytes: usize,
     total_bytes: usize,
@@ -416,6 +446,7 @@ impl Run {
         Self {
             to: item.to,
             from: item.from,
+            fields: item.fields,
             piece_bytes: len,
             total_bytes: len,
             datagrams: 1,
@@ -436,6 +467,7 @@ impl Run {
             && self.total_bytes + len <= merge.total_bytes
             && self.to == item.to
             && self.from == item.from
+            && self.fields == item.fields
     }
 
     fn push(&mut self, len: usize) {
@@ -497,6 +529,7 @@ mod tests {
             to,
             from: None,
             front: None,
+            fields: IpFields::default(),
         }
     }
 
@@ -610,10 +643,12 @@ mod tests {
     #[test]
     fn faults_are_counted_where_they_belong() {
         let mut report = SendReport::default();
-        report.count(SendFault::WouldBlock, 3);
-        report.count(SendFault::TooLarge, 1);
-        report.count(SendFault::Unreachable, 1);
-        report.count(SendFault::Other, 1);
+        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+        let (name, _) = Name::encode(to, crate::base::Family::V4).unwrap();
+        report.count(SendFault::WouldBlock, 3, &name);
+        report.count(SendFault::TooLarge, 1, &name);
+        report.count(SendFault::Unreachable, 1, &name);
+        report.count(SendFault::Other, 1, &name);
         assert_eq!(
             report,
             SendReport {
@@ -622,6 +657,7 @@ mod tests {
                 too_large: 1,
                 failed: 2,
                 gave_up_segments: false,
+                unfragmented: Some(to),
             }
         );
     }

@@ -103,6 +103,11 @@ impl Poller {
         &self.tokens
     }
 
+    /// Whether the socket of token `index` of the last report has an error to tell (epoll_ctl(2), EPOLLERR).
+    pub fn has_error(&self, index: usize) -> bool {
+        (self.events.get(index)).is_some_and(|event| event.events & libc::EPOLLERR as u32 != 0)
+    }
+
     /// Like [`ready`](Self::ready), but waits up to `timeout` for a first socket.
     pub fn wait(&mut self, timeout: Duration) -> &[u64] {
         let timeout = libc::timespec {

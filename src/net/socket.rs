@@ -43,6 +43,8 @@ pub struct UdpSocket {
     packet_info: bool,
     /// The kernel was asked for trains.
     trains: AtomicBool,
+    /// The kernel is asked for DSCP and ECN.
+    pub(super) tos: AtomicBool,
 }
 
 /// The socket is of no use any more: close it.
@@ -67,6 +69,10 @@ pub enum SendFault {
     /// Anything else: a firewall refuses, the address family does not fit, the source address is not ours.
     Other,
 }
+
+/// How often a datagram is sent again whose error may be that of another one. One does unless ICMP errors come in
+/// between.
+pub(super) const RETRIES: u32 = 3;
 
 impl UdpSocket {
     /// Opens a socket at `address`; port 0 lets the kernel choose one.
@@ -108,6 +114,7 @@ impl UdpSocket {
             segments: AtomicBool::new(true),
             packet_info: options.packet_info,
             trains: AtomicBool::new(false),
+            tos: AtomicBool::new(false),
         };
         if options.trains {
             socket.take_trains(true)?;
@@ -130,6 +137,7 @@ impl UdpSocket {
             segments: AtomicBool::new(true),
             packet_info: options.packet_info,
             trains: AtomicBool::new(false),
+            tos: AtomicBool::new(false),
         };
         if options.packet_info {
             report_local_address(socket.as_fd(), socket.family)?;
@@ -193,6 +201,7 @@ impl UdpSocket {
             segments: AtomicBool::new(true),
             packet_info: false,
             trains: AtomicBool::new(false),
+            tos: AtomicBool::new(false),
         })
     }
 
@@ -217,12 +226,13 @@ impl UdpSocket {
             segments: AtomicBool::new(true),
             packet_info,
             trains: AtomicBool::new(self.took_trains()),
+            tos: AtomicBool::new(false),
         })
     }
 
     /// Whether messages may come with control data: also trains that arrived before they were switched off.
     pub(super) fn has_ancillary(&self) -> bool {
-        self.packet_info || self.trains.load(Ordering::Relaxed)
+        self.packet_info || self.trains.load(Ordering::Relaxed) || self.tos.load(Ordering::Relaxed)
     }
 
     /// The address the socket is bound to, with the port in use.
@@ -288,7 +298,7 @@ impl UdpSocket {
         unsafe { self.send_message(&message) }
     }
 
-    /// Sends one message, once more if the error may be the pending ICMP error of an earlier datagram.
+    /// Sends one message, again if the error may be the pending ICMP error of an earlier datagram.
     ///
     /// # Safety
     /// The name, control data and pieces that `message` points to must be alive and as long as it says.
@@ -297,7 +307,7 @@ impl UdpSocket {
         let fd = self.fd.as_raw_fd();
         // Without control data, sendto(2) says the same, and the kernel has less to copy and to check.
         let plain = message.msg_iovlen == 1 && message.msg_controllen == 0;
-        let mut retried = false;
+        let mut retries = 0;
         loop {
             let sent = if plain {
                 // SAFETY: `msg_iovlen` is 1, so there is one piece to read; the caller vouches for it, the bytes it
@@ -317,7 +327,7 @@ impl UdpSocket {
             }
             match Cause::of(sys::last_errno()) {
                 Cause::Interrupted => {}
-                Cause::Unreachable if !retried => retried = true,
+                cause if cause.may_be_pending() && retries < RETRIES => retries += 1,
                 cause => return Err(cause.into()),
             }
         }

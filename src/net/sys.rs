@@ -119,6 +119,17 @@ pub(super) union Name {
 pub(super) const NAME_BYTES: libc::socklen_t = size_of::<Name>() as libc::socklen_t;
 
 impl Name {
+    /// Of no family yet.
+    pub(super) const UNSPECIFIED: Self = Self {
+        v6: libc::sockaddr_in6 {
+            sin6_family: libc::AF_UNSPEC as libc::sa_family_t,
+            sin6_port: 0,
+            sin6_flowinfo: 0,
+            sin6_addr: libc::in6_addr { s6_addr: [0; 16] },
+            sin6_scope_id: 0,
+        },
+    };
+
     /// `address` as a socket of `family` takes it, with its length: IPv4 is written mapped on an IPv6 socket.
     /// `None` for an IPv6 address on an IPv4 socket.
     pub(super) fn encode(address: SocketAddr, family: Family) -> Option<(Self, libc::socklen_t)> {
@@ -188,8 +199,9 @@ fn in6_addr(ip: Ipv6Addr) -> libc::in6_addr {
     }
 }
 
-/// Bytes of control data per message: a packet-info and a segment-size message, as sent or as received.
+/// Bytes of control data per message: packet-info, DSCP and ECN, and a segment size, as sent or as received.
 pub(super) const CONTROL_BYTES: usize = space_of::<libc::in6_pktinfo>()
+    + space_of::<libc::c_int>()
     + if space_of::<SegmentBytes>() > space_of::<TrainBytes>() {
         space_of::<SegmentBytes>()
     } else {
@@ -255,6 +267,16 @@ impl Control {
         }
     }
 
+    /// Appends DSCP and ECN of a datagram to `to`, returns the new control length.
+    pub(super) fn set_tos(&mut self, at: usize, tos: u8, to: IpAddr) -> usize {
+        let value = libc::c_int::from(tos);
+        match to {
+            // An IPv6 socket takes it for IPv4 too.
+            IpAddr::V4(_) => self.write(at, libc::IPPROTO_IP, libc::IP_TOS, value),
+            IpAddr::V6(_) => self.write(at, libc::IPPROTO_IPV6, libc::IPV6_TCLASS, value),
+        }
+    }
+
     /// Appends the size at which the kernel cuts the message into datagrams, returns the new control length.
     pub(super) fn set_segment(&mut self, at: usize, segment_bytes: SegmentBytes) -> usize {
         self.write(at, libc::SOL_UDP, libc::UDP_SEGMENT, segment_bytes)
@@ -283,12 +305,16 @@ impl Control {
 }
 
 /// What the kernel says about a received message beside its sender.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Ancillary {
     /// The local address it was sent to, canonical.
     pub local: Option<IpAddr>,
     /// Bytes of every datagram but the last, where the message holds several (UDP_GRO).
     pub segment_bytes: Option<usize>,
+    /// DSCP and ECN.
+    pub tos: u8,
+    /// The error that it is about, where it is of the error queue.
+    pub error: Option<libc::sock_extended_err>,
 }
 
 /// Reads the control data of a received message.
@@ -319,6 +345,22 @@ pub(super) unsafe fn ancillary(header: &libc::msghdr) -> Ancillary {
                 // SAFETY: ipv6(7), RFC 3542 §6: IPV6_PKTINFO carries a `struct in6_pktinfo`; cmsg_len covers it.
                 let info = unsafe { data.cast::<libc::in6_pktinfo>().read_unaligned() };
                 found.local = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).to_canonical());
+            }
+            (libc::IPPROTO_IP, libc::IP_TOS) if length > length_of::<()>() => {
+                // SAFETY: ip(7): IP_TOS carries a byte; cmsg_len covers it.
+                found.tos = unsafe { data.read() };
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) if length >= length_of::<libc::c_int>() => {
+                // SAFETY: RFC 3542 §6.5: IPV6_TCLASS carries an `int`; cmsg_len covers it.
+                let class = unsafe { data.cast::<libc::c_int>().read_unaligned() };
+                found.tos = class as u8;
+            }
+            (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)
+                if length >= length_of::<libc::sock_extended_err>() =>
+            {
+                // SAFETY: ip(7), ipv6(7): both carry a `struct sock_extended_err`; cmsg_len covers it.
+                let error = unsafe { data.cast::<libc::sock_extended_err>().read_unaligned() };
+                found.error = Some(error);
             }
             (libc::SOL_UDP, libc::UDP_GRO) if length >= length_of::<TrainBytes>() => {
                 // SAFETY: udp(7): UDP_GRO carries an `int`; cmsg_len covers it.
@@ -400,13 +442,14 @@ pub(super) enum Cause {
     WouldBlock,
     /// A signal came in between.
     Interrupted,
-    /// The datagram exceeds what UDP or the path carries.
+    /// The datagram exceeds what UDP or the path carries. May also be the pending ICMP error of an earlier one.
     TooLarge,
     /// No way to this destination. May also be the pending ICMP error of an earlier datagram.
     Unreachable,
     /// The kernel or the device queue is short of memory for the moment.
     NoBuffers,
-    /// The kernel or the device does not cut messages into segments.
+    /// The kernel or the device does not cut messages into segments. May also be a pending ICMP error (a source route that
+    /// failed).
     Unsegmented,
     /// The arguments do not fit the socket: a source address that is not ours, a family that does not match.
     Invalid,
@@ -417,6 +460,11 @@ pub(super) enum Cause {
 }
 
 impl Cause {
+    /// Whether it may be what ICMP said of an earlier datagram rather than what is wrong with this one.
+    pub(super) const fn may_be_pending(self) -> bool {
+        matches!(self, Self::Unreachable | Self::TooLarge | Self::Unsegmented)
+    }
+
     pub(super) fn of(errno: i32) -> Self {
         // EWOULDBLOCK is EAGAIN on Linux.
         match errno {

@@ -10,8 +10,10 @@ use tokio::sync::oneshot;
 use crate::access::{Access, Limits, Revocations};
 use crate::base::{Clock, Family};
 use crate::net::UdpSocket;
+use crate::stream::Certificates;
 use crate::turn::{self, Newcomers};
 
+use super::dtls::Speaks;
 use super::mailbox::Message;
 use super::ports::RelayPool;
 use super::{ANSWER_TIMEOUT, BindError, RelayIp, Shards, lock, open_listener};
@@ -36,6 +38,17 @@ pub struct Change {
     pub close: Vec<ListenerSlot>,
     /// UDP listeners that are new.
     pub open: Vec<Unread>,
+    /// What is spoken on the UDP listeners that stay; `None` leaves it.
+    pub spoken: Option<Spoken>,
+}
+
+/// What is spoken with datagrams from now on.
+#[derive(Clone)]
+pub struct Spoken {
+    /// On each listener that stays.
+    pub speaks: Vec<(ListenerSlot, Speaks)>,
+    /// What DTLS shows for itself.
+    pub certificates: Option<Arc<Certificates>>,
 }
 
 /// A UDP listener among all there are.
@@ -46,6 +59,8 @@ pub struct ListenerSlot(pub(super) usize);
 pub struct Unread {
     pub(super) address: SocketAddr,
     pub(super) sockets: Vec<UdpSocket>,
+    /// What is spoken on it.
+    pub(super) speaks: Speaks,
 }
 
 impl Unread {
@@ -65,7 +80,8 @@ pub(super) struct ShardChange {
     pub relay_buffer_bytes: usize,
     pub busy_poll: Duration,
     pub close: Vec<ListenerSlot>,
-    pub open: Vec<(ListenerSlot, UdpSocket)>,
+    pub open: Vec<(ListenerSlot, UdpSocket, Speaks)>,
+    pub spoken: Option<Spoken>,
 }
 
 impl Shards {
@@ -76,12 +92,17 @@ impl Shards {
     pub fn open_listener(
         &self,
         address: SocketAddr,
+        speaks: Speaks,
         buffer_bytes: usize,
     ) -> Result<Unread, BindError> {
         let sockets = open_listener(address, self.count(), buffer_bytes, Vec::new())
             .map_err(|source| BindError { address, source })?;
         let address = sockets.first().map_or(address, UdpSocket::local_addr);
-        Ok(Unread { address, sockets })
+        Ok(Unread {
+            address,
+            sockets,
+            speaks,
+        })
     }
 
     /// Has every shard take `change`, and waits until all have, a while at most; the slots of the new listeners, in
@@ -94,7 +115,7 @@ impl Shards {
             .relays
             .map(|(ips, ports)| self.renew_pool(&ips, ports));
         let mut slots = Vec::new();
-        let mut each_open: Vec<Vec<(ListenerSlot, UdpSocket)>> =
+        let mut each_open: Vec<Vec<(ListenerSlot, UdpSocket, Speaks)>> =
             (0..self.count()).map(|_| Vec::new()).collect();
         {
             let mut listeners = lock(&self.listeners);
@@ -114,7 +135,7 @@ impl Shards {
                 let slot = ListenerSlot(slot);
                 slots.push(slot);
                 for (shard, socket) in each_open.iter_mut().zip(unread.sockets) {
-                    shard.push((slot, socket));
+                    shard.push((slot, socket, unread.speaks));
                 }
             }
         }
@@ -134,6 +155,7 @@ impl Shards {
                     busy_poll: change.busy_poll,
                     close: change.close.clone(),
                     open,
+                    spoken: change.spoken.clone(),
                 };
                 (handle.mailbox).send(Message::Change(Box::new(change), answer));
                 answers.push(answered);

@@ -20,7 +20,7 @@ use crate::base::addr::canonical;
 use crate::base::{Clock, FiveTuple, Now, Pii, RelayedAddress};
 use crate::net::{Poller, relay_connector, relay_listener};
 use crate::stream::ClientStream;
-use crate::turn::{AllocationId, ConnectionId, OpenError};
+use crate::turn::{AllocationId, ConnectionId, OpenError, Opened};
 use crate::wire::{Class, Message, Method};
 
 use super::engine::{STREAM, Shard};
@@ -79,14 +79,14 @@ impl Connections {
         asked: Asked,
         relays: &mut Relays,
         poller: &Poller,
-    ) -> Result<RelayedAddress, OpenError> {
-        let bind = |local| relay_listener(local, BACKLOG);
+    ) -> Result<Opened, OpenError> {
         let id = asked.id;
+        let bind = |local| relay_listener(local, BACKLOG);
         let (lease, socket) = relays.lease(now, asked, poller, bind)?;
         lease.set_listening(true);
         let relayed = RelayedAddress(lease.addresses().external);
         self.listeners.insert(id, Listening { socket, lease });
-        Ok(relayed)
+        Ok(relayed.into())
     }
 
     /// Closes the listener of `id` and gives back what opening it reserved. Nothing happens if there is none.

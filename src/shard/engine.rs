@@ -2,13 +2,17 @@
 
 mod change;
 mod departures;
+mod dtls;
+mod errors;
 mod handover;
+mod moves;
+mod payload;
+mod telling;
 mod vantages;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::ops::Range;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,24 +23,27 @@ use tokio::sync::Notify;
 
 use crate::access::{Access, PermittedPeer, Scope, Wanted};
 use crate::base::{Clock, Family, FiveTuple, ListenerId, Now, Pii, RelayTransport, Transport};
-use crate::metrics::ShardSnapshot;
-use crate::net::{Batch, HEADROOM, Outgoing, Poller, RecvFault, TAILROOM, UdpSocket};
-use crate::records::{Due, Emitter};
+use crate::net::{Batch, HEADROOM, IpFields, Outgoing, Poller, RecvFault, TAILROOM, UdpSocket};
+use crate::records::Emitter;
 use crate::turn::{
-    AllocationId, Direction, DropReason, EndReason, Ended, Forward, FromPeer, Output, Path, Seed,
-    Server, Settings,
+    AllocationId, DropReason, Forward, FromPeer, Output, Path, Seed, Server, Settings,
 };
 use crate::wire;
 
 use super::budgets::{Budgets, Purses};
 use super::connections::Connections;
-use super::hairpin::{self, Hairpin, Parcel, Parcels};
+use super::dtls::{Dtls, Sessions, Speaks};
+use super::hairpin::{self, Datagram, Hairpin, Parcel, Parcels};
 use super::handover::Start;
 use super::ports::RelayPool;
-use super::relays::{Asked, Owner, Relays, of_token, slot_of};
+use super::relays::{Asked, Owner, Relays, Reports, of_token, slot_of};
+use super::steering::Steering;
 use super::streams::{Client, STREAM_CREDIT, ToStream};
 use super::trains::Trains;
 use departures::count_posted;
+use moves::Guest;
+use payload::{Payload, received_at};
+use telling::log_ended;
 
 /// What a shard is made of.
 pub(super) struct Parts {
@@ -53,6 +60,9 @@ pub(super) struct Parts {
     pub turn: Settings,
     pub seed: Seed,
     pub access: Arc<Access>,
+    pub dtls: Dtls,
+    /// What is spoken on each of `sockets`.
+    pub speaks: Vec<Speaks>,
     /// What another process left of this shard.
     pub start: Option<Start>,
 }
@@ -102,18 +112,9 @@ struct Listener {
     socket: UdpSocket,
     outgoing: Vec<Outgoing>,
     trains: Trains,
+    speaks: Speaks,
     /// The last call filled every slot: there is probably more.
     full: bool,
-}
-
-/// Where application data lies in the current batch.
-#[derive(Clone, Copy)]
-struct Payload {
-    slot: u16,
-    start: usize,
-    length: usize,
-    /// Bytes in front that nobody else needs: a header that fits is written there.
-    room: usize,
 }
 
 /// A datagram on its way to a peer, waiting for the batch to be complete.
@@ -140,6 +141,10 @@ pub(super) struct Shard {
     endpoints: Vec<Endpoint>,
     pub(super) poller: Poller,
     pub(super) relays: Relays,
+    /// Relay sockets that tell of no errors, and until when.
+    silent: Vec<(Instant, AllocationId, Family)>,
+    /// Peers of datagrams that are too large for the first link and not to be cut up.
+    unsent: Vec<(AllocationId, SocketAddr)>,
     purses: Purses,
     to_peers: Vec<ToPeer>,
     run: Vec<Outgoing>,
@@ -151,12 +156,19 @@ pub(super) struct Shard {
     turns: u32,
     segmentation_fallbacks: u64,
     pub(super) parcels: Parcels,
+    /// Clients whose datagrams come to one shard and whose allocation another one has.
+    steering: Steering,
+    /// Whether what is handled was passed on by another shard, and for this one.
+    guest: Guest,
+    /// Where the connection goes that is being read.
+    pub(super) departure: Option<u8>,
     pub(super) streams: HashMap<FiveTuple, Rc<Client>, RandomState>,
     pub(super) stream_connections: [u64; Transport::ALL.len()],
     pub(super) stream_idle: Duration,
     /// Nothing is read, because another process may be about to go on.
     pub(super) frozen: bool,
     records: Option<Emitter>,
+    pub(super) dtls: Sessions,
     /// Frames that stream clients may still have handled before it is the sockets' turn.
     pub(super) stream_credit: usize,
     /// The deadline that the loop sleeps until; an earlier one has to wake it.
@@ -175,6 +187,10 @@ impl Shard {
             poller.add(socket, LISTENER | index as u64)?;
         }
         let now = Clock.now();
+        let reports = Reports::of(&parts.turn.protocol);
+        for socket in &parts.sockets {
+            socket.report_tos(reports.tos);
+        }
         let discovery = parts.turn.protocol.nat_discovery.clone();
         let (snapshot, estate) = parts.start.map(Start::split).unzip();
         let server = match snapshot {
@@ -184,8 +200,6 @@ impl Shard {
                 Server::restore(now, parts.turn, families, parts.access, snapshot)
             }
         };
-        let mut server = server;
-        server.set_shard(parts.index);
         let mut shard = Self {
             index: parts.index,
             server,
@@ -193,13 +207,27 @@ impl Shard {
             batches: [Batch::new(SLOTS), Batch::new(SLOTS)],
             current: DATAGRAMS,
             listeners: (parts.sockets.into_iter())
-                .map(|socket| Some(Listener::new(socket)))
+                .zip(
+                    parts
+                        .speaks
+                        .into_iter()
+                        .chain(std::iter::repeat(Speaks::default())),
+                )
+                .map(|(socket, speaks)| Some(Listener::new(socket, speaks)))
                 .collect(),
             listener_buffer_bytes: parts.listener_buffer_bytes,
             drops_of_closed: 0,
             endpoints: Vec::new(),
             poller,
-            relays: Relays::new(parts.index, parts.relay_buffer_bytes, parts.pools, keyed()),
+            relays: Relays::new(
+                parts.index,
+                parts.relay_buffer_bytes,
+                reports,
+                parts.pools,
+                keyed(),
+            ),
+            silent: Vec::new(),
+            unsent: Vec::new(),
             purses: Purses::new(parts.budgets),
             to_peers: Vec::with_capacity(GATHER),
             run: Vec::with_capacity(GATHER),
@@ -208,17 +236,22 @@ impl Shard {
             turns: 0,
             segmentation_fallbacks: 0,
             parcels: parts.parcels,
+            steering: Steering::new(keyed()),
+            guest: Guest::None,
+            departure: None,
             streams: HashMap::with_hasher(keyed()),
             stream_connections: [0; Transport::ALL.len()],
             stream_idle: parts.stream_idle,
             frozen: false,
             records: parts.records,
+            dtls: Sessions::new(parts.dtls, now.mono, keyed()),
             stream_credit: STREAM_CREDIT,
             armed: None,
             wake,
             connections: Connections::new(keyed()),
             itself: Weak::new(),
         };
+        shard.server.set_shard(shard.index);
         if let Some(estate) = estate {
             shard.move_in(estate);
         }
@@ -234,6 +267,9 @@ impl Shard {
         let now = Clock.now();
         self.turns = self.turns.wrapping_add(1);
         self.current = DATAGRAMS;
+        if !self.silent.is_empty() {
+            self.end_silence(now.mono);
+        }
         let mut filled = 0;
         let mut from_relays = 0;
         for index in 0..self.poller.tokens().len() {
@@ -243,6 +279,9 @@ impl Shard {
             if token & LISTENER == 0 {
                 let (id, family) = of_token(token);
                 let before = filled;
+                if self.poller.has_error(index) {
+                    self.receive_errors(now, (id, family), None);
+                }
                 filled = self.receive_from_peers(now, id, family, filled);
                 from_relays += filled - before;
                 if filled < SLOTS {
@@ -262,6 +301,7 @@ impl Shard {
             self.server.handle_timeout(now);
             self.drain_outputs(now);
         }
+        self.look_at_sessions(now);
         true
     }
 
@@ -295,6 +335,7 @@ impl Shard {
             }
         };
         listener.full = count == SLOTS;
+        let speaks = listener.speaks;
         let switch = (listener.trains).observe(self.batches[DATAGRAMS].all_received(0..count));
         if let Some(on) = switch
             && listener.socket.take_trains(on).is_err()
@@ -310,8 +351,14 @@ impl Shard {
             let from = FiveTuple::new(Transport::Udp, received.from, listener);
             for range in received.datagrams() {
                 self.make_room();
-                let payload = received_at(slot, &range);
-                self.client_input(now, from, payload);
+                let payload = received_at(slot, &range, received.tos);
+                if !speaks.is_plain() {
+                    self.told_apart(now, speaks, from, payload);
+                } else if let Some(way) = self.steering.away(from) {
+                    self.pass_on(from, way, payload);
+                } else {
+                    self.client_input(now, from, payload);
+                }
             }
         }
     }
@@ -352,7 +399,7 @@ impl Shard {
             };
             for range in received.datagrams() {
                 self.make_room();
-                self.peer_input(now, id, from, received_at(slot, &range));
+                self.peer_input(now, id, from, received_at(slot, &range, received.tos));
             }
         }
         first + count
@@ -371,7 +418,14 @@ impl Shard {
     pub(super) fn receive_parcel(&mut self, parcel: Box<Parcel>) {
         let now = Clock.now();
         self.current = DATAGRAMS;
-        for (slot, hairpin) in parcel.datagrams().enumerate() {
+        for (slot, datagram) in parcel.datagrams().enumerate() {
+            let hairpin = match datagram {
+                Datagram::Hairpin(hairpin) => hairpin,
+                Datagram::Passed(passed) => {
+                    self.guest_input(now, parcel.home() as u8, &passed, slot);
+                    continue;
+                }
+            };
             let Some(Owner::Here(id)) = self.relays.find(hairpin.to) else {
                 self.server.count_drop(DropReason::NoRelay, 1);
                 continue;
@@ -387,7 +441,7 @@ impl Shard {
                 path: Path::Hairpin,
                 scope: hairpin.scope,
             };
-            let payload = received_at(slot, &(0..length));
+            let payload = received_at(slot, &(0..length), hairpin.tos);
             self.peer_input(now, id, from, payload);
         }
         self.flush();
@@ -397,6 +451,9 @@ impl Shard {
     /// A frame that a stream client sent, in the slot of the stream batch at `start`.
     pub(super) fn stream_input(&mut self, now: Now, from: FiveTuple, start: usize, length: usize) {
         self.current = STREAM;
+        if !self.silent.is_empty() {
+            self.end_silence(now.mono);
+        }
         self.make_room();
         let frame = Payload {
             slot: 0,
@@ -404,6 +461,8 @@ impl Shard {
             length,
             // What is in front of it is another frame.
             room: 0,
+            // Those of the connection are not those of its frames (RFC 8656 §15).
+            fields: IpFields::default(),
         };
         self.client_input(now, from, frame);
     }
@@ -418,10 +477,17 @@ impl Shard {
                 allocation,
                 peer,
                 payload,
+                dont_fragment,
             } => {
-                let payload = message.part(payload);
+                let mut payload = message.part(payload);
+                payload.fields.dont_fragment = dont_fragment;
                 self.to_peer(now, allocation, peer, payload);
+                // The first that a client sends from where it moved to.
+                if self.server.has_outputs() {
+                    self.drain_outputs(now);
+                }
             }
+            Forward::ToShard { shard } => self.redirect(from, message, shard),
             Forward::ToClient { .. } => debug_assert!(false, "clients do not talk to clients"),
             Forward::Consumed => self.drain_outputs(now),
             Forward::Drop(reason) => {
@@ -476,6 +542,7 @@ impl Shard {
                 to,
                 from: relayed,
                 scope: peer.scope(),
+                tos: payload.fields.tos,
                 payload: payload.bytes(&self.batches[self.current]),
             };
             let server = &mut self.server;
@@ -504,6 +571,7 @@ impl Shard {
                 to,
                 from: None,
                 front: None,
+                fields: payload.fields,
             },
         });
     }
@@ -515,7 +583,7 @@ impl Shard {
         self.settle(now);
         let (five_tuple, header) = match forward {
             Forward::ToClient { five_tuple, header } => (five_tuple, header),
-            Forward::ToPeer { .. } => {
+            Forward::ToPeer { .. } | Forward::ToShard { .. } => {
                 debug_assert!(false, "peers do not talk to peers");
                 return;
             }
@@ -526,6 +594,9 @@ impl Shard {
             }
         };
         match self.endpoints.get(usize::from(five_tuple.listener().0)) {
+            Some(Endpoint::Udp { .. }) if five_tuple.transport() == Transport::Dtls => {
+                self.seal(five_tuple, payload, &header);
+            }
             Some(&Endpoint::Udp { socket, local }) => {
                 let outgoing = self.framed(payload, &header);
                 if let Some(Some(listener)) = self.listeners.get_mut(socket) {
@@ -590,11 +661,12 @@ impl Shard {
                         reserve,
                         token,
                     };
+                    let (relays, poller) = (&mut self.relays, &self.poller);
                     let opened = match transport {
-                        RelayTransport::Udp => self.relays.open(now.mono, asked, &self.poller),
-                        RelayTransport::Tcp => (self.connections)
-                            .listen(now.mono, asked, &mut self.relays, &self.poller)
-                            .map(Into::into),
+                        RelayTransport::Udp => relays.open(now.mono, asked, poller),
+                        RelayTransport::Tcp => {
+                            (self.connections).listen(now.mono, asked, relays, poller)
+                        }
                     };
                     self.server.handle_relay_opened(now, id, opened);
                 }
@@ -620,6 +692,8 @@ impl Shard {
                     five_tuple,
                 } => self.connections.bind(connection, five_tuple),
                 Output::ClosePeer { connection } => self.connections.close(connection),
+                Output::MoveClient { id, client } => self.move_client(id, client),
+                Output::Left { five_tuple } => self.left(five_tuple),
             }
         }
         self.settle(now);
@@ -679,7 +753,8 @@ impl Shard {
 
     /// The deadline to sleep until, remembered so that an earlier one wakes the loop.
     pub(super) fn arm(&mut self) -> Option<Instant> {
-        self.armed = self.server.poll_timeout();
+        let sessions = self.dtls.next().map(|(at, _)| at);
+        self.armed = (self.server.poll_timeout().into_iter().chain(sessions)).min();
         self.armed
     }
 
@@ -687,70 +762,7 @@ impl Shard {
         let now = Clock.now();
         self.server.handle_timeout(now);
         self.drain_outputs(now);
-    }
-
-    pub(super) fn end_all(&mut self) {
-        let now = Clock.now();
-        let (views, _) = self.server.views(now, 0, usize::MAX);
-        for view in views {
-            (self.server).end_allocation(now, view.id, EndReason::Shutdown);
-        }
-        self.drain_outputs(now);
-    }
-
-    /// Lets live allocations in some slots leave a record if they are due; whether there are slots beyond.
-    pub(super) fn record_live(&self, now: Now, due: Due, from: usize, count: usize) -> bool {
-        let Some(records) = &self.records else {
-            return false;
-        };
-        let (views, more) = self.server.views(now, from, count);
-        for view in views {
-            if let Some(sequence) = due.sequence(view.created) {
-                let age = now.mono.saturating_duration_since(view.created);
-                records.lives(self.index, view, age, sequence);
-            }
-        }
-        more
-    }
-
-    pub(super) fn snapshot(&self) -> ShardSnapshot {
-        let mut stats = self.server.stats().clone();
-        let listeners = self.listeners.iter().flatten();
-        let drops: u64 = listeners.map(|l| u64::from(l.socket.drops())).sum();
-        stats.dropped[DropReason::ReceiveBuffer as usize] +=
-            drops + self.drops_of_closed + self.relays.drops();
-        ShardSnapshot {
-            stats,
-            stream_connections: self.stream_connections,
-            segmentation_fallbacks: self.segmentation_fallbacks,
-        }
-    }
-}
-
-impl Payload {
-    fn bytes(self, batch: &Batch) -> &[u8] {
-        batch.bytes(usize::from(self.slot), self.start..self.start + self.length)
-    }
-
-    /// Bytes `range` of it.
-    fn part(self, range: Range<u16>) -> Self {
-        Self {
-            start: self.start + usize::from(range.start),
-            length: usize::from(range.end - range.start),
-            room: self.room + usize::from(range.start),
-            ..self
-        }
-    }
-}
-
-/// The datagram at `range` of what was received into `slot`.
-fn received_at(slot: usize, range: &Range<usize>) -> Payload {
-    Payload {
-        slot: slot as u16,
-        start: HEADROOM + range.start,
-        length: range.len(),
-        // In front of all but the first of a train lies the one before it.
-        room: if range.start == 0 { HEADROOM } else { 0 },
+        self.look_at_sessions(now);
     }
 }
 
@@ -758,26 +770,4 @@ fn received_at(slot: usize, range: &Range<usize>) -> Payload {
 fn keyed() -> RandomState {
     let [a, b, c, d] = rand::random();
     RandomState::with_seeds(a, b, c, d)
-}
-
-/// The one line that an allocation leaves in the log.
-fn log_ended(shard: u8, ended: &Ended) {
-    let view = &ended.view;
-    let [to_peer, to_client] = view.traffic;
-    debug_assert_eq!(Direction::ALL, [Direction::ToPeer, Direction::ToClient]);
-    tracing::info!(
-        allocation = format_args!("{shard}-{}-{}", view.id.slot, view.id.generation),
-        user = &*view.user,
-        client = %Pii(view.client),
-        transport = view.transport.label(),
-        relayed = %view.relayed,
-        additional = view.additional.map(tracing::field::display),
-        duration_secs = ended.duration.as_secs_f64(),
-        to_peer_bytes = to_peer.bytes,
-        to_peer_packets = to_peer.packets,
-        to_client_bytes = to_client.bytes,
-        to_client_packets = to_client.packets,
-        reason = ended.reason.label(),
-        "allocation ended"
-    );
 }

@@ -1,11 +1,12 @@
-//! Relay to relay across shards: what one shard has for another in one turn travels as one parcel, and the empty
+//! Relay to relay across shards, and from clients that have moved: what one shard has for another in one turn travels as one parcel, and the empty
 //! parcel comes back, so that in the steady state nothing is allocated.
 
 use std::net::SocketAddr;
 
 use tokio::sync::mpsc;
 
-use super::mailbox::Mailbox;
+use super::engine::Endpoint;
+use super::mailbox::{Mailbox, Message};
 use crate::access::Scope;
 
 /// Datagrams of one parcel.
@@ -14,7 +15,7 @@ pub(super) const DATAGRAMS: usize = 64;
 /// Bytes of one parcel; the longest datagram fits.
 const BYTES: usize = 64 * 1024;
 
-/// Application data from relayed addresses of one shard to those of another.
+/// What one shard has for another.
 pub(super) struct Parcel {
     /// The shard it came from and goes back to.
     home: u8,
@@ -24,13 +25,48 @@ pub(super) struct Parcel {
 
 #[derive(Clone, Copy)]
 struct Item {
-    to: SocketAddr,
-    from: SocketAddr,
-    scope: Scope,
+    what: What,
     end: usize,
 }
 
+#[derive(Clone, Copy)]
+enum What {
+    Hairpin {
+        to: SocketAddr,
+        from: SocketAddr,
+        scope: Scope,
+        tos: u8,
+    },
+    Passed {
+        client: SocketAddr,
+        endpoint: Endpoint,
+        count: u32,
+        back: bool,
+        tos: u8,
+    },
+}
+
 /// One datagram in a parcel.
+pub(super) enum Datagram<'a> {
+    Hairpin(Hairpin<'a>),
+    Passed(Passed<'a>),
+}
+
+/// What a client sent that has moved, for the shard that has its allocation.
+pub(super) struct Passed<'a> {
+    pub client: SocketAddr,
+    /// Where it was received.
+    pub endpoint: Endpoint,
+    /// How many Refreshes were passed on before and with it.
+    pub count: u32,
+    /// Back to where it was received: it was for that shard after all.
+    pub back: bool,
+    /// DSCP and ECN that it came with.
+    pub tos: u8,
+    pub payload: &'a [u8],
+}
+
+/// Application data between relayed addresses.
 pub(super) struct Hairpin<'a> {
     /// The relayed address it is for.
     pub to: SocketAddr,
@@ -38,6 +74,8 @@ pub(super) struct Hairpin<'a> {
     pub from: SocketAddr,
     /// How far the sending allocation reaches.
     pub scope: Scope,
+    /// DSCP and ECN that it came with.
+    pub tos: u8,
     pub payload: &'a [u8],
 }
 
@@ -60,16 +98,38 @@ impl Parcel {
     }
 
     /// Its datagrams, in order.
-    pub fn datagrams(&self) -> impl Iterator<Item = Hairpin<'_>> {
+    pub fn datagrams(&self) -> impl Iterator<Item = Datagram<'_>> {
         let mut start = 0;
         self.items.iter().map(move |item| {
             let payload = self.bytes.get(start..item.end).unwrap_or_default();
             start = item.end;
-            Hairpin {
-                to: item.to,
-                from: item.from,
-                scope: item.scope,
-                payload,
+            match item.what {
+                What::Hairpin {
+                    to,
+                    from,
+                    scope,
+                    tos,
+                } => Datagram::Hairpin(Hairpin {
+                    to,
+                    from,
+                    scope,
+                    tos,
+                    payload,
+                }),
+                What::Passed {
+                    client,
+                    endpoint,
+                    count,
+                    back,
+                    tos,
+                } => Datagram::Passed(Passed {
+                    client,
+                    endpoint,
+                    count,
+                    back,
+                    tos,
+                    payload,
+                }),
             }
         })
     }
@@ -92,10 +152,13 @@ pub(super) struct Parcels {
     neighbours: Vec<Mailbox>,
 }
 
-/// A parcel on its way, or refused: the lengths of its datagrams are for the caller to count.
+/// A parcel on its way, or refused: what is in it is for the caller to count.
 pub(super) struct Posted<'a> {
     pub accepted: bool,
+    /// Of the datagrams from relay to relay.
     pub lengths: &'a [usize],
+    /// How many others there are.
+    pub passed: usize,
 }
 
 impl Parcels {
@@ -118,10 +181,59 @@ impl Parcels {
 
     /// Packs one datagram for `shard`. A parcel that is full leaves first: see [`post`](Self::post).
     pub fn pack(&mut self, shard: u8, hairpin: &Hairpin<'_>, posted: impl FnMut(Posted<'_>)) {
+        let &Hairpin {
+            to,
+            from,
+            scope,
+            tos,
+            payload,
+        } = hairpin;
+        let what = What::Hairpin {
+            to,
+            from,
+            scope,
+            tos,
+        };
+        self.put(shard, what, payload, posted);
+    }
+
+    /// The same, for what a client sent.
+    pub fn pass(&mut self, shard: u8, passed: &Passed<'_>, posted: impl FnMut(Posted<'_>)) {
+        let &Passed {
+            client,
+            endpoint,
+            count,
+            back,
+            tos,
+            payload,
+        } = passed;
+        let what = What::Passed {
+            client,
+            endpoint,
+            count,
+            back,
+            tos,
+        };
+        self.put(shard, what, payload, posted);
+    }
+
+    /// Whether there is such a shard.
+    pub fn has(&self, shard: u8) -> bool {
+        usize::from(shard) < self.neighbours.len()
+    }
+
+    /// Posts `message` to another shard.
+    pub fn tell(&self, shard: u8, message: Message) {
+        if let Some(neighbour) = self.neighbours.get(usize::from(shard)) {
+            neighbour.send(message);
+        }
+    }
+
+    fn put(&mut self, shard: u8, what: What, payload: &[u8], posted: impl FnMut(Posted<'_>)) {
         let Some(open) = self.open.get_mut(usize::from(shard)) else {
             return;
         };
-        if (open.as_ref()).is_some_and(|parcel| !parcel.takes(hairpin.payload.len())) {
+        if (open.as_ref()).is_some_and(|parcel| !parcel.takes(payload.len())) {
             self.post_to(usize::from(shard), posted);
         }
         let parcel = match self.open.get_mut(usize::from(shard)) {
@@ -132,11 +244,9 @@ impl Parcels {
             }),
             None => return,
         };
-        parcel.bytes.extend_from_slice(hairpin.payload);
+        parcel.bytes.extend_from_slice(payload);
         parcel.items.push(Item {
-            to: hairpin.to,
-            from: hairpin.from,
-            scope: hairpin.scope,
+            what,
             end: parcel.bytes.len(),
         });
         self.waiting = true;
@@ -161,16 +271,22 @@ impl Parcels {
             return;
         };
         let mut lengths = [0; DATAGRAMS];
-        let mut start = 0;
-        for (length, item) in lengths.iter_mut().zip(&parcel.items) {
-            *length = item.end - start;
+        let (mut start, mut count) = (0, 0);
+        for item in &parcel.items {
+            if let What::Hairpin { .. } = item.what
+                && let Some(length) = lengths.get_mut(count)
+            {
+                *length = item.end - start;
+                count += 1;
+            }
             start = item.end;
         }
-        let count = parcel.items.len();
+        let passed = parcel.items.len() - count;
         let refused = neighbour.parcel(parcel).err();
         posted(Posted {
             accepted: refused.is_none(),
             lengths: lengths.get(..count).unwrap_or_default(),
+            passed,
         });
         if let Some(mut parcel) = refused {
             parcel.clear();

@@ -21,6 +21,7 @@ use crate::turn::{AllocationId, Snapshot};
 use super::engine::Endpoint;
 use super::ports::{Place, RelayPool};
 use super::queue::Queue;
+use super::steering::SteeringImage;
 
 /// What a record is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +93,9 @@ pub(super) struct Rest {
     pub endpoints: Vec<Endpoint>,
     pub drops: u64,
     pub segmentation_fallbacks: u64,
+    /// Who has moved.
+    #[serde(default)]
+    pub steering: SteeringImage,
     /// Where the relay sockets are bound that stay.
     pub stays: Vec<SocketAddr>,
     /// Those that listen, for connections.
@@ -196,6 +200,7 @@ pub(super) struct Sockets {
     pub relays: HashMap<(AllocationId, Family), Settled>,
     pub drops: u64,
     pub segmentation_fallbacks: u64,
+    pub steering: SteeringImage,
     /// Some relayed addresses belong to the other process still.
     pub abroad: bool,
     /// Both ends of TCP clients, the local one first.
@@ -459,6 +464,7 @@ impl Estate {
             relays: pools.settle(self.relays),
             drops: rest.drops,
             segmentation_fallbacks: rest.segmentation_fallbacks,
+            steering: rest.steering,
             abroad,
             streams: (self.streams.iter())
                 .map(|(stream, _)| (stream.local, stream.client))

@@ -1,6 +1,7 @@
 //! What other threads may ask of a shard.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,8 +15,10 @@ use crate::stream::ClientStream;
 use crate::turn::{AllocationId, AllocationView, Bandwidth, EndReason, Newcomers};
 
 use super::change::ShardChange;
+use super::engine::Endpoint;
 use super::hairpin::Parcel;
 use super::handover::{Part, Sink};
+use super::queue::Queue;
 
 /// A page of live allocations, and whether there are more.
 pub(super) type Page = (Vec<AllocationView>, bool);
@@ -74,6 +77,14 @@ pub(super) enum Message {
     Thaw,
     /// Let go of what another process has now; answers how many connections are left.
     Leave(oneshot::Sender<u64>),
+    /// Own this client from now on, for whom something waits: its ticket names an allocation here.
+    Move(Box<(ClientStream, Queue)>),
+    /// Datagrams of this client are no longer for the shard they were passed on to, as of the Refresh of that number.
+    CallBack {
+        endpoint: Endpoint,
+        client: SocketAddr,
+        count: u32,
+    },
     /// End everything.
     Stop,
 }

@@ -13,17 +13,20 @@
 mod budgets;
 mod change;
 mod connections;
+mod dtls;
 mod engine;
 mod free_ports;
 mod hairpin;
 mod handover;
 mod mailbox;
+mod marks;
 mod pipe;
 mod ports;
 mod queue;
 mod relays;
 mod reservations;
 mod run;
+mod steering;
 mod streams;
 mod survey;
 mod trains;
@@ -53,7 +56,8 @@ use handover::Part;
 use mailbox::{Mailbox, Message};
 use ports::{RelayPool, lock};
 
-pub use change::{Change, ListenerSlot, Unread};
+pub use change::{Change, ListenerSlot, Spoken, Unread};
+pub use dtls::{Dtls, Speaks};
 
 pub use free_ports::{Available, FreePorts, QUARANTINE};
 pub use handover::{Legacy, Record, Sink};
@@ -74,6 +78,10 @@ pub struct Settings {
     pub shards: usize,
     /// UDP listeners; every shard has a socket on each.
     pub listeners: Vec<SocketAddr>,
+    /// What is spoken on each of them; on those beyond TURN alone.
+    pub speaks: Vec<Speaks>,
+    /// What DTLS needs.
+    pub dtls: Dtls,
     /// Where relayed addresses come from.
     pub relays: Vec<RelayIp>,
     /// Ports of relayed addresses.
@@ -319,6 +327,8 @@ impl Shards {
                 turn: settings.turn.clone(),
                 seed: seed.clone(),
                 access: Arc::clone(&access),
+                dtls: settings.dtls.clone(),
+                speaks: settings.speaks.clone(),
                 start,
             };
             let pace = run::Pace {

@@ -28,8 +28,8 @@ pub(super) struct RelayPool {
 struct Counts {
     quota: Mutex<Quota>,
     live: AtomicUsize,
-    reservations: Mutex<Reservations>,
     listening: Mutex<Listening>,
+    reservations: Mutex<Reservations>,
 }
 
 /// Relayed addresses that are TCP's. Asked when a connection with a peer begins.
@@ -75,8 +75,8 @@ impl RelayPool {
         let counts = Counts {
             quota: Mutex::new(Quota::new(limits, [0; Family::ALL.len()])),
             live: AtomicUsize::new(0),
-            reservations: Mutex::default(),
             listening: Mutex::default(),
+            reservations: Mutex::default(),
         };
         let pool = Self::with_counts(ips, ports, Arc::new(counts), 0, |ports, _| {
             FreePorts::new(ports, now)
@@ -313,6 +313,22 @@ impl RelayPool {
         for reserved in expired {
             reserved.give_back(now);
         }
+    }
+
+    /// Counts an allocation for the address `to` that was counted for `from`.
+    ///
+    /// # Errors
+    /// The quota of `to` is used up.
+    pub fn move_client(
+        &self,
+        from: IpAddr,
+        to: IpAddr,
+        wanted: Wanted,
+    ) -> Result<(), QuotaExceeded> {
+        if wanted.scope.is_canary() {
+            return Ok(());
+        }
+        lock(&self.counts.quota).move_address(from, to)
     }
 
     /// How many allocations are counted.

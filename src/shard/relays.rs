@@ -16,6 +16,7 @@ use crate::net::{Batch, Poller, UdpOptions, UdpSocket};
 use crate::turn::{AllocationId, OpenError, Opened, Tenant};
 
 use super::handover::Settled;
+use super::marks::Marks;
 use super::ports::{ABROAD, ABROAD_TCP, Place, RelayAddresses, RelayPool};
 use super::reservations::Reserved;
 use super::trains::Trains;
@@ -29,6 +30,15 @@ const GATHERING_TURNS: u32 = 2;
 /// How often the log says that a user gets no more relay ports: clients try again and again.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
+/// What sockets tell beside datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reports {
+    /// DSCP and ECN of each.
+    pub tos: bool,
+    /// ICMP errors about what relay sockets sent.
+    pub errors: bool,
+}
+
 /// One relay socket and what opening it reserved.
 pub(super) struct Relay {
     id: AllocationId,
@@ -40,12 +50,16 @@ pub(super) struct Relay {
     user: Arc<str>,
     client: IpAddr,
     trains: Trains,
+    /// Where DSCP and ECN are of interest.
+    marks: Option<Marks>,
     /// The last call received several messages.
     several: bool,
     /// Its client is on a stream: what is there at once leaves in one write.
     pub gathers: bool,
     /// The turn of the last call that received one.
     last_turn: u32,
+    /// It tells of no errors for the moment.
+    is_silent: bool,
 }
 
 impl Relay {
@@ -54,6 +68,11 @@ impl Relay {
     pub fn expects_more(&self, turn: u32) -> bool {
         let soon = if self.gathers { GATHERING_TURNS } else { 1 };
         self.several || turn.wrapping_sub(self.last_turn) <= soon
+    }
+
+    /// Whose it is.
+    pub const fn id(&self) -> AllocationId {
+        self.id
     }
 
     /// Whether it was asked for with EVEN-PORT.
@@ -68,6 +87,11 @@ impl Relay {
             return;
         }
         self.last_turn = turn;
+        if let Some(marks) = &mut self.marks
+            && let Some(on) = marks.observe(batch.all_received(slots.clone()))
+        {
+            self.socket.report_tos(on);
+        }
         if let Some(on) = self.trains.observe(batch.all_received(slots))
             && self.socket.take_trains(on).is_err()
         {
@@ -117,6 +141,8 @@ pub(super) enum Owner {
 pub(super) struct Relays {
     shard: u8,
     buffer_bytes: usize,
+    /// What the sockets tell.
+    reports: Reports,
     /// Where new relayed addresses come from.
     pool: Arc<RelayPool>,
     /// Pools of earlier configurations, until the last relayed address of theirs is closed.
@@ -139,6 +165,7 @@ impl Relays {
     pub fn new(
         shard: u8,
         buffer_bytes: usize,
+        reports: Reports,
         mut pools: Vec<Arc<RelayPool>>,
         hasher: RandomState,
     ) -> Self {
@@ -147,6 +174,7 @@ impl Relays {
         Self {
             shard,
             buffer_bytes,
+            reports,
             pool,
             older: pools,
             slots: Vec::new(),
@@ -210,8 +238,8 @@ impl Relays {
             only_v6: true,
             ..UdpOptions::default()
         };
-        let bind = |local| UdpSocket::bind(local, &options);
-        let Some(bound) = self.bind(now, wanted, reserve, id, poller, bind) else {
+        let open = |local| UdpSocket::bind(local, &options);
+        let Some(bound) = self.bind(now, wanted, reserve, id, poller, open) else {
             release(&pool);
             if reserve {
                 pool.release_held(&user, client, above);
@@ -232,6 +260,78 @@ impl Relays {
         let relayed = RelayedAddress(pool.addresses(bound.place).external);
         self.put(id, pool, bound.place, bound.socket, user, client, wanted);
         Ok(Opened { relayed, token })
+    }
+
+    /// Reserves quota and a port, and watches the socket that `open` opens there, which is the caller's.
+    ///
+    /// # Errors
+    /// A quota is used up, or no port can be had.
+    pub fn lease<S: AsFd>(
+        &mut self,
+        now: Instant,
+        asked: Asked,
+        poller: &Poller,
+        open: impl Fn(SocketAddr) -> io::Result<S>,
+    ) -> Result<(Lease, S), OpenError> {
+        self.pool.end_reservations(now);
+        let Asked {
+            id,
+            wanted,
+            user,
+            client,
+            ..
+        } = asked;
+        let pool = Arc::clone(&self.pool);
+        if let Err(exceeded) = pool.reserve(&user, client, wanted) {
+            if exceeded == QuotaExceeded::Share {
+                self.tell_of_share(now, &user);
+            }
+            return Err(OpenError::Quota);
+        }
+        let Some(bound) = self.bind(now, wanted, false, id, poller, open) else {
+            pool.release(&user, client, wanted);
+            return Err(OpenError::Capacity);
+        };
+        pool.set_owner(bound.place, Some(self.shard));
+        let lease = Lease {
+            pool,
+            place: bound.place,
+            wanted,
+            user,
+            client,
+        };
+        Ok((lease, bound.socket))
+    }
+
+    /// Gives back what `lease` reserved, once its socket is closed.
+    pub fn give_back(&mut self, now: Instant, lease: Lease) {
+        let Lease {
+            pool,
+            place,
+            wanted,
+            user,
+            client,
+        } = lease;
+        self.put_back(now, &pool, place, wanted);
+        pool.release(&user, client, wanted);
+        self.rest(now, &pool, place);
+    }
+
+    fn put_back(&self, now: Instant, pool: &RelayPool, place: Place, wanted: Wanted) {
+        if wanted.scope.is_canary() {
+            // Nobody but this server knew of it.
+            pool.put_back(place);
+        } else {
+            pool.give_back(now, place);
+        }
+    }
+
+    /// A port of an earlier pool rests in the newest, too, which may offer it.
+    fn rest(&mut self, now: Instant, pool: &RelayPool, place: Place) {
+        if pool.generation() != self.pool.generation() {
+            self.pool.rest(now, pool.addresses(place).local);
+            self.older.retain(|pool| !pool.is_idle());
+        }
     }
 
     /// Goes on with a port that was kept for this.
@@ -273,74 +373,6 @@ impl Relays {
             relayed,
             token: None,
         })
-    }
-
-    /// Reserves quota and a port, and watches the socket that `bind` opens there, which is the caller's.
-    ///
-    /// # Errors
-    /// A quota is used up, or no port can be had.
-    pub fn lease<S: AsFd>(
-        &mut self,
-        now: Instant,
-        asked: Asked,
-        poller: &Poller,
-        bind: impl Fn(SocketAddr) -> io::Result<S>,
-    ) -> Result<(Lease, S), OpenError> {
-        self.pool.end_reservations(now);
-        let Asked {
-            id,
-            wanted,
-            user,
-            client,
-            ..
-        } = asked;
-        if let Err(exceeded) = self.pool.reserve(&user, client, wanted) {
-            if exceeded == QuotaExceeded::Share {
-                self.tell_of_share(now, &user);
-            }
-            return Err(OpenError::Quota);
-        }
-        let Some(bound) = self.bind(now, wanted, false, id, poller, bind) else {
-            self.pool.release(&user, client, wanted);
-            return Err(OpenError::Capacity);
-        };
-        let pool = Arc::clone(&self.pool);
-        pool.set_owner(bound.place, Some(self.shard));
-        let lease = Lease {
-            pool,
-            place: bound.place,
-            wanted,
-            user,
-            client,
-        };
-        Ok((lease, bound.socket))
-    }
-
-    /// Gives back what `lease` reserved, once its socket is closed.
-    pub fn give_back(&mut self, now: Instant, lease: Lease) {
-        let Lease {
-            pool,
-            place,
-            wanted,
-            user,
-            client,
-        } = lease;
-        pool.release(&user, client, wanted);
-        self.vacate(now, &pool, place, wanted);
-    }
-
-    /// Makes a place free whose socket is closed.
-    fn vacate(&mut self, now: Instant, pool: &RelayPool, place: Place, wanted: Wanted) {
-        if wanted.scope.is_canary() {
-            // Nobody but this server knew of it.
-            pool.put_back(place);
-        } else {
-            pool.give_back(now, place);
-        }
-        if pool.generation() != self.pool.generation() {
-            self.pool.rest(now, pool.addresses(place).local);
-            self.older.retain(|pool| !pool.is_idle());
-        }
     }
 
     /// Goes on with a socket that is open already, and whose place its pool has given.
@@ -391,6 +423,9 @@ impl Relays {
         client: IpAddr,
         wanted: Wanted,
     ) {
+        socket.let_fragment();
+        socket.report_tos(self.reports.tos);
+        socket.report_errors(self.reports.errors);
         pool.set_owner(place, Some(self.shard));
         let generation = pool.generation();
         self.by_place.insert((generation, place), id);
@@ -407,10 +442,34 @@ impl Relays {
             user,
             client,
             trains: Trains::default(),
+            marks: self.reports.tos.then(Marks::default),
             several: false,
             gathers: false,
             last_turn: 0,
+            is_silent: false,
         }));
+    }
+
+    /// Counts the relays of `id` for `client` rather than the address so far.
+    ///
+    /// # Errors
+    /// The quota of `client` is used up; nothing changes then.
+    pub fn move_client(&mut self, id: AllocationId, client: IpAddr) -> Result<(), OpenError> {
+        let mut counted = Err(OpenError::Capacity);
+        for family in Family::ALL {
+            let Some(relay) = self.get_mut(id, family) else {
+                continue;
+            };
+            // An allocation counts once, however many relayed addresses it has.
+            if counted.is_err() {
+                (relay.pool)
+                    .move_client(relay.client, client, relay.wanted)
+                    .map_err(|_| OpenError::Quota)?;
+                counted = Ok(());
+            }
+            relay.client = client;
+        }
+        counted
     }
 
     /// Closes a socket that another process has open as well.
@@ -455,8 +514,9 @@ impl Relays {
             ..
         } = *relay;
         drop(socket);
+        self.put_back(now, &pool, place, wanted);
         self.release(&pool, &user, client, wanted, id);
-        self.vacate(now, &pool, place, wanted);
+        self.rest(now, &pool, place);
     }
 
     /// Opens new relay sockets otherwise from now on; the families of their pool, if that is another.
@@ -470,6 +530,37 @@ impl Relays {
         self.older.push(std::mem::replace(&mut self.pool, pool));
         self.older.retain(|pool| !pool.is_idle());
         Some(families)
+    }
+
+    /// Lets all sockets tell this from now on.
+    pub fn set_reports(&mut self, reports: Reports) {
+        if std::mem::replace(&mut self.reports, reports) != reports {
+            for relay in self.slots.iter_mut().flatten() {
+                relay.socket.report_tos(reports.tos);
+                relay.marks = reports.tos.then(Marks::default);
+                relay.socket.report_errors(reports.errors);
+                relay.is_silent = false;
+            }
+        }
+    }
+
+    /// Lets the socket of `id` in `family` tell of no errors, and forget those it has; false if that is so already.
+    pub fn silence(&mut self, id: AllocationId, family: Family) -> bool {
+        let relay = self.get_mut(id, family).filter(|relay| !relay.is_silent);
+        relay.is_some_and(|relay| {
+            relay.socket.report_errors(false);
+            relay.is_silent = true;
+            true
+        })
+    }
+
+    /// The contrary.
+    pub fn end_silence(&mut self, id: AllocationId, family: Family) {
+        let errors = self.reports.errors;
+        if let Some(relay) = self.get_mut(id, family).filter(|relay| relay.is_silent) {
+            relay.socket.report_errors(errors);
+            relay.is_silent = false;
+        }
     }
 
     pub fn get(&self, id: AllocationId, family: Family) -> Option<&Relay> {

@@ -55,12 +55,14 @@ impl Reservations {
         token
     }
 
-    /// What `user` has kept under `token`; once.
+    /// What `user` has kept under `token`, in the realm and the scope that `wanted` is of; once.
     pub fn claim(&mut self, token: u64, user: &str, wanted: Wanted) -> Option<Reserved> {
-        let reserved = self.by_token.get(&token)?;
-        // A user is who bears the name in the realm.
-        let theirs = (reserved.wanted.scope, reserved.wanted.realm);
-        if *reserved.user != *user || theirs != (wanted.scope, wanted.realm) {
+        let Reserved {
+            user: owner,
+            wanted: kept,
+            ..
+        } = self.by_token.get(&token)?;
+        if **owner != *user || kept.scope != wanted.scope || kept.realm != wanted.realm {
             return None;
         }
         self.by_token.remove(&token)
@@ -88,12 +90,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::RESERVATION;
-    use crate::access::{Limits, Scope, Wanted};
+    use crate::access::{Limits, RealmName, Scope, Wanted};
     use crate::base::{Clock, Family};
     use crate::net::Poller;
     use crate::shard::RelayIp;
     use crate::shard::ports::RelayPool;
-    use crate::shard::relays::{Asked, Relays};
+    use crate::shard::relays::{Asked, Relays, Reports};
     use crate::turn::{AllocationId, OpenError, Opened};
 
     const FIRST: u16 = 30_001;
@@ -106,6 +108,8 @@ mod tests {
         poller: Poller,
         now: Instant,
         slots: u32,
+        /// Of whoever asks.
+        realm: Option<RealmName>,
         /// Shard, id, family, user and port of what is open.
         live: Vec<(usize, AllocationId, Family, &'static str, u16)>,
         /// Token, user, port and end of what is kept.
@@ -140,9 +144,13 @@ mod tests {
                 external: Ipv6Addr::LOCALHOST.into(),
             };
             let pool = Arc::new(RelayPool::new(&[ip, v6], ports, limits, now));
+            let quiet = Reports {
+                tos: false,
+                errors: false,
+            };
             let shards = [0, 1].map(|shard| {
                 let hasher = RandomState::with_seeds(1, 2, 3, 4);
-                Relays::new(shard, 65_536, vec![Arc::clone(&pool)], hasher)
+                Relays::new(shard, 65_536, quiet, vec![Arc::clone(&pool)], hasher)
             });
             Self {
                 pool,
@@ -150,6 +158,7 @@ mod tests {
                 poller: Poller::new(8).unwrap(),
                 now,
                 slots: 0,
+                realm: None,
                 live: Vec::new(),
                 kept: Vec::new(),
             }
@@ -183,6 +192,7 @@ mod tests {
                 id,
                 wanted: Wanted {
                     family,
+                    realm: self.realm,
                     ..wanted(even_port)
                 },
                 user: user.into(),
@@ -369,6 +379,18 @@ mod tests {
             assert_eq!((host.pool.live(), host.pool.in_use()), (0, [0, 0]));
             assert!(host.open(0, "alice", false, false, None).is_ok());
         }
+    }
+
+    /// A user of the same name in another realm is somebody else.
+    #[test]
+    fn a_token_is_good_in_the_realm_it_is_of() {
+        let mut host = Host::new(Limits::default());
+        let token = host.open(0, "alice", true, true, None).unwrap().token;
+        host.realm = Some(RealmName::new("example.net"));
+        let claimed = host.open(1, "alice", false, false, token);
+        assert_eq!(claimed, Err(OpenError::Capacity));
+        host.realm = None;
+        assert!(host.open(1, "alice", false, false, token).is_ok());
     }
 
     /// What is kept counts for the limits, and the second allocation takes nothing beyond it.

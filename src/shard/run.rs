@@ -104,7 +104,11 @@ async fn work(
                     shard.borrow_mut().end_all();
                     return Ok(());
                 }
-                Some(message) => handle(&shard, &mut patience, message),
+                Some(message) => {
+                    handle(&shard, &mut patience, message);
+                    // A connection that arrives is there before anything is exported.
+                    tokio::task::yield_now().await;
+                }
             }
             continue;
         }
@@ -178,6 +182,15 @@ fn handle(shard: &Rc<RefCell<Shard>>, patience: &mut Patience, message: Message)
         Message::Adopt(stream) => {
             tokio::task::spawn_local(streams::serve(Rc::clone(shard), *stream));
         }
+        Message::Move(moved) => {
+            let (stream, queue) = *moved;
+            tokio::task::spawn_local(streams::serve_on(Rc::clone(shard), stream, queue));
+        }
+        Message::CallBack {
+            endpoint,
+            client,
+            count,
+        } => shard.borrow_mut().call_back(endpoint, client, count),
         Message::Snapshot(answer) => {
             let _ = answer.send(shard.borrow().snapshot());
         }

@@ -274,12 +274,10 @@ pub(super) async fn serve_on(shard: Rc<RefCell<Shard>>, stream: ClientStream, qu
         );
         return;
     }
-    if let Some(name) = &stream.server_name {
-        (shard.borrow_mut().server).handle_client_named(five_tuple, name);
-    }
     let (client_address, local) = (stream.client, stream.local);
     let mut stream = stream;
     let partial = std::mem::take(&mut stream.received);
+    let server_name = stream.server_name.take();
     let Ok(io) = stream.into_io() else {
         return;
     };
@@ -289,6 +287,9 @@ pub(super) async fn serve_on(shard: Rc<RefCell<Shard>>, stream: ClientStream, qu
         let mut shard = shard.borrow_mut();
         shard.stream_connections[transport as usize] += 1;
         shard.streams.insert(five_tuple, Rc::clone(&client));
+        if let Some(name) = &server_name {
+            shard.server.handle_client_named(five_tuple, name);
+        }
         shard.stream_idle
     };
     let mut connection = Connection {
@@ -298,6 +299,7 @@ pub(super) async fn serve_on(shard: Rc<RefCell<Shard>>, stream: ClientStream, qu
         unparsed,
         ended: None,
         turns: None,
+        departs: None,
         drained: false,
         active: false,
         idle_after,
@@ -307,7 +309,11 @@ pub(super) async fn serve_on(shard: Rc<RefCell<Shard>>, stream: ClientStream, qu
     tracing::trace!(?end, "stream client gone");
     if let Some(turn) = connection.turns.take() {
         // Nobody else is to have it, and what it was answered so far goes first.
-        shard.borrow_mut().streams.remove(&five_tuple);
+        {
+            let mut shard = shard.borrow_mut();
+            shard.streams.remove(&five_tuple);
+            shard.server.handle_client_left(five_tuple);
+        }
         let written = tokio::time::timeout(LINGER, poll_fn(|cx| connection.client.poll_write(cx)));
         let written = matches!(written.await, Ok(Ok(())));
         let rest = std::mem::take(&mut *connection.client.partial.borrow_mut());
@@ -334,6 +340,10 @@ pub(super) async fn serve_on(shard: Rc<RefCell<Shard>>, stream: ClientStream, qu
         return;
     }
 
+    if let Some(to) = connection.departs {
+        connection.depart(to, local);
+        return;
+    }
     {
         let mut shard = shard.borrow_mut();
         let now = Clock.now();
@@ -403,6 +413,8 @@ struct Connection {
     ended: Option<io::Result<()>>,
     /// It is no connection of messages any more; what it has sent beyond them is in the client's `partial`.
     turns: Option<Turn>,
+    /// The shard that goes on with it: what is left of the bytes is for that.
+    departs: Option<u8>,
     /// This poll has emptied the socket, which wakes the task when more comes.
     drained: bool,
     /// A whole message came since the idle timer was set.
@@ -443,6 +455,7 @@ impl Connection {
                 return self.poll_idle(cx);
             }
             match self.poll_read(cx) {
+                Poll::Ready(Ok(_)) if self.departs.is_some() => return Poll::Ready(Ok(())),
                 Poll::Ready(Ok(true)) => {}
                 Poll::Ready(Ok(false)) => return Poll::Ready(Ok(())),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -451,6 +464,24 @@ impl Connection {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Moves the connection to another shard, with what it has sent and what waits for it.
+    fn depart(self, to: u8, local: SocketAddr) {
+        let mut shard = self.shard.borrow_mut();
+        shard.streams.remove(&self.five_tuple);
+        shard.server.handle_client_left(self.five_tuple);
+        shard.stream_connections[self.five_tuple.transport() as usize] -= 1;
+        // The shard's and this one are all there are between two turns.
+        let Some(client) = Rc::into_inner(self.client) else {
+            return;
+        };
+        let received = client.partial.into_inner();
+        let parked = (client.io.into_inner()).park(self.five_tuple.client(), local, received);
+        match parked {
+            Ok(stream) => shard.hand_on(to, stream, client.queue.into_inner()),
+            Err(error) => tracing::debug!(%error, "a connection does not leave its shard"),
+        }
     }
 
     /// Whether another process may be about to go on with the connection.
@@ -517,6 +548,10 @@ impl Connection {
                         break Ok(false);
                     }
                     shard.stream_input(now, self.five_tuple, at, total);
+                    self.departs = shard.departure.take();
+                    if self.departs.is_some() {
+                        break Ok(true);
+                    }
                     at += total;
                     self.active = true;
                     shard.stream_credit = shard.stream_credit.saturating_sub(1);

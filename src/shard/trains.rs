@@ -94,7 +94,8 @@ fn has_run<'a>(received: impl Iterator<Item = &'a Received>) -> bool {
     let mut run = 1;
     for message in received {
         let continues = last.is_some_and(|last| {
-            last.len == message.len && last.from == message.from && last.local == message.local
+            (last.len, last.from, last.local, last.tos)
+                == (message.len, message.from, message.local, message.tos)
         });
         run = if continues { run + 1 } else { 1 };
         if run == RUN {
@@ -116,6 +117,7 @@ mod tests {
             len,
             datagram_bytes,
             truncated: false,
+            tos: 0,
         }
     }
 

@@ -15,6 +15,7 @@ use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::challenges::{Challenges, names_acme_alone};
+use super::dtls::Identity;
 use crate::base::Secret;
 
 /// How long a self-signed certificate is good for: the longest that browsers accept.
@@ -27,6 +28,8 @@ const MAX_FILE_BYTES: u64 = 1024 * 1024;
 #[derive(Clone, Debug)]
 pub struct Certificate {
     key: Arc<CertifiedKey>,
+    /// The same for DTLS, if it can serve there.
+    identity: Option<Arc<Identity>>,
     /// DNS names it is for, in lower case; those that begin with `*.` stand for one label more.
     names: Arc<[String]>,
     not_before_unix: u64,
@@ -50,12 +53,14 @@ impl Certificate {
             error => Fault::KeyPem(error),
         })?;
         let signing = aws_lc_rs::sign::any_supported_type(&private).map_err(Fault::KeyKind)?;
+        let identity = Identity::new(leaf, private.secret_der()).map(Arc::new);
         let certified = CertifiedKey::new(chain, signing);
         match certified.keys_match() {
             // A key that cannot tell its public half cannot be compared: a handshake shows whether it fits.
             Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {
                 Ok(Self {
                     key: Arc::new(certified),
+                    identity,
                     names,
                     not_before_unix,
                     not_after_unix,
@@ -79,6 +84,16 @@ impl Certificate {
     /// When the leaf expires, in seconds since the Unix epoch.
     pub const fn not_after_unix(&self) -> u64 {
         self.not_after_unix
+    }
+
+    /// Whether DTLS can be spoken with it: it takes an ECDSA key.
+    pub const fn serves_dtls(&self) -> bool {
+        self.identity.is_some()
+    }
+
+    /// Whether certificates of others come with it, which DTLS does not show.
+    pub fn has_intermediates(&self) -> bool {
+        self.key.cert.len() > 1
     }
 
     /// The server's own certificate in DER.
@@ -331,6 +346,12 @@ impl Certificates {
         let differs = current.key.cert != certificate.key.cert;
         *current = certificate;
         differs
+    }
+
+    /// What DTLS shows from the next handshake on; `None` if the certificate cannot serve there.
+    pub fn identity(&self) -> Option<Arc<Identity>> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current.identity.clone()
     }
 
     /// Serves `certificates` beside it, each to clients that ask for one of its names; whether they are other ones.

@@ -215,6 +215,28 @@ impl ClientIo {
         self.place = place;
     }
 
+    /// Takes the connection between `client` and `local` out of the current runtime, for a shard that goes on with it.
+    /// `received` comes first there.
+    ///
+    /// # Errors
+    /// The runtime does not let go of the socket.
+    pub fn park(
+        self,
+        client: SocketAddr,
+        local: SocketAddr,
+        received: Vec<u8>,
+    ) -> io::Result<ClientStream> {
+        ClientStream::park(
+            self,
+            Ends {
+                client,
+                local,
+                told: None,
+            },
+            received,
+        )
+    }
+
     /// `Tcp` or `Tls`.
     pub fn transport(&self) -> Transport {
         match self.inner {

@@ -18,6 +18,7 @@
 mod admission;
 pub mod certificates;
 mod challenges;
+pub mod dtls;
 mod io;
 mod listener;
 mod passage;

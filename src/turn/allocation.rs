@@ -10,6 +10,8 @@ use crate::wire::{ChannelNumber, ErrorCode, TransactionId};
 
 use super::connections::PeerConnection;
 use super::contacts::Contacts;
+use super::icmp::Told;
+use super::mobility::Mobility;
 use super::police::Police;
 use super::stats::{Direction, RateWindow, RelayKind, Traffic};
 
@@ -176,6 +178,10 @@ pub(super) struct Allocation {
     pub relay_transport: RelayTransport,
     /// With peers, in the order they were made; none but of a TCP allocation.
     pub connections: Vec<PeerConnection>,
+    /// ICMP errors that its client was told of.
+    pub told: Told,
+    /// Where the client asked to be mobile.
+    pub mobility: Option<Box<Mobility>>,
 }
 
 impl Allocation {
@@ -231,6 +237,14 @@ impl Allocation {
             && meant(own.other())
         {
             *expires = at;
+        }
+    }
+
+    /// Has it end at `at`, if not before.
+    pub fn end_by(&mut self, at: Instant) {
+        self.expires = self.expires.min(at);
+        if let Additional::Live { expires, .. } = &mut self.additional {
+            *expires = (*expires).min(at);
         }
     }
 
@@ -291,14 +305,16 @@ impl Allocation {
     pub fn next_expiry(&self) -> Instant {
         let permissions = self.permissions.iter().map(|permission| permission.expires);
         let channels = self.channels.iter().map(|binding| binding.expires);
-        let connections = (self.connections.iter()).filter_map(PeerConnection::until);
         let additional = match self.additional {
             Additional::Live { expires, .. } => Some(expires),
             _ => None,
         };
-        (permissions.chain(channels).chain(connections))
-            .chain(additional)
-            .fold(self.expires, Instant::min)
+        let connections = (self.connections.iter()).filter_map(PeerConnection::until);
+        (permissions
+            .chain(channels)
+            .chain(connections)
+            .chain(additional))
+        .fold(self.expires, Instant::min)
     }
 
     /// Counts `bytes` of application data.
@@ -397,6 +413,12 @@ impl Allocations {
         (slot.generation == id.generation)
             .then_some(slot.allocation.as_deref())
             .flatten()
+    }
+
+    /// The id of the allocation in `slot`.
+    pub fn id_in(&self, slot: u32) -> Option<AllocationId> {
+        let allocation = self.slots.get(slot as usize)?.allocation.as_deref()?;
+        Some(allocation.id)
     }
 
     pub fn get_mut(&mut self, id: AllocationId) -> Option<&mut Allocation> {

@@ -150,6 +150,7 @@ impl std::fmt::Debug for Nonces {
 
 /// Proof that MESSAGE-INTEGRITY was checked; only `authenticate` makes one.
 pub(super) struct Authenticated {
+    from: FiveTuple,
     identity: Option<Identity>,
     key: Key,
     scope: Scope,
@@ -186,8 +187,13 @@ impl Authenticated {
             Some(identity)
                 if identity.by_token == allocation.by_token
                     && identity.realm == allocation.realm
-                    // The keys of tokens are replaced now and then, and a client refreshes with a token of the newer one.
-                    && (identity.by_token || identity.user == allocation.user)
+                    // A token tells no client from another, so it vouches for a five-tuple: there a client may come with
+                    // one of a newer key. Elsewhere it has to show the session key that the allocation keeps.
+                    && if identity.by_token {
+                        self.from == allocation.five_tuple
+                    } else {
+                        identity.user == allocation.user
+                    }
                     && identity.scope == allocation.scope
                     && identity.expires.is_some() == allocation.credential_expires.is_some() =>
             {
@@ -209,6 +215,8 @@ pub(super) struct Guard<'s> {
     pub offer: Option<Offer>,
     /// The realm that the client's connection asked for, if not the default one.
     pub named: Option<RealmName>,
+    /// The connection that the client has allocated on, where this is one for data (RFC 6062 §5.4): nonces of that are good.
+    pub control: Option<FiveTuple>,
 }
 
 /// How a request is signed.
@@ -254,14 +262,10 @@ impl Guard<'_> {
         }
     }
 
-    /// Whether `nonce` proves that the client has been challenged.
-    ///
-    /// The owner on a new connection (RFC 6062 §5.4) has the nonce of the connection that it allocated on.
-    pub fn is_fresh(&self, nonce: &[u8], owned: Option<&Allocation>) -> bool {
-        let control =
-            (owned.map(|allocation| allocation.five_tuple)).filter(|control| *control != self.from);
+    /// Whether `nonce` proves that the client has been challenged, here or on its control connection.
+    pub fn is_fresh(&self, nonce: &[u8]) -> bool {
         let known = |client| self.nonces.check(self.now, client, self.offer, nonce);
-        known(self.from) || control.is_some_and(known)
+        known(self.from) || self.control.is_some_and(known)
     }
 
     /// Checks a request in the order of RFC 8489 §9.2.4.
@@ -289,11 +293,11 @@ impl Guard<'_> {
         else {
             return Err(Reject::BadRequest("USERNAME, REALM or NONCE is missing"));
         };
-        let signature = self.signature(message, integrity, nonce, owned)?;
+        let signature = self.signature(message, integrity, nonce)?;
         let authenticated = self.verify(message, signature, who, realm, owned)?;
         // The canary's requests never leave this host, and were they repeated here, nobody would gain by it. So it needs
         // no challenge, and leaves no trace of one.
-        if authenticated.scope.is_canary() || self.is_fresh(nonce, owned) {
+        if authenticated.scope.is_canary() || self.is_fresh(nonce) {
             Ok(authenticated)
         } else {
             Err(Reject::StaleNonce)
@@ -322,7 +326,6 @@ impl Guard<'_> {
         message: &Message<'_>,
         integrity: Integrity,
         nonce: &[u8],
-        owned: Option<&Allocation>,
     ) -> Result<Signature, Reject> {
         let chosen = message.attribute(attribute::PASSWORD_ALGORITHM);
         let echoed = message.attribute(attribute::PASSWORD_ALGORITHMS);
@@ -346,7 +349,7 @@ impl Guard<'_> {
                 answers: integrity,
             }),
             // With a nonce that is over nobody can tell what came with it.
-            _ if !self.is_fresh(nonce, owned) => Err(Reject::StaleNonce),
+            _ if !self.is_fresh(nonce) => Err(Reject::StaleNonce),
             _ => Err(Reject::BidDown),
         }
     }
@@ -375,6 +378,7 @@ impl Guard<'_> {
         match owned {
             // Its key names the realm that it was derived from, which may have been ours when it was.
             Some(allocation) if matches(&allocation.key) => Ok(Authenticated {
+                from: self.from,
                 identity: None,
                 key: allocation
                     .key
@@ -397,6 +401,7 @@ impl Guard<'_> {
                 let mut verified = verified.map_err(Reject::Unauthenticated)?;
                 verified.identity.scope = verified.identity.scope.at(self.from.client().ip());
                 Ok(Authenticated {
+                    from: self.from,
                     scope: verified.identity.scope,
                     key: (verified.key).signing(signature.answers(verified.identity.by_token)),
                     identity: Some(verified.identity),

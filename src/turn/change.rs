@@ -94,8 +94,12 @@ impl Server {
     pub fn end_listener(&mut self, now: Now, listener: ListenerId, reason: EndReason) {
         let now = self.advance(now);
         for id in self.ids(|five_tuple| five_tuple.listener() == listener) {
-            self.end(now, id, reason);
+            let five_tuple = (self.allocations.get(id)).map(|allocation| allocation.five_tuple);
+            if !five_tuple.is_some_and(|five_tuple| self.outlives(now, five_tuple)) {
+                self.end(now, id, reason);
+            }
         }
+        self.leave_next(now, |next| next.listener() == listener);
     }
 
     /// Whether a newcomer may allocate.

@@ -24,7 +24,6 @@ use super::allocation::{Allocation, AllocationId};
 use super::auth::Authenticated;
 use super::limits::nanos;
 use super::reject::Reject;
-use super::requests::refuse_unknown;
 use super::server::Server;
 use super::stats::{Direction, DropReason, Path};
 
@@ -121,6 +120,7 @@ impl Server {
     /// Says which of the shards this is, for ids that lead back to it; less than 128.
     pub fn set_shard(&mut self, shard: u8) {
         self.connections.shard = shard;
+        self.tickets.shard = shard;
     }
 
     /// Whether the client on `five_tuple` has an allocation that relays connections.
@@ -262,7 +262,7 @@ impl Server {
         authenticated: &Authenticated,
     ) -> Result<Option<Response>, Reject> {
         let (id, allocation) = self.owned(id, authenticated)?;
-        refuse_unknown(message, Method::Connect)?;
+        self.refuse_unknown(message, Method::Connect)?;
         if allocation.relay_transport != RelayTransport::Tcp {
             return Err(Reject::RelayTransport);
         }
@@ -326,7 +326,7 @@ impl Server {
         if !from.transport().is_stream() {
             return Err(Reject::BadRequest("data takes a TCP or TLS connection"));
         }
-        refuse_unknown(message, Method::ConnectionBind)?;
+        self.refuse_unknown(message, Method::ConnectionBind)?;
         let Some(connection) = message.connection_id()?.map(ConnectionId) else {
             return Err(Reject::BadRequest("CONNECTION-ID is missing"));
         };

@@ -1,4 +1,4 @@
-//! Counters by names that outlive their places in tables, for snapshots.
+//! Counters by name, for a process that goes on with them.
 
 use std::collections::BTreeMap;
 
@@ -6,6 +6,7 @@ use crate::access::{AuthFailure, DeniedRule};
 use crate::base::Transport;
 use crate::wire::{ErrorCode, Method};
 
+use super::icmp::IcmpFate;
 use super::police::Limit;
 use super::stats::{Direction, DropReason, Histogram, Path, Stats};
 
@@ -41,10 +42,12 @@ fn each_counter(stats: &mut Stats, mut visit: impl FnMut(String, &mut u64)) {
         policed,
         new_peers_refused,
         scan_suspects,
+        mobility,
         duration,
         bandwidth,
         affected,
         connections: _,
+        icmp,
     } = stats;
     affected.each_word(|name, value| visit(format!("affected/{name}"), value));
     for (limit, row) in Limit::ALL.iter().zip(policed) {
@@ -62,10 +65,13 @@ fn each_counter(stats: &mut Stats, mut visit: impl FnMut(String, &mut u64)) {
     }
     visit("new_peers_refused".to_owned(), new_peers_refused);
     visit("scan_suspects".to_owned(), scan_suspects);
+    let codes = || ErrorCode::ALL.iter().map(|code| code.code());
+    for (code, value) in std::iter::once(0).chain(codes()).zip(mobility) {
+        visit(format!("mobility/{code}"), value);
+    }
     for (method, rows) in Method::ALL.iter().zip(requests) {
         for (transport, row) in Transport::ALL.iter().zip(rows) {
-            let codes = ErrorCode::ALL.iter().map(|code| code.code());
-            for (code, value) in std::iter::once(0).chain(codes).zip(row) {
+            for (code, value) in std::iter::once(0).chain(codes()).zip(row) {
                 let (method, transport) = (method.label(), transport.label());
                 visit(format!("request/{method}/{transport}/{code}"), value);
             }
@@ -86,6 +92,9 @@ fn each_counter(stats: &mut Stats, mut visit: impl FnMut(String, &mut u64)) {
     }
     for (rule, value) in DeniedRule::ALL.iter().zip(peer_denied) {
         visit(format!("denied/{}", rule.label()), value);
+    }
+    for (fate, value) in IcmpFate::ALL.iter().zip(icmp) {
+        visit(format!("icmp/{}", fate.label()), value);
     }
     each_bucket("duration", duration, &mut visit);
     for (direction, histogram) in Direction::ALL.iter().zip(bandwidth) {

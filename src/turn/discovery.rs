@@ -79,7 +79,7 @@ impl Server {
     pub(super) fn understood(&self, from: FiveTuple, method: Method) -> &'static [u16] {
         match method {
             Method::Binding if self.discovers(from) => KNOWN_DISCOVERY,
-            method => Self::known(method),
+            method => self.known(method),
         }
     }
 

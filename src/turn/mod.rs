@@ -9,6 +9,7 @@
 //!  client ──►      │
 //!                  └───────────► Output…   answers, OpenRelay, Ended    (control path: poll_output)
 //!  peer   ──► handle_peer_input ► Forward  ChannelData, Data indication
+//!  ICMP   ──► handle_icmp ──────► Output…  Data indication
 //!  time   ──► handle_timeout ───► Output…
 //! ```
 
@@ -20,7 +21,9 @@ mod connections;
 mod contacts;
 mod counters;
 mod discovery;
+mod icmp;
 mod limits;
+mod mobility;
 pub mod police;
 mod purses;
 mod reject;
@@ -31,6 +34,7 @@ mod routes;
 mod server;
 mod snapshot;
 pub mod stats;
+mod ticket;
 mod timers;
 mod trace;
 
@@ -48,6 +52,7 @@ pub use auth::NONCE_LENGTH;
 pub use change::Newcomers;
 pub use connections::{CONNECTION_TIMEOUT, ConnectionId};
 pub use discovery::{NatDiscovery, Vantage};
+pub use icmp::IcmpFate;
 pub use police::Bandwidth;
 pub use purses::{PurseId, Settlement};
 pub use reject::Reject;
@@ -77,6 +82,8 @@ pub enum Forward {
         peer: PermittedPeer,
         /// Where the application data lies in the input, in bytes.
         payload: Range<u16>,
+        /// Nobody may cut the datagram up (DONT-FRAGMENT, RFC 8656 §11.2).
+        dont_fragment: bool,
     },
     /// Write `header` right in front of the input, its padding behind, and send all of it to the client.
     ToClient {
@@ -87,6 +94,12 @@ pub enum Forward {
     },
     /// A control message, or nothing to do: drain `poll_output`.
     Consumed,
+    /// Give this datagram, and what follows on its five-tuple, to another shard: its ticket names an allocation there
+    /// (RFC 8016).
+    ToShard {
+        /// Which.
+        shard: u8,
+    },
     /// It goes no further, and is counted.
     Drop(DropReason),
 }
@@ -155,6 +168,18 @@ pub enum Output {
     ClosePeer {
         /// Which.
         connection: ConnectionId,
+    },
+    /// Count the allocation for this address rather than the one so far, then call `handle_client_moved`.
+    MoveClient {
+        /// Which.
+        id: AllocationId,
+        /// The client's address, for quotas.
+        client: IpAddr,
+    },
+    /// An allocation that has moved is no longer on this five-tuple.
+    Left {
+        /// Where it was.
+        five_tuple: FiveTuple,
     },
 }
 
@@ -248,6 +273,16 @@ pub enum SecurityFeatures {
     Always,
 }
 
+/// What DSCP and ECN of relayed datagrams are (RFC 8656 §14).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Dscp {
+    /// What they were when the datagram came, between UDP clients and peers.
+    #[default]
+    Preserve,
+    /// Best effort, Not-ECT.
+    Zero,
+}
+
 /// What of the protocols is offered: the core's part of `[protocol]`.
 #[derive(Clone, Debug)]
 pub struct Protocol {
@@ -255,18 +290,26 @@ pub struct Protocol {
     pub default_family: DefaultFamily,
     /// Channel numbers that may be bound.
     pub channels: ChannelRange,
+    /// Where security features are offered.
+    pub security_features: SecurityFeatures,
     /// Allocations in both families (ADDITIONAL-ADDRESS-FAMILY, RFC 8656 §7.2); the attribute is ignored else.
     pub dual_allocation: bool,
     /// Ports kept for a second allocation (EVEN-PORT with the R bit, RFC 8656 §7.2); 508 else.
     pub reservations: bool,
-    /// Where security features are offered.
-    pub security_features: SecurityFeatures,
+    /// Whether clients may ask for datagrams that nobody cuts up.
+    pub dont_fragment: bool,
+    /// DSCP and ECN of what is relayed.
+    pub dscp: Dscp,
+    /// Whether clients are told of ICMP errors.
+    pub icmp: bool,
     /// Addresses that clients may discover their NAT by, at most one of each family.
     pub nat_discovery: Vec<NatDiscovery>,
     /// Whether clients of RFC 3489 are answered.
     pub rfc3489: bool,
     /// Allocations that relay connections (RFC 6062).
     pub tcp_allocations: bool,
+    /// Whether clients may move their allocations (RFC 8016).
+    pub mobility: bool,
 }
 
 impl Default for Protocol {
@@ -274,12 +317,16 @@ impl Default for Protocol {
         Self {
             default_family: DefaultFamily::default(),
             channels: ChannelRange::default(),
-            dual_allocation: true,
-            reservations: true,
             nat_discovery: Vec::new(),
             rfc3489: false,
             security_features: SecurityFeatures::default(),
             tcp_allocations: true,
+            dual_allocation: true,
+            reservations: true,
+            dont_fragment: true,
+            dscp: Dscp::default(),
+            icmp: true,
+            mobility: true,
         }
     }
 }

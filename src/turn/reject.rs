@@ -48,6 +48,10 @@ pub enum Reject {
     RelayTransport,
     /// 446: there is a connection with that peer.
     ConnectionExists,
+    /// 405: allocations do not move, or this one does not.
+    MobilityForbidden,
+    /// No refusal yet: the ticket names an allocation of that shard.
+    Elsewhere(u8),
 }
 
 impl Reject {
@@ -67,7 +71,8 @@ impl Reject {
             Self::PeerFamily => ErrorCode::PeerAddressFamilyMismatch,
             Self::Quota | Self::Draining => ErrorCode::AllocationQuotaReached,
             Self::Capacity | Self::NewPeers => ErrorCode::InsufficientCapacity,
-            Self::ServerError => ErrorCode::ServerError,
+            Self::ServerError | Self::Elsewhere(_) => ErrorCode::ServerError,
+            Self::MobilityForbidden => ErrorCode::MobilityForbidden,
             Self::RelayTransport => ErrorCode::Forbidden,
             Self::ConnectionExists => ErrorCode::ConnectionAlreadyExists,
         }

@@ -8,7 +8,7 @@ use super::allocation::AllocationId;
 use super::limits::nanos;
 use super::server::Server;
 use super::stats::{Direction, DropReason};
-use super::{Forward, FromPeer};
+use super::{Forward, FromPeer, Seed};
 
 impl Server {
     /// ChannelData from a client (RFC 8656 §12.6).
@@ -24,6 +24,9 @@ impl Server {
         let Some(&route) = self.routes.to_peer(from, channel, now.mono) else {
             return Forward::Drop(DropReason::NoChannel);
         };
+        if route.settles {
+            self.settle_on_next(now, route.allocation);
+        }
         if let Err(reason) = self.admit_from_client(now, route.allocation, payload.len()) {
             return Forward::Drop(reason);
         }
@@ -31,6 +34,7 @@ impl Server {
             allocation: route.allocation,
             peer: route.peer,
             payload,
+            dont_fragment: false,
         }
     }
 
@@ -39,6 +43,10 @@ impl Server {
         let Some(send) = indication::parse_send(datagram) else {
             return Forward::Drop(DropReason::Malformed);
         };
+        // Where it is not offered it is an unknown attribute (RFC 8656 §11.2).
+        if send.dont_fragment && !self.settings.protocol.dont_fragment {
+            return Forward::Drop(DropReason::Malformed);
+        }
         let id = self.by_five_tuple.get(&from).copied();
         let Some(allocation) = id.and_then(|id| self.allocations.get(id)) else {
             return Forward::Drop(DropReason::NoAllocation);
@@ -53,6 +61,7 @@ impl Server {
             return Forward::Drop(DropReason::Unexpected);
         }
         let id = allocation.id;
+        let settles = allocation.five_tuple != from;
         let permission = allocation.permitted_until(send.peer.ip(), now.mono);
         let peer = match (self.access.peers).permit_within(allocation.scope, send.peer) {
             Ok(peer) => peer,
@@ -72,6 +81,9 @@ impl Server {
             }
             self.remember_peer(id, send.peer, false);
         }
+        if settles {
+            self.settle_on_next(now, id);
+        }
         if let Err(reason) = self.admit_from_client(now, id, send.data.len()) {
             return Forward::Drop(reason);
         }
@@ -79,6 +91,8 @@ impl Server {
             allocation: id,
             peer,
             payload: send.data,
+            // It is about IPv4 on both sides (RFC 8656 §13, §14).
+            dont_fragment: send.dont_fragment && from.client().is_ipv4() && send.peer.is_ipv4(),
         }
     }
 
@@ -111,6 +125,9 @@ impl Server {
                 if !permitted {
                     return Forward::Drop(DropReason::NoPermission);
                 }
+                if allocation.is_adrift() {
+                    return Forward::Drop(DropReason::NoAllocation);
+                }
                 // A channel was bound to a port that policy had judged; here a permission speaks for the IP alone.
                 if let Err(denied) = (self.access.peers).admit_within(allocation.scope, from.peer) {
                     self.stats.peer_denied[denied.rule as usize] += 1;
@@ -119,13 +136,10 @@ impl Server {
                 if let Some(contacts) = &mut allocation.contacts {
                     contacts.answers(self.hasher.hash_one(from.peer));
                 }
-                self.indications = self.indications.wrapping_add(1);
-                let mut transaction = [0; 12];
-                let scrambled = self.indications ^ self.seed.hash[0];
-                transaction[..8].copy_from_slice(&scrambled.to_be_bytes());
-                transaction[8..].copy_from_slice(&to.slot.to_be_bytes());
+                let five_tuple = allocation.five_tuple;
+                let transaction = indication_id(&mut self.indications, &self.seed, to);
                 let header = Header::data_indication(from.peer, length, transaction);
-                (allocation.five_tuple, header)
+                (five_tuple, header)
             }
         };
         let Some(header) = header else {
@@ -176,4 +190,14 @@ impl Server {
         allocation.count(Direction::ToPeer, elapsed.as_secs() as u32, bytes);
         Ok(())
     }
+}
+
+/// The transaction id of the next Data indication: they need to differ, not to be secret.
+pub(super) fn indication_id(indications: &mut u64, seed: &Seed, to: AllocationId) -> [u8; 12] {
+    *indications = indications.wrapping_add(1);
+    let mut transaction = [0; 12];
+    let scrambled = *indications ^ seed.hash[0];
+    transaction[..8].copy_from_slice(&scrambled.to_be_bytes());
+    transaction[8..].copy_from_slice(&to.slot.to_be_bytes());
+    transaction
 }

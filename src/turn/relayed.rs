@@ -115,14 +115,27 @@ impl Server {
             family,
             even_port: ask.even_port,
             user: Arc::clone(&allocation.user),
-            realm: allocation.realm,
             scope: allocation.scope,
+            realm: allocation.realm,
             client: allocation.five_tuple.client().ip(),
+            transport: allocation.relay_transport,
             reserve: ask.reserve,
             token: ask.token,
-            transport: allocation.relay_transport,
         };
         self.output(output);
+    }
+
+    /// The success response to an Allocate, the same for its retransmissions.
+    pub(super) fn allocate_success(
+        &self,
+        allocation: &Allocation,
+        relayed: RelayedAddress,
+    ) -> Response {
+        let response = allocate_success(allocation, relayed);
+        match self.ticket(allocation) {
+            Some(ticket) => response.mobility_ticket(&ticket),
+            None => response,
+        }
     }
 
     /// Everything that can be had is open: the client hears of it.
@@ -140,7 +153,7 @@ impl Server {
             return;
         };
         let (five_tuple, key) = (allocation.five_tuple, allocation.key);
-        let answer = allocate_success(allocation, relayed);
+        let answer = self.allocate_success(allocation, relayed);
         let message = answer.finish(Some(&key), allocation.fingerprint);
         if !allocation.scope.is_canary() {
             let transport = five_tuple.transport();
@@ -234,8 +247,8 @@ pub(super) struct Ask {
     pub token: Option<u64>,
 }
 
-/// The success response to an Allocate, the same for its retransmissions.
-pub(super) fn allocate_success(allocation: &Allocation, relayed: RelayedAddress) -> Response {
+/// The success response to an Allocate, but for its ticket.
+fn allocate_success(allocation: &Allocation, relayed: RelayedAddress) -> Response {
     let mut response =
         Response::success(Method::Allocate, allocation.transaction).relayed_address(relayed.0);
     if let Some(additional) = allocation.additional() {

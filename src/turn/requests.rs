@@ -1,6 +1,7 @@
 //! One function per method; each reads as its section of the RFC.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::access::{AuthFailure, Denied, PermittedIp};
@@ -11,8 +12,10 @@ use super::allocation::{
     Additional, Allocation, AllocationId, CHANNEL_LIFETIME, ChannelBinding, State,
 };
 use super::auth::Authenticated;
+use super::icmp::Told;
+use super::mobility::Renewed;
 use super::reject::Reject;
-use super::relayed::{Ask, allocate_success};
+use super::relayed::Ask;
 use super::server::Server;
 use super::stats::{Direction, RateWindow, Traffic};
 use super::{ChannelRange, DEFAULT_LIFETIME, DefaultFamily, EndReason};
@@ -65,6 +68,17 @@ const NOT_FOR_TCP: [u16; 3] = [
     attribute::RESERVATION_TOKEN,
 ];
 
+/// With what is understood where it is offered.
+const KNOWN_TURN_DONT_FRAGMENT: &[u16] = &{
+    let mut known = [attribute::DONT_FRAGMENT; KNOWN_TURN.len() + 1];
+    let mut at = 0;
+    while at < KNOWN_TURN.len() {
+        known[at] = KNOWN_TURN[at];
+        at += 1;
+    }
+    known
+};
+
 impl From<DecodeError> for Reject {
     fn from(_: DecodeError) -> Self {
         Self::BadRequest("an attribute is malformed")
@@ -74,9 +88,10 @@ impl From<DecodeError> for Reject {
 impl Server {
     /// Attributes that `method` understands, ACCESS-TOKEN among them whether tokens are taken or not; others below 0x8000 get
     /// 420 (RFC 8489 §6.3.1).
-    pub(super) const fn known(method: Method) -> &'static [u16] {
+    pub(super) const fn known(&self, method: Method) -> &'static [u16] {
         match method {
             Method::Binding => KNOWN_BINDING,
+            _ if self.settings.protocol.dont_fragment => KNOWN_TURN_DONT_FRAGMENT,
             _ => KNOWN_TURN,
         }
     }
@@ -93,7 +108,7 @@ impl Server {
             }
             return Ok(None);
         }
-        refuse_unknown(message, Method::Binding)?;
+        self.refuse_unknown(message, Method::Binding)?;
         let response = Response::success(Method::Binding, message.transaction_id());
         Ok(Some(response.mapped_address(from.client())))
     }
@@ -114,7 +129,7 @@ impl Server {
             }
             return Ok(allocation
                 .relayed()
-                .map(|relayed| allocate_success(allocation, relayed)));
+                .map(|relayed| self.allocate_success(allocation, relayed)));
         }
         let relay_transport = match message.requested_transport()? {
             None => return Err(Reject::BadRequest("REQUESTED-TRANSPORT is missing")),
@@ -133,8 +148,11 @@ impl Server {
                 return Err(Reject::BadRequest("not for a TCP allocation"));
             }
         }
-        refuse_unknown(message, Method::Allocate)?;
+        self.refuse_unknown(message, Method::Allocate)?;
         let (family, additional, ask) = self.wanted(from, message, relay_transport)?;
+        // Whoever asks for it here wants to know whether it may be had in Send (RFC 8656 §7.2).
+        message.dont_fragment()?;
+        let mobile = self.asks_to_move(message, &authenticated, relay_transport)?;
         if !authenticated.scope().is_canary() {
             self.admit_newcomer(from)?;
         }
@@ -155,7 +173,7 @@ impl Server {
             state: State::Opening,
             additional,
             token: None,
-            user: identity.user,
+            user: Arc::clone(&identity.user),
             username: identity.username,
             key,
             credential_expires: identity.expires,
@@ -178,6 +196,8 @@ impl Server {
             contacts: None,
             relay_transport,
             connections: Vec::new(),
+            told: Told::default(),
+            mobility: mobile.then(Box::default),
         });
         self.by_five_tuple.insert(from, id);
         self.touch(now, id, |_| {});
@@ -191,14 +211,14 @@ impl Server {
         &self,
         from: FiveTuple,
         message: &Message<'_>,
-        relay_transport: RelayTransport,
+        relays: RelayTransport,
     ) -> Result<(Family, Additional, Ask), Reject> {
         let token = message.reservation_token()?;
         let requested = message.requested_family()?;
         let even_port = message.even_port()?;
-        // RFC 6062 knows nothing of two relayed addresses: for TCP the attribute is as unknown as it may be.
-        let dual = relay_transport == RelayTransport::Udp
-            && self.settings.protocol.dual_allocation
+        // A TCP allocation listens once: what may be ignored is.
+        let dual = self.settings.protocol.dual_allocation
+            && relays == RelayTransport::Udp
             && message.additional_family()?;
         if token.is_some() && (even_port.is_some() || requested.is_some() || dual) {
             return Err(Reject::BadRequest("RESERVATION-TOKEN says it all"));
@@ -249,31 +269,62 @@ impl Server {
         Ok((family, additional, ask))
     }
 
-    /// Refresh (RFC 8656 §8.2); zero ends the allocation.
+    /// Refresh (RFC 8656 §8.2); zero ends the allocation. `None`: the answer follows once a move is counted.
     pub(super) fn refresh(
         &mut self,
         now: Now,
+        from: FiveTuple,
         id: Option<AllocationId>,
         message: &Message<'_>,
         authenticated: &Authenticated,
-    ) -> Result<Response, Reject> {
+    ) -> Result<Option<Response>, Reject> {
+        if message.mobility_ticket().is_some() {
+            self.refuse_unknown(message, Method::Refresh)?;
+            return self.refresh_by_ticket(now, from, id, message, authenticated);
+        }
         let (id, allocation) = self.owned(id, authenticated)?;
-        refuse_unknown(message, Method::Refresh)?;
-        let family = match message.requested_family()? {
-            Some(Some(family)) if allocation.ends(family).is_some() => Some(family),
-            Some(_) => return Err(Reject::PeerFamily),
-            None => None,
-        };
-        let requested = message.lifetime()?;
+        self.refuse_unknown(message, Method::Refresh)?;
+        let (family, granted_secs) = self.renewal(now, allocation, message, authenticated)?;
         let response = Response::success(Method::Refresh, message.transaction_id());
-        if requested == Some(0) {
+        if granted_secs == 0 {
             match family {
                 Some(family) => self.end_relayed(now, id, family, EndReason::Released),
                 None => {
                     self.end(now, id, EndReason::Released);
                 }
             }
-            return Ok(response.lifetime(0));
+            return Ok(Some(response.lifetime(0)));
+        }
+        let renewed = Renewed::of(authenticated);
+        self.touch(now, id, |allocation| {
+            allocation.refresh(family, now.mono + Duration::from_secs(granted_secs.into()));
+            if let Some(renewed) = renewed {
+                renewed.keep(allocation);
+            }
+        });
+        Ok(Some(response.lifetime(granted_secs)))
+    }
+
+    /// The family that a Refresh of `allocation` is about, if not about all of it, and the LIFETIME that it is granted, in
+    /// seconds; 0 where it asks for an end.
+    ///
+    /// # Errors
+    /// 443 for a family that it has not, 401 if the credential is over.
+    pub(super) fn renewal(
+        &self,
+        now: Now,
+        allocation: &Allocation,
+        message: &Message<'_>,
+        authenticated: &Authenticated,
+    ) -> Result<(Option<Family>, u32), Reject> {
+        let family = match message.requested_family()? {
+            Some(Some(family)) if allocation.ends(family).is_some() => Some(family),
+            Some(_) => return Err(Reject::PeerFamily),
+            None => None,
+        };
+        let requested = message.lifetime()?;
+        if requested == Some(0) {
+            return Ok((family, 0));
         }
         let renewed = authenticated.renewed();
         let over = renewed.is_none()
@@ -291,16 +342,7 @@ impl Server {
             None => allocation.credential_expires,
         };
         let bounded = allocation.scope.is_loop() || allocation.by_token;
-        let granted_secs = self.granted_secs(now, requested, bounded, ends);
-        self.touch(now, id, |allocation| {
-            allocation.refresh(family, now.mono + Duration::from_secs(granted_secs.into()));
-            if let Some(identity) = renewed {
-                allocation.username.clone_from(&identity.username);
-                allocation.key = *authenticated.key();
-                allocation.credential_expires = identity.expires;
-            }
-        });
-        Ok(response.lifetime(granted_secs))
+        Ok((family, self.granted_secs(now, requested, bounded, ends)))
     }
 
     /// CreatePermission (RFC 8656 §10.2): all of the peers, or none.
@@ -312,7 +354,7 @@ impl Server {
         authenticated: &Authenticated,
     ) -> Result<Response, Reject> {
         let (id, allocation) = self.owned(id, authenticated)?;
-        refuse_unknown(message, Method::CreatePermission)?;
+        self.refuse_unknown(message, Method::CreatePermission)?;
         let peers: Vec<SocketAddr> = message.peer_addresses().collect::<Result<_, _>>()?;
         if peers.is_empty() {
             return Err(Reject::BadRequest("XOR-PEER-ADDRESS is missing"));
@@ -368,7 +410,7 @@ impl Server {
         authenticated: &Authenticated,
     ) -> Result<Response, Reject> {
         let (id, allocation) = self.owned(id, authenticated)?;
-        refuse_unknown(message, Method::ChannelBind)?;
+        self.refuse_unknown(message, Method::ChannelBind)?;
         if allocation.relay_transport == RelayTransport::Tcp {
             return Err(Reject::RelayTransport);
         }
@@ -440,6 +482,19 @@ impl Server {
         ))
     }
 
+    /// # Errors
+    /// Attributes that have to be understood and are not.
+    pub(super) fn refuse_unknown(
+        &self,
+        message: &Message<'_>,
+        method: Method,
+    ) -> Result<(), Reject> {
+        match message.unknown_required(self.known(method)).next() {
+            None => Ok(()),
+            Some(_) => Err(Reject::UnknownAttributes),
+        }
+    }
+
     /// The family of a relayed address where the client names none.
     fn default_family(&self, from: FiveTuple) -> Family {
         let client = Family::of(from.client().ip());
@@ -507,14 +562,5 @@ impl Server {
             }
             _ => granted,
         }
-    }
-}
-
-/// # Errors
-/// 420 if an attribute has to be understood and is not.
-pub(super) fn refuse_unknown(message: &Message<'_>, method: Method) -> Result<(), Reject> {
-    match message.unknown_required(Server::known(method)).next() {
-        None => Ok(()),
-        Some(_) => Err(Reject::UnknownAttributes),
     }
 }

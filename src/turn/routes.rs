@@ -22,6 +22,8 @@ pub(super) struct ToPeer {
     pub allocation: AllocationId,
     pub peer: PermittedPeer,
     until: Instant,
+    /// What comes this way says that the client has moved.
+    pub settles: bool,
 }
 
 /// Where data of a bound peer goes.
@@ -93,14 +95,22 @@ impl Routes {
             let family = Family::of(binding.peer.address().ip());
             let ends = allocation.ends(family).unwrap_or(allocation.expires);
             let until = binding.expires.min(ends);
-            self.to_peer.insert(
-                (allocation.five_tuple, binding.number),
-                ToPeer {
-                    allocation: allocation.id,
-                    peer: binding.peer,
-                    until,
-                },
-            );
+            let here = (!allocation.is_adrift()).then_some((allocation.five_tuple, false));
+            let next = allocation.next().map(|next| (next, true));
+            for (five_tuple, settles) in here.into_iter().chain(next) {
+                self.to_peer.insert(
+                    (five_tuple, binding.number),
+                    ToPeer {
+                        allocation: allocation.id,
+                        peer: binding.peer,
+                        until,
+                        settles,
+                    },
+                );
+            }
+            if allocation.is_adrift() {
+                continue;
+            }
             // Towards the client a permission is needed as well (RFC 8656 §11.3); without one the route stays closed.
             let peer = binding.peer.address();
             let permitted = allocation.permitted_until(peer.ip(), now).unwrap_or(now);
@@ -115,10 +125,19 @@ impl Routes {
         }
     }
 
+    /// Removes the route of one binding from `five_tuple`.
+    pub fn leave(&mut self, five_tuple: FiveTuple, binding: &ChannelBinding) {
+        self.to_peer.remove(&(five_tuple, binding.number));
+    }
+
     /// Removes the routes of one binding.
     pub fn remove(&mut self, allocation: &Allocation, binding: &ChannelBinding) {
-        self.to_peer
-            .remove(&(allocation.five_tuple, binding.number));
+        if !allocation.is_adrift() {
+            self.leave(allocation.five_tuple, binding);
+        }
+        if let Some(next) = allocation.next() {
+            self.leave(next, binding);
+        }
         self.to_client
             .remove(&PeerKey::new(allocation.id, binding.peer.address()));
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use ahash::RandomState;
 
-use crate::access::{Access, AddressRate, RealmName, Scope};
+use crate::access::{Access, AddressRate, AuthFailure, RealmName, Scope};
 use crate::base::trace::Traces;
 use crate::base::{Family, FiveTuple, Now};
 use crate::wire::{
@@ -23,6 +23,7 @@ use super::purses::{PurseId, Purses};
 use super::reject::Reject;
 use super::routes::Routes;
 use super::stats::{BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS, Direction, DropReason, Path, Stats};
+use super::ticket::Tickets;
 use super::timers::Timers;
 use super::trace::Tracer;
 use super::{EndReason, Ended, Forward, FromPeer, Output, Seed, Settings};
@@ -53,6 +54,7 @@ pub struct Server {
     /// Newcomers that were sent to other servers.
     pub(super) redirected: usize,
     pub(super) tracer: Tracer,
+    pub(super) tickets: Tickets,
     pub(super) vantages: Vec<Vantage>,
     pub(super) timers: Timers,
     pub(super) outputs: VecDeque<Output>,
@@ -78,6 +80,7 @@ impl Server {
             nonces: Nonces::new(&seed.nonce_key, settings.nonce_lifetime),
             unauthenticated: AddressRate::new(settings.unauthenticated_per_address, hasher.clone()),
             auth_failures: AddressRate::new(settings.auth_failures_per_address, hasher.clone()),
+            tickets: Tickets::new(&seed.nonce_key),
             settings,
             access,
             seed,
@@ -144,10 +147,18 @@ impl Server {
         }
     }
 
-    /// The client's stream closed: its allocation ends (RFC 8656 §7.2).
+    /// The client's connection is none of this server's any more: it carries a peer's data, or another shard has it.
+    pub fn handle_client_left(&mut self, five_tuple: FiveTuple) {
+        self.named.remove(&five_tuple);
+    }
+
+    /// The client's stream closed: its allocation ends (RFC 8656 §7.2), unless it moves (RFC 8016).
     pub fn handle_client_closed(&mut self, now: Now, five_tuple: FiveTuple) {
         let now = self.advance(now);
         self.named.remove(&five_tuple);
+        if self.outlives(now, five_tuple) {
+            return;
+        }
         if let Some(id) = self.by_five_tuple.get(&five_tuple).copied() {
             self.end(now, id, EndReason::ClientClosed);
         }
@@ -270,6 +281,9 @@ impl Server {
         }
         let mut signer = None;
         let result = self.dispatch(now, from, message, method, &mut signer);
+        if let Err(Reject::Elsewhere(shard)) = result {
+            return Forward::ToShard { shard };
+        }
         if let Err(reject) = &result {
             if let Some(failure) = reject.auth_failure() {
                 self.stats.auth_failures[failure as usize] += 1;
@@ -317,14 +331,14 @@ impl Server {
     /// Whether `from`, whose integrity nothing has proven, may have an answer now: that its request is refused for
     /// `reject`, if it is.
     ///
-    /// Connections have proven their address. Loopback cannot be forged from outside: the kernel drops such packets.
+    /// Connections and sessions have proven their address. Loopback cannot be forged from outside: the kernel drops such packets.
     ///
     /// Wrong credentials have a bucket of their own, and what is over it was verified all the same. Not to verify it
     /// would spare the work, and lock out everybody whose address is that of a guesser, or is forged by one. A guess
     /// that is right is therefore answered at any rate, and only the password's length makes it rare.
     pub(super) fn may_answer(&mut self, now: Now, from: FiveTuple, reject: Option<Reject>) -> bool {
         let client = from.client().ip();
-        if from.transport().is_stream() || client.is_loopback() {
+        if from.transport().proves_address() || client.is_loopback() {
             return true;
         }
         let at = now.mono.saturating_duration_since(self.started);
@@ -335,18 +349,26 @@ impl Server {
         }
     }
 
+    /// Whether a stranger at `from` may be answered now outside of TURN, by a cookie or a handshake: it takes a token as
+    /// a Binding does.
+    pub fn may_greet(&mut self, now: Now, from: FiveTuple) -> bool {
+        let client = from.client().ip();
+        let at = now.mono.saturating_duration_since(self.started);
+        client.is_loopback() || self.unauthenticated.admit(at, client)
+    }
+
     /// Counts that someone at `from` failed to get an allocation, if the nonce proves the address: nobody forges
     /// more of them than it has addresses.
     fn count_affected(&mut self, now: Now, from: FiveTuple, message: &Message<'_>) {
         let nonce = message.nonce();
-        if nonce.is_some_and(|nonce| self.guard(now, from).is_fresh(nonce, None)) {
+        if nonce.is_some_and(|nonce| self.guard(now, from).is_fresh(nonce)) {
             let client = from.client().ip();
             self.stats.affected.address(now.unix_secs(), client);
         }
     }
 
     /// What requests from `from` are authenticated against.
-    fn guard(&self, now: Now, from: FiveTuple) -> Guard<'_> {
+    pub(super) fn guard(&self, now: Now, from: FiveTuple) -> Guard<'_> {
         let wanted = self.settings.protocol.security_features;
         let named = self.realm_of(from);
         Guard {
@@ -356,6 +378,7 @@ impl Server {
             nonces: &self.nonces,
             offer: Offer::to(from.transport(), wanted, self.access.asks(named)),
             named,
+            control: None,
         }
     }
 
@@ -421,14 +444,26 @@ impl Server {
             Method::ConnectionBind => self.connection_owner(message),
             _ => id.and_then(|id| self.allocations.get(id)),
         };
-        let authenticated = (self.guard(now, from)).authenticate(message, owned)?;
+        let mut guard = self.guard(now, from);
+        if method == Method::ConnectionBind {
+            let control = owned.map(|allocation| allocation.five_tuple);
+            guard.control = control.filter(|control| *control != from);
+        }
+        let authenticated = match guard.authenticate(message, owned) {
+            Err(Reject::Unauthenticated(AuthFailure::Expired))
+                if method == Method::Refresh && owned.is_none() =>
+            {
+                self.authenticate_by_ticket(now, from, message)?
+            }
+            other => other?,
+        };
         *signer = Some((*authenticated.key(), authenticated.scope()));
         if self.is_token_unknown(message, method) {
             return Err(Reject::UnknownAttributes);
         }
-        match method {
+        let result = match method {
             Method::Allocate => self.allocate(now, from, message, authenticated),
-            Method::Refresh => self.refresh(now, id, message, &authenticated).map(Some),
+            Method::Refresh => self.refresh(now, from, id, message, &authenticated),
             Method::CreatePermission => self
                 .create_permission(now, id, message, &authenticated)
                 .map(Some),
@@ -444,7 +479,11 @@ impl Server {
             | Method::Data
             | Method::ConnectionAttempt
             | Method::Unknown => Err(Reject::BadRequest("not a request")),
+        };
+        if result.is_ok() && message.mobility_ticket().is_none() {
+            self.settle_at(now, from);
         }
+        result
     }
 
     /// Whether there is an ACCESS-TOKEN that nobody here understands, where it would be understood otherwise (RFC 7635 §7).
@@ -541,7 +580,7 @@ impl Server {
         for binding in &allocation.channels {
             self.routes.remove(&allocation, binding);
         }
-        self.by_five_tuple.remove(&allocation.five_tuple);
+        self.forget_places(&allocation);
         if self.allocations.len() == 0 {
             self.routes.shrink();
         }
@@ -550,12 +589,17 @@ impl Server {
     /// Ends what is over at `now`: the allocation, or some of its permissions and channels.
     ///
     /// Timers call it, and so does every request, so that a late timer never shows.
-    fn expire(&mut self, now: Now, id: AllocationId) {
-        let Some(allocation) = self.allocations.get(id) else {
+    pub(super) fn expire(&mut self, now: Now, id: AllocationId) {
+        let Some(allocation) = self.allocations.get_mut(id) else {
             return;
         };
         if allocation.is_over(now.mono) {
-            self.end(now, id, EndReason::Expired);
+            let reason = if allocation.is_adrift() {
+                EndReason::ClientClosed
+            } else {
+                EndReason::Expired
+            };
+            self.end(now, id, reason);
             return;
         }
         let over = |family: &Family| {

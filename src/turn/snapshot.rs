@@ -27,12 +27,15 @@ use super::change::Newcomers;
 use super::connections::Connections;
 use super::contacts::Contacts;
 use super::counters::{counters, stats};
+use super::icmp::Told;
+use super::mobility::MobilityImage;
 use super::police::ScopedRates;
 use super::purses::{PurseId, Purses};
 use super::relayed::AdditionalImage;
 use super::routes::Routes;
 use super::server::Server;
 use super::stats::{Direction, RateWindow, Traffic};
+use super::ticket::Tickets;
 use super::timers::Timers;
 use super::trace::Tracer;
 use super::{Seed, Settings};
@@ -150,6 +153,8 @@ struct AllocationImage {
     /// What the answer names; the reservation itself stays behind.
     #[serde(default)]
     token: Option<u64>,
+    #[serde(default)]
+    mobility: Option<MobilityImage>,
 }
 
 impl Snapshot {
@@ -276,6 +281,7 @@ impl Server {
             vantages: _,
             redirected,
             tracer: _,
+            tickets: _,
             timers: _,
             outputs,
             started,
@@ -434,6 +440,7 @@ impl Server {
             routes,
             stats,
             indications,
+            tickets: Tickets::new(&nonce_key),
             timers,
             newcomers: Newcomers::default(),
             vantages: Vec::new(),
@@ -447,6 +454,7 @@ impl Server {
         let live: Vec<_> = server.tenants().map(|tenant| tenant.id).collect();
         for id in live {
             server.place_under_limits(now, id);
+            server.resume_move(now, id);
         }
         server
     }
@@ -493,8 +501,8 @@ impl Server {
                 user: Arc::clone(&allocation.user),
                 realm: allocation.realm,
                 scope: allocation.scope,
-                families: allocation.families().collect(),
                 moves: allocation.moves(),
+                families: allocation.families().collect(),
             })
     }
 
@@ -577,6 +585,9 @@ impl AllocationImage {
             contacts,
             relay_transport: _,
             connections: _,
+            // A moment's worth.
+            told: _,
+            mobility,
         } = allocation;
         Self {
             slot: id.slot,
@@ -620,6 +631,8 @@ impl AllocationImage {
             contacts: contacts.as_deref().cloned(),
             additional: AdditionalImage::of(state, additional, now),
             token: *token,
+            mobility: (mobility.as_deref())
+                .map(|mobility| MobilityImage::of(mobility, |at| nanos(at, now))),
         }
     }
 
@@ -690,6 +703,9 @@ impl AllocationImage {
                 .map(Box::new),
             relay_transport: RelayTransport::Udp,
             connections: Vec::new(),
+            told: Told::default(),
+            mobility: (self.mobility.as_ref())
+                .map(|image| Box::new(image.restored(|nanos| moment(nanos, taken)))),
         })
     }
 }

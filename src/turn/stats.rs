@@ -7,6 +7,7 @@ use crate::base::{Family, Transport};
 use crate::wire::{ErrorCode, Method};
 
 use super::affected::Affected;
+use super::icmp::IcmpFate;
 use super::police::Limit;
 
 /// Which way relayed application data flows.
@@ -103,13 +104,15 @@ pub enum DropReason {
     BandwidthTotal,
     /// The allocation addresses new peers faster than it may.
     NewPeers,
+    /// A DTLS record of no session, or a ClientHello that none can begin with.
+    Dtls,
     /// A peer's connection to an allocation that has as many as it may.
     Connections,
 }
 
 impl DropReason {
     /// Every reason, in the order of their discriminants.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::NotStun,
         Self::Malformed,
         Self::Unexpected,
@@ -132,6 +135,7 @@ impl DropReason {
         Self::BandwidthUser,
         Self::BandwidthTotal,
         Self::NewPeers,
+        Self::Dtls,
         Self::Connections,
     ];
 
@@ -160,6 +164,7 @@ impl DropReason {
             Self::BandwidthUser => "bandwidth_user",
             Self::BandwidthTotal => "bandwidth_total",
             Self::NewPeers => "new_peers",
+            Self::Dtls => "dtls",
             Self::Connections => "connections",
         }
     }
@@ -301,6 +306,8 @@ pub struct Stats {
     pub new_peers_refused: u64,
     /// Allocations many of whose peers never answered.
     pub scan_suspects: u64,
+    /// Refreshes with a ticket, by outcome.
+    pub mobility: [u64; OUTCOMES],
     /// Failed authentications.
     pub auth_failures: [u64; AuthFailure::ALL.len()],
     /// Refused peers.
@@ -313,6 +320,8 @@ pub struct Stats {
     pub bandwidth: [Histogram<{ BANDWIDTH_BOUNDS.len() }>; Direction::ALL.len()],
     /// Connections of TCP allocations with peers, those that wait to be made or bound included.
     pub connections: u64,
+    /// ICMP errors about datagrams to peers.
+    pub icmp: [u64; IcmpFate::ALL.len()],
 }
 
 /// Outcomes of Allocate requests; challenges (401 without credentials, 438) are none and stay 0.
@@ -343,12 +352,14 @@ impl Default for Stats {
             policed: [[Traffic::default(); Direction::ALL.len()]; Limit::ALL.len()],
             new_peers_refused: 0,
             scan_suspects: 0,
+            mobility: [0; OUTCOMES],
             auth_failures: [0; AuthFailure::ALL.len()],
             peer_denied: [0; DeniedRule::ALL.len()],
             affected: Affected::default(),
             duration: Histogram::default(),
             bandwidth: Default::default(),
             connections: 0,
+            icmp: [0; IcmpFate::ALL.len()],
         }
     }
 }
@@ -411,6 +422,8 @@ impl Stats {
         self.new_peers_refused += other.new_peers_refused;
         self.scan_suspects += other.scan_suspects;
         self.connections += other.connections;
+        (self.icmp.iter_mut().zip(&other.icmp)).for_each(|(a, b)| add(a, b));
+        (self.mobility.iter_mut().zip(&other.mobility)).for_each(|(a, b)| add(a, b));
         let mine =
             (self.relayed.as_flattened_mut().iter_mut()).chain(self.policed.as_flattened_mut());
         let theirs = (other.relayed.as_flattened().iter()).chain(other.policed.as_flattened());

@@ -18,6 +18,8 @@ pub struct Send {
     pub peer: SocketAddr,
     /// Where DATA's value lies in the message.
     pub data: Range<u16>,
+    /// DONT-FRAGMENT: nobody may cut the datagram up.
+    pub dont_fragment: bool,
 }
 
 /// Whether `bytes` start like a Send indication.
@@ -53,6 +55,7 @@ fn parse(bytes: &[u8]) -> Option<Send> {
     }
     let mut peer = None;
     let mut data = None;
+    let mut dont_fragment = false;
     let mut at = STUN_HEADER;
     while at < bytes.len() {
         let &[a, b, c, d] = bytes.get(at..)?.first_chunk::<4>()?;
@@ -68,6 +71,7 @@ fn parse(bytes: &[u8]) -> Option<Send> {
                 data = Some(u16::try_from(start).ok()?..u16::try_from(end).ok()?);
             }
             attribute::XOR_PEER_ADDRESS | attribute::DATA => {}
+            attribute::DONT_FRAGMENT if value.is_empty() => dont_fragment = true,
             attribute::USERNAME
             | attribute::MESSAGE_INTEGRITY
             | attribute::REALM
@@ -80,6 +84,7 @@ fn parse(bytes: &[u8]) -> Option<Send> {
     Some(Send {
         peer: peer?,
         data: data?,
+        dont_fragment,
     })
 }
 

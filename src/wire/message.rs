@@ -8,8 +8,8 @@ use sha2::Sha256;
 use stun_types::attribute::{AlternateServer, AttributeFromRaw, RawAttribute, XorMappedAddress};
 use stun_types::message::{Message as Codec, MessageClass, StunParseError};
 use turn_types::attribute::{
-    ChannelNumber, ConnectionId, EvenPort, Lifetime, RequestedAddressFamily, RequestedTransport,
-    ReservationToken, XorPeerAddress, XorRelayedAddress,
+    ChannelNumber, ConnectionId, DontFragment, EvenPort, Lifetime, RequestedAddressFamily,
+    RequestedTransport, ReservationToken, XorPeerAddress, XorRelayedAddress,
 };
 
 use crate::base::Family;
@@ -283,6 +283,11 @@ impl<'a> Message<'a> {
         self.attribute(attribute::ACCESS_TOKEN)
     }
 
+    /// MOBILITY-TICKET, as sent (RFC 8016 §3.3).
+    pub fn mobility_ticket(&self) -> Option<&'a [u8]> {
+        self.attribute(attribute::MOBILITY_TICKET)
+    }
+
     /// LIFETIME in seconds.
     ///
     /// # Errors
@@ -351,6 +356,15 @@ impl<'a> Message<'a> {
     /// The attribute is there and malformed.
     pub fn even_port(&self) -> Result<Option<bool>, DecodeError> {
         self.typed::<EvenPort, _>(attribute::EVEN_PORT, |even| even.requested())
+    }
+
+    /// Whether DONT-FRAGMENT is present (RFC 8656 §18.9).
+    ///
+    /// # Errors
+    /// The attribute is there and malformed.
+    pub fn dont_fragment(&self) -> Result<bool, DecodeError> {
+        self.typed::<DontFragment, _>(attribute::DONT_FRAGMENT, |_| true)
+            .map(Option::unwrap_or_default)
     }
 
     /// CHANNEL-NUMBER as sent; whether it may be bound is not decided here.

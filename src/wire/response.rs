@@ -64,6 +64,21 @@ impl Response {
         self
     }
 
+    /// ConnectionAttempt (RFC 6062 §5.3), an indication and nobody's answer: `peer` has connected.
+    pub fn connection_attempt(transaction: TransactionId, peer: SocketAddr, id: u32) -> Self {
+        let class = MessageClass::Indication;
+        let mut indication = Self::new(class, Method::ConnectionAttempt, transaction);
+        let attribute = XorPeerAddress::new(peer, indication.transaction);
+        indication.out.push_attribute_unchecked(&attribute);
+        indication.connection_id(id)
+    }
+
+    /// CONNECTION-ID (RFC 6062 §6.2.1).
+    pub fn connection_id(mut self, id: u32) -> Self {
+        self.out.push_attribute_unchecked(&ConnectionId::new(id));
+        self
+    }
+
     /// RESERVATION-TOKEN: names the port that is kept for the client (RFC 8656 §18.10).
     pub fn reservation_token(mut self, token: u64) -> Self {
         let attribute = ReservationToken::new(token);
@@ -81,21 +96,6 @@ impl Response {
             let attribute = AddressErrorCode::new(family, code);
             self.out.push_attribute_unchecked(&attribute);
         }
-        self
-    }
-
-    /// ConnectionAttempt (RFC 6062 §5.3), an indication and nobody's answer: `peer` has connected.
-    pub fn connection_attempt(transaction: TransactionId, peer: SocketAddr, id: u32) -> Self {
-        let class = MessageClass::Indication;
-        let mut indication = Self::new(class, Method::ConnectionAttempt, transaction);
-        let attribute = XorPeerAddress::new(peer, indication.transaction);
-        indication.out.push_attribute_unchecked(&attribute);
-        indication.connection_id(id)
-    }
-
-    /// CONNECTION-ID (RFC 6062 §6.2.1).
-    pub fn connection_id(mut self, id: u32) -> Self {
-        self.out.push_attribute_unchecked(&ConnectionId::new(id));
         self
     }
 
@@ -131,6 +131,11 @@ impl Response {
         self.out
             .push_attribute_unchecked(&AlternateServer::new(server));
         self
+    }
+
+    /// MOBILITY-TICKET (RFC 8016 §3.3).
+    pub fn mobility_ticket(self, ticket: &[u8]) -> Self {
+        self.raw(attribute::MOBILITY_TICKET, ticket)
     }
 
     /// MAPPED-ADDRESS (RFC 8489 §14.1): how we see the client, in the clear.

@@ -16,6 +16,7 @@ mod bid_down;
 mod handover;
 mod hostile;
 mod limits;
+mod mobility;
 mod peers;
 mod process;
 mod realms;

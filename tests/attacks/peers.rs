@@ -187,6 +187,7 @@ pub(super) fn five_tuple(transport: Transport, family: Family) -> FiveTuple {
         Transport::Udp => ListenerId(0),
         Transport::Tcp => ListenerId(1),
         Transport::Tls => ListenerId(2),
+        Transport::Dtls => ListenerId(3),
     };
     let client = match family {
         Family::V4 => "192.0.2.7:4000",

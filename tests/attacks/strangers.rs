@@ -8,7 +8,7 @@ use stun::message::{CLASS_SUCCESS_RESPONSE, METHOD_BINDING};
 use stun::message::{METHOD_ALLOCATE, METHOD_CHANNEL_BIND, METHOD_CREATE_PERMISSION};
 use turnix::access::{AddressRate, AuthFailure};
 use turnix::base::{Family, FiveTuple, ListenerId, Transport};
-use turnix::net::{Batch, HEADROOM, Outgoing, UdpOptions, UdpSocket};
+use turnix::net::{Batch, HEADROOM, IpFields, Outgoing, UdpOptions, UdpSocket};
 use turnix::turn::{DropReason, Forward, Settings, Vantage};
 
 use super::client::Client;
@@ -582,6 +582,7 @@ fn strangers_from_everywhere_leave_nothing_behind() {
                 to: at,
                 from: None,
                 front: None,
+                fields: IpFields::default(),
             }
         })
         .collect();

@@ -2,6 +2,7 @@
 
 mod admin;
 mod cardinality;
+mod dtls;
 mod http;
 mod secrets;
 mod sharing;

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test target uses a part of it")]
 
 pub mod codec;
+pub mod dtls;
 pub mod security;
 pub mod wire;
 pub mod world;

@@ -51,6 +51,11 @@ pub struct World {
     /// What `OpenRelay` is answered with; `None` leaves it open.
     pub open: Option<Result<(), OpenError>>,
     pub access: Arc<Access>,
+    /// Where clients moved to, as quotas count them, and what they are answered.
+    pub counted: Vec<IpAddr>,
+    pub moves: Result<(), OpenError>,
+    /// Five-tuples that allocations moved away from.
+    pub left: Vec<FiveTuple>,
     next_port: u16,
 }
 
@@ -132,6 +137,9 @@ impl World {
             disconnects: Vec::new(),
             open: Some(Ok(())),
             access,
+            counted: Vec::new(),
+            moves: Ok(()),
+            left: Vec::new(),
             next_port: 50_000,
         }
     }
@@ -215,6 +223,11 @@ impl World {
                     five_tuple,
                 } => self.bound.push((connection, five_tuple)),
                 Output::ClosePeer { connection } => self.disconnects.push(connection),
+                Output::MoveClient { id, client } => {
+                    self.counted.push(client);
+                    (self.server).handle_client_moved(self.now, id, self.moves);
+                }
+                Output::Left { five_tuple } => self.left.push(five_tuple),
             }
         }
     }
@@ -296,6 +309,21 @@ impl World {
         let connection = (self.server).handle_peer_accepted(self.now, to, peer, own);
         self.drain();
         connection
+    }
+
+    /// The same where there is an allocation, by another method than Allocate.
+    pub fn alice_at(&mut self, from: FiveTuple) -> Signer {
+        let reply = self.ask(from, &Request::refresh(600));
+        Signer::new(USER, PASSWORD, &reply.nonce())
+    }
+
+    /// Another server goes on with what this one has.
+    pub fn hand_over(&mut self) {
+        let snapshot = self.server.snapshot(self.now, |_| true);
+        let families = vec![Family::V4, Family::V6];
+        let access = Arc::clone(&self.access);
+        let settings = Settings::default();
+        self.server = Server::restore(self.now, settings, families, access, snapshot);
     }
 
     /// Alice's allocation with the default lifetime and IPv4.

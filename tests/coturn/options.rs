@@ -310,7 +310,7 @@ fn what_is_not_safe_is_refused_with_the_reason() {
     let import = import(
         "no-auth\nallow-loopback-peers\ncli-password=hunter2\nserver-relay\ntlsv1\noauth\nweb-admin\n\
          allowed-peer-ip=0.0.0.0-255.255.255.255\nallowed-peer-ip=127.0.0.1\nallowed-peer-ip=::1\npkey-pwd=hunter2\n\
-         psql-userdb=\"host=db password=hunter2\"\nmobility\n",
+         psql-userdb=\"host=db password=hunter2\"\n",
     );
     let toml = import.toml.expose();
     assert!(!toml.contains("hunter2"), "{toml}");

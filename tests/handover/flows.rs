@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use stun::attributes::AttrType;
 use turnix::net::Poller;
 
 use super::process::{PATIENCE, now};
@@ -16,6 +17,9 @@ use crate::common::wire::{Reply, Request, Signer, channel_data, padded_channel_d
 use crate::common::world::{PASSWORD, USER};
 
 const CHANNEL: u16 = 0x4000;
+
+/// MOBILITY-TICKET.
+const TICKET: AttrType = AttrType(0x8030);
 
 /// Clients that share a peer's socket, and with it its buffer.
 const CLIENTS_PER_PEER: usize = 16;
@@ -27,7 +31,7 @@ const PEER: u64 = 1 << 32;
 const SETTLE: Duration = Duration::from_secs(3);
 
 pub struct Client {
-    socket: UdpSocket,
+    pub socket: UdpSocket,
     signer: Signer,
     pub relayed: SocketAddr,
 }
@@ -55,7 +59,7 @@ impl Client {
     /// With a relayed address in each family: the client has the IPv4 one, and this is the other.
     #[track_caller]
     pub fn allocate_both(server: SocketAddr) -> (Self, SocketAddr) {
-        let mut client = Self::challenged(server, UdpSocket::bind((server.ip(), 0)).unwrap());
+        let mut client = Self::enter(server, UdpSocket::bind((server.ip(), 0)).unwrap());
         let reply = client.ask_signed(Request::allocate().attr(0x8000, &[2, 0, 0, 0]));
         let both = reply.all_relayed();
         assert!(both.len() == 2 && both[0].is_ipv4());
@@ -63,17 +67,39 @@ impl Client {
         (client, both[1])
     }
 
+    /// One that may move (RFC 8016), and its ticket.
+    #[track_caller]
+    pub fn allocate_mobile(server: SocketAddr) -> (Self, Vec<u8>) {
+        let mut client = Self::enter(server, UdpSocket::bind((server.ip(), 0)).unwrap());
+        let reply = client.ask_signed(Request::allocate().attr(TICKET.0, &[]));
+        assert_eq!(reply.code(), 0);
+        client.relayed = reply.relayed();
+        (client, reply.attr(TICKET).expect("a ticket"))
+    }
+
+    /// Moves to another port: who it is there, and its next ticket.
+    #[track_caller]
+    pub fn go(&self, ticket: &[u8]) -> (Self, Vec<u8>) {
+        let server = self.socket.peer_addr().unwrap();
+        let mut client = Self::enter(server, UdpSocket::bind((server.ip(), 0)).unwrap());
+        let reply = client.ask_signed(Request::refresh(600).attr(TICKET.0, ticket));
+        assert_eq!(reply.code(), 0);
+        client.relayed = self.relayed;
+        (client, reply.attr(TICKET).expect("a ticket"))
+    }
+
     #[track_caller]
     fn allocate_from(server: SocketAddr, socket: UdpSocket) -> Self {
-        let mut client = Self::challenged(server, socket);
+        let mut client = Self::enter(server, socket);
         let reply = client.ask_signed(Request::allocate());
         assert_eq!(reply.code(), 0);
         client.relayed = reply.relayed();
         client
     }
 
+    /// One that has a nonce.
     #[track_caller]
-    fn challenged(server: SocketAddr, socket: UdpSocket) -> Self {
+    fn enter(server: SocketAddr, socket: UdpSocket) -> Self {
         socket.connect(server).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut client = Self {

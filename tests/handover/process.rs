@@ -86,7 +86,7 @@ impl Site {
         let path = (self.directory.path()).join(format!("{}.toml", self.started.get()));
         let text = format!(
             "realm = \"{REALM}\"\n\
-             [[listen]]\naddress = \"{address}:0\"\nprotocols = [\"udp\", \"tcp\", \"tls\"]\n\
+             [[listen]]\naddress = \"{address}:0\"\nprotocols = [\"udp\", \"tcp\", \"tls\", \"dtls\"]\n\
              [tls]\ncertificate = \"{pem}\"\nkey = \"{pem}\"\n\
              [auth]\nusers = {{ {USER} = \"{PASSWORD}\" }}\n\
              [peers]\nallow = [\"loopback\"]\n\
@@ -217,6 +217,11 @@ impl Server {
     pub fn gap_ms(&self) -> f64 {
         self.says("\"taken over\"");
         self.field("taken over", "gap_ms").as_f64().unwrap()
+    }
+
+    /// Whether it has not ended yet.
+    pub fn runs(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
     }
 
     /// Its exit code once it has ended; none if a signal ended it.

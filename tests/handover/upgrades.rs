@@ -1,17 +1,21 @@
 //! Take-overs that come about.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use turnix::net::host;
+use socket2::SockRef;
+use stun::attributes::AttrType;
+use turnix::net::{Batch, UdpOptions, host};
+use turnix::wire::attribute;
 
 use super::flows::{Client, StreamClient, Traffic};
-use super::process::{Site, until};
-use crate::common::wire::{Reply, Request};
-use crate::common::world::USER;
+use super::process::{PATIENCE, Site, until};
+use crate::common::dtls::DtlsLink;
+use crate::common::wire::{Reply, Request, Signer};
+use crate::common::world::{PASSWORD, USER};
 
 /// Descriptors beside one for each client, in any of the processes.
 const SPARE: u64 = 200;
@@ -129,6 +133,86 @@ fn what_clients_and_operators_know_goes_on() {
     assert_eq!(new.metric("turn_allocations"), 21.0);
     // One that has the same peers reaches another in memory.
     newcomer.bind(clients[0].relayed);
+}
+
+/// DSCP and ECN, and ICMP errors: options of sockets that go along, as the process says that has them.
+#[test]
+fn sockets_tell_what_the_configuration_of_their_process_says() {
+    let site = Site::new();
+    let silent = "shards = 2\n[protocol]\nicmp = false\ndscp = \"zero\"";
+    let mut server = site.spawn(silent, &[], &[]);
+    server.serves();
+    until("it can be taken over from", || site.socket().exists());
+    let client = Client::allocate(server.listener());
+    let options = UdpOptions::default();
+    let peer = turnix::net::UdpSocket::bind((site.address(), 0).into(), &options).unwrap();
+    peer.report_tos(true);
+    let closed = UdpSocket::bind((site.address(), 0)).unwrap();
+    let nobody = closed.local_addr().unwrap();
+    drop(closed);
+    SockRef::from(&client.socket).set_tos_v4(0xB9).unwrap();
+    let mut batch = Batch::new(1);
+    for (more, speaks) in [
+        (None, false),
+        (Some("shards = 2"), true),
+        (Some(silent), false),
+    ] {
+        if let Some(more) = more {
+            let successor = site.spawn(more, &["--takeover"], &[]);
+            successor.serves();
+            assert_eq!(server.ended(), Some(0), "{}", server.log());
+            server = successor;
+        }
+        let told = || server.metric("turn_icmp_errors_total");
+        let before = told();
+        let send = |to| {
+            let permission = Request::create_permission(&[to]);
+            assert_eq!(client.ask_signed(permission).code(), 0);
+            client.socket.send(&Request::send(to, b"x").bytes())
+        };
+        send(peer.local_addr()).unwrap();
+        until("it arrives", || batch.receive_one(&peer, 0).unwrap());
+        assert_eq!(batch.received(0).tos, if speaks { 0xB9 } else { 0 });
+        send(nobody).unwrap();
+        if speaks {
+            let mut buffer = [0; 2048];
+            let length = client.socket.recv(&mut buffer).expect("an ICMP error");
+            let error = Reply::parse(&buffer[..length]);
+            assert_eq!(error.peer(), nobody);
+            assert!(error.0.contains(AttrType(attribute::ICMP)));
+        }
+        assert_eq!(client.refresh(), 0);
+        assert_eq!(told() - before, f64::from(u8::from(speaks)));
+    }
+}
+
+/// Clients on ports that the kernel gives to another shard than that of their allocation, and clients on the move.
+#[test]
+fn clients_that_have_moved_go_on() {
+    let site = Site::new();
+    let old = site.start(&[]);
+    let peer = UdpSocket::bind((site.address(), 0)).unwrap();
+    let moved: Vec<_> = (0..12)
+        .map(|number| {
+            let (before, ticket) = Client::allocate_mobile(old.listener());
+            before.bind(peer.local_addr().unwrap());
+            assert!(before.echoes(&peer));
+            let (client, ticket) = before.go(&ticket);
+            // Every second one has not sent anything from there yet.
+            assert!(number % 2 == 0 || client.echoes(&peer));
+            (client, ticket)
+        })
+        .collect();
+    let new = site.successor(&[]);
+    new.serves();
+    for (client, ticket) in &moved {
+        assert!(client.echoes(&peer));
+        assert_eq!(client.refresh(), 0);
+        let (next, _) = client.go(ticket);
+        assert!(next.echoes(&peer));
+    }
+    assert_eq!(new.metric("turn_allocations"), 12.0);
+    assert_eq!(new.metric("turn_mobility_total"), 24.0);
 }
 
 #[test]
@@ -272,6 +356,42 @@ fn clients_behind_a_proxy_stay_who_they_are() {
 }
 
 #[test]
+fn what_is_passed_through_stays_until_it_ends() {
+    let site = Site::new();
+    let behind = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = format!(
+        "listen=[{{ address = '{}:0', protocols = ['udp', 'tcp', 'tls'], upstream = '{}' }}]",
+        site.address(),
+        behind.local_addr().unwrap()
+    );
+    let mut server = site.spawn("shards = 2", &["--set", &listen], &[]);
+    server.serves();
+    until("it can be taken over from", || site.socket().exists());
+    let mut page = TcpStream::connect(server.listener()).unwrap();
+    page.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+    let (mut other, _) = behind.accept().unwrap();
+    let mut request = [0; 16];
+    other.read_exact(&mut request).unwrap();
+
+    let successor = site.spawn("", &["--takeover", "--set", &listen], &[]);
+    successor.serves();
+    server.says("\"taken over\"");
+    for _ in 0..20 {
+        other.write_all(b"still here").unwrap();
+        let mut word = [0; 10];
+        page.read_exact(&mut word).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(server.runs(), "{}", server.log());
+    // The next one is the successor's.
+    let mut next = TcpStream::connect(successor.listener()).unwrap();
+    next.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+    let _second = behind.accept().unwrap();
+    drop((page, other));
+    assert_eq!(server.ended(), Some(0), "{}", server.log());
+}
+
+#[test]
 fn one_who_stays_and_one_who_moves_go_on_talking() {
     let site = Site::new();
     let mut old = site.start(&[]);
@@ -344,6 +464,41 @@ fn tcp_allocations_stay_with_the_connections_they_have() {
     let _ = peer.read_to_end(&mut Vec::new());
     drop(data);
     assert_eq!(old.ended(), Some(0), "{}", old.log());
+}
+
+#[test]
+fn dtls_clients_are_told_to_come_again_and_leave_nothing_behind() {
+    let site = Site::new();
+    let mut old = site.start(&[]);
+    let stays = Client::allocate(old.listener());
+    let connect = |server: SocketAddr| {
+        let socket = UdpSocket::bind((server.ip(), 0)).unwrap();
+        socket.connect(server).unwrap();
+        DtlsLink::connect(socket, PATIENCE).unwrap()
+    };
+    let allocate = |link: &mut DtlsLink| {
+        let mut ask = |request: Request| {
+            link.send(&request.bytes()).unwrap();
+            Reply::parse(&link.receive(PATIENCE).unwrap())
+        };
+        let challenge = ask(Request::allocate());
+        let signer = Signer::new(USER, PASSWORD, &challenge.nonce());
+        let reply = ask(Request::allocate().sign(&signer));
+        assert_eq!(reply.code(), 0);
+    };
+    let mut link = connect(old.listener());
+    allocate(&mut link);
+    let new = site.successor(&[]);
+    new.serves();
+    old.says("\"taken over\"");
+    assert_eq!(link.receive(PATIENCE).unwrap(), b"", "goodbye");
+    assert_eq!(old.ended(), Some(0), "{}", old.log());
+    assert_eq!(new.metric("turn_allocations"), 1.0);
+    assert_eq!(stays.refresh(), 0);
+    // From the same port as well.
+    let mut link = DtlsLink::connect(link.socket, PATIENCE).unwrap();
+    allocate(&mut link);
+    assert_eq!(new.metric("turn_allocations"), 2.0);
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod browser;
 mod chromium;
 mod dashboard;
 mod discovery;
+mod dtls;
 mod firefox;
 mod kinesis;
 mod metrics;

@@ -284,13 +284,13 @@ realm = "{REALM}"
 
 [[listen]]
 address = "127.0.0.1:{port}"
-protocols = ["udp", "tcp", "tls", "http"]
+protocols = ["udp", "tcp", "tls", "http", "dtls"]
 trusted_proxies = [{trusted}]
 {upstream}
 
 [[listen]]
 address = "[::1]:{port}"
-protocols = ["udp", "tcp", "tls", "http"]
+protocols = ["udp", "tcp", "tls", "http", "dtls"]
 
 [relay]
 addresses = ["127.0.0.1", "::1"]

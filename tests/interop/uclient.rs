@@ -3,9 +3,11 @@
 //! Without `-c` it asks for a port and the one above (EVEN-PORT with the R bit), and claims that by its token; with `-Z` for
 //! both families in one allocation, by coturn's own number of the attribute, and has one of them deleted by chance. It picks
 //! channel numbers from the whole range of RFC 5766, and asks for an even port (EVEN-PORT, without reserving
-//! the next) in every second Allocate, by chance; no option turns that off. Over TLS it tries TLS 1.0 and 1.1 as well, one context at
+//! the next) in every second Allocate, by chance; no option turns that off. Over DTLS it tries
+//! 1.0 as well until it is told that nobody speaks it. Over TLS it tries TLS 1.0 and 1.1 as well, one context at
 //! a time, until the server accepts; and it takes what one TLS record carries for one message, however many there are,
-//! hence the slower pace there.
+//! hence the slower pace there. Clients that move are not tried over TLS: it goes on using a session that it has freed, in
+//! one of four moves.
 
 use std::net::Ipv4Addr;
 use std::process::Command;
@@ -23,6 +25,7 @@ enum Transport {
     Udp,
     Tcp,
     Tls,
+    Dtls,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -76,6 +79,10 @@ struct Run {
     relayed: Family,
     credentials: Credentials,
     allocations: Allocations,
+    /// DONT-FRAGMENT in Allocate and in Send.
+    dont_fragment: bool,
+    /// Clients take a ticket, go to another port, and send the Refresh that moves their allocation twice.
+    moves: bool,
 }
 
 impl Run {
@@ -88,6 +95,22 @@ impl Run {
             relayed: Family::V4,
             credentials: Credentials::LongTerm,
             allocations: Allocations::One,
+            dont_fragment: false,
+            moves: false,
+        }
+    }
+
+    const fn dont_fragment(self) -> Run {
+        Run {
+            dont_fragment: true,
+            ..self
+        }
+    }
+
+    const fn moving(self) -> Run {
+        Run {
+            moves: true,
+            ..self
         }
     }
 
@@ -106,6 +129,13 @@ impl Run {
         }
     }
 
+    const fn token(self) -> Run {
+        Run {
+            credentials: Credentials::Token,
+            ..self
+        }
+    }
+
     /// A second allocation for each client on the port above, by RESERVATION-TOKEN.
     const fn rtcp(self) -> Run {
         Run {
@@ -114,9 +144,9 @@ impl Run {
         }
     }
 
-    const fn token(self) -> Run {
+    const fn realm(self) -> Run {
         Run {
-            credentials: Credentials::Token,
+            credentials: Credentials::Realm,
             ..self
         }
     }
@@ -125,13 +155,6 @@ impl Run {
     const fn dual(self) -> Run {
         Run {
             allocations: Allocations::Dual,
-            ..self
-        }
-    }
-
-    const fn realm(self) -> Run {
-        Run {
-            credentials: Credentials::Realm,
             ..self
         }
     }
@@ -153,9 +176,13 @@ impl Run {
             Transport::Udp => {}
             Transport::Tcp => add("-t"),
             Transport::Tls => add("-t -S"),
+            Transport::Dtls => add("-S"),
         }
         if self.data == Data::Indications {
             add("-s");
+        }
+        if self.dont_fragment {
+            add("-g");
         }
         let relayed = address(self.relayed);
         match self.peer {
@@ -180,6 +207,9 @@ impl Run {
             // An IPv6 peer is reached through the second address: without -x nothing else asks for it.
             Allocations::Dual => "-Z",
         });
+        if self.moves {
+            add("-M");
+        }
         add(&format!(
             "-n {messages} -m {clients} -z {interval} -l 200 -p {server_port}"
         ));
@@ -270,13 +300,24 @@ fn check(test: &str, case: Run) {
                 && metrics.sum("turn_relayed_bytes_total", &labels) == 200.0 * packets
         })
     });
+    if case.moves {
+        // The one to look around with moves as well.
+        let moves = f64::from(u32::try_from(clients + 1).expect("a small number"));
+        server.wait_for_metrics("all of them have moved", |metrics| {
+            metrics.sum("turn_mobility_total", &[("result", "ok")]) >= moves
+        });
+    }
     if case.transport == Transport::Udp && case.allocations == Allocations::Dual {
         // It has one family or the other deleted, by chance, and forgets the rest.
         return;
     }
-    if case.transport != Transport::Udp {
-        return server.wait_until_idle();
-    }
+    let transport = match case.transport {
+        Transport::Udp => "udp",
+        Transport::Dtls => "dtls",
+        // Whoever closes a connection may come back within half a minute.
+        Transport::Tcp | Transport::Tls if case.moves => return,
+        Transport::Tcp | Transport::Tls => return server.wait_until_idle(),
+    };
     // Over UDP it gives back the allocations that relayed, and forgets the one it made for each to look around.
     let forgotten = if case.peer == Peer::Clients {
         clients / 2
@@ -285,14 +326,14 @@ fn check(test: &str, case: Run) {
     };
     let forgotten = f64::from(u32::try_from(forgotten).expect("a small number"));
     server.wait_for_metrics("the allocations are given back", |metrics| {
-        metrics.sum("turn_allocations", &[("transport", "udp")]) == forgotten
+        metrics.sum("turn_allocations", &[("transport", transport)]) == forgotten
     });
 }
 
 use Data::{Channels, Indications};
 use Family::V6;
 use Peer::{Clients, Echo};
-use Transport::{Tcp, Tls, Udp};
+use Transport::{Dtls, Tcp, Tls, Udp};
 
 macro_rules! cases {
     ($($name:ident: $case:expr;)*) => {
@@ -312,6 +353,9 @@ cases! {
     tcp_indications_to_echo_peer: Run::new(Tcp, Indications, Echo);
     tls_channels_between_clients: Run::new(Tls, Channels, Clients);
     tls_indications_to_echo_peer: Run::new(Tls, Indications, Echo);
+    dtls_channels_between_clients: Run::new(Dtls, Channels, Clients);
+    dtls_indications_to_echo_peer: Run::new(Dtls, Indications, Echo);
+    dtls_over_ipv6: Run::new(Dtls, Channels, Clients).server(V6);
     ipv6_relay_for_ipv4_clients: Run::new(Udp, Channels, Clients).relayed(V6);
     ipv6_clients_of_ipv4_relay: Run::new(Udp, Channels, Clients).server(V6);
     ipv6_everywhere_to_echo_peer: Run::new(Udp, Indications, Echo).server(V6).relayed(V6);
@@ -320,6 +364,12 @@ cases! {
     rtcp_on_the_port_above_over_tcp: Run::new(Tcp, Indications, Echo).rtcp();
     both_families_to_ipv6_echo_peer: Run::new(Udp, Channels, Echo).relayed(V6).dual();
     both_families_to_ipv6_echo_peer_over_tcp: Run::new(Tcp, Indications, Echo).relayed(V6).dual();
+    udp_dont_fragment_to_echo_peer: Run::new(Udp, Indications, Echo).dont_fragment();
+    tcp_dont_fragment_to_echo_peer: Run::new(Tcp, Indications, Echo).dont_fragment();
+    dont_fragment_to_ipv6_peer: Run::new(Udp, Indications, Echo).relayed(V6).dont_fragment();
+    udp_clients_that_move: Run::new(Udp, Channels, Clients).moving();
+    udp_clients_that_move_and_send_indications: Run::new(Udp, Indications, Echo).moving();
+    tcp_clients_that_move: Run::new(Tcp, Channels, Clients).moving();
     secret_over_udp: Run::new(Udp, Channels, Clients).secret();
     secret_over_tcp: Run::new(Tcp, Channels, Clients).secret();
     secret_over_tls: Run::new(Tls, Channels, Echo).secret();

@@ -12,6 +12,7 @@ mod server;
 
 mod certificates;
 mod drain;
+mod dtls;
 mod openrelay;
 mod process;
 mod reload;

@@ -10,6 +10,7 @@ use rustls::{ClientConnection, StreamOwned};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use turnix::base::{Family, Transport};
 
+use super::common::dtls::DtlsLink;
 use super::common::wire::{Reply, Request, Signer, channel_data, padded_channel_data};
 use super::common::world::{PASSWORD, USER};
 use super::server::{PATIENCE, Server, loopback, now};
@@ -36,6 +37,7 @@ pub enum Link {
     Udp(UdpSocket),
     Tcp(TcpStream),
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+    Dtls(Box<DtlsLink>),
 }
 
 pub struct Client {
@@ -110,6 +112,10 @@ impl Client {
                     ClientConnection::new(std::sync::Arc::clone(&server.tls), name).unwrap();
                 Link::Tls(Box::new(StreamOwned::new(connection, socket.into())))
             }
+            Transport::Dtls => {
+                let link = DtlsLink::connect(socket.into(), PATIENCE).expect("a handshake");
+                Link::Dtls(Box::new(link))
+            }
         };
         Self::over(link, transport, Family::of(to.ip()))
     }
@@ -138,6 +144,22 @@ impl Client {
         Self::over(Link::Tcp(connection), Transport::Tcp, family)
     }
 
+    /// In a session with a server.
+    #[allow(dead_code, reason = "not every target that shares this file needs it")]
+    pub fn on_dtls(link: DtlsLink) -> Self {
+        let family = Family::of(link.socket.peer_addr().unwrap().ip());
+        Self::over(Link::Dtls(Box::new(link)), Transport::Dtls, family)
+    }
+
+    /// Its session.
+    #[allow(dead_code, reason = "not every target that shares this file needs it")]
+    pub fn dtls(&mut self) -> &mut DtlsLink {
+        match &mut self.link {
+            Link::Dtls(link) => link,
+            _ => panic!("not over DTLS"),
+        }
+    }
+
     fn over(link: Link, transport: Transport, family: Family) -> Self {
         Self {
             family,
@@ -158,6 +180,7 @@ impl Client {
             Link::Udp(socket) => socket.into(),
             Link::Tcp(socket) => socket.into(),
             Link::Tls(stream) => stream.get_ref().into(),
+            Link::Dtls(link) => (&link.socket).into(),
         }
     }
 
@@ -171,6 +194,7 @@ impl Client {
             Link::Udp(socket) => socket.send(bytes).map(|sent| assert_eq!(sent, bytes.len())),
             Link::Tcp(socket) => socket.write_all(bytes),
             Link::Tls(stream) => stream.write_all(bytes).and_then(|()| stream.flush()),
+            Link::Dtls(link) => link.send(bytes),
         }
     }
 
@@ -211,6 +235,14 @@ impl Client {
                 Link::Udp(socket) => socket.recv(&mut buffer),
                 Link::Tcp(socket) => socket.read(&mut buffer),
                 Link::Tls(stream) => stream.read(&mut buffer),
+                Link::Dtls(link) => match link.receive(left) {
+                    Ok(data) if data.is_empty() => return Err(Ended::Closed),
+                    Ok(data) => {
+                        buffer[..data.len()].copy_from_slice(&data);
+                        Ok(data.len())
+                    }
+                    Err(error) => Err(error),
+                },
             };
             match read {
                 Ok(length) if !self.transport.is_stream() => return Ok(parse(&buffer[..length])),

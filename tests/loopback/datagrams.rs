@@ -289,6 +289,7 @@ fn send_train(from: &turnix::net::UdpSocket, to: SocketAddr, datagrams: &[Vec<u8
                 to,
                 from: None,
                 front: None,
+                fields: turnix::net::IpFields::default(),
             }
         })
         .collect();

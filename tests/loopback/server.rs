@@ -98,7 +98,7 @@ impl Server {
         .into_iter()
         .chain(set.iter().map(|text| (*text).to_owned()))
         .collect();
-        let config = config(listen, r#"["udp", "tcp", "tls", "http"]"#, set);
+        let config = config(listen, r#"["udp", "tcp", "tls", "http", "dtls"]"#, set);
         // The kernel chooses the TCP port; that the same UDP port is free is likely, no more.
         let running = (0..20)
             .find_map(|_| match app::start(config.clone()) {

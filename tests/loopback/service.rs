@@ -101,7 +101,7 @@ fn credentials_from_the_service_allocate() {
     );
     let (username, credential, urls) = offered(&answer);
     assert!(username.ends_with(":app-carol;key=web"), "{username}");
-    // The order in which clients should try them: UDP, TCP, TLS, and then STUN.
+    // The order in which clients should try them: UDP, TCP, TLS, DTLS, and then STUN.
     let port = address.port();
     let v4: Vec<&String> = urls
         .iter()
@@ -113,6 +113,7 @@ fn credentials_from_the_service_allocate() {
             &format!("turn:127.0.0.1:{port}?transport=udp"),
             &format!("turn:127.0.0.1:{port}?transport=tcp"),
             &format!("turns:127.0.0.1:{port}?transport=tcp"),
+            &format!("turns:127.0.0.1:{port}?transport=udp"),
         ]
     );
     assert_eq!(

@@ -554,5 +554,5 @@ fn http_on_the_same_port() {
         }
     }
     // HTTP clients are not counted as TURN clients.
-    assert_eq!(server.snapshot().stream_connections, [0; 3]);
+    assert_eq!(server.snapshot().stream_connections, [0; 4]);
 }

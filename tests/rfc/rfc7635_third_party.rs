@@ -17,7 +17,9 @@ use turnix::base::{Family, FiveTuple, Secret};
 use turnix::turn::{EndReason, Server, Settings, Snapshot};
 
 use crate::common::wire::{REALM, Reply, Request};
-use crate::common::world::{EPOCH, World, access_settings, addr, own_addresses, secs, seed, udp};
+use crate::common::world::{
+    EPOCH, World, access_settings, addr, own_addresses, secs, seed, tcp, udp,
+};
 
 const ACCESS_TOKEN: u16 = 0x001B;
 const THIRD_PARTY_AUTHORIZATION: AttrType = AttrType(0x802E);
@@ -630,4 +632,54 @@ fn another_process_goes_on_with_them() {
     };
     let reply = world.ask(client, &second.with(&newer, Request::refresh(3600)));
     assert_eq!((reply.code(), reply.lifetime()), (0, 3600));
+}
+
+/// Whoever has a token of his own has not got the allocations of others: the data of a TCP allocation (RFC 6062) is for who knows
+/// the session key that made it.
+#[test]
+fn a_token_vouches_for_its_five_tuple_and_no_other() {
+    let (control, data) = (tcp(CLIENT), tcp("192.0.2.7:4001"));
+    let mut world = world();
+    let owner = Bearer {
+        kid: "north",
+        mac_key: MAC_KEY.to_vec(),
+        nonce: world.nonce(control),
+    };
+    let token = Token::new(NORTH).seal();
+    let request = owner.with(&token, Request::allocate_tcp());
+    assert_eq!(world.code(control, &request), 0);
+    let connect = owner.sign(Request::connect(addr("203.0.114.9:1000")));
+    assert!(world.ask_raw(control, &connect.bytes()).is_empty());
+    let (connection, ..) = *world.connects.last().unwrap();
+    world.connected(connection, true);
+    let thief = Bearer {
+        kid: "north",
+        mac_key: vec![9; 20],
+        nonce: world.nonce(data),
+    };
+    let his = Token {
+        mac_key: thief.mac_key.clone(),
+        ..Token::new(NORTH)
+    };
+    let bind = || Request::connection_bind(connection.0);
+    let stolen = thief.with(&his.seal(), bind());
+    assert_eq!(world.code(data, &stolen), 441);
+    let owner = Bearer {
+        nonce: thief.nonce.clone(),
+        ..owner
+    };
+    assert_eq!(world.code(data, &owner.sign(bind())), 0);
+}
+
+/// It does not move with its allocation (RFC 8016) either, and says so before anybody counts on it.
+#[test]
+fn an_allocation_by_token_does_not_move() {
+    let mut world = world();
+    let bearer = bearer(&mut world, "north");
+    let token = Token::new(NORTH).seal();
+    let mobile = Request::allocate().attr(0x8030, &[]);
+    let reply = world.ask(udp(CLIENT), &bearer.with(&token, mobile));
+    assert_eq!(reply.code(), 405);
+    let request = bearer.with(&token, Request::allocate());
+    assert_eq!(world.code(udp(CLIENT), &request), 0);
 }

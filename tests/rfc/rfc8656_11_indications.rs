@@ -23,6 +23,7 @@ fn rfc8656_11_2_send_goes_to_the_peer_byte_for_byte() {
             allocation,
             peer,
             payload,
+            dont_fragment: false,
         } = world.input(udp(CLIENT), &bytes)
         else {
             panic!("not relayed");
@@ -65,9 +66,9 @@ fn rfc8656_11_2_send_is_dropped_in_silence() {
         ),
         (without_data, DropReason::Malformed),
         (without_peer, DropReason::Malformed),
-        // DONT-FRAGMENT is not offered: an unknown required attribute discards an indication.
+        // An unknown required attribute discards an indication.
         (
-            Request::send(addr(PEER), b"x").attr(0x001A, &[]),
+            Request::send(addr(PEER), b"x").attr(0x001B, &[]),
             DropReason::Malformed,
         ),
     ];

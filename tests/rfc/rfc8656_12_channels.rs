@@ -37,6 +37,7 @@ fn rfc8656_12_6_channel_data_goes_to_the_peer() {
                 allocation,
                 peer,
                 payload,
+                dont_fragment: false,
             } = world.input(udp(CLIENT), &bytes)
             else {
                 panic!("not relayed");

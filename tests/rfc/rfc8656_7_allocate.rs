@@ -225,7 +225,14 @@ fn rfc8656_7_2_the_family_of_clients_that_name_none() {
 
 #[test]
 fn rfc8656_7_2_attributes_not_offered_are_420() {
-    let mut world = World::new();
+    let settings = Settings {
+        protocol: Protocol {
+            dont_fragment: false,
+            ..Protocol::default()
+        },
+        ..Settings::default()
+    };
+    let mut world = World::with(settings, &access_settings(), seed());
     let alice = world.alice(udp(CLIENT));
     let request = Request::allocate().attr(ATTR_DONT_FRAGMENT.0, &[]);
     let reply = world.ask(udp(CLIENT), &request.sign(&alice));

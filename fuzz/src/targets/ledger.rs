@@ -15,6 +15,7 @@ use turnix::base::{Family, FiveTuple, ListenerId, Now, RelayedAddress, Transport
 use turnix::turn::{
     AllocationId, EndReason, Forward, FromPeer, OpenError, Output, Path, Server, Settings,
 };
+use turnix::wire::Icmp;
 
 use super::Reach;
 use super::input::Input;
@@ -39,6 +40,14 @@ const OFFER: usize = 28;
 struct Held {
     id: AllocationId,
     tuple: FiveTuple,
+    /// Where it moves to (RFC 8016).
+    next: Option<FiveTuple>,
+    /// It may move.
+    mobile: bool,
+    /// The connection of `tuple` has closed.
+    adrift: bool,
+    /// The transaction of its last move.
+    moved: Option<Vec<u8>>,
     /// Families in which a relay was asked for, and when what it is there for ends.
     relays: HashMap<Family, Ms>,
     /// The relay that is waited for.
@@ -65,6 +74,11 @@ impl Held {
         let ends = self.relays.get(&Family::of(address.ip()));
         self.answered && ends.is_some_and(|ends| now < *ends)
     }
+
+    /// Whether a client on `from` is its client.
+    fn is_at(&self, from: FiveTuple) -> bool {
+        (self.tuple == from && !self.adrift) || self.next == Some(from)
+    }
 }
 
 struct Ledger {
@@ -85,9 +99,14 @@ struct Ledger {
     /// When which address was answered that had proven nothing.
     answered: Vec<(IpAddr, Ms)>,
     transactions: u64,
+    /// Every ticket that there was.
+    tickets: Vec<Vec<u8>>,
     next_port: u16,
     reach: Reach,
 }
+
+/// MOBILITY-TICKET.
+const TICKET: u16 = 0x8030;
 
 /// Where datagrams come from: the clients, and who has no business here.
 fn sources() -> Vec<FiveTuple> {
@@ -147,6 +166,7 @@ impl Ledger {
             last_nonce: HashMap::new(),
             answered: Vec::new(),
             transactions: 0,
+            tickets: Vec::new(),
             next_port: 50_000,
             reach: Reach::new(),
         };
@@ -227,6 +247,15 @@ impl Ledger {
                 self.server.handle_client_closed(now, tuple);
                 self.drain(None, false, Some(EndReason::ClientClosed));
                 assert!(!self.server.has_allocation(tuple));
+                let latest = self.latest;
+                if let Some(held) = self.held.iter_mut().find(|held| held.is_at(tuple)) {
+                    assert!(held.mobile && tuple.transport().is_stream());
+                    held.adrift = true;
+                    for ends in held.relays.values_mut() {
+                        *ends = (*ends).min(latest + 30_000);
+                    }
+                    self.note("adrift");
+                }
             }
             27 => {
                 if let Some(id) = self.any_id(input) {
@@ -321,6 +350,7 @@ impl Ledger {
                     0 if choice & 64 == 0 => request.family(2),
                     0 => request.attr(0x8000, &[2, 0, 0, 0]),
                     1 => request.lifetime(input.one_of(&[0, 1, 700, 3600, u32::MAX])),
+                    2 => request.attr(TICKET, &[]),
                     _ => request,
                 };
                 request.sign(&signer)
@@ -328,7 +358,12 @@ impl Ledger {
             4 => {
                 let secs = input.one_of(&[0, 600, 3600]);
                 let request = self.with_id(m::METHOD_REFRESH, m::CLASS_REQUEST);
-                request.lifetime(secs).sign(&signer)
+                let request = request.lifetime(secs);
+                let which = usize::from(choice / 32);
+                match (choice / 16 % 2, self.tickets.iter().rev().nth(which % 4)) {
+                    (1, Some(ticket)) => request.attr(TICKET, ticket).sign(&signer),
+                    _ => request.sign(&signer),
+                }
             }
             5..=7 => {
                 let mut request = self.with_id(m::METHOD_CREATE_PERMISSION, m::CLASS_REQUEST);
@@ -418,6 +453,7 @@ impl Ledger {
                 allocation,
                 peer,
                 payload,
+                dont_fragment: _,
             } => {
                 let payload = &bytes[payload.start.into()..payload.end.into()];
                 let address = peer.address();
@@ -432,6 +468,7 @@ impl Ledger {
             }
             Forward::ToClient { .. } => panic!("a client's datagram goes to no client"),
             Forward::Drop(reason) => self.note(format!("drop {reason:?}")),
+            Forward::ToShard { .. } => panic!("there is one shard"),
             Forward::Consumed => {}
         }
         let silent = !matches!(forward, Forward::Consumed);
@@ -455,7 +492,7 @@ impl Ledger {
     ) {
         let (latest, stricter) = (self.latest, self.stricter);
         let held = (self.held.iter_mut().find(|held| held.id == id)).expect("an allocation");
-        assert_eq!(held.tuple, from, "it is another client's");
+        assert!(held.is_at(from), "it is another client's");
         assert!(held.answered, "it was never answered");
         assert!(
             held.serves(address, latest),
@@ -496,6 +533,7 @@ impl Ledger {
         };
         let address = peer(input);
         let length = match input.byte() {
+            253 => return self.icmp(input, id, address, back),
             254 => 65_500 + input.below(60),
             255 => 1200,
             length => usize::from(length % 9),
@@ -512,7 +550,7 @@ impl Ledger {
                 let (latest, stricter) = (self.latest, self.stricter);
                 let held = (self.held.iter_mut().find(|held| held.id == id))
                     .expect("to the client of an allocation");
-                assert_eq!(held.tuple, five_tuple);
+                assert!(held.tuple == five_tuple && !held.adrift);
                 assert!(held.serves(address, latest));
                 let until = held.permissions.get(&address.ip()).copied();
                 assert!(until.is_some_and(|until| latest < until), "no permission");
@@ -544,6 +582,42 @@ impl Ledger {
             other => panic!("{other:?} for a peer's datagram"),
         }
         assert_eq!(self.server.poll_output(), None, "peers get no answers");
+    }
+
+    /// An ICMP error about what was sent to a peer, or was not.
+    fn icmp(&mut self, input: &mut Input<'_>, id: AllocationId, peer: SocketAddr, back: Ms) {
+        let icmp = Icmp {
+            kind: input.byte() % 16,
+            code: input.byte(),
+            data: input.word().into(),
+        };
+        let now = self.tell(back);
+        self.server.handle_icmp(now, id, peer, icmp);
+        let what = match self.server.poll_output() {
+            None => "icmp error kept",
+            Some(Output::ToClient {
+                five_tuple,
+                message,
+            }) => {
+                let held = (self.held.iter().find(|held| held.id == id))
+                    .expect("to the client of an allocation");
+                assert_eq!(held.tuple, five_tuple);
+                assert!(held.serves(peer, self.latest));
+                let until = held.permissions.get(&peer.ip()).copied();
+                assert!(
+                    until.is_some_and(|until| self.latest < until),
+                    "no permission"
+                );
+                assert!(!self.stricter || !is_refused(peer, true));
+                let reply = Reply::parse(&message);
+                assert_eq!((reply.0.typ.value(), reply.peer()), (0x0017, peer));
+                assert!(reply.attr(ATTR_DATA).is_none() && message.len() <= 56);
+                "icmp error told"
+            }
+            other => panic!("{other:?} for an ICMP error"),
+        };
+        assert_eq!(self.server.poll_output(), None, "one message at most");
+        self.note(what);
     }
 
     fn timeout(&mut self, back: Ms) {
@@ -618,6 +692,10 @@ impl Ledger {
                 held.answered = true;
                 let ends = self.latest + 1000 * secs;
                 held.relays.values_mut().for_each(|known| *known = ends);
+                if let Some(ticket) = reply.attr(AttrType(TICKET)) {
+                    held.mobile = true;
+                    self.tickets.push(ticket);
+                }
             }
             None => {
                 assert_ne!(reply.code(), 0);
@@ -634,7 +712,7 @@ impl Ledger {
         proven: bool,
         ends_by: Option<EndReason>,
     ) -> Option<AllocationId> {
-        let most = (3 + Settings::default().connections_per_allocation) * self.held.len() + 2;
+        let most = (4 + Settings::default().connections_per_allocation) * self.held.len() + 4;
         let mut closed: Vec<Held> = Vec::new();
         let mut opening = None;
         let mut answers = 0;
@@ -653,7 +731,7 @@ impl Ledger {
                         let ours = |ip: &IpAddr| Family::of(*ip) != family;
                         held.permissions.retain(|ip, _| ours(ip));
                         held.channels.retain(|_, (bound, _)| ours(&bound.ip()));
-                        let asked = proven && asked.is_some_and(|(from, ..)| from == held.tuple);
+                        let asked = proven && asked.is_some_and(|(from, ..)| held.is_at(from));
                         // What waits for its answer may end earlier than it is known to.
                         let over = ends <= self.latest || !held.answered;
                         assert!(asked || over || ends_by.is_some());
@@ -669,7 +747,11 @@ impl Ledger {
                     match ended.reason {
                         EndReason::Expired => assert!(self.latest >= last.ends(), "too early"),
                         EndReason::Released => {
-                            assert!(proven && asked.is_some_and(|(from, ..)| from == last.tuple));
+                            let (from, bytes, _) = asked.expect("a request releases it");
+                            assert!(proven && (last.is_at(from) || ticket_of(bytes).is_some()));
+                        }
+                        EndReason::ClientClosed if last.adrift => {
+                            assert!(self.latest >= last.ends(), "too early");
                         }
                         reason => assert_eq!(Some(reason), ends_by),
                     }
@@ -697,13 +779,17 @@ impl Ledger {
                 Output::OpenRelay { id, family, .. } => {
                     let (from, bytes, _) = asked.expect("a request asks for relays");
                     assert!(proven, "a relay for who has proven nothing");
-                    assert!(!self.held.iter().any(|held| held.tuple == from));
+                    assert!(!self.held.iter().any(|held| held.is_at(from)));
                     assert!(!self.ids.contains(&id), "an id names one allocation ever");
                     self.ids.push(id);
                     opening = Some(id);
                     self.held.push(Held {
                         id,
                         tuple: from,
+                        next: None,
+                        mobile: false,
+                        adrift: false,
+                        moved: None,
                         relays: HashMap::from([(
                             family,
                             self.latest + 1000 * model::MAX_LIFETIME_SECS,
@@ -716,6 +802,46 @@ impl Ledger {
                         channels: HashMap::new(),
                         packets: [0; 2],
                     });
+                }
+                Output::MoveClient { id, client } => {
+                    let held = self.held.iter_mut().find(|held| held.id == id);
+                    let held = held.expect("an allocation");
+                    assert!(held.mobile && held.answered);
+                    let mut counted = Ok(());
+                    if let Some((from, bytes, _)) = asked {
+                        assert!(proven && from.client().ip() == client && !held.is_at(from));
+                        assert!(
+                            ticket_of(bytes).is_some_and(|ticket| self.tickets.contains(&ticket))
+                        );
+                        if bytes[19] % 8 == 7 {
+                            counted = Err(OpenError::Quota);
+                        } else if held.adrift {
+                            (held.tuple, held.adrift) = (from, false);
+                        } else {
+                            held.next = Some(from);
+                        }
+                    } else {
+                        assert_eq!(ends_by, Some(EndReason::ClientClosed), "it goes back");
+                        assert_eq!(held.tuple.client().ip(), client);
+                    }
+                    let now = self.base + Duration::from_millis(self.latest);
+                    self.server.handle_client_moved(now, id, counted);
+                    self.note("moved");
+                }
+                Output::Left { five_tuple } => {
+                    let held = self.held.iter_mut().find(|held| held.is_at(five_tuple));
+                    if let Some(held) = held {
+                        assert!(held.mobile);
+                        match held.next {
+                            Some(next) if held.tuple == five_tuple => {
+                                (held.tuple, held.next) = (next, None);
+                                self.note("settled");
+                            }
+                            Some(_) => held.next = None,
+                            // It ends.
+                            None => {}
+                        }
+                    }
                 }
                 Output::ToClient {
                     five_tuple,
@@ -777,8 +903,9 @@ impl Ledger {
             return;
         }
         let latest = self.latest;
-        let Some(held) = self.held.iter_mut().find(|held| held.tuple == from) else {
-            let released = closed.last().is_some_and(|held| held.tuple == from);
+        let ticket = ticket_of(bytes);
+        let Some(held) = self.held.iter_mut().find(|held| held.is_at(from)) else {
+            let released = (closed.last()).is_some_and(|held| held.is_at(from) || ticket.is_some());
             assert!(method == m::METHOD_REFRESH && released && reply.lifetime() == 0);
             return;
         };
@@ -806,10 +933,15 @@ impl Ledger {
                     (1..=model::MAX_LIFETIME_SECS).contains(&secs),
                     "600 and more, but for a visit"
                 );
+                let again = ticket.is_some() && held.moved.as_deref() == Some(&bytes[8..20]);
                 for (of, ends) in &mut held.relays {
-                    if family.is_none_or(|family| family == *of) {
+                    if !again && family.is_none_or(|family| family == *of) {
                         *ends = latest + 1000 * secs;
                     }
+                }
+                if ticket.is_some() {
+                    held.moved = Some(bytes[8..20].to_vec());
+                    self.tickets.extend(reply.attr(AttrType(TICKET)));
                 }
             }
             m::METHOD_CREATE_PERMISSION => {
@@ -862,7 +994,9 @@ impl Ledger {
         else {
             return false;
         };
-        let owner = self.held.iter().any(|held| held.tuple == from);
+        let owner = self.held.iter().any(|held| held.is_at(from));
+        // What a ticket names knows its owner by the key as well.
+        let named = ticket_of(bytes).is_some_and(|ticket| self.tickets.contains(&ticket));
         // The owner of an allocation is known by its key, whatever the realm is called by now.
         if realm != REALM.as_bytes() && !owner {
             return false;
@@ -883,20 +1017,22 @@ impl Ledger {
             let over = (known.expires_secs).is_some_and(|secs| self.latest >= 1000 * secs);
             let removed = self.stricter && known.user == model::REMOVED_USER;
             let signer = Signer::new(&known.username, &known.password, nonce);
-            (owner || !(over || removed)) && reply.is_signed_by(&signer)
+            (owner || named || !(over || removed)) && reply.is_signed_by(&signer)
         })
     }
 
     /// What the server counts is what the ledger holds.
     fn balance(&mut self) {
         assert_eq!(self.server.len(), self.held.len());
-        assert!(self.held.len() <= sources().len());
+        let settled = self.held.iter().filter(|held| !held.adrift);
+        assert!(settled.count() <= sources().len());
         assert_eq!(self.server.poll_timeout().is_none(), self.held.is_empty());
         let live = self.held.iter().filter(|held| held.answered);
         let counted: u64 = self.server.stats().live.as_flattened().iter().sum();
         assert_eq!(counted, live.clone().count() as u64);
         for held in &self.held {
-            assert!(self.server.has_allocation(held.tuple));
+            assert!(held.adrift || self.server.has_allocation(held.tuple));
+            assert!((held.next).is_none_or(|next| self.server.has_allocation(next)));
             let permissions = held.permissions.values();
             let permissions = permissions.filter(|until| self.latest < **until).count();
             assert!(permissions <= model::MAX_PERMISSIONS);
@@ -918,6 +1054,12 @@ impl Ledger {
             assert!(view.channels <= model::MAX_CHANNELS);
         }
     }
+}
+
+/// MOBILITY-TICKET of a request.
+fn ticket_of(bytes: &[u8]) -> Option<Vec<u8>> {
+    let found = attributes(bytes).find(|(kind, _)| *kind == TICKET);
+    found.map(|(_, value)| value.to_vec())
 }
 
 fn ip(text: &str) -> IpAddr {

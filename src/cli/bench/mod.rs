@@ -339,7 +339,7 @@ fn open(arguments: &Arguments, server: Located) -> anyhow::Result<Flows> {
     };
     let ends = match transport {
         Transport::Udp => sharing.needed(count),
-        Transport::Tcp | Transport::Tls => count,
+        Transport::Tcp | Transport::Tls | Transport::Dtls => count,
     };
     if let Ok((soft, _)) = host::raise_open_files()
         && soft < (ends + peers + 32) as u64
@@ -372,7 +372,7 @@ fn open(arguments: &Arguments, server: Located) -> anyhow::Result<Flows> {
             knock(server)?;
             sharing.open(count, &options)?
         }
-        Transport::Tcp | Transport::Tls => Vec::new(),
+        Transport::Tcp | Transport::Tls | Transport::Dtls => Vec::new(),
     };
     let peers = open_sockets(peer_address, peers, &options)?;
     let mut clients = Vec::with_capacity(count);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use crate::base::Clock;
-use crate::net::{Batch, HEADROOM, Outgoing};
+use crate::net::{Batch, HEADROOM, IpFields, Outgoing};
 use crate::wire::Header;
 
 use super::Direction;
@@ -436,6 +436,8 @@ impl Traffic {
             to: lane.to,
             from: lane.from,
             front: None,
+
+            fields: IpFields::default(),
         });
         Ok(())
     }
@@ -529,6 +531,8 @@ impl Traffic {
                         to: received.from,
                         from: None,
                         front: None,
+
+                        fields: IpFields::default(),
                     });
                 } else {
                     self.counts.foreign += 1;

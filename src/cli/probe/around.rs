@@ -98,7 +98,7 @@ pub async fn server_unix(server: SocketAddr, transport: Transport) -> Option<u64
         .build();
     let scheme = match transport {
         Transport::Tls => "https",
-        Transport::Udp | Transport::Tcp => "http",
+        Transport::Udp | Transport::Tcp | Transport::Dtls => "http",
     };
     let request = Request::builder()
         .method(Method::HEAD)

@@ -126,12 +126,16 @@ pub(super) const OPTIONS: &[Known] = &[
     option("no-udp", None, Plan::Taken(t::listen)),
     option("no-tcp", None, Plan::Taken(t::listen)),
     option("no-tls", None, Plan::Taken(t::listen)),
-    option("no-dtls", None, Plan::Always("turnix speaks no DTLS")),
+    option(
+        "no-dtls",
+        None,
+        Plan::Always("DTLS is off unless listen.protocols names \"dtls\""),
+    ),
     option(
         "dtls",
         None,
         Plan::Never(
-            "turnix speaks no DTLS; \"tls\" encrypts over TCP, and media are encrypted end to end anyway",
+            "add \"dtls\" to listen.protocols, which takes a certificate with an ECDSA key",
         ),
     ),
     option(
@@ -390,9 +394,7 @@ pub(super) const OPTIONS: &[Known] = &[
     option(
         "mobility",
         None,
-        Plan::Never(
-            "RFC 8016 is not spoken; a client whose address changes allocates anew, as ICE restarts do",
-        ),
+        Plan::Always("clients may move (RFC 8016), unless protocol.mobility is off"),
     ),
     option(
         "rfc5780",

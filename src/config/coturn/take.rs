@@ -181,6 +181,12 @@ pub(super) fn default_family(t: &mut Translation<'_>, line: &Line<'_>) -> Verdic
     }
 }
 
+pub(super) fn no_tcp_relay(t: &mut Translation<'_>, line: &Line<'_>) -> Verdict {
+    const KEY: &str = "protocol.tcp_allocations";
+    t.draft.set(KEY, "false", line.note());
+    Verdict::mapped(KEY)
+}
+
 pub(super) fn keep_family(t: &mut Translation<'_>, line: &Line<'_>) -> Verdict {
     match is_on(line.value) {
         Some(false) => Verdict::idle("switched off"),
@@ -192,12 +198,6 @@ fn same_as_client(t: &mut Translation<'_>, line: &Line<'_>) -> Verdict {
     const KEY: &str = "protocol.default_family";
     t.draft.set_text(KEY, "same-as-client", line.note());
     Verdict::new(Outcome::Mapped, &[KEY], "")
-}
-
-pub(super) fn no_tcp_relay(t: &mut Translation<'_>, line: &Line<'_>) -> Verdict {
-    const KEY: &str = "protocol.tcp_allocations";
-    t.draft.set(KEY, "false", line.note());
-    Verdict::mapped(KEY)
 }
 
 pub(super) fn user(t: &mut Translation<'_>, line: &Line<'_>) -> Verdict {

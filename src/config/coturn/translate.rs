@@ -324,7 +324,10 @@ impl<'a> Translation<'a> {
         if on("cert") && on("pkey") && !on("no-dtls") && !on("dtls") {
             say(
                 "DTLS",
-                Verdict::refused("turnix speaks no DTLS; \"turns:\" over TCP is what browsers use"),
+                Verdict::refused(
+                    "off unless \"dtls\" is added to listen.protocols, which takes a certificate with an ECDSA key; \
+                     \"turns:\" over TCP is what browsers use",
+                ),
             );
         }
         say(

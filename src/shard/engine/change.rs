@@ -3,9 +3,10 @@
 use crate::base::{Clock, ListenerId};
 use crate::net::UdpSocket;
 use crate::shard::change::{ListenerSlot, ShardChange};
+use crate::shard::relays::Reports;
 use crate::turn::EndReason;
 
-use super::{Endpoint, GATHER, LISTENER, Listener, Shard, Trains};
+use super::{Endpoint, GATHER, LISTENER, Listener, Shard, Speaks, Trains};
 
 impl Shard {
     /// Takes all of `change`; what it forbids has ended when this returns.
@@ -14,8 +15,14 @@ impl Shard {
         for slot in change.close {
             self.close_listener(slot);
         }
-        for (slot, socket) in change.open {
-            self.open_listener(slot, socket);
+        for (slot, socket, speaks) in change.open {
+            self.open_listener(slot, socket, speaks);
+        }
+        if let Some(spoken) = change.spoken {
+            self.dtls.set_certificates(spoken.certificates);
+            for (slot, speaks) in spoken.speaks {
+                self.speak(slot, speaks);
+            }
         }
         let bytes = change.listener_buffer_bytes;
         if std::mem::replace(&mut self.listener_buffer_bytes, bytes) != bytes {
@@ -29,6 +36,11 @@ impl Shard {
         if let Some(families) = families {
             self.server.set_families(families);
         }
+        let reports = Reports::of(&change.turn.protocol);
+        self.relays.set_reports(reports);
+        for listener in self.listeners.iter().flatten() {
+            listener.socket.report_tos(reports.tos);
+        }
         self.server.set_bandwidth(now, change.turn.bandwidth);
         self.settle_vantages(&change.turn.protocol.nat_discovery);
         self.server.set_settings(change.turn);
@@ -36,7 +48,18 @@ impl Shard {
         self.drain_outputs(now);
     }
 
-    fn open_listener(&mut self, slot: ListenerSlot, socket: UdpSocket) {
+    /// Ends everything, because the server stops.
+    pub(in crate::shard) fn end_all(&mut self) {
+        let now = Clock.now();
+        let (views, _) = self.server.views(now, 0, usize::MAX);
+        for view in views {
+            (self.server).end_allocation(now, view.id, EndReason::Shutdown);
+        }
+        self.drain_outputs(now);
+        self.end_sessions(|_| true);
+    }
+
+    fn open_listener(&mut self, slot: ListenerSlot, socket: UdpSocket, speaks: Speaks) {
         if let Err(error) = self.poller.add(&socket, LISTENER | slot.0 as u64) {
             tracing::error!(address = %socket.local_addr(), %error, "a new listener cannot be watched");
             return;
@@ -44,12 +67,24 @@ impl Shard {
         if self.listeners.len() <= slot.0 {
             self.listeners.resize_with(slot.0 + 1, || None);
         }
-        self.listeners[slot.0] = Some(Listener::new(socket));
+        self.listeners[slot.0] = Some(Listener::new(socket, speaks));
+    }
+
+    /// What is spoken on a listener from now on; clients that it does not speak with any more have ended.
+    fn speak(&mut self, slot: ListenerSlot, speaks: Speaks) {
+        let Some(Some(listener)) = self.listeners.get_mut(slot.0) else {
+            return;
+        };
+        let before = std::mem::replace(&mut listener.speaks, speaks);
+        if before.dtls && !speaks.dtls {
+            self.end_sessions_on(slot.0);
+        }
     }
 
     /// Ends the allocations of its clients, who could be neither heard nor answered any more, and closes it.
     fn close_listener(&mut self, slot: ListenerSlot) {
         let now = Clock.now();
+        self.end_sessions_on(slot.0);
         for index in 0..self.endpoints.len() {
             let of_it = matches!(
                 self.endpoints.get(index),
@@ -58,6 +93,7 @@ impl Shard {
             if of_it {
                 let listener = ListenerId(index as u16);
                 (self.server).end_listener(now, listener, EndReason::ListenerClosed);
+                self.steering.close(listener);
                 // Nobody uses the number any more, so the next endpoint may have it.
                 self.endpoints[index] = Endpoint::Free;
             }
@@ -71,11 +107,13 @@ impl Shard {
 }
 
 impl Listener {
-    pub(super) fn new(socket: UdpSocket) -> Self {
+    pub(super) fn new(socket: UdpSocket, speaks: Speaks) -> Self {
+        socket.let_fragment();
         Self {
             socket,
             outgoing: Vec::with_capacity(GATHER),
             trains: Trains::default(),
+            speaks,
             full: false,
         }
     }

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
-use crate::base::FiveTuple;
-use crate::net::{Outgoing, SendFault, SendReport};
+use crate::base::{FiveTuple, Transport};
+use crate::net::{IpFields, Outgoing, SendFault, SendReport};
 use crate::shard::hairpin::Posted;
 use crate::turn::{DropReason, Path, Server};
 use crate::wire;
@@ -22,6 +22,10 @@ impl Shard {
             to: SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0),
             from: None,
             front: None,
+            fields: IpFields {
+                tos: payload.fields.tos,
+                dont_fragment: false,
+            },
         };
         if front.len() <= payload.room && padding == 0 {
             let begin = payload.start - front.len();
@@ -55,6 +59,9 @@ impl Shard {
         self.batches[self.current].forget_fronts();
         let server = &mut self.server;
         self.parcels.post(|posted| count_posted(server, &posted));
+        if !self.unsent.is_empty() {
+            self.tell_unsent();
+        }
     }
 
     fn flush_to_streams(&mut self) {
@@ -93,6 +100,9 @@ impl Shard {
             let report = self.batches[self.current].send(&relay.socket, &self.run);
             self.segmentation_fallbacks += u64::from(report.gave_up_segments);
             account(&mut self.server, report);
+            if let Some(peer) = report.unfragmented {
+                self.unsent.push((relay.id(), peer));
+            }
         }
         self.to_peers.clear();
     }
@@ -100,6 +110,9 @@ impl Shard {
     /// An answer to a client.
     pub(super) fn send_message(&mut self, five_tuple: FiveTuple, message: Vec<u8>) {
         match self.endpoints.get(usize::from(five_tuple.listener().0)) {
+            Some(Endpoint::Udp { .. }) if five_tuple.transport() == Transport::Dtls => {
+                self.seal_answer(five_tuple, &message);
+            }
             Some(&Endpoint::Udp { socket, local }) => {
                 let Some(Some(listener)) = self.listeners.get(socket) else {
                     return;
@@ -138,7 +151,8 @@ pub(super) fn count_posted(server: &mut Server, posted: &Posted<'_>) {
             server.count_to_peer(Path::Hairpin, *length);
         }
     } else {
-        server.count_drop(DropReason::Mailbox, posted.lengths.len() as u64);
+        let lost = posted.lengths.len() + posted.passed;
+        server.count_drop(DropReason::Mailbox, lost as u64);
     }
 }
 

@@ -48,8 +48,9 @@ impl Shard {
             endpoints: self.endpoints.clone(),
             drops: self.drops_of_closed + self.relays.drops_of_closed(),
             segmentation_fallbacks: self.segmentation_fallbacks,
+            steering: self.steering.export(),
             stays: (self.server.tenants())
-                .filter(|tenant| !moves(tenant.five_tuple.transport()))
+                .filter(|tenant| stays(tenant.five_tuple.transport()))
                 .flat_map(|tenant| tenant.relays())
                 .filter_map(|(id, family)| Some(self.relays.get(id, family)?.socket.local_addr()))
                 .collect(),
@@ -147,6 +148,7 @@ impl Shard {
         self.segmentation_fallbacks = start.segmentation_fallbacks;
         self.relays.set_drops_of_closed(start.drops);
         self.relays.abroad = start.abroad;
+        self.steering.resume(std::mem::take(&mut start.steering));
         let tenants: Vec<_> = self.server.tenants().collect();
         for tenant in tenants {
             let (id, five_tuple) = (tenant.id, tenant.five_tuple);
@@ -171,7 +173,7 @@ impl Shard {
             if arrived && !served {
                 let reason = match five_tuple.transport() {
                     Transport::Udp => EndReason::ListenerClosed,
-                    Transport::Tcp | Transport::Tls => EndReason::ClientClosed,
+                    Transport::Tcp | Transport::Tls | Transport::Dtls => EndReason::ClientClosed,
                 };
                 self.server.end_allocation(now, id, reason);
             }
@@ -194,6 +196,7 @@ impl Shard {
 
     /// Lets go of what another process has now: listeners, clients and their relays. How many connections stay.
     pub(in crate::shard) fn leave(&mut self) -> u64 {
+        self.end_sessions(|_| true);
         for id in self.server.leave(moves) {
             for family in Family::ALL {
                 self.relays.hand_over(id, family, &self.poller);
@@ -216,6 +219,12 @@ const fn moves(transport: Transport) -> bool {
     match transport {
         Transport::Udp | Transport::Tcp => true,
         // Its state is a library's.
-        Transport::Tls => false,
+        Transport::Tls | Transport::Dtls => false,
     }
+}
+
+/// Whether clients on `transport` stay with this process: those of DTLS cannot, since their datagrams come by a socket
+/// that the other one reads.
+const fn stays(transport: Transport) -> bool {
+    matches!(transport, Transport::Tls)
 }

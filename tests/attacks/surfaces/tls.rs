@@ -58,7 +58,7 @@ fn record(payload: &[u8]) -> Vec<u8> {
 fn tls(client: &mut Client) -> &mut StreamOwned<ClientConnection, TcpStream> {
     match &mut client.link {
         Link::Tls(stream) => stream,
-        Link::Udp(_) | Link::Tcp(_) => panic!("not over TLS"),
+        Link::Udp(_) | Link::Tcp(_) | Link::Dtls(_) => panic!("not over TLS"),
     }
 }
 

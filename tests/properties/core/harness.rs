@@ -686,6 +686,7 @@ impl Harness {
                     allocation,
                     peer,
                     payload,
+                    dont_fragment: false,
                 } = forward
                 else {
                     panic!("{forward:?} instead of {expected:?}");
@@ -785,6 +786,7 @@ impl Harness {
             }
             Forward::Consumed => self.tally.consumed += 1,
             Forward::Drop(_) => self.tally.dropped += 1,
+            Forward::ToShard { .. } => panic!("no client has a ticket"),
         }
     }
 
@@ -831,9 +833,9 @@ impl Harness {
                 realm: _,
                 scope: _,
                 client,
+                transport: _,
                 reserve,
                 token,
-                transport: _,
             } => {
                 let known = self.ids.iter().position(|known| *known == id);
                 let opening = |number: &usize| {
@@ -871,6 +873,7 @@ impl Harness {
                     token,
                 }
             }
+            Output::MoveClient { .. } | Output::Left { .. } => panic!("no client has a ticket"),
             Output::ConnectPeer { .. } | Output::BindPeer { .. } | Output::ClosePeer { .. } => {
                 panic!("{output:?} without TCP allocations")
             }

@@ -51,6 +51,7 @@ impl Hostile {
                 assert!(payload.start <= payload.end && usize::from(payload.end) <= bytes.len());
             }
             Forward::ToClient { .. } => panic!("a client's datagram goes to no client"),
+            Forward::ToShard { .. } => panic!("no client has a ticket"),
             Forward::Consumed | Forward::Drop(_) => {}
         }
         let dropped = u64::from(matches!(forward, Forward::Drop(_)));
