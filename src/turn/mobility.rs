@@ -169,15 +169,6 @@ impl MobilityImage {
     }
 }
 
-/// The ticket names an allocation of another shard, which gets the request and what follows; a session of DTLS stays where
-/// it is.
-const fn elsewhere(from: FiveTuple, ticket: Ticket) -> Reject {
-    match from.transport() {
-        Transport::Dtls => Reject::MobilityForbidden,
-        Transport::Udp | Transport::Tcp | Transport::Tls => Reject::Elsewhere(ticket.shard),
-    }
-}
-
 impl Allocation {
     /// Whether the connection of its five-tuple has closed: nobody is there.
     pub fn is_adrift(&self) -> bool {
