@@ -421,6 +421,7 @@ mod tests {
             family,
             even_port: false,
             scope: Scope::Policy,
+            realm: None,
         });
         quota.reserve(&alice, client, v4).unwrap();
         quota.reserve_port(&alice, v6).unwrap();

@@ -345,8 +345,8 @@ impl Relays {
         token: u64,
         poller: &Poller,
     ) -> Result<Opened, OpenError> {
-        let (user, client, scope) = (asked.user, asked.client, asked.wanted.scope);
-        let claimed = (self.pool.reservations()).claim(token, &user, scope);
+        let (user, client) = (asked.user, asked.client);
+        let claimed = (self.pool.reservations()).claim(token, &user, asked.wanted);
         let reserved = claimed.ok_or(OpenError::Capacity)?;
         let wanted = reserved.wanted;
         if let Err(error) = poller.add(&reserved.socket, token_of(asked.id, wanted.family)) {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::access::{Scope, Wanted};
+use crate::access::Wanted;
 use crate::net::UdpSocket;
 
 use super::ports::{Place, RelayPool};
@@ -55,10 +55,14 @@ impl Reservations {
         token
     }
 
-    /// What `user` has kept under `token`; once.
-    pub fn claim(&mut self, token: u64, user: &str, scope: Scope) -> Option<Reserved> {
-        let reserved = self.by_token.get(&token)?;
-        if *reserved.user != *user || reserved.wanted.scope != scope {
+    /// What `user` has kept under `token`, in the realm and the scope that `wanted` is of; once.
+    pub fn claim(&mut self, token: u64, user: &str, wanted: Wanted) -> Option<Reserved> {
+        let Reserved {
+            user: owner,
+            wanted: kept,
+            ..
+        } = self.by_token.get(&token)?;
+        if **owner != *user || kept.scope != wanted.scope || kept.realm != wanted.realm {
             return None;
         }
         self.by_token.remove(&token)

@@ -140,8 +140,7 @@ impl MobilityImage {
         } = mobility;
         Self {
             moves: *moves,
-            next: next
-                .filter(|next| !matches!(next.transport(), Transport::Tls | Transport::Dtls))
+            next: (next.filter(|next| matches!(next.transport(), Transport::Udp | Transport::Tcp)))
                 .map(place),
             last: last.map(|last| {
                 let until = nanos(last.until);
@@ -170,6 +169,15 @@ impl MobilityImage {
     }
 }
 
+/// The ticket names an allocation of another shard, which gets the request and what follows; a session of DTLS stays where
+/// it is.
+const fn elsewhere(from: FiveTuple, ticket: Ticket) -> Reject {
+    match from.transport() {
+        Transport::Dtls => Reject::MobilityForbidden,
+        Transport::Udp | Transport::Tcp | Transport::Tls => Reject::Elsewhere(ticket.shard),
+    }
+}
+
 impl Allocation {
     /// Whether the connection of its five-tuple has closed: nobody is there.
     pub fn is_adrift(&self) -> bool {
@@ -184,7 +192,7 @@ impl Allocation {
 
 impl Server {
     /// Whether an Allocate asks for an allocation that may move (RFC 8016 §3.1.2). A visit of the test page is bound to an
-    /// address.
+    /// address, and a token (RFC 7635) vouches for a five-tuple.
     ///
     /// # Errors
     /// 400 for a ticket that says something, 405 where nothing moves.
@@ -200,6 +208,9 @@ impl Server {
             Some([])
                 if !self.settings.protocol.mobility
                     || authenticated.scope().is_loop()
+                    || authenticated
+                        .renewed()
+                        .is_some_and(|identity| identity.by_token)
                     || relays == RelayTransport::Tcp =>
             {
                 Err(Reject::MobilityForbidden)

@@ -19,6 +19,7 @@ mod auth;
 mod change;
 mod connections;
 mod contacts;
+mod counters;
 mod discovery;
 mod icmp;
 mod limits;

@@ -58,6 +58,7 @@ const KNOWN_TURN: &[u16] = &[
     attribute::PASSWORD_ALGORITHM,
     attribute::USERHASH,
     attribute::CONNECTION_ID,
+    attribute::RESERVATION_TOKEN,
 ];
 
 /// What an Allocate for TCP must not ask for (RFC 6062 §5.1).

@@ -670,3 +670,16 @@ fn a_token_vouches_for_its_five_tuple_and_no_other() {
     };
     assert_eq!(world.code(data, &owner.sign(bind())), 0);
 }
+
+/// It does not move with its allocation (RFC 8016) either, and says so before anybody counts on it.
+#[test]
+fn an_allocation_by_token_does_not_move() {
+    let mut world = world();
+    let bearer = bearer(&mut world, "north");
+    let token = Token::new(NORTH).seal();
+    let mobile = Request::allocate().attr(0x8030, &[]);
+    let reply = world.ask(udp(CLIENT), &bearer.with(&token, mobile));
+    assert_eq!(reply.code(), 405);
+    let request = bearer.with(&token, Request::allocate());
+    assert_eq!(world.code(udp(CLIENT), &request), 0);
+}

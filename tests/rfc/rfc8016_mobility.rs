@@ -114,6 +114,14 @@ fn rfc8016_3_1_2_a_ticket_in_allocate_is_400_and_405_where_nothing_moves() {
 }
 
 #[test]
+fn a_tcp_allocation_does_not_move() {
+    let mut world = World::new();
+    let alice = world.alice(tcp(OLD));
+    let request = Request::allocate_tcp().attr(TICKET.0, &[]).sign(&alice);
+    assert_eq!(world.code(tcp(OLD), &request), 405);
+}
+
+#[test]
 fn rfc8016_3_2_2_a_refresh_with_a_ticket_moves_the_allocation() {
     let mut world = World::new();
     let (_, id, _, first) = allocate(&mut world, udp(OLD));

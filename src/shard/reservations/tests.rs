@@ -7,12 +7,12 @@ use ahash::RandomState;
 use proptest::prelude::*;
 
 use super::RESERVATION;
-use crate::access::{Limits, Scope, Wanted};
+use crate::access::{Limits, RealmName, Scope, Wanted};
 use crate::base::{Clock, Family};
 use crate::net::Poller;
 use crate::shard::RelayIp;
 use crate::shard::ports::RelayPool;
-use crate::shard::relays::{Asked, Relays};
+use crate::shard::relays::{Asked, Relays, Reports};
 use crate::turn::{AllocationId, OpenError, Opened};
 
 const FIRST: u16 = 30_001;
@@ -25,6 +25,8 @@ struct Host {
     poller: Poller,
     now: Instant,
     slots: u32,
+    /// Of whoever asks.
+    realm: Option<RealmName>,
     /// Shard, id, family, user and port of what is open.
     live: Vec<(usize, AllocationId, Family, &'static str, u16)>,
     /// Token, user, port and end of what is kept.
@@ -40,6 +42,7 @@ const fn wanted(even_port: bool) -> Wanted {
         family: Family::V4,
         even_port,
         scope: Scope::Policy,
+        realm: None,
     }
 }
 
@@ -58,9 +61,13 @@ impl Host {
             external: Ipv6Addr::LOCALHOST.into(),
         };
         let pool = Arc::new(RelayPool::new(&[ip, v6], ports, limits, now));
+        let quiet = Reports {
+            tos: false,
+            errors: false,
+        };
         let shards = [0, 1].map(|shard| {
             let hasher = RandomState::with_seeds(1, 2, 3, 4);
-            Relays::new(shard, 65_536, vec![Arc::clone(&pool)], hasher)
+            Relays::new(shard, 65_536, quiet, vec![Arc::clone(&pool)], hasher)
         });
         Self {
             pool,
@@ -68,6 +75,7 @@ impl Host {
             poller: Poller::new(8).unwrap(),
             now,
             slots: 0,
+            realm: None,
             live: Vec::new(),
             kept: Vec::new(),
         }
@@ -101,6 +109,7 @@ impl Host {
             id,
             wanted: Wanted {
                 family,
+                realm: self.realm,
                 ..wanted(even_port)
             },
             user: user.into(),
@@ -287,6 +296,18 @@ fn two_relays_are_one_allocation() {
         assert_eq!((host.pool.live(), host.pool.in_use()), (0, [0, 0]));
         assert!(host.open(0, "alice", false, false, None).is_ok());
     }
+}
+
+/// A user of the same name in another realm is somebody else.
+#[test]
+fn a_token_is_good_in_the_realm_it_is_of() {
+    let mut host = Host::new(Limits::default());
+    let token = host.open(0, "alice", true, true, None).unwrap().token;
+    host.realm = Some(RealmName::new("example.net"));
+    let claimed = host.open(1, "alice", false, false, token);
+    assert_eq!(claimed, Err(OpenError::Capacity));
+    host.realm = None;
+    assert!(host.open(1, "alice", false, false, token).is_ok());
 }
 
 /// What is kept counts for the limits, and the second allocation takes nothing beyond it.
