@@ -54,6 +54,7 @@ const KNOWN_TURN: &[u16] = &[
     attribute::REQUESTED_TRANSPORT,
     attribute::ACCESS_TOKEN,
     attribute::XOR_MAPPED_ADDRESS,
+    attribute::RESERVATION_TOKEN,
     attribute::MESSAGE_INTEGRITY_SHA256,
     attribute::PASSWORD_ALGORITHM,
     attribute::USERHASH,

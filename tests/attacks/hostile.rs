@@ -458,25 +458,13 @@ fn port_unreachable_floods_cost_no_datagram() {
                     open.send_to(&number(at), relayed).unwrap();
                 }
                 for at in 0..BURST {
-                    let data = among_errors(&mut client);
+                    let data = client.expect_channel_among_errors(CHANNEL);
                     assert_eq!(data, number(at), "{round} {at}");
                 }
             }
             assert_eq!(server.dropped(DropReason::SendError), 0);
             assert_eq!(client.ask_signed(Request::refresh(600)).code(), 0);
             client.release();
-        }
-    }
-}
-
-/// The next ChannelData; ICMP errors that the client is told of are passed over.
-#[track_caller]
-fn among_errors(client: &mut Client) -> Vec<u8> {
-    loop {
-        match client.expect() {
-            Frame::Channel(CHANNEL, data) => return data,
-            Frame::Message(reply) if reply.0.contains(AttrType(attribute::ICMP)) => {}
-            other => panic!("{other:?}"),
         }
     }
 }
@@ -647,7 +635,11 @@ fn forge() {
                     open.send_to(&payload(at), relayed).unwrap();
                 }
                 for at in 0..sizes.len() {
-                    assert_eq!(among_errors(&mut client), payload(at), "{error:?}");
+                    assert_eq!(
+                        client.expect_channel_among_errors(CHANNEL),
+                        payload(at),
+                        "{error:?}"
+                    );
                 }
                 assert_eq!(client.ask_signed(Request::refresh(600)).code(), 0);
             }

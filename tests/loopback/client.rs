@@ -8,7 +8,9 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use stun::attributes::AttrType;
 use turnix::base::{Family, Transport};
+use turnix::wire::attribute;
 
 use super::common::dtls::DtlsLink;
 use super::common::wire::{Reply, Request, Signer, channel_data, padded_channel_data};
@@ -266,7 +268,7 @@ impl Client {
         let mut buffer = vec![0; 65_536];
         while self.partial.len() < length {
             let read = match &mut self.link {
-                Link::Udp(_) => panic!("datagrams"),
+                Link::Udp(_) | Link::Dtls(_) => panic!("datagrams"),
                 Link::Tcp(socket) => socket.read(&mut buffer),
                 Link::Tls(stream) => stream.read(&mut buffer),
             };
@@ -398,6 +400,19 @@ impl Client {
                 data
             }
             other => panic!("{other:?}"),
+        }
+    }
+
+    /// The next ChannelData; ICMP errors that the client is told of meanwhile are passed over.
+    #[track_caller]
+    #[allow(dead_code, reason = "not every target that shares this file needs it")]
+    pub fn expect_channel_among_errors(&mut self, channel: u16) -> Vec<u8> {
+        loop {
+            match self.expect() {
+                Frame::Channel(number, data) if number == channel => return data,
+                Frame::Message(reply) if reply.0.contains(AttrType(attribute::ICMP)) => {}
+                other => panic!("{other:?}"),
+            }
         }
     }
 
