@@ -252,7 +252,7 @@ impl Running {
             Some(slot) => PlannedUdp::Keep(slot),
             None => {
                 let bytes = next.server.listener_buffer_bytes;
-                match self.shards.open_listener(address, speaks(&wanted), bytes) {
+                match self.shards.open_listener(address, speaks(wanted), bytes) {
                     Ok(unread) => {
                         address = unread.address();
                         PlannedUdp::Open(unread)
