@@ -266,7 +266,7 @@ impl Client {
         let mut buffer = vec![0; 65_536];
         while self.partial.len() < length {
             let read = match &mut self.link {
-                Link::Udp(_) => panic!("datagrams"),
+                Link::Udp(_) | Link::Dtls(_) => panic!("datagrams"),
                 Link::Tcp(socket) => socket.read(&mut buffer),
                 Link::Tls(stream) => stream.read(&mut buffer),
             };
