@@ -87,7 +87,7 @@ fn nothing_is_left(server: &Server) {
     until("nothing is left", || {
         let snapshot = server.snapshot();
         snapshot.stats.connections == 0
-            && snapshot.stream_connections == [0; 4]
+            && snapshot.stream_connections.iter().all(|count| *count == 0)
             && server.live() == 0
             && server.capacity_ratio() == 0.0
     });
