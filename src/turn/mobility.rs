@@ -119,6 +119,15 @@ fn at((transport, client, listener): Place) -> Option<FiveTuple> {
     Some(FiveTuple::new(transport, client, ListenerId(listener)))
 }
 
+/// The allocation that `ticket` names is another shard's. A session of DTLS is this one's alone: its client gets an
+/// allocation of its own.
+const fn elsewhere(from: FiveTuple, ticket: Ticket) -> Reject {
+    match from.transport() {
+        Transport::Dtls => Reject::MobilityForbidden,
+        Transport::Udp | Transport::Tcp | Transport::Tls => Reject::Elsewhere(ticket.shard),
+    }
+}
+
 impl MobilityImage {
     /// A five-tuple of TLS or DTLS is not for another process, so no move to one is.
     pub fn of(mobility: &Mobility, nanos: impl Fn(Instant) -> i64) -> Self {

@@ -8,8 +8,8 @@ use turn_types::attribute::{Icmp as CodecIcmp, XorPeerAddress};
 use super::response::{codec_transaction, seal, start};
 use super::{Method, TransactionId};
 
-/// What an ICMP error says: the value of ICMP (RFC 8656 §18.13). Type and code have a byte each, as in ICMP; the RFC's
-/// figure draws them seven and nine bits wide, which no implementation follows that is known to us.
+/// What an ICMP error says: the value of ICMP (RFC 8656 §18.13). Type and code have a byte each, as in ICMP and
+/// in the codec; the RFC's figure draws them seven and nine bits wide, and there are readers that go by that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Icmp {
     /// Its type; ICMPv6's where the peer has an IPv6 address.
