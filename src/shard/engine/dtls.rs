@@ -154,6 +154,7 @@ impl Shard {
         plain.clear();
         plain.extend_from_slice(header.bytes());
         plain.extend_from_slice(bytes);
+        plain.resize(plain.len() + header.padding(), 0);
         if plain.len() > DATA_BYTES {
             return self.server.count_drop(DropReason::TooLarge, 1);
         }
