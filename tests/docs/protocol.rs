@@ -7,13 +7,21 @@ use crate::read;
 
 const PAGE: &str = "docs/protocol.md";
 
-/// Rows of its tables, by cell, without heads and rules.
+/// Rows of the tables whose first column is "section", by cell, without heads and rules.
 fn rows(page: &str) -> Vec<Vec<&str>> {
-    (page.lines())
-        .filter(|line| line.starts_with('|') && !line.starts_with("|---"))
-        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
-        .filter(|row: &Vec<&str>| row.first() != Some(&"section"))
-        .collect()
+    let mut rows = Vec::new();
+    let mut counts = false;
+    for line in page.lines() {
+        let cells = || line.trim_matches('|').split('|').map(str::trim);
+        if !line.starts_with('|') {
+            counts = false;
+        } else if cells().next() == Some("section") {
+            counts = true;
+        } else if counts && !line.starts_with("|---") {
+            rows.push(cells().collect());
+        }
+    }
+    rows
 }
 
 /// What is wrong with a test named as `tests/file.rs` or `tests/file.rs::function`.
