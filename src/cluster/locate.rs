@@ -8,6 +8,7 @@
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
@@ -25,8 +26,9 @@ const MOST_HOPS: usize = 4;
 const MOST_TARGETS: usize = 8;
 const MOST_ADDRESSES: usize = 8;
 
-/// How long a name server has for one record: where none answers, addresses may yet be known.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long name servers have for the first record: where none answers, the others are not asked for, and addresses may
+/// yet be known.
+const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// A server to try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -292,39 +294,49 @@ fn in_order(mut records: Vec<Srv>) -> Vec<Srv> {
 }
 
 /// Records by the name servers of `/etc/resolv.conf`, addresses by the host's own resolver.
-pub struct Dns(Option<TokioResolver>);
+pub struct Dns {
+    resolver: Option<TokioResolver>,
+    /// No name server answers.
+    silent: AtomicBool,
+}
 
 impl Dns {
     /// Where the host has no name servers, only its own resolver is asked.
     pub fn of_host() -> Self {
         let resolver = TokioResolver::builder_tokio().and_then(|mut builder| {
             let options = builder.options_mut();
-            options.timeout = PATIENCE;
+            options.timeout = PATIENCE / 2;
             options.attempts = 1;
             builder.build()
         });
         if let Err(error) = &resolver {
             tracing::debug!(%error, "no name servers");
         }
-        Self(resolver.ok())
+        Self {
+            resolver: resolver.ok(),
+            silent: AtomicBool::new(false),
+        }
     }
 
     async fn records(&self, name: &str, kind: RecordType) -> Vec<RData> {
-        let Some(resolver) = &self.0 else {
+        let Some(resolver) = (self.resolver.as_ref()).filter(|_| !self.silent.load(Relaxed)) else {
             return Vec::new();
         };
         // With the dot at the end no search list is tried.
         let name = format!("{}.", name.trim_end_matches('.'));
-        match tokio::time::timeout(2 * PATIENCE, resolver.lookup(name.as_str(), kind)).await {
+        match tokio::time::timeout(PATIENCE, resolver.lookup(name.as_str(), kind)).await {
             Ok(Ok(found)) => (found.answers().iter())
                 .map(|record| record.data.clone())
                 .collect(),
             Ok(Err(error)) => {
                 tracing::debug!(name, %kind, %error, "no records");
+                let answered = error.is_no_records_found() || error.is_nx_domain();
+                self.silent.store(!answered, Relaxed);
                 Vec::new()
             }
             Err(_) => {
                 tracing::debug!(name, %kind, "no name server answers");
+                self.silent.store(true, Relaxed);
                 Vec::new()
             }
         }
