@@ -118,14 +118,15 @@ impl Client {
         self.ask(&request.sign(&self.signer))
     }
 
-    /// The answer to a request; application data that comes first is passed over.
+    /// The answer to a request; data and ICMP errors that come first are passed over.
     #[track_caller]
     fn ask(&self, request: &Request) -> Reply {
         self.socket.send(&request.bytes()).unwrap();
         let mut buffer = [0; 2048];
         loop {
             let length = self.socket.recv(&mut buffer).expect("an answer");
-            if buffer[0] >> 6 == 0 {
+            // The bits of the class: neither a request nor an indication (RFC 8489 §5).
+            if buffer[0] >> 6 == 0 && buffer[0] & 1 == 1 {
                 return Reply::parse(&buffer[..length]);
             }
         }
