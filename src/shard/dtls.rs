@@ -82,6 +82,8 @@ pub(super) struct Guest {
     pub heard: Instant,
     /// The library gave it up.
     pub failed: bool,
+    /// What it has decrypted is being handled: nobody else is to take anything from it.
+    pub busy: bool,
     /// When it is looked at; its place among the deadlines.
     looked_at: Instant,
     _admitted: Admitted,
@@ -220,6 +222,7 @@ impl Sessions {
             began: now.mono,
             heard: now.mono,
             failed: false,
+            busy: false,
             looked_at: now.mono,
             _admitted: admitted,
         };
@@ -285,6 +288,11 @@ impl Sessions {
             (true, false) => now >= guest.heard + IDLE,
             (true, true) => false,
         }
+    }
+
+    /// Looks no more at what is not there.
+    pub fn forget_deadline(&mut self, deadline: (Instant, FiveTuple)) {
+        self.deadlines.remove(&deadline);
     }
 
     /// The session that has to be looked at first, and when.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ahash::RandomState;
 
 use crate::access::{Access, AddressRate, Denied};
-use crate::base::{Family, FiveTuple, ListenerId, Now};
+use crate::base::{Family, FiveTuple, ListenerId, Now, Transport};
 
 use super::allocation::AllocationId;
 use super::auth::Nonces;
@@ -92,14 +92,32 @@ impl Server {
 
     /// Ends every allocation whose client uses `listener`.
     pub fn end_listener(&mut self, now: Now, listener: ListenerId, reason: EndReason) {
+        self.end_clients(now, |five_tuple| five_tuple.listener() == listener, reason);
+    }
+
+    /// Ends every allocation whose client uses `listener` by `transport`.
+    pub fn end_transport(
+        &mut self,
+        now: Now,
+        listener: ListenerId,
+        transport: Transport,
+        reason: EndReason,
+    ) {
+        let of_it = |five_tuple: FiveTuple| {
+            five_tuple.listener() == listener && five_tuple.transport() == transport
+        };
+        self.end_clients(now, of_it, reason);
+    }
+
+    fn end_clients(&mut self, now: Now, which: impl Fn(FiveTuple) -> bool, reason: EndReason) {
         let now = self.advance(now);
-        for id in self.ids(|five_tuple| five_tuple.listener() == listener) {
+        for id in self.ids(&which) {
             let five_tuple = (self.allocations.get(id)).map(|allocation| allocation.five_tuple);
             if !five_tuple.is_some_and(|five_tuple| self.outlives(now, five_tuple)) {
                 self.end(now, id, reason);
             }
         }
-        self.leave_next(now, |next| next.listener() == listener);
+        self.leave_next(now, which);
     }
 
     /// Whether a newcomer may allocate.

@@ -452,8 +452,11 @@ impl Server {
         };
         let was_adrift = std::mem::take(&mut mobility.adrift);
         let before = std::mem::replace(&mut allocation.five_tuple, next);
-        for binding in &allocation.channels {
-            self.routes.leave(before, binding);
+        // Who has let go of it may have left it to another allocation.
+        if !was_adrift {
+            for binding in &allocation.channels {
+                self.routes.leave(before, binding);
+            }
         }
         if allocation.relayed().is_some() {
             let kind = allocation.kind() as usize;

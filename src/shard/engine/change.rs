@@ -1,6 +1,6 @@
 //! What changes in a shard between two turns.
 
-use crate::base::{Clock, ListenerId};
+use crate::base::{Clock, ListenerId, Transport};
 use crate::net::UdpSocket;
 use crate::shard::change::{ListenerSlot, ShardChange};
 use crate::shard::relays::Reports;
@@ -79,24 +79,35 @@ impl Shard {
         if before.dtls && !speaks.dtls {
             self.end_sessions_on(slot.0);
         }
+        if before.plain && !speaks.plain {
+            let now = Clock.now();
+            for listener in self.endpoints_of(slot) {
+                let reason = EndReason::ListenerClosed;
+                (self.server).end_transport(now, listener, Transport::Udp, reason);
+                self.steering.close(listener);
+            }
+            self.drain_outputs(now);
+        }
+    }
+
+    /// The numbers of its endpoints.
+    fn endpoints_of(&self, slot: ListenerSlot) -> Vec<ListenerId> {
+        let of_it = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Udp { socket, .. } if *socket == slot.0);
+        (self.endpoints.iter().enumerate())
+            .filter(|(_, endpoint)| of_it(endpoint))
+            .map(|(index, _)| ListenerId(index as u16))
+            .collect()
     }
 
     /// Ends the allocations of its clients, who could be neither heard nor answered any more, and closes it.
     fn close_listener(&mut self, slot: ListenerSlot) {
         let now = Clock.now();
         self.end_sessions_on(slot.0);
-        for index in 0..self.endpoints.len() {
-            let of_it = matches!(
-                self.endpoints.get(index),
-                Some(Endpoint::Udp { socket, .. }) if *socket == slot.0
-            );
-            if of_it {
-                let listener = ListenerId(index as u16);
-                (self.server).end_listener(now, listener, EndReason::ListenerClosed);
-                self.steering.close(listener);
-                // Nobody uses the number any more, so the next endpoint may have it.
-                self.endpoints[index] = Endpoint::Free;
-            }
+        for listener in self.endpoints_of(slot) {
+            (self.server).end_listener(now, listener, EndReason::ListenerClosed);
+            self.steering.close(listener);
+            // Nobody uses the number any more, so the next endpoint may have it.
+            self.endpoints[usize::from(listener.0)] = Endpoint::Free;
         }
         self.drain_outputs(now);
         if let Some(listener) = self.listeners.get_mut(slot.0).and_then(Option::take) {

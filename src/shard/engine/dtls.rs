@@ -95,7 +95,9 @@ impl Shard {
                         self.server.count_drop(DropReason::TooLarge, 1);
                         continue;
                     };
+                    self.be_busy(from, true);
                     self.client_input(now, from, data);
+                    self.be_busy(from, false);
                 }
                 Ok(Event::Connected) => {
                     self.dtls.connect(from);
@@ -140,6 +142,12 @@ impl Shard {
         Some(data)
     }
 
+    fn be_busy(&mut self, five_tuple: FiveTuple, busy: bool) {
+        if let Some(guest) = self.dtls.get_mut(five_tuple) {
+            guest.busy = busy;
+        }
+    }
+
     fn poll_session(&mut self, five_tuple: FiveTuple) -> Result<Event, Over> {
         let (guest, buffer, _) = self.dtls.work(five_tuple).ok_or(Over)?;
         guest.session.poll(buffer)
@@ -171,8 +179,11 @@ impl Shard {
         self.send_sealed(five_tuple, sent);
     }
 
-    /// Sends what `sent` left in the session. Data that came in meanwhile stays there for whoever is at it.
+    /// Sends what `sent` left in the session, unless somebody is at it who will, and for whom the data is that came with it.
     fn send_sealed(&mut self, five_tuple: FiveTuple, sent: Result<(), Over>) {
+        if sent.is_ok() && (self.dtls.get_mut(five_tuple)).is_some_and(|guest| guest.busy) {
+            return;
+        }
         let mut event = sent.and_then(|()| self.poll_session(five_tuple));
         while let Ok(Event::Packet(length)) = event {
             self.send_buffered(five_tuple, length);
@@ -220,7 +231,7 @@ impl Shard {
         {
             let allocated = self.server.has_allocation(five_tuple);
             let Some(guest) = self.dtls.get_mut(five_tuple) else {
-                self.dtls.remove(five_tuple);
+                self.dtls.forget_deadline((at, five_tuple));
                 continue;
             };
             if Sessions::is_over(guest, now.mono, allocated) {

@@ -154,7 +154,9 @@ impl Shard {
             let (id, five_tuple) = (tenant.id, tenant.five_tuple);
             let endpoint = self.endpoints.get(usize::from(five_tuple.listener().0));
             let served = match endpoint {
-                Some(Endpoint::Udp { socket, .. }) => *socket < self.listeners.len(),
+                Some(Endpoint::Udp { socket, .. }) => {
+                    (self.listener(*socket)).is_some_and(|listener| listener.speaks.plain)
+                }
                 Some(Endpoint::Stream(local)) => {
                     start.streams.contains(&(*local, five_tuple.client()))
                 }

@@ -77,7 +77,7 @@ impl Shard {
         let Endpoint::Udp { socket, .. } = passed.endpoint else {
             return;
         };
-        if self.listener(socket).is_none() {
+        if !(self.listener(socket)).is_some_and(|listener| listener.speaks.plain) {
             return;
         }
         let length = passed.payload.len();
