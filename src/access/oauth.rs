@@ -147,10 +147,6 @@ impl Tokens {
     ) -> Result<Verified, AuthFailure> {
         let opener = self.keys.get(username).ok_or(AuthFailure::UnknownUser)?;
         let token = (opener.open(token, &self.server_name)).ok_or(AuthFailure::BadToken)?;
-        if !(opener.not_before..opener.not_after).contains(&unix) {
-            return Err(AuthFailure::Expired);
-        }
-        let expires = token.expires(unix).ok_or(AuthFailure::Expired)?;
         // All of the key is what the RFC means; coturn and its clients use the first 16 bytes, as long as a key of MD5.
         let beginning = || {
             let key = token.key.as_bytes().get(..MIN_KEY)?;
@@ -162,6 +158,11 @@ impl Tokens {
             let key = beginning().filter(|key| matches(key));
             key.ok_or(AuthFailure::BadPassword)?
         };
+        // Only who has signed learns that it is over, and is followed up.
+        if !(opener.not_before..opener.not_after).contains(&unix) {
+            return Err(AuthFailure::Expired);
+        }
+        let expires = token.expires(unix).ok_or(AuthFailure::Expired)?;
         Ok(Verified {
             identity: Identity {
                 user: Arc::clone(&opener.kid),

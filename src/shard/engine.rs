@@ -492,6 +492,10 @@ impl Shard {
             Forward::Consumed => self.drain_outputs(now),
             Forward::Drop(reason) => {
                 tracing::trace!(client = %Pii(from.client()), reason = reason.label(), "dropped");
+                // A datagram that limits took may have said all the same that its client has moved.
+                if self.server.has_outputs() {
+                    self.drain_outputs(now);
+                }
             }
         }
     }

@@ -111,13 +111,14 @@ impl Server {
 
     fn end_clients(&mut self, now: Now, which: impl Fn(FiveTuple) -> bool, reason: EndReason) {
         let now = self.advance(now);
+        // Or what moves from one five-tuple of these to another would be saved by that.
+        self.leave_next(now, &which);
         for id in self.ids(&which) {
             let five_tuple = (self.allocations.get(id)).map(|allocation| allocation.five_tuple);
             if !five_tuple.is_some_and(|five_tuple| self.outlives(now, five_tuple)) {
                 self.end(now, id, reason);
             }
         }
-        self.leave_next(now, which);
     }
 
     /// Whether a newcomer may allocate.

@@ -104,9 +104,10 @@ impl Connections {
 }
 
 impl Allocation {
-    /// Whether another process can go on with it: connections are sockets of this one.
+    /// Whether another process can go on with it: connections are sockets of this one, and who is nowhere comes back to it or
+    /// not at all.
     pub fn moves(&self) -> bool {
-        self.relay_transport == RelayTransport::Udp
+        self.relay_transport == RelayTransport::Udp && !self.is_adrift()
     }
 
     /// Takes out the connections whose time is over.

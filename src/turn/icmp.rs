@@ -101,7 +101,11 @@ impl Server {
         if allocation.scope.is_loop() {
             return None;
         }
-        let over = allocation.expires <= now.mono || allocation.relayed().is_none();
+        let over = allocation
+            .ends(Family::of(peer.ip()))
+            .is_none_or(|ends| ends <= now.mono)
+            || allocation.relayed().is_none()
+            || allocation.is_adrift();
         if over || !self.settings.protocol.icmp || !is_told(peer, icmp.kind) {
             return Some(IcmpFate::Ignored);
         }

@@ -552,6 +552,18 @@ impl Server {
         }
     }
 
+    /// Clients on those transports that `which` names stay where they are, if they were about to move.
+    pub fn end_moves(&mut self, now: Now, which: impl Fn(Transport) -> bool) {
+        let now = self.advance(now);
+        let nexts: Vec<_> = (self.allocations.range(0, usize::MAX))
+            .filter(|allocation| which(allocation.five_tuple.transport()))
+            .filter_map(Allocation::next)
+            .collect();
+        for next in nexts {
+            self.outlives(now, next);
+        }
+    }
+
     /// Whether outputs wait to be carried out.
     pub fn has_outputs(&self) -> bool {
         !self.outputs.is_empty()

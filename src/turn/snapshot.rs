@@ -602,7 +602,8 @@ impl AllocationImage {
             },
             user: user.to_string(),
             username: username.clone(),
-            key: Zeroizing::new(key.as_bytes().try_into().unwrap_or_default()),
+            // The beginning of a longer one, for a version that knows none: as hard to guess.
+            key: Zeroizing::new((key.as_bytes().first_chunk().copied()).unwrap_or_default()),
             key_sha256: key.as_bytes().try_into().ok().map(Zeroizing::new),
             key_of_token: by_token.then(|| Zeroizing::new(key.as_bytes().to_vec())),
             signs_sha256: key.integrity() == Integrity::Sha256,
