@@ -1295,6 +1295,23 @@ fn nat_discovery_takes_two_addresses_and_two_ports() {
 }
 
 #[test]
+fn proxies_are_known_by_their_ipv4_addresses() {
+    let with = |proxies: &str| {
+        let listen = format!(
+            r#"listen=[{{ address = "127.0.0.1:3478", trusted_proxies = ["{proxies}"] }}]"#
+        );
+        set(&[AUTH, &listen])
+    };
+    let config = with("::ffff:10.0.0.0/104").unwrap();
+    let trusted = &config.listeners[0].sharing.trusted_proxies;
+    assert_eq!(trusted.to_vec(), ["10.0.0.0/8".parse().unwrap()]);
+    for anybody in ["::/0", "::ffff:0:0/96", "::/1"] {
+        let told = with(anybody).unwrap_err();
+        assert!(told.contains("anybody"), "{anybody}: {told}");
+    }
+}
+
+#[test]
 fn protocol_switches_are_read() {
     let config = set(&[AUTH]).unwrap();
     assert_eq!(config.turn.protocol.default_family, DefaultFamily::Ipv4);

@@ -1,9 +1,9 @@
 //! With whom the TCP port of a `[[listen]]` is shared: proxies in front of it, another server behind it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::Listener;
 use super::problem::{Origin, Problem};
@@ -68,7 +68,9 @@ fn network(node: &Node) -> Converted<IpNet> {
     let network = (text.parse::<IpNet>().ok())
         .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
         .ok_or_else(|| Fault::of(node))?;
-    if network.prefix_len() == 0 {
+    let network = canonical(network);
+    // The mapped addresses are all of IPv4's.
+    if network.prefix_len() == 0 || covers_mapped(network) {
         return Err(Fault::with(
             node,
             format!(
@@ -79,6 +81,23 @@ fn network(node: &Node) -> Converted<IpNet> {
         ));
     }
     Ok(network.trunc())
+}
+
+/// A network of mapped IPv4 addresses as the one that it is: clients are known by their IPv4 addresses.
+fn canonical(network: IpNet) -> IpNet {
+    let IpNet::V6(mapped) = network else {
+        return network;
+    };
+    let length = mapped.prefix_len().checked_sub(96);
+    let inner = (mapped.addr().to_ipv4_mapped()).zip(length);
+    inner
+        .and_then(|(ip, length)| Ipv4Net::new(ip, length).ok())
+        .map_or(network, IpNet::V4)
+}
+
+fn covers_mapped(network: IpNet) -> bool {
+    let mapped = IpAddr::V6(Ipv4Addr::UNSPECIFIED.to_ipv6_mapped());
+    network.contains(&mapped)
 }
 
 fn upstream(node: &Node) -> Converted<Option<SocketAddr>> {
