@@ -9,7 +9,7 @@ use super::auth::secret_file;
 use super::exposure;
 use super::load::host_name;
 use super::problem::{Origin, Problem, Sources};
-use super::reader::Reader;
+use super::reader::{Given, Reader};
 use super::source::Node;
 use super::values::{self, Converted, Fault};
 use crate::access::{RealmName, RealmSettings};
@@ -235,32 +235,18 @@ fn read_api_key(r: &mut Reader<'_>, sources: &Sources, realms: &[RealmSettings])
                 .ok_or_else(|| Fault::of(node)),
         },
     );
-    let (secret_hash, secret) = match (secret?, from_file?) {
-        (Some((hash, secret)), None) => {
+    let given = (secret?, from_file?);
+    let give = "give the key a secret, or a secret_file";
+    let (secret_hash, secret) = match r.one_of_both("api.keys.secret", given, give)? {
+        Given::Value((hash, secret)) => {
             if secret.is_some() {
                 exposure::warn_of_value(r, "api.keys.secret", sources);
             }
             (hash, secret)
         }
-        (None, Some((hash, secret, path))) => {
+        Given::File((hash, secret, path)) => {
             exposure::warn_of_file(r, "api.keys.secret_file", &path);
             (hash, secret)
-        }
-        (None, None) => {
-            r.problem(
-                "api.keys.secret",
-                "missing",
-                "give the key a secret, or a secret_file",
-            );
-            return None;
-        }
-        (Some(_), Some(_)) => {
-            r.problem(
-                "api.keys.secret",
-                "given, and secret_file too",
-                "keep one of them",
-            );
-            return None;
         }
     };
     Some(ApiKey {

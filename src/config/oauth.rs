@@ -11,7 +11,7 @@ use super::auth::secret_file;
 use super::cluster::unique;
 use super::exposure;
 use super::problem::Sources;
-use super::reader::Reader;
+use super::reader::{Given, Reader};
 use super::source::{Node, Value};
 use super::values::{self, Converted, Fault};
 use crate::access::oauth::{Settings, TokenAlgorithm, TokenKey};
@@ -84,30 +84,16 @@ fn read_key(r: &mut Reader<'_>, sources: &Sources) -> Option<TokenKey> {
     );
     let not_before = r.key("auth.oauth.keys.not_before", r#""""#, MOMENT, moment);
     let not_after = r.key("auth.oauth.keys.not_after", r#""""#, MOMENT, moment);
-    let key = match (in_clear?, from_file?) {
-        (Some(key), None) => {
+    let given = (in_clear?, from_file?);
+    let give = "give it a key in base64, or a key_file";
+    let key = match r.one_of_both("auth.oauth.keys.key", given, give)? {
+        Given::Value(key) => {
             exposure::warn_of_value(r, "auth.oauth.keys.key", sources);
             key
         }
-        (None, Some((key, path))) => {
+        Given::File((key, path)) => {
             exposure::warn_of_file(r, "auth.oauth.keys.key_file", &path);
             key
-        }
-        (None, None) => {
-            r.problem(
-                "auth.oauth.keys.key",
-                "missing",
-                "give it a key in base64, or a key_file",
-            );
-            return None;
-        }
-        (Some(_), Some(_)) => {
-            r.problem(
-                "auth.oauth.keys.key",
-                "given, and key_file too",
-                "keep one of them",
-            );
-            return None;
         }
     };
     let algorithm = algorithm?;

@@ -32,6 +32,12 @@ pub(super) struct Reader<'a> {
     pub warnings: Vec<Problem>,
 }
 
+/// What one of two keys gives: the value itself, or the file that holds it.
+pub(super) enum Given<V, F> {
+    Value(V),
+    File(F),
+}
+
 impl<'a> Reader<'a> {
     pub fn new(table: &'a Table, absent: Origin) -> Self {
         Self {
@@ -241,6 +247,26 @@ impl<'a> Reader<'a> {
             found: found.into(),
             remedy: remedy.into(),
         });
+    }
+
+    /// What `name` or `name_file` gives, of which one has to be there. If neither is, the remedy is to `give` one.
+    pub fn one_of_both<V, F>(
+        &mut self,
+        name: &str,
+        (value, file): (Option<V>, Option<F>),
+        give: &str,
+    ) -> Option<Given<V, F>> {
+        let (found, remedy) = match (value, file) {
+            (Some(value), None) => return Some(Given::Value(value)),
+            (None, Some(file)) => return Some(Given::File(file)),
+            (None, None) => ("missing".to_owned(), give),
+            (Some(_), Some(_)) => {
+                let leaf = name.rsplit('.').next().unwrap_or(name);
+                (format!("given, and {leaf}_file too"), "keep one of them")
+            }
+        };
+        self.problem(name, found, remedy);
+        None
     }
 
     /// Records what works and should be put right all the same, once.
