@@ -19,12 +19,10 @@ use crate::access::PermittedPeer;
 use crate::base::addr::canonical;
 use crate::base::{Clock, FiveTuple, Now, Pii, RelayedAddress};
 use crate::net::{Poller, relay_connector, relay_listener};
-use crate::stream::ClientStream;
 use crate::turn::{AllocationId, ConnectionId, OpenError, Opened};
 use crate::wire::{Class, Message, Method};
 
 use super::engine::{STREAM, Shard};
-use super::mailbox;
 use super::relays::{Asked, Lease, Relays};
 
 /// Connections that the kernel has made and nobody has accepted: a flood of a relayed address waits here, and the
@@ -270,13 +268,6 @@ impl Shard {
         self.parcels.neighbour(home)?;
         // The client of an allocation stays with it, and is refused.
         (!self.server.has_allocation(from)).then_some(home)
-    }
-
-    /// Hands a client to the shard `home`.
-    pub(super) fn send_home(&self, home: u8, stream: ClientStream) {
-        if let Some(mailbox) = self.parcels.neighbour(home) {
-            mailbox.send(mailbox::Message::Adopt(Box::new(stream)));
-        }
     }
 
     /// Either end of `connection` is gone, and the other with it.

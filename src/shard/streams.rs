@@ -274,7 +274,7 @@ pub(super) async fn serve_on(shard: Rc<RefCell<Shard>>, stream: ClientStream, qu
         );
         return;
     }
-    let (client_address, local) = (stream.client, stream.local);
+    let local = stream.local;
     let mut stream = stream;
     let partial = std::mem::take(&mut stream.received);
     let server_name = stream.server_name.take();
@@ -307,7 +307,7 @@ pub(super) async fn serve_on(shard: Rc<RefCell<Shard>>, stream: ClientStream, qu
     };
     let end = poll_fn(|cx| connection.poll(cx)).await;
     tracing::trace!(?end, "stream client gone");
-    if let Some(turn) = connection.turns.take() {
+    if let Some(bound) = connection.turns.take() {
         // Nobody else is to have it, and what it was answered so far goes first.
         {
             let mut shard = shard.borrow_mut();
@@ -319,17 +319,9 @@ pub(super) async fn serve_on(shard: Rc<RefCell<Shard>>, stream: ClientStream, qu
         let rest = std::mem::take(&mut *connection.client.partial.borrow_mut());
         let Connection { client, .. } = connection;
         let io = Rc::into_inner(client).map(|client| client.io.into_inner());
-        match (turn, io.filter(|_| written)) {
-            (Turn::ToPeer(connection), Some(io)) => {
-                pipe::relay(&shard, connection, io, rest).await;
-            }
-            (Turn::ToPeer(connection), None) => shard.borrow_mut().end_connection(connection),
-            (Turn::ToShard(home), Some(io)) => {
-                if let Ok(stream) = ClientStream::rehome(io, client_address, local, rest) {
-                    shard.borrow().send_home(home, stream);
-                }
-            }
-            (Turn::ToShard(_), None) => {}
+        match io.filter(|_| written) {
+            Some(io) => pipe::relay(&shard, bound, io, rest).await,
+            None => shard.borrow_mut().end_connection(bound),
         }
         shard.borrow_mut().stream_connections[transport as usize] -= 1;
         return;
@@ -371,14 +363,6 @@ async fn is_vacant(shard: &Rc<RefCell<Shard>>, five_tuple: FiveTuple) -> bool {
     vacant()
 }
 
-/// What else becomes of a connection than that it ends (RFC 6062 §5.4).
-enum Turn {
-    /// Its bytes are those of a connection with a peer from now on.
-    ToPeer(ConnectionId),
-    /// It asks for a connection of the shard with that number.
-    ToShard(u8),
-}
-
 /// Why reading stopped.
 enum Fill {
     /// There is no more room.
@@ -411,8 +395,9 @@ struct Connection {
     unparsed: bool,
     /// How the stream ended behind the bytes that were read last.
     ended: Option<io::Result<()>>,
-    /// It is no connection of messages any more; what it has sent beyond them is in the client's `partial`.
-    turns: Option<Turn>,
+    /// Its bytes are those of this connection with a peer from now on (RFC 6062 §5.4); what it has sent beyond messages is in
+    /// the client's `partial`.
+    turns: Option<ConnectionId>,
     /// The shard that goes on with it: what is left of the bytes is for that.
     departs: Option<u8>,
     /// This poll has emptied the socket, which wakes the task when more comes.
@@ -543,20 +528,19 @@ impl Connection {
         let outcome = loop {
             match next_frame(shard.batches[STREAM].bytes(0, at..end)) {
                 Frame::Complete { message: _, total } => {
-                    if let Some(home) = shard.home_of(self.five_tuple, at..at + total) {
-                        self.turns = Some(Turn::ToShard(home));
-                        break Ok(false);
+                    self.departs = shard.home_of(self.five_tuple, at..at + total);
+                    if self.departs.is_none() {
+                        shard.stream_input(now, self.five_tuple, at, total);
+                        self.departs = shard.departure.take();
                     }
-                    shard.stream_input(now, self.five_tuple, at, total);
-                    self.departs = shard.departure.take();
                     if self.departs.is_some() {
                         break Ok(true);
                     }
                     at += total;
                     self.active = true;
                     shard.stream_credit = shard.stream_credit.saturating_sub(1);
-                    if let Some(connection) = shard.connections.take_bound(self.five_tuple) {
-                        self.turns = Some(Turn::ToPeer(connection));
+                    self.turns = shard.connections.take_bound(self.five_tuple);
+                    if self.turns.is_some() {
                         break Ok(false);
                     }
                 }

@@ -441,28 +441,6 @@ impl ClientStream {
         self
     }
 
-    /// Takes `io` out of the current runtime, for another shard: `received` comes before what is in it.
-    ///
-    /// # Errors
-    /// The runtime does not let go of the socket.
-    pub fn rehome(
-        io: ClientIo,
-        client: SocketAddr,
-        local: SocketAddr,
-        received: Vec<u8>,
-    ) -> io::Result<Self> {
-        let told = None;
-        Self::park(
-            io,
-            Ends {
-                client,
-                local,
-                told,
-            },
-            received,
-        )
-    }
-
     /// Registers the socket with the runtime this is called in. Take `received` first: it is not in the stream.
     ///
     /// # Errors

@@ -70,15 +70,10 @@ impl Server {
         self.vantages = vantages;
     }
 
-    /// Whether a client on `from` may discover its NAT.
-    pub(super) fn discovers(&self, from: FiveTuple) -> bool {
-        self.vantage(from).is_some()
-    }
-
     /// Attributes that `method` understands on `from`.
     pub(super) fn understood(&self, from: FiveTuple, method: Method) -> &'static [u16] {
         match method {
-            Method::Binding if self.discovers(from) => KNOWN_DISCOVERY,
+            Method::Binding if self.vantage(from).is_some() => KNOWN_DISCOVERY,
             method => self.known(method),
         }
     }
@@ -91,7 +86,8 @@ impl Server {
     }
 
     /// A Binding where there are four addresses: its answer may leave from another of them, or go to another port of the
-    /// client (RFC 5780 §6.1). It goes out here; false if nobody may answer that.
+    /// client (RFC 5780 §6.1). It goes out here; false if nobody may answer that, `None`
+    /// if there are no four.
     ///
     /// MAPPED-ADDRESS is there as well, so that who compares both finds what rewrites addresses in payload (§3.7).
     /// PADDING is as long as that of the request, so that who sends little gets little.
@@ -102,9 +98,9 @@ impl Server {
         &mut self,
         from: FiveTuple,
         message: &Message<'_>,
-    ) -> Result<bool, Reject> {
+    ) -> Result<Option<bool>, Reject> {
         let Some((vantage, place)) = self.vantage(from) else {
-            return Ok(false);
+            return Ok(None);
         };
         if message.unknown_required(KNOWN_DISCOVERY).next().is_some() {
             return Err(Reject::UnknownAttributes);
@@ -132,10 +128,10 @@ impl Server {
             response = response.padding(length.min(LONGEST_PADDING));
         }
         if client.port() == 0 || self.is_own(to) {
-            return Ok(false);
+            return Ok(Some(false));
         }
         self.answer(to, response.finish(None, message.has_fingerprint()));
-        Ok(true)
+        Ok(Some(true))
     }
 
     /// A Binding request of a classic client (RFC 3489 §8.1), where that is on: those know no XOR, and no 420 by attribute.

@@ -102,8 +102,8 @@ impl Server {
         from: FiveTuple,
         message: &Message<'_>,
     ) -> Result<Option<Response>, Reject> {
-        if self.discovers(from) {
-            if self.discovery(from, message)? {
+        if let Some(answered) = self.discovery(from, message)? {
+            if answered {
                 (self.stats).answered(Method::Binding, from.transport(), Ok(()));
             }
             return Ok(None);
