@@ -23,6 +23,7 @@ pub mod lifecycle;
 pub mod logging;
 pub mod metrics;
 pub mod net;
+pub mod quality;
 pub mod records;
 pub mod shard;
 pub mod stream;

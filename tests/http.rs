@@ -87,6 +87,7 @@ impl Fake {
                     channels_made: 2,
                     relay_transport: turnix::base::RelayTransport::Udp,
                     connections: 0,
+                    quality: None,
                 },
             });
         }

@@ -122,6 +122,7 @@ fn allocation(user: &str) -> NamedAllocation {
             channels_made: 2,
             relay_transport: turnix::base::RelayTransport::Udp,
             connections: 0,
+            quality: None,
         },
     }
 }

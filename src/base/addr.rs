@@ -81,6 +81,29 @@ impl Family {
     }
 }
 
+/// Which way relayed application data flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Direction {
+    /// From the client to a peer.
+    ToPeer,
+    /// From a peer to the client.
+    ToClient,
+}
+
+impl Direction {
+    /// Both, in the order of their discriminants.
+    pub const ALL: [Self; 2] = [Self::ToPeer, Self::ToClient];
+
+    /// The label of metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::ToPeer => "to_peer",
+            Self::ToClient => "to_client",
+        }
+    }
+}
+
 /// What an allocation relays, as REQUESTED-TRANSPORT asks for it (RFC 8656 §18.7, RFC 6062 §4.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum RelayTransport {

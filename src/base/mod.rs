@@ -8,7 +8,9 @@ pub mod secret;
 pub mod time;
 pub mod trace;
 
-pub use addr::{Family, FiveTuple, ListenerId, RelayTransport, RelayedAddress, Transport};
+pub use addr::{
+    Direction, Family, FiveTuple, ListenerId, RelayTransport, RelayedAddress, Transport,
+};
 pub use printable::Printable;
 pub use secret::{Pii, PiiMode, Secret};
 pub use time::{Clock, Now};

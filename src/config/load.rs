@@ -16,6 +16,7 @@ use super::log::read_log;
 use super::preset;
 use super::problem::{Origin, Problem, Problems, Sources};
 use super::protocol::read_protocol;
+use super::quality::read_quality;
 use super::reader::{Declared, Reader};
 use super::realms::read_realms;
 use super::records::read_records;
@@ -120,6 +121,7 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
     let limits = read_limits(r, several_users);
     let peers = read_peers(r);
     let protocol = read_protocol(r, listeners.as_deref());
+    let quality = read_quality(r);
     let http = read_http(r, sources);
     let has_secrets = auth.as_ref().is_none_or(|auth| !auth.secrets.is_empty());
     let realms_known = realms.as_deref().unwrap_or_default();
@@ -177,6 +179,7 @@ fn read(r: &mut Reader<'_>, sources: &Sources) -> Option<Config> {
             bandwidth: limits.bandwidth,
             new_peers_per_second: limits.new_peers,
             connections_per_allocation: limits.peer_connections,
+            quality: quality?,
         },
         connections_per_address: limits.connections_per_address,
         upstream_connections: limits.upstream_connections,

@@ -23,6 +23,7 @@ mod oauth;
 mod preset;
 mod problem;
 mod protocol;
+mod quality;
 mod reader;
 mod realms;
 mod records;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::access::{Key, PermittedIp, PermittedPeer, RealmName, Scope};
 use crate::base::{Family, FiveTuple, Now, RelayTransport, RelayedAddress, Transport};
+use crate::quality::{Mode, Quality, Watch};
 use crate::wire::{ChannelNumber, ErrorCode, TransactionId};
 
 use super::connections::PeerConnection;
@@ -82,7 +83,12 @@ pub struct AllocationView {
     pub relay_transport: RelayTransport,
     /// Connections with peers, those that wait to be made or bound included; none but of a TCP allocation.
     pub connections: usize,
+    /// How its call goes, where that is watched.
+    pub quality: Option<Box<Quality>>,
 }
+
+/// What whole seconds are in times as the data path counts them.
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 /// How long a permission lives after it was created or refreshed (RFC 8656 §9).
 pub const PERMISSION_LIFETIME: Duration = Duration::from_secs(300);
@@ -182,6 +188,8 @@ pub(super) struct Allocation {
     pub told: Told,
     /// Where the client asked to be mobile.
     pub mobility: Option<Box<Mobility>>,
+    /// How its call goes, where that is watched, from the first permission on.
+    pub watch: Option<Box<Watch>>,
 }
 
 impl Allocation {
@@ -323,8 +331,16 @@ impl Allocation {
         self.rates[direction as usize].add(second, bytes);
     }
 
-    /// What operators may see at `now`; `None` while it is opening.
-    pub fn view(&self, now: Now, second: u32) -> Option<AllocationView> {
+    /// Shows a datagram that is relayed to whoever watches, `at` nanoseconds since the server began.
+    pub fn observe(&mut self, mode: Mode, at: u64, direction: Direction, datagram: &[u8]) {
+        if let Some(watch) = &mut self.watch {
+            watch.observe(mode, at, direction, datagram);
+        }
+    }
+
+    /// What operators may see at `now`, which is `at` nanoseconds since the server began; `None` while it is opening.
+    pub fn view(&self, now: Now, at: u64) -> Option<AllocationView> {
+        let second = (at / NANOS_PER_SECOND) as u32;
         let relayed = self.relayed()?;
         let ends = self.ends(self.family.other()).max(Some(self.expires));
         let remaining = ends.map_or(Duration::ZERO, |ends| {
@@ -357,6 +373,7 @@ impl Allocation {
             channels_made: self.channels_made,
             relay_transport: self.relay_transport,
             connections: self.connections.len(),
+            quality: (self.watch.as_ref()).map(|watch| Box::new(watch.quality(at))),
         })
     }
 

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::base::{Now, Pii};
+use crate::quality::{Mode, Watch};
 
 use super::allocation::AllocationId;
 use super::contacts::Contacts;
@@ -67,10 +68,17 @@ impl Server {
         }
     }
 
-    /// Makes room for the peers that so many permissions may be used for: the data path has to find it.
+    /// Makes room for the peers that so many permissions may be used for, and for what is to be known of them: the data path
+    /// has to find it.
     pub(super) fn expect_peers(&mut self, now: Now, id: AllocationId, permissions: usize) {
         let per_second = self.settings.new_peers_per_second;
         let at = self.nanos(now);
+        if self.settings.quality.mode != Mode::Off
+            && let Some(allocation) = self.allocations.get_mut(id)
+            && allocation.watch.is_none()
+        {
+            allocation.watch = Some(Box::new(Watch::new(at)));
+        }
         if per_second > 0
             && let Some(allocation) = self.allocations.get_mut(id)
         {
@@ -131,7 +139,7 @@ impl Server {
     }
 
     /// Nanoseconds since the server was made.
-    fn nanos(&self, now: Now) -> u64 {
+    pub(super) fn nanos(&self, now: Now) -> u64 {
         nanos(now.mono.saturating_duration_since(self.started))
     }
 }

@@ -45,6 +45,7 @@ use std::time::Duration;
 
 use crate::access::{PermittedPeer, RealmName, Scope};
 use crate::base::{Family, FiveTuple, RelayTransport};
+use crate::quality;
 use crate::wire::Header;
 
 pub use allocation::{AllocationId, AllocationView, CHANNEL_LIFETIME, PERMISSION_LIFETIME};
@@ -356,6 +357,8 @@ pub struct Settings {
     pub new_peers_per_second: u32,
     /// Connections with peers that one TCP allocation may have, those that wait to be made or bound included.
     pub connections_per_allocation: usize,
+    /// What is looked at of what is relayed.
+    pub quality: quality::Settings,
 }
 
 impl Default for Settings {
@@ -371,6 +374,7 @@ impl Default for Settings {
             bandwidth: Bandwidth::default(),
             new_peers_per_second: 50,
             connections_per_allocation: 16,
+            quality: quality::Settings::default(),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The data path: verdicts on application data. Allocates nothing, queues nothing, copies no payload.
 
+use std::ops::Range;
+
 use crate::access::PeerPolicy;
 use crate::base::{FiveTuple, Now, RelayTransport};
 use crate::wire::{Header, channel_data, indication};
@@ -27,7 +29,7 @@ impl Server {
         if route.settles {
             self.settle_on_next(now, route.allocation);
         }
-        if let Err(reason) = self.admit_from_client(now, route.allocation, payload.len()) {
+        if let Err(reason) = self.admit_from_client(now, route.allocation, datagram, &payload) {
             return Forward::Drop(reason);
         }
         Forward::ToPeer {
@@ -84,7 +86,7 @@ impl Server {
         if settles {
             self.settle_on_next(now, id);
         }
-        if let Err(reason) = self.admit_from_client(now, id, send.data.len()) {
+        if let Err(reason) = self.admit_from_client(now, id, datagram, &send.data) {
             return Forward::Drop(reason);
         }
         Forward::ToPeer {
@@ -159,6 +161,8 @@ impl Server {
             }
         }
         allocation.count(Direction::ToClient, elapsed.as_secs() as u32, length);
+        let mode = self.settings.quality.mode;
+        allocation.observe(mode, nanos(elapsed), Direction::ToClient, datagram);
         if !allocation.scope.is_canary() {
             self.stats.relayed[Direction::ToClient as usize][from.path as usize].add(length);
         }
@@ -170,8 +174,10 @@ impl Server {
         &mut self,
         now: Now,
         id: AllocationId,
-        bytes: usize,
+        datagram: &[u8],
+        payload: &Range<u16>,
     ) -> Result<(), DropReason> {
+        let bytes = payload.len();
         let elapsed = now.mono.saturating_duration_since(self.started);
         let Some(allocation) = self.allocations.get_mut(id) else {
             return Ok(());
@@ -188,6 +194,10 @@ impl Server {
                 .map_err(|limit| self.stats.policed(limit, Direction::ToPeer, bytes))?;
         }
         allocation.count(Direction::ToPeer, elapsed.as_secs() as u32, bytes);
+        if let Some(data) = datagram.get(usize::from(payload.start)..usize::from(payload.end)) {
+            let mode = self.settings.quality.mode;
+            allocation.observe(mode, nanos(elapsed), Direction::ToPeer, data);
+        }
         Ok(())
     }
 }

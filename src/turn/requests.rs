@@ -198,6 +198,7 @@ impl Server {
             connections: Vec::new(),
             told: Told::default(),
             mobility: mobile.then(Box::default),
+            watch: None,
         });
         self.by_five_tuple.insert(from, id);
         self.touch(now, id, |_| {});

@@ -210,12 +210,12 @@ impl Server {
 
     /// Live allocations in the slots `from..from + count` but for the canary's, and whether there are slots beyond.
     pub fn views(&self, now: Now, from: usize, count: usize) -> (Vec<AllocationView>, bool) {
-        let second = self.second(now);
+        let at = self.nanos(now);
         let views = self
             .allocations
             .range(from, count)
             .filter(|allocation| !allocation.scope.is_canary())
-            .filter_map(|allocation| allocation.view(now, second))
+            .filter_map(|allocation| allocation.view(now, at))
             .collect();
         (views, from.saturating_add(count) < self.allocations.slots())
     }
@@ -529,13 +529,13 @@ impl Server {
 
     /// Ends a live allocation: routes closed, relay closed, the last word said. False if it is not there.
     pub(super) fn end(&mut self, now: Now, id: AllocationId, reason: EndReason) -> bool {
-        let second = self.second(now);
+        let at = self.nanos(now);
         let Some(allocation) = self.allocations.get(id) else {
             return false;
         };
         // Nobody is told of the server's own.
         let canary = allocation.scope.is_canary();
-        let view = allocation.view(now, second).filter(|_| !canary);
+        let view = allocation.view(now, at).filter(|_| !canary);
         let (kind, families) = (allocation.kind(), allocation.families());
         self.forget(id);
         let closed = families.map(|family| Output::CloseRelay { id, family });

@@ -588,6 +588,8 @@ impl AllocationImage {
             // A moment's worth.
             told: _,
             mobility,
+            // It begins anew.
+            watch: _,
         } = allocation;
         Self {
             slot: id.slot,
@@ -707,6 +709,7 @@ impl AllocationImage {
             told: Told::default(),
             mobility: (self.mobility.as_ref())
                 .map(|image| Box::new(image.restored(|nanos| moment(nanos, taken)))),
+            watch: None,
         })
     }
 }

@@ -3,35 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use crate::access::{AuthFailure, DeniedRule};
+pub use crate::base::Direction;
 use crate::base::{Family, Transport};
 use crate::wire::{ErrorCode, Method};
 
 use super::affected::Affected;
 use super::icmp::IcmpFate;
 use super::police::Limit;
-
-/// Which way relayed application data flows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Direction {
-    /// From the client to a peer.
-    ToPeer,
-    /// From a peer to the client.
-    ToClient,
-}
-
-impl Direction {
-    /// Both, in the order of their discriminants.
-    pub const ALL: [Self; 2] = [Self::ToPeer, Self::ToClient];
-
-    /// The label of metrics.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::ToPeer => "to_peer",
-            Self::ToClient => "to_client",
-        }
-    }
-}
 
 /// Which road a relayed datagram took between the relayed address and the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

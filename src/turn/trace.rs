@@ -137,8 +137,8 @@ impl Server {
         if !self.tracer.is_on() {
             return;
         }
-        let second = self.second(now);
-        let view = (self.allocations.get(id)).and_then(|allocation| allocation.view(now, second));
+        let at = self.nanos(now);
+        let view = (self.allocations.get(id)).and_then(|allocation| allocation.view(now, at));
         if let Some(view) = view
             && (self.tracer.find(now, Some(&view.user), view.client)).is_some()
         {

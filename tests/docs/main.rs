@@ -83,6 +83,7 @@ pages! {
     operations: "docs/operations.md",
     records: "docs/records.md",
     performance: "docs/performance.md",
+    insight: "docs/insight.md",
 }
 
 /// Whoever links to a page of ours links to one that is there.

@@ -208,6 +208,7 @@ fn ended(slot: u32) -> Ended {
             channels_made: 1,
             relay_transport: turnix::base::RelayTransport::Udp,
             connections: 0,
+            quality: None,
         },
         duration: Duration::from_secs(10),
         reason: EndReason::Expired,

@@ -1,0 +1,50 @@
+//! The keys of `[quality]`: what is looked at of what is relayed, and what follows.
+
+use crate::quality::{Action, Mode, Settings};
+
+use super::reader::Reader;
+use super::values;
+
+pub(super) fn read_quality(r: &mut Reader<'_>) -> Option<Settings> {
+    let mode = r.key(
+        "quality.mode",
+        r#""sampled""#,
+        r#""sampled", "full" or "off""#,
+        values::one_of(&[
+            ("sampled", Mode::Sampled),
+            ("full", Mode::Full),
+            ("off", Mode::Off),
+        ]),
+    );
+    let events = r.key(
+        "quality.events",
+        "4096",
+        "a number of events from 64 to 1048576, 0 for none",
+        values::number(0..=1_048_576),
+    );
+    let abuse = r.key(
+        "quality.abuse",
+        r#""note""#,
+        r#""note", "throttle", "end" or "off""#,
+        values::one_of(&[
+            ("note", Action::Note),
+            ("throttle", Action::Throttle),
+            ("end", Action::End),
+            ("off", Action::Off),
+        ]),
+    );
+    let rate = r.key(
+        "quality.abuse_bandwidth",
+        r#""256kbit""#,
+        r#"a rate such as "256kbit""#,
+        values::parsed(values::rate),
+    );
+    let capture = r.key("quality.capture", "true", "true or false", values::boolean);
+    Some(Settings {
+        mode: mode?,
+        events: events? as usize,
+        abuse: abuse?,
+        abuse_bits_per_second: rate?,
+        capture: capture?,
+    })
+}
