@@ -2,6 +2,8 @@
 
 #[path = "http/events.rs"]
 mod events;
+#[path = "common/quality.rs"]
+mod quality;
 
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -359,6 +361,44 @@ async fn allocations_are_listed_and_ended() {
     let ended = ask(admin.address, "DELETE", "/api/v1/allocations/0-0-0").await;
     assert_eq!(ended.code, 404);
     assert!(ended.json()["error"].is_string());
+}
+
+#[tokio::test]
+async fn an_allocation_tells_how_its_call_goes() {
+    let fake = Fake::with(&[("0-0-0", "alice")]);
+    for allocation in fake.0.live.lock().unwrap().iter_mut() {
+        allocation.view.quality = Some(Box::new(quality::lossy()));
+    }
+    let admin = admin(fake);
+    let expected = json!({
+        "session": "established",
+        "rtt_ms": {
+            "client": {"latest": 24.1, "smoothed": 23.456, "least": 21.0, "samples": 9},
+            "peer": {"latest": 180.0, "smoothed": 170.0, "least": 160.0, "samples": 8},
+        },
+        "loss": {"to_peer": 0.0, "to_client": 0.05},
+        "recent_loss": {"to_peer": 0.0, "to_client": 0.125},
+        "jitter_ms": {"to_peer": 1.25, "to_client": null},
+        "received": {"to_peer": 1000, "to_client": 950},
+        "lost": {"to_peer": 0, "to_client": 50},
+        "reordered": {"to_peer": 0, "to_client": 3},
+        "checks": {
+            "to_peer": {"sent": 12, "repeated": 2, "answered": 8},
+            "to_client": {"sent": 10, "repeated": 0, "answered": 9},
+        },
+        "streams": [{
+            "ssrc": 0xdead_beef_u32, "direction": "to_peer", "media": "audio", "payload_type": 111,
+            "received": 1000, "lost": 0, "reordered": 0, "jitter_ms": 1.25, "clock_rate": 48000,
+        }],
+        "first_data_ms": {"to_peer": 5.0, "to_client": 350.0},
+        "idle_ms": {"to_peer": 20.0, "to_client": 1.5},
+        "dtls": {"to_peer": true, "to_client": true},
+        "media": {"to_peer": true, "to_client": true},
+    });
+    let listed = ask(admin.address, "GET", "/api/v1/allocations").await;
+    assert_eq!(listed.json()[0]["quality"], expected);
+    let one = ask(admin.address, "GET", "/api/v1/allocations/0-0-0").await;
+    assert_eq!(one.json()["quality"], expected);
 }
 
 #[tokio::test]

@@ -27,6 +27,7 @@ use crate::turn::{AllocationView, Bandwidth, Direction};
 
 use super::door::{Door, Refusal};
 use super::keys::Meters;
+use super::quality::QualityJson;
 use super::serve::{Local, Peer};
 use super::status::Board;
 use super::{
@@ -497,8 +498,8 @@ pub(super) struct AllocationJson<'a> {
     packets: BothWays,
     bits_per_second: BothWays,
     peak_bits_per_second: BothWays,
-    /// Not measured yet.
-    quality: Option<()>,
+    /// How its call goes, where that is watched.
+    quality: Option<QualityJson>,
 }
 
 #[derive(Serialize)]
@@ -538,7 +539,7 @@ impl<'a> From<&'a NamedAllocation> for AllocationJson<'a> {
             peak_bits_per_second: BothWays::of(|direction| {
                 view.peak_bits_per_second[direction as usize]
             }),
-            quality: None,
+            quality: view.quality.as_deref().map(QualityJson::from),
         }
     }
 }

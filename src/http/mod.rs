@@ -12,6 +12,7 @@ pub mod keys;
 mod operator;
 mod pages;
 pub mod public;
+mod quality;
 mod revocations;
 mod serve;
 mod sigv4;
