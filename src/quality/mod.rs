@@ -7,9 +7,14 @@
 //!
 //! Pure: no clock, no socket. Times are nanoseconds since the server began.
 
+mod ending;
+pub mod shown;
+
 use std::time::Duration;
 
 use crate::base::Direction;
+
+pub use ending::Ending;
 
 /// How much of what is relayed is looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
