@@ -130,6 +130,7 @@ pub struct Running {
     traces: Arc<Mutex<Traces>>,
     /// Who looks at the dashboard, and what there was to see before.
     events: Events,
+    lookout: http::Lookout,
 }
 
 /// One listener as it was asked for, and what is open for it.
@@ -348,7 +349,10 @@ fn begin(
     let board = Board::new(Clock.now(), config.http.status_page, true);
     visits.replace(ice::visits(&config, &listeners, mappings(&relays)));
     let offer = ice::offer(&config, &listeners, mappings(&relays), Arc::clone(&fleet));
-    let service = http::ice::Service::new(shards.clone(), offer, ledger.clone());
+    let lookout = http::Lookout::default();
+    control.spawn((lookout.clone()).observe_forever(shards.clone()));
+    let service = http::ice::Service::new(shards.clone(), offer, ledger.clone())
+        .with_lookout(lookout.clone());
     let lobby = Lobby::new(
         shards.clone(),
         admission,
@@ -431,10 +435,15 @@ fn begin(
         records,
         traces: Arc::default(),
         events: Events::default(),
+        lookout,
     };
     running.remember();
     let admission = Arc::clone(&running.lobby.admission);
-    let remembering = (running.events.clone()).remember_forever(running.shards.clone(), admission);
+    let remembering = (running.events.clone()).remember_forever(
+        running.shards.clone(),
+        admission,
+        running.lookout.clone(),
+    );
     running.control.spawn(remembering);
     if let (Some(socket), Some(address)) = (admin, admin_address) {
         let certificates = running.certificates.clone();
@@ -544,6 +553,7 @@ impl Running {
         .with_ledger(self.ledger.clone(), self.service.meters())
         .with_board(self.board.clone())
         .with_events(self.events.clone())
+        .with_lookout(self.lookout.clone())
         .with_acme(self.certification.counts(config));
         match &self.records {
             Some(records) => state.with_records(records.counts()),

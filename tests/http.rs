@@ -27,8 +27,8 @@ use turnix::http::admin::{self, AdminState};
 use turnix::http::ice::{ApiKey, Offer, Service};
 use turnix::http::status::{Board, Circumstances, State, Way};
 use turnix::http::visits::{self, Form, Visits};
-use turnix::http::{Events, Front, Limits, ShardControl, public};
-use turnix::metrics::{Capacity, NamedAllocation, ShardSnapshot, Survey};
+use turnix::http::{Events, Front, Limits, Lookout, ShardControl, public};
+use turnix::metrics::{Calls, Capacity, NamedAllocation, ShardSnapshot, Survey};
 use turnix::stream::{
     Admission, Certificate, Certificates, Listener, Protocols, Settings, certificates,
 };
@@ -45,6 +45,8 @@ struct FakeState {
     asked_alive: AtomicUsize,
     /// How often anything else was asked.
     asked: AtomicUsize,
+    /// How often all allocations were.
+    surveyed: AtomicUsize,
     live: Mutex<Vec<NamedAllocation>>,
 }
 
@@ -95,6 +97,15 @@ impl Fake {
         }
         fake
     }
+
+    /// As many users with a call of which everything is known.
+    fn with_calls(users: &[(&str, &str)]) -> Self {
+        let fake = Self::with(users);
+        for one in fake.0.live.lock().unwrap().iter_mut() {
+            one.view.quality = Some(Box::new(quality::lossy()));
+        }
+        fake
+    }
 }
 
 impl ShardControl for Fake {
@@ -110,6 +121,7 @@ impl ShardControl for Fake {
                 (snapshot.stats).answered(Method::Allocate, Transport::Udp, outcome);
             }
         }
+        snapshot.stats.sessions = [6, 1, 1, 4, 0];
         snapshot.stats.auth_failures[AuthFailure::Missing as usize] = 19;
         snapshot.stats.auth_failures[AuthFailure::BadPassword as usize] = 1;
         snapshot.stats.live[Transport::Udp as usize][Family::V6 as usize] =
@@ -128,14 +140,18 @@ impl ShardControl for Fake {
         wanted: impl Fn(&AllocationView) -> bool + Send + Sync,
     ) -> Survey {
         self.0.asked.fetch_add(1, Ordering::Relaxed);
+        self.0.surveyed.fetch_add(1, Ordering::Relaxed);
         let mut found = self.0.live.lock().unwrap().clone();
+        let mut calls = Calls::default();
+        calls.extend(found.iter().filter_map(|one| one.view.quality.as_deref()));
         found.retain(|allocation| wanted(&allocation.view));
         let count = found.len();
         found.truncate(most);
         Survey {
             busiest: found,
             found: count,
-            ..Survey::default()
+            bits_per_second: [[800, 1600]; Transport::ALL.len()],
+            calls,
         }
     }
 
@@ -365,11 +381,7 @@ async fn allocations_are_listed_and_ended() {
 
 #[tokio::test]
 async fn an_allocation_tells_how_its_call_goes() {
-    let fake = Fake::with(&[("0-0-0", "alice")]);
-    for allocation in fake.0.live.lock().unwrap().iter_mut() {
-        allocation.view.quality = Some(Box::new(quality::lossy()));
-    }
-    let admin = admin(fake);
+    let admin = admin(Fake::with_calls(&[("0-0-0", "alice")]));
     let expected = json!({
         "session": "established",
         "rtt_ms": {
@@ -545,6 +557,10 @@ fn public_port() -> Public {
 }
 
 fn public_port_with(keys: Vec<ApiKey>, ledger: Ledger) -> Public {
+    public_port_of(Fake::default(), keys, ledger)
+}
+
+fn public_port_of(shards: Fake, keys: Vec<ApiKey>, ledger: Ledger) -> Public {
     let names = ["localhost".to_owned()];
     let pair = certificates::self_signed(&names, Clock.now().unix_secs()).unwrap();
     let certificate = Certificate::from_pem(
@@ -570,7 +586,7 @@ fn public_port_with(keys: Vec<ApiKey>, ledger: Ledger) -> Public {
         own_urls: Vec::new(),
         fleet: Arc::new(Fleet::new("", Vec::new(), None)),
     };
-    let service = Service::new(Fake::default(), offer, ledger);
+    let service = Service::new(shards, offer, ledger);
     let board = Board::new(Clock.now(), true, true);
     let router = public::router(
         Fake::default(),
@@ -610,9 +626,9 @@ async fn public_paths_over_http_say_little() {
     assert_eq!(ask(port.address, "POST", "/health").await.code, 405);
 }
 
-#[tokio::test]
-async fn during_a_take_over_applications_are_told_to_ask_again() {
-    let key = ApiKey {
+/// The key "web", whose secret is "secret".
+fn web_key() -> ApiKey {
+    ApiKey {
         id: "web".into(),
         secret_hash: Sha256::digest("secret").into(),
         secret: None,
@@ -621,7 +637,81 @@ async fn during_a_take_over_applications_are_told_to_ask_again() {
         user_prefix: String::new(),
         rate: 0,
         realm: None,
+    }
+}
+
+#[tokio::test]
+async fn applications_are_told_how_calls_go_and_shards_are_asked_once_a_second() {
+    let shards = Fake::with_calls(&[("0-0-0", "alice"), ("0-1-0", "bob")]);
+    let port = public_port_of(shards.clone(), vec![web_key()], Ledger::default());
+    let told = ask(port.address, "GET", "/api/webrtc/stats?key=secret").await;
+    assert_eq!(told.code, 200, "{}", told.body);
+    let told = told.json();
+    assert_eq!(
+        told["sessions"],
+        json!({
+            "established": 6, "toPeerOnly": 1, "toClientOnly": 1, "unused": 4, "early": 0,
+            "successRatio": 0.75,
+        })
+    );
+    let of = |value: f64| {
+        json!({
+            "p50": value, "p90": value, "p99": value, "mean": value, "allocations": 2,
+        })
     };
+    assert_eq!(
+        told["rttMs"],
+        json!({"client": of(23.456), "peer": of(170.0)})
+    );
+    assert_eq!(
+        told["loss"],
+        json!({"toPeer": of(0.0), "toClient": of(0.125)})
+    );
+    assert_eq!(
+        told["jitterMs"],
+        json!({"toPeer": of(1.25), "toClient": null})
+    );
+    assert_eq!(told["toPeer"]["bitsPerSecond"], 800 * Transport::ALL.len());
+    let before = shards.0.surveyed.load(Ordering::Relaxed);
+    for _ in 0..5 {
+        ask(port.address, "GET", "/api/webrtc/stats?key=secret").await;
+    }
+    let more = shards.0.surveyed.load(Ordering::Relaxed) - before;
+    assert!(more <= 3, "asked {more} times for five answers");
+}
+
+#[tokio::test]
+async fn metrics_hold_what_the_lookout_sees() {
+    let shards = Fake::with_calls(&[("0-0-0", "alice")]);
+    let lookout = Lookout::default();
+    let known = lookout.clone();
+    let admin = admin_with(shards.clone(), Limits::ADMIN, |state| {
+        state.with_lookout(known)
+    });
+    let observed = async || {
+        let text = ask(admin.address, "GET", "/metrics").await.body;
+        let name = "turn_rtt_seconds_count{leg=\"client\"} ";
+        let count = text.lines().find_map(|line| line.strip_prefix(name));
+        count.unwrap().parse::<u64>().unwrap()
+    };
+    assert_eq!(observed().await, 0);
+    let looking = lookout.observe_every(Duration::from_millis(10), shards);
+    let looking = tokio::spawn(looking);
+    let mut looks = 0;
+    for _ in 0..500 {
+        looks = observed().await;
+        if looks >= 3 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    looking.abort();
+    assert!(looks >= 3, "{looks} looks");
+}
+
+#[tokio::test]
+async fn during_a_take_over_applications_are_told_to_ask_again() {
+    let key = web_key();
     let directory = tempfile::tempdir().unwrap();
     let unix = Clock.now().unix_secs();
     let (ledger, _) = Ledger::open(directory.path(), unix).unwrap();

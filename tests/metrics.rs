@@ -7,12 +7,18 @@ use std::time::Duration;
 
 use turnix::acme::Tally;
 use turnix::base::{Clock, Family, Transport};
-use turnix::metrics::{Context, NamedAllocation, Reading, ShardSnapshot, encode};
+use turnix::metrics::{
+    CallHistograms, Calls, Context, NamedAllocation, Reading, ShardSnapshot, encode,
+};
+use turnix::quality::Ending;
 use turnix::stream::Passed;
 use turnix::turn::police::Limit;
 use turnix::turn::stats::{BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS};
 use turnix::turn::{AllocationId, AllocationView, Direction, DropReason, IcmpFate, Path, Traffic};
 use turnix::wire::{ErrorCode, Method};
+
+#[path = "common/quality.rs"]
+mod quality;
 
 fn context() -> Context {
     Context {
@@ -45,6 +51,7 @@ fn context() -> Context {
         external: vec![([10, 0, 0, 5].into(), [203, 0, 113, 7].into(), "aws")],
         external_changes: 2,
         version: "9.9.9",
+        calls: CallHistograms::default(),
     }
 }
 
@@ -270,9 +277,72 @@ fn allocations_have_series_of_their_own_whatever_the_user_is_called() {
     );
 }
 
+/// Alice's call, of which everything is known.
+fn watched() -> NamedAllocation {
+    let mut named = allocation("alice");
+    named.view.quality = Some(Box::new(quality::lossy()));
+    named
+}
+
+fn observed(looks: usize) -> Context {
+    let mut calls = Calls::default();
+    calls.add(&quality::lossy());
+    let mut context = context();
+    (0..looks).for_each(|_| context.calls.observe(&calls));
+    context
+}
+
+#[test]
+fn each_look_at_a_call_counts_in_histograms() {
+    let mut totals = busy();
+    totals.stats.sessions[Ending::ToPeerOnly as usize] = 4;
+    let text = page(totals, &[], observed(3));
+    for line in [
+        "# TYPE turn_rtt_seconds histogram",
+        r#"turn_rtt_seconds_bucket{leg="client",le="0.01"} 0"#,
+        r#"turn_rtt_seconds_bucket{leg="client",le="0.025"} 3"#,
+        r#"turn_rtt_seconds_bucket{leg="peer",le="0.15"} 0"#,
+        r#"turn_rtt_seconds_bucket{leg="peer",le="0.2"} 3"#,
+        r#"turn_rtt_seconds_count{leg="peer"} 3"#,
+        r#"turn_packet_loss_ratio_bucket{direction="to_peer",le="0"} 3"#,
+        r#"turn_packet_loss_ratio_bucket{direction="to_client",le="0.1"} 0"#,
+        r#"turn_packet_loss_ratio_bucket{direction="to_client",le="0.2"} 3"#,
+        r#"turn_packet_loss_ratio_sum{direction="to_client"} 0.375"#,
+        r#"turn_jitter_seconds_bucket{direction="to_peer",le="0.0025"} 3"#,
+        r#"turn_jitter_seconds_count{direction="to_client"} 0"#,
+        r#"turn_sessions_total{result="to_peer_only"} 4"#,
+        r#"turn_sessions_total{result="established"} 0"#,
+    ] {
+        has(&text, line);
+    }
+    assert!(!text.contains("turn_allocation_rtt_seconds"));
+}
+
+#[test]
+fn a_call_has_series_of_what_is_known_of_it() {
+    let text = page(busy(), &[watched(), allocation("bob")], context());
+    let of = r#"{allocation="0-1-7",user="alice""#;
+    for line in [
+        format!(r#"turn_allocation_rtt_seconds{of},leg="client"}} 0.023456"#),
+        format!(r#"turn_allocation_rtt_seconds{of},leg="peer"}} 0.17"#),
+        format!(r#"turn_allocation_loss_ratio{of},direction="to_peer"}} 0"#),
+        format!(r#"turn_allocation_loss_ratio{of},direction="to_client"}} 0.125"#),
+        format!(r#"turn_allocation_jitter_seconds{of},direction="to_peer"}} 0.00125"#),
+    ] {
+        has(&text, &line);
+    }
+    // Of Bob nothing is known, nor of jitter to Alice.
+    for metric in ["rtt_seconds", "loss_ratio", "jitter_seconds"] {
+        let name = format!("turn_allocation_{metric}{{");
+        let series = text.lines().filter(|line| line.starts_with(&name)).count();
+        let known = if metric == "jitter_seconds" { 1 } else { 2 };
+        assert_eq!(series, known, "{metric}");
+    }
+}
+
 #[test]
 fn promtool_accepts_the_page() {
-    let live = [allocation("alice"), allocation("a\"b\\c\nd")];
+    let live = [watched(), allocation("a\"b\\c\nd")];
     let Ok(mut promtool) = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
@@ -283,7 +353,7 @@ fn promtool_accepts_the_page() {
         println!("skipped: promtool is not installed");
         return;
     };
-    let text = page(busy(), &live, context());
+    let text = page(busy(), &live, observed(2));
     let mut input = promtool.stdin.take().unwrap();
     input.write_all(text.as_bytes()).unwrap();
     drop(input);

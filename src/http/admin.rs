@@ -31,8 +31,8 @@ use super::quality::QualityJson;
 use super::serve::{Local, Peer};
 use super::status::Board;
 use super::{
-    Events, Health, Operator, Order, ShardControl, Status, Token, events, json, pages, refusal,
-    revocations, trace,
+    Events, Health, Lookout, Operator, Order, ShardControl, Status, Token, events, json, pages,
+    refusal, revocations, trace,
 };
 
 /// What the admin listener answers from.
@@ -55,6 +55,7 @@ pub struct AdminState<S> {
     pub(super) traces: Arc<Mutex<Traces>>,
     pub(super) ledger: Ledger,
     meters: Option<Arc<Meters>>,
+    pub(super) lookout: Lookout,
 }
 
 /// What the admin listener says about this server, and to whom.
@@ -105,6 +106,7 @@ impl<S: ShardControl> AdminState<S> {
             traces: Arc::default(),
             ledger: Ledger::default(),
             meters: None,
+            lookout: Lookout::default(),
         }
     }
 
@@ -140,6 +142,12 @@ impl<S: ShardControl> AdminState<S> {
             meters: Some(meters),
             ..self
         }
+    }
+
+    /// Tells in the metrics what `lookout` sees of calls.
+    #[must_use]
+    pub fn with_lookout(self, lookout: Lookout) -> Self {
+        Self { lookout, ..self }
     }
 
     /// Shows in the metrics how relay addresses look from outside.
@@ -409,6 +417,7 @@ async fn metrics<S: ShardControl>(State(state): State<AdminState<S>>) -> Respons
         external_changes,
         canary: (state.board.as_ref()).map_or_else(Vec::new, Board::looks),
         version: state.settings.version,
+        calls: state.lookout.histograms(),
     };
     let text = encode(Reading {
         totals: state.shards.snapshot().await,

@@ -13,18 +13,20 @@ use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::channel::{Channel, Sender};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::access::{AuthFailure, DeniedRule};
 use crate::base::{Clock, Family, Now, Transport, printable};
-use crate::metrics::{ShardSnapshot, Survey};
+use crate::metrics::{Calls, ShardSnapshot, Survey};
+use crate::quality::Ending;
 use crate::stream::{Admission, Refusal, Refused};
 use crate::turn::{Direction, DropReason, RelayKind, Stats, Traffic};
 use crate::wire::ErrorCode;
 
 use super::admin::{AdminState, AllocationJson, BothWays};
+use super::lookout::{Brief, CallsJson, Lookout};
 use super::serve::Cut;
 use super::{Operator, ShardControl, Status, refusal};
 
@@ -125,7 +127,12 @@ impl Events {
     }
 
     /// Takes a reading every few seconds, if any are to be remembered; never returns.
-    pub async fn remember_forever<S: ShardControl>(self, shards: S, admission: Arc<Admission>) {
+    pub async fn remember_forever<S: ShardControl>(
+        self,
+        shards: S,
+        admission: Arc<Admission>,
+        lookout: Lookout,
+    ) {
         let mut tick = interval(self.0.remember_every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -133,8 +140,11 @@ impl Events {
             if self.lock().most == 0 {
                 continue;
             }
-            if let Ok(totals) = timeout(PATIENCE, shards.snapshot()).await {
-                self.remember(Reading::new(Clock.now(), &totals, admission.refused()));
+            let asked = async { (shards.snapshot().await, lookout.last().await) };
+            if let Ok((totals, seen)) = timeout(PATIENCE, asked).await {
+                let calls = seen.as_ref().map(|seen| &seen.calls);
+                let refused = admission.refused();
+                self.remember(Reading::new(Clock.now(), &totals, refused, calls));
             }
         }
     }
@@ -295,7 +305,7 @@ async fn observe<S: ShardControl>(
         return (told, None);
     };
     let refused = state.admission.refused();
-    let reading = Reading::new(at, &totals, refused);
+    let reading = Reading::new(at, &totals, refused, Some(&survey.calls));
     let busiest: Vec<_> = survey.busiest.iter().map(AllocationJson::from).collect();
     told["at_ms"] = unix_ms(at).into();
     told["traffic"] = json!({
@@ -318,8 +328,27 @@ async fn observe<S: ShardControl>(
         .into();
     told["failures"] = failures(&totals.stats, refused, recent.as_ref());
     told["transports"] = transports(&totals, &survey);
+    told["calls"] = calls(&survey.calls, &reading, recent.as_ref());
     told["busiest"] = json!(busiest);
     (told, Some(reading))
+}
+
+/// How calls go, and what became of those that have ended.
+fn calls(calls: &Calls, reading: &Reading, recent: Option<&Reading>) -> Value {
+    let mut told = json!(CallsJson::from(calls));
+    told["sessions"] = json!(calls.sessions);
+    let ended = |before: Option<&Reading>| {
+        let before = before.map_or([0; Ending::ALL.len()], |before| before.endings);
+        let since = std::array::from_fn(|at| reading.endings[at].saturating_sub(before[at]));
+        let mut told: Map<_, _> = (Ending::ALL.into_iter().zip(since))
+            .map(|(ending, count)| (ending.label().to_owned(), count.into()))
+            .collect();
+        told.insert("success_ratio".into(), json!(Ending::success_ratio(since)));
+        Value::Object(told)
+    };
+    told["ended"] = ended(None);
+    told["ended_recently"] = recent.map(|recent| ended(Some(recent))).into();
+    told
 }
 
 /// What is told of the server without asking a shard.
@@ -427,10 +456,14 @@ struct Reading {
     failed: u64,
     /// The counts of [`reasons`].
     reasons: Box<[u64]>,
+    /// What became of calls.
+    endings: [u64; Ending::ALL.len()],
+    /// How those went that there were.
+    calls: Option<Brief>,
 }
 
 impl Reading {
-    fn new(at: Now, totals: &ShardSnapshot, refused: Refused) -> Self {
+    fn new(at: Now, totals: &ShardSnapshot, refused: Refused, calls: Option<&Calls>) -> Self {
         let stats = &totals.stats;
         let allocated = stats.allocated();
         Self {
@@ -443,6 +476,8 @@ impl Reading {
             succeeded: allocated.succeeded,
             failed: allocated.failed(),
             reasons: reasons(stats, refused).map(|(_, _, count)| count).collect(),
+            endings: stats.sessions,
+            calls: calls.map(Brief::from),
         }
     }
 
@@ -478,6 +513,7 @@ fn past(readings: &VecDeque<Reading>) -> Value {
                 "allocations": reading.live,
                 "succeeded": reading.succeeded,
                 "failed": reading.failed,
+                "calls": reading.calls,
             })
         })
         .collect();

@@ -5,7 +5,6 @@
 //! wrong ones are answered at a bounded rate per address. Web pages may ask where the key lists their origin. Names that a
 //! key mints carry its id, so that all of them can be revoked.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -27,13 +26,11 @@ use crate::base::time::duration;
 use crate::base::{Clock, Secret};
 use crate::cluster::ledger::{By, Changed, Ledger, LedgerError};
 use crate::cluster::{Fleet, Wish};
-use crate::turn::{Direction, DropReason};
-use crate::wire::ErrorCode;
 use crate::wire::key::MAX_USERNAME_BYTES;
 
 use super::keys::{Answered, Meters};
 use super::serve::Peer;
-use super::{ShardControl, refusal};
+use super::{Lookout, ShardControl, refusal};
 
 /// Wrong keys per second that one address is answered.
 const FAILURES_PER_SECOND: u32 = 1;
@@ -98,6 +95,7 @@ pub struct Service<S> {
     started: Instant,
     ledger: Ledger,
     meters: Arc<Meters>,
+    lookout: Lookout,
 }
 
 /// Why a request gets no credentials.
@@ -168,7 +166,14 @@ impl<S: ShardControl> Service<S> {
             offer: Arc::new(RwLock::new(Arc::new(offer))),
             failures: Arc::new(Mutex::new(AddressRate::new(FAILURES_PER_SECOND, hasher))),
             started: Instant::now(),
+            lookout: Lookout::default(),
         }
+    }
+
+    /// Tells how calls go as `lookout` sees it.
+    #[must_use]
+    pub fn with_lookout(self, lookout: Lookout) -> Self {
+        Self { lookout, ..self }
     }
 
     /// Answers from `offer` from now on.
@@ -383,9 +388,10 @@ async fn totals<S: ShardControl>(
     Query(asked): Query<Asked>,
     headers: HeaderMap,
 ) -> Response {
-    let shards = service.shards.clone();
     answered(&service, client.ip(), &asked, &headers, async |_, _| {
-        super::json(StatusCode::OK, &statistics(&shards).await)
+        let stats = service.shards.snapshot().await.stats;
+        let seen = service.lookout.latest(&service.shards).await;
+        super::json(StatusCode::OK, &super::totals::totals(&stats, &seen))
     })
     .await
 }
@@ -632,38 +638,4 @@ fn stun_of(url: &str) -> Option<String> {
     let rest = url.strip_prefix("turn:")?;
     let (authority, transport) = rest.split_once('?').unwrap_or((rest, "transport=udp"));
     (transport == "transport=udp").then(|| format!("stun:{authority}"))
-}
-
-async fn statistics<S: ShardControl>(shards: &S) -> Value {
-    let totals = shards.snapshot().await.stats;
-    let live: u64 = totals.live.as_flattened().iter().sum();
-    let relayed = |direction: Direction| {
-        let paths = &totals.relayed[direction as usize];
-        json!({
-            "bytes": paths.iter().map(|path| path.bytes).sum::<u64>(),
-            "packets": paths.iter().map(|path| path.packets).sum::<u64>(),
-        })
-    };
-    let allocated = totals.allocated();
-    let failures: BTreeMap<_, _> = (ErrorCode::ALL.into_iter().zip(allocated.refused))
-        .map(|(code, count)| (code.label(), count))
-        .filter(|(_, count)| *count > 0)
-        .collect();
-    let wrong_credentials: u64 = allocated.wrong_credentials.iter().sum();
-    let succeeded = allocated.succeeded;
-    let attempts = succeeded + allocated.failed();
-    let dropped: BTreeMap<_, _> = (DropReason::ALL.into_iter())
-        .map(|reason| (reason.label(), totals.dropped[reason as usize]))
-        .filter(|(_, count)| *count > 0)
-        .collect();
-    json!({
-        "allocations": live,
-        "toPeer": relayed(Direction::ToPeer),
-        "toClient": relayed(Direction::ToClient),
-        "allocationsTotal": succeeded,
-        "wrongCredentials": wrong_credentials,
-        "failures": failures,
-        "successRatio": (attempts > 0).then(|| succeeded as f64 / attempts as f64),
-        "dropped": dropped,
-    })
 }

@@ -9,6 +9,7 @@ mod door;
 pub mod events;
 pub mod ice;
 pub mod keys;
+mod lookout;
 mod operator;
 mod pages;
 pub mod public;
@@ -17,6 +18,7 @@ mod revocations;
 mod serve;
 mod sigv4;
 pub mod status;
+mod totals;
 mod trace;
 pub mod visits;
 
@@ -39,6 +41,7 @@ use crate::turn::AllocationView;
 
 pub use door::{MIN_TOKEN_CHARS, Token};
 pub use events::Events;
+pub use lookout::Lookout;
 pub use operator::{Asked, LastReload, Operator, Order, Outcome};
 pub use serve::{Front, Limits};
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::quality::{Checks, Leg, Quality, Rtt, Stream};
+use crate::quality::shown::{Legs, Ways, millis, share};
+use crate::quality::{Checks, Quality, Rtt, Stream};
 use crate::turn::Direction;
 
 /// What is known of one allocation. What is not known is `null`.
@@ -29,38 +30,6 @@ pub(super) struct QualityJson {
     media: Ways<bool>,
 }
 
-/// A value for each side of an allocation.
-#[derive(Clone, Copy, Serialize)]
-pub(super) struct Legs<T> {
-    client: T,
-    peer: T,
-}
-
-impl<T> Legs<T> {
-    pub fn of(value: impl Fn(Leg) -> T) -> Self {
-        Self {
-            client: value(Leg::Client),
-            peer: value(Leg::Peer),
-        }
-    }
-}
-
-/// A value for each direction.
-#[derive(Clone, Copy, Serialize)]
-pub(super) struct Ways<T> {
-    to_peer: T,
-    to_client: T,
-}
-
-impl<T> Ways<T> {
-    pub fn of(value: impl Fn(Direction) -> T) -> Self {
-        Self {
-            to_peer: value(Direction::ToPeer),
-            to_client: value(Direction::ToClient),
-        }
-    }
-}
-
 #[derive(Serialize)]
 struct RttJson {
     latest: f64,
@@ -72,9 +41,9 @@ struct RttJson {
 impl From<&Rtt> for RttJson {
     fn from(rtt: &Rtt) -> Self {
         Self {
-            latest: ms(rtt.latest),
-            smoothed: ms(rtt.smoothed),
-            least: ms(rtt.least),
+            latest: millis(rtt.latest),
+            smoothed: millis(rtt.smoothed),
+            least: millis(rtt.least),
             samples: rtt.samples,
         }
     }
@@ -120,7 +89,7 @@ impl From<&Stream> for StreamJson {
             received: stream.received,
             lost: stream.lost,
             reordered: stream.reordered,
-            jitter_ms: stream.jitter.map(ms),
+            jitter_ms: stream.jitter.map(millis),
             clock_rate: stream.clock_rate,
         }
     }
@@ -130,14 +99,14 @@ impl From<&Quality> for QualityJson {
     fn from(quality: &Quality) -> Self {
         let flow = |direction: Direction| &quality.flows[direction as usize];
         let time = |times: &[Option<Duration>; Direction::ALL.len()], direction: Direction| {
-            times[direction as usize].map(ms)
+            times[direction as usize].map(millis)
         };
         Self {
             session: quality.session.label(),
             rtt_ms: Legs::of(|leg| quality.rtt[leg as usize].as_ref().map(RttJson::from)),
             loss: Ways::of(|direction| flow(direction).loss_ratio().map(share)),
             recent_loss: Ways::of(|direction| flow(direction).recent_loss.map(share)),
-            jitter_ms: Ways::of(|direction| flow(direction).jitter.map(ms)),
+            jitter_ms: Ways::of(|direction| flow(direction).jitter.map(millis)),
             received: Ways::of(|direction| flow(direction).received),
             lost: Ways::of(|direction| flow(direction).lost),
             reordered: Ways::of(|direction| flow(direction).reordered),
@@ -149,14 +118,4 @@ impl From<&Quality> for QualityJson {
             media: Ways::of(|direction| quality.media[direction as usize]),
         }
     }
-}
-
-/// Milliseconds, to the microsecond.
-pub(super) fn ms(time: Duration) -> f64 {
-    (time.as_secs_f64() * 1e6).round() / 1e3
-}
-
-/// A share, to the millionth.
-pub(super) fn share(ratio: f64) -> f64 {
-    (ratio * 1e6).round() / 1e6
 }

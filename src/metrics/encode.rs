@@ -20,8 +20,8 @@ use crate::turn::stats::{
 use crate::turn::{Direction, DropReason, IcmpFate, Path, RelayKind, Stats};
 use crate::wire::{ErrorCode, Method};
 
-use super::passages;
-use super::{CanaryLook, NamedAllocation, ShardSnapshot};
+use super::{CallHistograms, CanaryLook, NamedAllocation, ShardSnapshot};
+use super::{calls, passages};
 
 /// What metrics say that no shard counts.
 #[derive(Clone, Debug)]
@@ -59,6 +59,8 @@ pub struct Context {
     pub realms: Vec<(RealmName, u32)>,
     /// The version of turnix.
     pub version: &'static str,
+    /// What was observed of the calls of live allocations.
+    pub calls: CallHistograms,
 }
 
 /// One reading of the whole server, for `prometheus` to collect.
@@ -87,6 +89,9 @@ impl Collector for Reading {
         histograms(&mut families, &self.totals.stats);
         server(&mut families, &self.totals, &self.context);
         per_allocation(&mut families, &self.live);
+        let endings = &self.totals.stats.sessions;
+        calls::families(&mut families, endings, &self.context.calls);
+        calls::per_allocation(&mut families, &self.live);
         families
     }
 }
@@ -626,7 +631,7 @@ pub(super) fn gauge(labels: &[(&str, &str)], level: f64) -> Metric {
     metric
 }
 
-fn histogram<const N: usize>(
+pub(super) fn histogram<const N: usize>(
     labels: &[(&str, &str)],
     counts: &Histogram<N>,
     bounds: &[f64; N],

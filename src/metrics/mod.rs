@@ -2,9 +2,11 @@
 //!
 //! Owns no counter: shards count, this module names and writes. Nothing here costs the data path anything.
 
+mod calls;
 mod encode;
 mod passages;
 
+pub use calls::{CallHistograms, Calls, OBSERVED_EVERY, Spread};
 pub use encode::{Context, Reading, encode};
 
 use std::time::Duration;
@@ -70,6 +72,8 @@ pub struct Survey {
     pub found: usize,
     /// Bits per second of all allocations over the last ten seconds: client's transport, direction.
     pub bits_per_second: [[u64; Direction::ALL.len()]; Transport::ALL.len()],
+    /// How the calls of all allocations go.
+    pub calls: Calls,
 }
 
 /// What allocations use up, and how much of it there is.

@@ -8,13 +8,16 @@
 //! Pure: no clock, no socket. Times are nanoseconds since the server began.
 
 mod checks;
+mod ending;
 mod rtp;
+pub mod shown;
 mod watch;
 
 use std::time::Duration;
 
 use crate::base::Direction;
 
+pub use ending::Ending;
 pub use watch::Watch;
 
 /// How much of what is relayed is looked at.

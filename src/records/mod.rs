@@ -9,6 +9,7 @@
 //! record for those who read them.
 
 mod file;
+mod quality;
 mod record;
 pub mod webhook;
 

@@ -8,6 +8,7 @@ use crate::access::RealmName;
 use crate::base::Pii;
 use crate::turn::{AllocationView, Direction, Traffic};
 
+use super::quality::Summary;
 use super::{Event, Stage};
 
 type BothTraffic = [Traffic; Direction::ALL.len()];
@@ -50,6 +51,7 @@ struct Record<'a> {
     permissions: u32,
     channels: u32,
     relay_transport: &'static str,
+    quality: Option<Summary>,
 }
 
 #[derive(Serialize)]
@@ -130,6 +132,7 @@ impl Writer {
             permissions: view.permissions_made,
             channels: view.channels_made,
             relay_transport: view.relay_transport.label(),
+            quality: view.quality.as_deref().map(Summary::from),
         };
         serde_json::to_string(&record).unwrap_or_else(|error| {
             debug_assert!(false, "a record does not encode: {error}");

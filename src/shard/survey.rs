@@ -30,6 +30,7 @@ impl Shards {
                     survey.bits_per_second[view.transport as usize][direction as usize] +=
                         view.bits_per_second[direction as usize];
                 }
+                survey.calls.extend(view.quality.as_deref());
                 if !wanted(&view) {
                     return;
                 }

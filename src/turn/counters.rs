@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::access::{AuthFailure, DeniedRule};
 use crate::base::Transport;
+use crate::quality::Ending;
 use crate::wire::{ErrorCode, Method};
 
 use super::icmp::IcmpFate;
@@ -48,6 +49,7 @@ fn each_counter(stats: &mut Stats, mut visit: impl FnMut(String, &mut u64)) {
         affected,
         connections: _,
         icmp,
+        sessions,
     } = stats;
     affected.each_word(|name, value| visit(format!("affected/{name}"), value));
     for (limit, row) in Limit::ALL.iter().zip(policed) {
@@ -95,6 +97,9 @@ fn each_counter(stats: &mut Stats, mut visit: impl FnMut(String, &mut u64)) {
     }
     for (fate, value) in IcmpFate::ALL.iter().zip(icmp) {
         visit(format!("icmp/{}", fate.label()), value);
+    }
+    for (ending, value) in Ending::ALL.iter().zip(sessions) {
+        visit(format!("session/{}", ending.label()), value);
     }
     each_bucket("duration", duration, &mut visit);
     for (direction, histogram) in Direction::ALL.iter().zip(bandwidth) {

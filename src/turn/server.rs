@@ -557,6 +557,7 @@ impl Server {
             self.stats.bandwidth[direction as usize]
                 .observe(&BANDWIDTH_BOUNDS, bits / duration.as_secs_f64().max(1.0));
         }
+        self.count_session(&view);
         self.outputs.push_back(Output::Ended(Box::new(Ended {
             view,
             duration,

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::access::{AuthFailure, DeniedRule};
 pub use crate::base::Direction;
 use crate::base::{Family, Transport};
+use crate::quality::Ending;
 use crate::wire::{ErrorCode, Method};
 
 use super::affected::Affected;
@@ -300,6 +301,8 @@ pub struct Stats {
     pub connections: u64,
     /// ICMP errors about datagrams to peers.
     pub icmp: [u64; IcmpFate::ALL.len()],
+    /// What became of the calls of ended allocations.
+    pub sessions: [u64; Ending::ALL.len()],
 }
 
 /// Outcomes of Allocate requests; challenges (401 without credentials, 438) are none and stay 0.
@@ -338,6 +341,7 @@ impl Default for Stats {
             bandwidth: Default::default(),
             connections: 0,
             icmp: [0; IcmpFate::ALL.len()],
+            sessions: [0; Ending::ALL.len()],
         }
     }
 }
@@ -401,6 +405,7 @@ impl Stats {
         self.scan_suspects += other.scan_suspects;
         self.connections += other.connections;
         (self.icmp.iter_mut().zip(&other.icmp)).for_each(|(a, b)| add(a, b));
+        (self.sessions.iter_mut().zip(&other.sessions)).for_each(|(a, b)| add(a, b));
         (self.mobility.iter_mut().zip(&other.mobility)).for_each(|(a, b)| add(a, b));
         let mine =
             (self.relayed.as_flattened_mut().iter_mut()).chain(self.policed.as_flattened_mut());

@@ -12,6 +12,14 @@ fn watched(shards: Fake, pace: Duration) -> (Admin, Events) {
     (admin, events)
 }
 
+/// What is told of the time before.
+async fn past_of(admin: &Admin) -> Vec<Value> {
+    let mut stream = Stream::open(admin.address, "").await;
+    let (name, past) = stream.next().await.unwrap();
+    assert_eq!(name, "past");
+    past.as_array().unwrap().clone()
+}
+
 /// A stream of events as it arrives.
 struct Stream {
     socket: TcpStream,
@@ -229,19 +237,35 @@ async fn connections_of_a_front_that_closes_end_whole_and_take_no_request() {
 }
 
 #[tokio::test]
+async fn watchers_are_told_how_calls_go() {
+    let shards = Fake::with_calls(&[("0-0-0", "alice"), ("0-1-0", "bob")]);
+    let (admin, _events) = watched(shards, Duration::from_millis(20));
+    let mut stream = Stream::open(admin.address, "").await;
+    assert_eq!(stream.next().await.unwrap().0, "past");
+    let (_, told) = stream.next().await.unwrap();
+    let calls = &told["calls"];
+    assert_eq!(calls["sessions"], json!({"established": 2}));
+    assert_eq!(calls["rtt_ms"]["client"]["p50"], 23.456);
+    assert_eq!(calls["rtt_ms"]["peer"]["allocations"], 2);
+    assert_eq!(calls["loss"]["to_client"]["mean"], 0.125);
+    assert_eq!(calls["jitter_ms"]["to_client"], Value::Null);
+    assert_eq!(calls["ended"]["established"], 6);
+    assert_eq!(calls["ended"]["success_ratio"], 0.75);
+    assert_eq!(told["busiest"][0]["quality"]["session"], "established");
+}
+
+#[tokio::test]
 async fn what_was_before_is_told_first_and_bounded() {
-    let shards = Fake::with(&[("0-0-0", "alice")]);
+    let shards = Fake::with_calls(&[("0-0-0", "alice")]);
     let (admin, events) = watched(shards.clone(), Duration::from_millis(10));
+    let lookout = Lookout::default();
     let remembering =
-        tokio::spawn((events.clone()).remember_forever(shards.clone(), Admission::new(0)));
+        (events.clone()).remember_forever(shards.clone(), Admission::new(0), lookout.clone());
+    let remembering = tokio::spawn(remembering);
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(asked(&shards), 0, "nothing is to be remembered");
-    let past = async || {
-        let mut stream = Stream::open(admin.address, "").await;
-        let (name, past) = stream.next().await.unwrap();
-        assert_eq!(name, "past");
-        past.as_array().unwrap().clone()
-    };
+    let looking = tokio::spawn(lookout.observe_every(Duration::from_millis(10), shards.clone()));
+    let past = async || past_of(&admin).await;
     events.set_history(Duration::from_millis(200));
     for _ in 0..200 {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -257,10 +281,18 @@ async fn what_was_before_is_told_first_and_bounded() {
         readings[0]["bits_per_second"],
         json!({"to_peer": 0, "to_client": 0})
     );
+    assert_eq!(
+        readings[0]["calls"],
+        json!({
+            "rtt_ms": {"client": 23.456, "peer": 170.0},
+            "loss": {"to_peer": 0.0, "to_client": 0.125},
+        })
+    );
     assert!(readings[0]["at_ms"].as_u64() < readings[3]["at_ms"].as_u64());
     events.set_history(Duration::ZERO);
     assert!(past().await.is_empty());
     remembering.abort();
+    looking.abort();
 }
 
 #[tokio::test]

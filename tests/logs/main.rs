@@ -7,6 +7,8 @@ mod common;
 #[path = "../loopback/client.rs"]
 #[allow(dead_code, reason = "made for many tests")]
 mod client;
+#[path = "../common/quality.rs"]
+mod quality;
 #[path = "../loopback/server.rs"]
 #[allow(dead_code, reason = "made for many tests")]
 mod server;

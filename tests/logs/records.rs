@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use turnix::base::{Clock, Secret, Transport};
 use turnix::records::webhook::{self, roots, sign};
 use turnix::records::{Outcome, Records, Settings, Sink};
@@ -19,6 +19,7 @@ use turnix::turn::{AllocationId, AllocationView, EndReason, Ended, Traffic};
 
 use super::binary::http;
 use super::client::Client;
+use super::quality;
 use super::receiver::Receiver;
 use super::server::{BOTH, Server, peer, receive, until};
 
@@ -261,6 +262,34 @@ fn a_file_that_was_moved_is_made_anew() {
     write(8);
     assert_eq!(of("records"), 1);
     records.close(Duration::ZERO);
+}
+
+#[test]
+fn a_record_says_how_the_call_went_where_that_is_known() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("records");
+    let records = to_file(&file);
+    let mut watched = ended(1);
+    watched.view.quality = Some(Box::new(quality::lossy()));
+    records.emitter().ended(0, watched);
+    records.emitter().ended(0, ended(2));
+    records.close(Duration::ZERO);
+    let all = lines(&file);
+    assert_eq!(
+        all[0]["quality"],
+        json!({
+            "session": "established",
+            "rtt_ms": {
+                "client": {"smoothed": 23.456, "least": 21.0},
+                "peer": {"smoothed": 170.0, "least": 160.0},
+            },
+            "loss": {"to_peer": 0.0, "to_client": 0.05},
+            "jitter_ms": {"to_peer": 1.25, "to_client": null},
+            "first_data_ms": {"to_peer": 5.0, "to_client": 350.0},
+        })
+    );
+    assert_eq!(all[1]["quality"], Value::Null);
+    assert!(all[1].as_object().unwrap().contains_key("quality"));
 }
 
 #[test]

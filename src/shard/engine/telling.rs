@@ -2,6 +2,8 @@
 
 use crate::base::{Now, Pii, Transport};
 use crate::metrics::ShardSnapshot;
+use crate::quality::Leg;
+use crate::quality::shown::{millis, share};
 use crate::records::Due;
 use crate::turn::{Direction, DropReason, Ended};
 
@@ -49,6 +51,9 @@ impl Shard {
 pub(super) fn log_ended(shard: u8, ended: &Ended) {
     let view = &ended.view;
     let [to_peer, to_client] = view.traffic;
+    let quality = view.quality.as_deref();
+    let rtt = |leg: Leg| Some(millis(quality?.rtt[leg as usize]?.smoothed));
+    let loss = |way: Direction| Some(share(quality?.flows[way as usize].loss_ratio()?));
     debug_assert_eq!(Direction::ALL, [Direction::ToPeer, Direction::ToClient]);
     tracing::info!(
         allocation = format_args!("{shard}-{}-{}", view.id.slot, view.id.generation),
@@ -62,6 +67,11 @@ pub(super) fn log_ended(shard: u8, ended: &Ended) {
         to_peer_packets = to_peer.packets,
         to_client_bytes = to_client.bytes,
         to_client_packets = to_client.packets,
+        session = quality.map(|quality| quality.session.label()),
+        rtt_client_ms = rtt(Leg::Client),
+        rtt_peer_ms = rtt(Leg::Peer),
+        loss_to_peer = loss(Direction::ToPeer),
+        loss_to_client = loss(Direction::ToClient),
         reason = ended.reason.label(),
         "allocation ended"
     );
