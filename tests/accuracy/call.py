@@ -22,6 +22,8 @@ from aiortc import (
 from aiortc.mediastreams import AudioStreamTrack, VideoStreamTrack
 from av import VideoFrame
 
+from meeting import accept, connect
+
 WIDTH, HEIGHT = 160, 120
 PATIENCE = 30
 
@@ -45,20 +47,6 @@ async def signal(writer, description):
 
 async def listen(reader):
     return RTCSessionDescription(**json.loads(await reader.readline()))
-
-
-async def connect(path):
-    while True:
-        try:
-            return await asyncio.open_unix_connection(path, limit=1 << 20)
-        except OSError:
-            await asyncio.sleep(0.1)
-
-
-async def accept(path):
-    first = asyncio.get_running_loop().create_future()
-    await asyncio.start_unix_server(lambda *ends: first.set_result(ends), path, limit=1 << 20)
-    return await first
 
 
 async def call(role, path, uri=None, user=None, password=None):
