@@ -13,6 +13,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use crate::chromium::{Tab, command};
+use crate::quality;
 use crate::server::{Options, PASSWORD, Server, USER, is_stand_in};
 use crate::tools::{Process, find_tool, one_at_a_time, wait_for};
 
@@ -109,6 +110,8 @@ fn check_call(test: &str, uri: &str, relay_protocol: &str) {
             && metrics.count("turn_allocation_packets_total", &[("user", USER)]) >= 2
             && metrics.sum("turn_allocation_bandwidth", &[("user", USER)]) > 0.0
     });
+
+    quality::check_call_is_seen(&server);
 
     page.hang_up();
     page.wait_for_report("closed");

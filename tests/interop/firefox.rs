@@ -40,9 +40,19 @@ pub struct Firefox {
 impl Firefox {
     /// Starts `firefox` with a profile in `dir`, which trusts the authority in `authority`.
     pub fn start(firefox: &Path, dir: &Path, authority: &Path) -> Firefox {
+        Self::start_with(firefox, dir, authority, &[])
+    }
+
+    /// The same with `more` preferences: names and values as they are written in JavaScript.
+    pub fn start_with(
+        firefox: &Path,
+        dir: &Path,
+        authority: &Path,
+        more: &[(&str, &str)],
+    ) -> Firefox {
         let profile = dir.join("firefox");
         trust(&profile, authority, "CT,,");
-        let preferences: String = (PREFERENCES.iter())
+        let preferences: String = (PREFERENCES.iter().chain(more))
             .map(|(name, value)| format!("user_pref(\"{name}\", {value});\n"))
             .collect();
         std::fs::write(profile.join("user.js"), preferences).expect("profile");

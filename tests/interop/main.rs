@@ -20,6 +20,7 @@ mod network;
 mod probe;
 mod prometheus;
 mod promtool;
+mod quality;
 mod server;
 mod sharing;
 mod test_page;
