@@ -469,6 +469,7 @@ impl Server {
                 _ => self.remember_peer(id, peer, true),
             }
         }
+        self.begin_watch(now, id);
         self.touch(now, id, |allocation| {
             allocation.bind(ChannelBinding {
                 number,

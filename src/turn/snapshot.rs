@@ -19,6 +19,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::access::{Access, AddressRate, Debts, Denied, Key, RealmName, Scope, Visit};
 use crate::base::{Family, FiveTuple, ListenerId, Now, RelayTransport, Transport};
+use crate::quality::{self, Watch};
 use crate::wire::{ChannelNumber, Integrity, TransactionId};
 
 use super::allocation::{Allocation, AllocationId, Allocations, ChannelBinding, Permission, State};
@@ -155,6 +156,8 @@ struct AllocationImage {
     token: Option<u64>,
     #[serde(default)]
     mobility: Option<MobilityImage>,
+    #[serde(default)]
+    watch: Option<quality::Image>,
 }
 
 impl Snapshot {
@@ -318,13 +321,13 @@ impl Server {
             free: free.to_vec(),
             allocations: wanted()
                 .filter(|allocation| !allocation.scope.is_loop())
-                .map(|allocation| AllocationImage::of(allocation, now))
+                .map(|allocation| AllocationImage::of(allocation, now, at))
                 .collect(),
             loops: wanted()
                 .filter_map(|allocation| match allocation.scope {
                     Scope::Policy => None,
                     Scope::Loop(visit) => {
-                        Some((visit.number(), AllocationImage::of(allocation, now)))
+                        Some((visit.number(), AllocationImage::of(allocation, now, at)))
                     }
                 })
                 .collect(),
@@ -456,6 +459,7 @@ impl Server {
             server.place_under_limits(now, id);
             server.resume_move(now, id);
         }
+        server.watch_as_set();
         server
     }
 }
@@ -553,7 +557,8 @@ impl AllocationImage {
         })
     }
 
-    fn of(allocation: &Allocation, now: Now) -> Self {
+    /// `elapsed`: since the server began.
+    fn of(allocation: &Allocation, now: Now, elapsed: Duration) -> Self {
         // Named one by one: a field that is added has to be thought of here.
         let Allocation {
             id,
@@ -588,8 +593,7 @@ impl AllocationImage {
             // A moment's worth.
             told: _,
             mobility,
-            // It begins anew.
-            watch: _,
+            watch,
         } = allocation;
         Self {
             slot: id.slot,
@@ -636,6 +640,7 @@ impl AllocationImage {
             token: *token,
             mobility: (mobility.as_deref())
                 .map(|mobility| MobilityImage::of(mobility, |at| nanos(at, now))),
+            watch: (watch.as_deref()).map(|watch| watch.image(elapsed.as_nanos() as u64)),
         }
     }
 
@@ -709,7 +714,7 @@ impl AllocationImage {
             told: Told::default(),
             mobility: (self.mobility.as_ref())
                 .map(|image| Box::new(image.restored(|nanos| moment(nanos, taken)))),
-            watch: None,
+            watch: (self.watch.as_ref()).map(|image| Box::new(Watch::resume(image))),
         })
     }
 }
