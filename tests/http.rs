@@ -406,6 +406,7 @@ async fn an_allocation_tells_how_its_call_goes() {
         "idle_ms": {"to_peer": 20.0, "to_client": 1.5},
         "dtls": {"to_peer": true, "to_client": true},
         "media": {"to_peer": true, "to_client": true},
+        "media_idle_ms": {"to_peer": 30.0, "to_client": 40.0},
     });
     let listed = ask(admin.address, "GET", "/api/v1/allocations").await;
     assert_eq!(listed.json()[0]["quality"], expected);

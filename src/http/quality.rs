@@ -28,6 +28,7 @@ pub(super) struct QualityJson {
     idle_ms: Ways<Option<f64>>,
     dtls: Ways<bool>,
     media: Ways<bool>,
+    media_idle_ms: Ways<Option<f64>>,
 }
 
 #[derive(Serialize)]
@@ -116,6 +117,7 @@ impl From<&Quality> for QualityJson {
             idle_ms: Ways::of(|direction| time(&quality.idle, direction)),
             dtls: Ways::of(|direction| quality.dtls[direction as usize]),
             media: Ways::of(|direction| quality.media[direction as usize]),
+            media_idle_ms: Ways::of(|direction| time(&quality.media_idle, direction)),
         }
     }
 }

@@ -71,6 +71,7 @@ pub fn lossy() -> Quality {
         dtls: [true, true],
         media: [true, true],
         session: Session::Established,
+        media_idle: [Some(ms(30)), Some(ms(40))],
         ..Quality::default()
     }
 }
