@@ -676,7 +676,7 @@ mod tests {
         );
         let wide = lines(&mut all, 120);
         assert!(
-            wide[3].contains("jitter ms        total          age  over"),
+            wide[3].contains("jitter ms        total ") && wide[3].ends_with("age  over"),
             "{wide:?}"
         );
         // Nothing is known: the place is for what is.

@@ -93,11 +93,11 @@ function drawCalls(end) {
   const mean = measured.reduce((sum, one) => sum + one.mean * one.allocations, 0) / weight;
   figure('loss', weight ? [small(mean * 100), '%'] : ['\u2013', '']);
   const share = (one) => one ? small(one.mean * 100) + ' %' : '\u2013';
-  write($('loss-of'), weight ? 'from clients ' + share(ours) + ' \u00b7 from peers ' + share(theirs) : 'no media');
+  write($('loss-of'), weight ? 'clients ' + share(ours) + ' \u00b7 peers ' + share(theirs) : 'no media');
   spark($('spark-loss'), sides(past, (p) => p.calls.loss), end, span);
   const jitters = [calls.jitter_ms.to_peer, calls.jitter_ms.to_client];
   figure('jitter', jitters.some(Boolean) ? [pair(jitters[0] && jitters[0].p50, jitters[1] && jitters[1].p50), 'ms'] : ['\u2013', '']);
-  write($('jitter-of'), jitters.some(Boolean) ? 'from clients / from peers, medians' : 'no media');
+  write($('jitter-of'), jitters.some(Boolean) ? 'clients / peers, medians' : 'no media');
   const ended = calls.ended_recently || calls.ended;
   const ratio = ended.success_ratio;
   figure('sessions', ratio === null ? ['\u2013', ''] : [percent(ratio), '%']);

@@ -449,11 +449,12 @@ function drawRows(list) {
     write(cells.toPeer, bits(one.bits_per_second.to_peer).join(' '));
     write(cells.toClient, bits(one.bits_per_second.to_client).join(' '));
     drawCallCells(cells, one);
-    write(cells.age, lasting(now ? now.at_ms / 1000 - one.created : 0));
+    write(cells.age, lasting(now ? now.at_ms / 1000 - one.created : 0, 1));
     spark(svg, ways(one.id), now ? now.at_ms : 0, window, 24);
   });
   $('none').hidden = list.length > 0;
   body.closest('.scroll').hidden = !list.length;
+  $('sides').hidden = !list.some((one) => one.quality);
   write($('none'), searched ? 'No live allocation has this in its user or address.' : 'No allocations. Clients that call through this server appear here.');
 }
 
