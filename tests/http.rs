@@ -395,8 +395,8 @@ async fn an_allocation_tells_how_its_call_goes() {
         "lost": {"to_peer": 0, "to_client": 50},
         "reordered": {"to_peer": 0, "to_client": 3},
         "checks": {
-            "to_peer": {"sent": 12, "repeated": 2, "answered": 8},
-            "to_client": {"sent": 10, "repeated": 0, "answered": 9},
+            "to_peer": {"sent": 12, "repeated": 2, "answered": 8, "unanswered": 3},
+            "to_client": {"sent": 10, "repeated": 0, "answered": 9, "unanswered": 1},
         },
         "streams": [{
             "ssrc": 0xdead_beef_u32, "direction": "to_peer", "media": "audio", "payload_type": 111,

@@ -55,6 +55,7 @@ struct ChecksJson {
     sent: u32,
     repeated: u32,
     answered: u32,
+    unanswered: u32,
 }
 
 impl From<Checks> for ChecksJson {
@@ -63,6 +64,7 @@ impl From<Checks> for ChecksJson {
             sent: checks.sent,
             repeated: checks.repeated,
             answered: checks.answered,
+            unanswered: checks.unanswered,
         }
     }
 }

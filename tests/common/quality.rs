@@ -32,11 +32,13 @@ pub fn lossy() -> Quality {
                 sent: 12,
                 repeated: 2,
                 answered: 8,
+                unanswered: 3,
             },
             Checks {
                 sent: 10,
                 repeated: 0,
                 answered: 9,
+                unanswered: 1,
             },
         ],
         flows: [
