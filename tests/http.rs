@@ -395,8 +395,8 @@ async fn an_allocation_tells_how_its_call_goes() {
         "lost": {"to_peer": 0, "to_client": 50},
         "reordered": {"to_peer": 0, "to_client": 3},
         "checks": {
-            "to_peer": {"sent": 12, "repeated": 2, "answered": 8},
-            "to_client": {"sent": 10, "repeated": 0, "answered": 9},
+            "to_peer": {"sent": 12, "repeated": 2, "answered": 8, "unanswered": 3},
+            "to_client": {"sent": 10, "repeated": 0, "answered": 9, "unanswered": 1},
         },
         "streams": [{
             "ssrc": 0xdead_beef_u32, "direction": "to_peer", "media": "audio", "payload_type": 111,
@@ -406,6 +406,7 @@ async fn an_allocation_tells_how_its_call_goes() {
         "idle_ms": {"to_peer": 20.0, "to_client": 1.5},
         "dtls": {"to_peer": true, "to_client": true},
         "media": {"to_peer": true, "to_client": true},
+        "media_idle_ms": {"to_peer": 30.0, "to_client": 40.0},
     });
     let listed = ask(admin.address, "GET", "/api/v1/allocations").await;
     assert_eq!(listed.json()[0]["quality"], expected);

@@ -16,6 +16,7 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
 use super::credentials::utc;
+use super::quality::Call;
 use super::tls::Trust;
 use super::{Exit, print};
 use crate::base::printable::{self, Printable};
@@ -151,7 +152,7 @@ pub fn drain(Drain { deadline, server }: &Drain) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Lists every live allocation, busiest first.
+/// Lists every live allocation, busiest first; of each call the side of the client, then that of the peers.
 ///
 /// # Errors
 /// The server cannot be asked.
@@ -171,6 +172,10 @@ pub fn allocations(Allocations { server }: &Allocations) -> anyhow::Result<Exit>
             "relayed",
             "to peer",
             "to client",
+            "call",
+            "rtt ms",
+            "loss %",
+            "jitter ms",
             "ends",
         ]
         .map(str::to_owned),
@@ -181,6 +186,7 @@ pub fn allocations(Allocations { server }: &Allocations) -> anyhow::Result<Exit>
             let bits = one["bits_per_second"][way].as_u64().unwrap_or_default();
             format!("{:.1} kbit/s", bits as f64 / 1e3)
         };
+        let call = Call::of(one);
         rows.push([
             text("id"),
             // A name is whatever its owner chose: nothing in it may speak to the terminal.
@@ -190,6 +196,10 @@ pub fn allocations(Allocations { server }: &Allocations) -> anyhow::Result<Exit>
             text("relayed"),
             rate("to_peer"),
             rate("to_client"),
+            call.session,
+            call.rtt,
+            call.loss,
+            call.jitter,
             one["expires"].as_u64().map(utc).unwrap_or_default(),
         ]);
     }

@@ -9,6 +9,7 @@ mod generate;
 mod holder;
 mod import;
 mod probe;
+mod quality;
 mod quick_start;
 mod revoke;
 mod serve;

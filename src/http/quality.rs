@@ -28,6 +28,7 @@ pub(super) struct QualityJson {
     idle_ms: Ways<Option<f64>>,
     dtls: Ways<bool>,
     media: Ways<bool>,
+    media_idle_ms: Ways<Option<f64>>,
 }
 
 #[derive(Serialize)]
@@ -54,6 +55,7 @@ struct ChecksJson {
     sent: u32,
     repeated: u32,
     answered: u32,
+    unanswered: u32,
 }
 
 impl From<Checks> for ChecksJson {
@@ -62,6 +64,7 @@ impl From<Checks> for ChecksJson {
             sent: checks.sent,
             repeated: checks.repeated,
             answered: checks.answered,
+            unanswered: checks.unanswered,
         }
     }
 }
@@ -116,6 +119,7 @@ impl From<&Quality> for QualityJson {
             idle_ms: Ways::of(|direction| time(&quality.idle, direction)),
             dtls: Ways::of(|direction| quality.dtls[direction as usize]),
             media: Ways::of(|direction| quality.media[direction as usize]),
+            media_idle_ms: Ways::of(|direction| time(&quality.media_idle, direction)),
         }
     }
 }

@@ -63,17 +63,22 @@ pub struct Spread {
 impl Spread {
     /// That of `values`; `None` if there are none.
     fn of(values: &[f64]) -> Option<Self> {
-        let mut sorted = values.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        let count = sorted.len();
+        let count = values.len();
+        if count == 0 {
+            return None;
+        }
+        let mut values = values.to_vec();
         // The nearest rank: the least value that so many do not exceed.
-        let rank = |hundredths: usize| (count * hundredths).div_ceil(100).max(1) - 1;
-        let at = |hundredths: usize| sorted.get(rank(hundredths)).copied();
+        let mut at = |hundredths: usize| {
+            let rank = (count * hundredths).div_ceil(100).max(1) - 1;
+            *values.select_nth_unstable_by(rank, f64::total_cmp).1
+        };
+        let (p50, p90, p99) = (at(50), at(90), at(99));
         Some(Self {
-            p50: at(50)?,
-            p90: at(90)?,
-            p99: at(99)?,
-            mean: sorted.iter().sum::<f64>() / count as f64,
+            p50,
+            p90,
+            p99,
+            mean: values.iter().sum::<f64>() / count as f64,
             count,
         })
     }
@@ -156,7 +161,7 @@ pub(super) fn families(
     push(
         families,
         "turn_sessions_total",
-        "Ended allocations by what became of their calls; unused is ordinary where ICE finds a better way.",
+        "Ended allocations of UDP by what became of their calls; unused is ordinary where ICE finds a better way.",
         MetricType::COUNTER,
         (Ending::ALL.into_iter().zip(endings))
             .map(|(ending, count)| counter(&[("result", ending.label())], *count))

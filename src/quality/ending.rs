@@ -1,8 +1,11 @@
 //! What became of the calls of allocations that have ended.
 
+use std::time::Duration;
+
 use crate::base::Direction;
 
-use super::{Quality, Session};
+/// How long an answer may take, before there is none.
+const TOLD_AFTER: Duration = Duration::from_secs(10);
 
 /// What became of the call of an allocation that has ended. Each is one label of `turn_sessions_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +19,7 @@ pub enum Ending {
     ToClientOnly,
     /// Nothing was ever relayed, as where ICE found a better way.
     Unused,
-    /// It ended before it could be told.
+    /// It ended within ten seconds, before it could be told.
     Early,
 }
 
@@ -41,22 +44,15 @@ impl Ending {
         }
     }
 
-    /// That of an allocation that relayed so many `packets` over its life, by [`Direction`], and what was seen of them. What
-    /// was not seen, such as before another process took over, is told by the packets alone.
-    pub fn of(quality: Option<&Quality>, packets: [u64; Direction::ALL.len()]) -> Self {
-        let only = |direction| match direction {
-            Direction::ToPeer => Self::ToPeerOnly,
-            Direction::ToClient => Self::ToClientOnly,
-        };
-        let [to_peer, to_client] = packets.map(|count| count > 0);
-        match (quality.map(|quality| quality.session), to_peer, to_client) {
-            (Some(Session::Established | Session::Silent), ..) => Self::Established,
-            (Some(Session::OneWay(direction)), ..) => only(direction),
-            (_, false, false) => Self::Unused,
-            (_, true, true) => Self::Established,
-            (Some(_), ..) => Self::Early,
-            (None, true, false) => only(Direction::ToPeer),
-            (None, false, true) => only(Direction::ToClient),
+    /// That of an allocation which relayed so many `packets`, by [`Direction`], and lived for so long. Both outlive the process that
+    /// it began in, unlike what is seen of it.
+    pub fn of(packets: [u64; Direction::ALL.len()], lived: Duration) -> Self {
+        match packets.map(|count| count > 0) {
+            [true, true] => Self::Established,
+            [false, false] => Self::Unused,
+            _ if lived < TOLD_AFTER => Self::Early,
+            [true, false] => Self::ToPeerOnly,
+            [false, true] => Self::ToClientOnly,
         }
     }
 
@@ -75,29 +71,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_seen_tells_and_else_what_was_relayed() {
-        use Direction::{ToClient, ToPeer};
-        use Session::{Established, OneWay, Silent, Unused, Waiting};
-        for (session, packets, ending) in [
-            (Some(Established), [9, 9], Ending::Established),
-            (Some(Silent), [9, 9], Ending::Established),
-            (Some(OneWay(ToPeer)), [9, 0], Ending::ToPeerOnly),
-            (Some(OneWay(ToClient)), [1, 9], Ending::ToClientOnly),
-            (Some(Unused), [0, 0], Ending::Unused),
-            (Some(Waiting), [0, 0], Ending::Unused),
-            (Some(Waiting), [3, 0], Ending::Early),
-            (Some(Waiting), [3, 1], Ending::Established),
-            (None, [0, 0], Ending::Unused),
-            (None, [3, 0], Ending::ToPeerOnly),
-            (None, [0, 3], Ending::ToClientOnly),
-            (None, [3, 3], Ending::Established),
+    fn who_answered_tells_unless_it_was_early() {
+        for (packets, lived, ending) in [
+            ([9, 9], 1, Ending::Established),
+            ([9, 1], 60, Ending::Established),
+            ([9, 0], 10, Ending::ToPeerOnly),
+            ([0, 9], 60, Ending::ToClientOnly),
+            ([9, 0], 9, Ending::Early),
+            ([0, 9], 0, Ending::Early),
+            ([0, 0], 0, Ending::Unused),
+            ([0, 0], 600, Ending::Unused),
         ] {
-            let quality = session.map(|session| Quality {
-                session,
-                ..Quality::default()
-            });
-            let found = Ending::of(quality.as_ref(), packets);
-            assert_eq!(found, ending, "{session:?} {packets:?}");
+            let found = Ending::of(packets, Duration::from_secs(lived));
+            assert_eq!(found, ending, "{packets:?} {lived}");
         }
     }
 

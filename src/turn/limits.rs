@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 
 use crate::base::{Now, Pii, RelayTransport};
-use crate::quality::{Ending, Mode, Watch};
+use crate::quality::{Mode, Watch};
 
-use super::allocation::{AllocationId, AllocationView};
+use super::allocation::AllocationId;
 use super::contacts::Contacts;
 use super::police::{Bandwidth, Grant, Police, Rates, ScopedRates};
 use super::purses::{PurseId, Purses, Settlement};
@@ -88,6 +88,7 @@ impl Server {
         let at = self.nanos(now);
         if self.settings.quality.mode != Mode::Off
             && let Some(allocation) = self.allocations.get_mut(id)
+            && allocation.relay_transport == RelayTransport::Udp
         {
             (allocation.watch).get_or_insert_with(|| Box::new(Watch::new(at)));
         }
@@ -140,16 +141,6 @@ impl Server {
                 silent = contacts.silent,
                 "many peers of an allocation never answered: a scan, or addresses that are out of date"
             );
-        }
-    }
-
-    /// Counts what became of the call of an allocation that ends. Connections of TCP allocations are not looked at.
-    pub(super) fn count_session(&mut self, view: &AllocationView) {
-        let is_watched = self.settings.quality.mode != Mode::Off;
-        if is_watched && view.relay_transport == RelayTransport::Udp {
-            let packets = view.traffic.map(|traffic| traffic.packets);
-            let ending = Ending::of(view.quality.as_deref(), packets);
-            self.stats.sessions[ending as usize] += 1;
         }
     }
 

@@ -8,7 +8,8 @@ use ahash::RandomState;
 
 use crate::access::{Access, AddressRate, AuthFailure, RealmName, Scope};
 use crate::base::trace::Traces;
-use crate::base::{Family, FiveTuple, Now};
+use crate::base::{Family, FiveTuple, Now, RelayTransport};
+use crate::quality::Ending;
 use crate::wire::{
     self, Class, DecodeError, ErrorCode, Key, Kind, Message, Method, Response, attribute,
 };
@@ -557,7 +558,10 @@ impl Server {
             self.stats.bandwidth[direction as usize]
                 .observe(&BANDWIDTH_BOUNDS, bits / duration.as_secs_f64().max(1.0));
         }
-        self.count_session(&view);
+        if view.relay_transport == RelayTransport::Udp {
+            let packets = view.traffic.map(|traffic| traffic.packets);
+            self.stats.sessions[Ending::of(packets, duration) as usize] += 1;
+        }
         self.outputs.push_back(Output::Ended(Box::new(Ended {
             view,
             duration,

@@ -32,11 +32,13 @@ pub fn lossy() -> Quality {
                 sent: 12,
                 repeated: 2,
                 answered: 8,
+                unanswered: 3,
             },
             Checks {
                 sent: 10,
                 repeated: 0,
                 answered: 9,
+                unanswered: 1,
             },
         ],
         flows: [
@@ -71,6 +73,7 @@ pub fn lossy() -> Quality {
         dtls: [true, true],
         media: [true, true],
         session: Session::Established,
+        media_idle: [Some(ms(30)), Some(ms(40))],
         ..Quality::default()
     }
 }

@@ -73,17 +73,19 @@ fn metrics_in(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The series of every metric that `metrics/encode.rs` names.
+/// The series of every metric that `metrics/encode.rs` and `metrics/calls.rs` name.
 fn served() -> BTreeSet<String> {
-    let source = read("src/metrics/encode.rs");
+    let source = read("src/metrics/encode.rs") + &read("src/metrics/calls.rs");
     let names = (source.split('"')).filter(|text| text.starts_with("turn_") && !text.contains(' '));
     names
         .flat_map(|name| match name {
-            "turn_allocation_duration_seconds" | "turn_allocation_bandwidth_bits_per_second" => {
-                ["_bucket", "_sum", "_count"]
-                    .map(|part| format!("{name}{part}"))
-                    .to_vec()
-            }
+            "turn_allocation_duration_seconds"
+            | "turn_allocation_bandwidth_bits_per_second"
+            | "turn_rtt_seconds"
+            | "turn_packet_loss_ratio"
+            | "turn_jitter_seconds" => ["_bucket", "_sum", "_count"]
+                .map(|part| format!("{name}{part}"))
+                .to_vec(),
             _ => vec![name.to_owned()],
         })
         .collect()
@@ -106,12 +108,14 @@ fn rules_and_dashboard_name_what_exists() {
 #[test]
 fn labels_in_rules_and_dashboard_have_values_that_exist() {
     use turnix::access::AuthFailure;
+    use turnix::quality::Ending;
     use turnix::turn::DropReason;
     use turnix::wire::ErrorCode;
     let mut exists: BTreeSet<&str> = ["ok"].into();
     exists.extend(ErrorCode::ALL.map(ErrorCode::label));
     exists.extend(AuthFailure::ALL.map(AuthFailure::label));
     exists.extend(DropReason::ALL.map(DropReason::label));
+    exists.extend(Ending::ALL.map(Ending::label));
     let mut seen = 0;
     for file in [RULES, ALERTS, DASHBOARD] {
         let text = read(file).replace("\\\"", "\"");

@@ -120,6 +120,16 @@ fn a_call_appears_is_found_and_ended() {
     page.until("parseFloat(document.getElementById('to-peer').textContent) > 0");
     page.until("document.getElementById('line-to-peer').getAttribute('d').length > 20");
     page.until("[...document.querySelectorAll('#allocations .spark path')].some((p) => p.getAttribute('d').includes('L'))");
+    // Browsers check each other all the time, and so tell how far they are.
+    let shows = |id: &str, what: &str| {
+        format!("/{what}/.test(document.getElementById({id:?}).textContent)")
+    };
+    page.until(&shows("rtt-client", r"\d ?ms"));
+    page.until(&shows("rtt-peer", r"\d ?ms"));
+    page.until(&shows("sessions-of", r"\d established"));
+    page.until(
+        r"[...document.querySelectorAll('#allocations td')].some((cell) => /\d\u202f\/\u202f\S*\d/.test(cell.textContent))",
+    );
     // A name is text and nothing else.
     assert_eq!(page.text("#allocations .user bdi"), HOSTILE);
     assert_eq!(
@@ -157,6 +167,13 @@ fn a_call_appears_is_found_and_ended() {
     page.until("document.getElementById('detail').open");
     assert_eq!(page.text("#detail-title"), HOSTILE);
     assert!(page.text("#detail-facts").contains("127.0.0.1:"));
+    page.until(&shows("detail-rtt-client", r"\d ms"));
+    page.until(&shows("detail-call-facts", "data both ways"));
+    page.until(&shows(
+        "detail-call-facts",
+        r"[1-9]\d* of [1-9]\d* answered",
+    ));
+    page.until("document.querySelector('#detail-spark-rtt .line').getAttribute('d').includes('L')");
     page.click("#end-one");
     page.until("document.getElementById('confirm').open");
     assert!(page.text("#confirm-title").contains(HOSTILE));

@@ -42,6 +42,8 @@ fn recording_rules_yield_values_from_a_server_under_load() {
     prometheus.wait_for("sum(instance:turn_relayed_bits:rate5m) > 0");
     prometheus.wait_for("sum(instance:turn_relayed_packets:rate5m) > 0");
     drop(load);
+    prometheus.wait_for("count(turn_sessions_total) == 5");
+    prometheus.wait_for("count(turn_rtt_seconds_bucket) > 10");
 
     // Someone with a wrong password: the first client of an outage.
     let mut wrong = Command::new(env!("CARGO_BIN_EXE_turnix"));

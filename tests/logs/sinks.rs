@@ -103,6 +103,7 @@ fn no_sink_shows_an_address_that_ip_privacy_hides() {
             "peer refused by policy",
             "traced: dropped",
             "allocation ended",
+            "\"session\":",
             "connection refused",
         ] {
             assert!(log.contains(line), "{mode}: no {line:?} in {log}");

@@ -46,6 +46,55 @@ fn sample(metrics: &str, name: &str, labels: &[&str]) -> Option<f64> {
 }
 
 #[test]
+fn what_became_of_a_call_is_counted() {
+    let server = server();
+    let ended = |server: &Server, results: &[&str]| -> f64 {
+        let text = http(server.admin(), "GET", "/metrics").1;
+        let count = |result: &&str| {
+            let label = format!("result=\"{result}\"");
+            sample(&text, "turn_sessions_total", &[&label]).unwrap()
+        };
+        results.iter().map(count).sum()
+    };
+    // One who is answered, one who is not, and one who never calls.
+    let all: [(bool, bool, &[&str]); 3] = [
+        (true, true, &["established"]),
+        // The latter where this takes ten seconds.
+        (false, true, &["early", "to_peer_only"]),
+        (false, false, &["unused"]),
+    ];
+    for (answered, called, results) in all {
+        let mut client = Client::new(&server, Transport::Udp, Family::V4);
+        let relayed = client.allocate();
+        let peer = peer(relayed.ip());
+        client.bind(0x4000, peer.local_addr().unwrap());
+        if called {
+            client.send_channel(0x4000, &[1; 100]);
+            receive(&peer);
+        }
+        if answered {
+            peer.send_to(&[2; 10], relayed).unwrap();
+            client.expect_channel(0x4000);
+            let quality = &listed(&server)[0]["quality"];
+            assert_eq!(quality["session"], "established", "{quality}");
+            assert!(quality["first_data_ms"]["to_client"].is_f64(), "{quality}");
+        }
+        client.release();
+        until(results[0], || ended(&server, results) == 1.0);
+    }
+    assert_eq!(ended(&server, &["to_client_only"]), 0.0);
+
+    let server = Server::with(BOTH, &["http.admin='127.0.0.1:0'", "quality.mode='off'"]);
+    let mut client = Client::new(&server, Transport::Udp, Family::V4);
+    let relayed = client.allocate();
+    client.bind(0x4000, peer(relayed.ip()).local_addr().unwrap());
+    assert_eq!(listed(&server)[0]["quality"], Value::Null);
+    client.release();
+    // What it relayed is counted either way.
+    until("unused", || ended(&server, &["unused"]) == 1.0);
+}
+
+#[test]
 fn an_allocation_is_shown_while_it_lives() {
     let server = server();
     let metrics = || http(server.admin(), "GET", "/metrics").1;

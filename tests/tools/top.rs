@@ -91,6 +91,20 @@ fn a_listing_where_there_is_no_terminal() {
         ["bob", "bob", "alice", "alice"],
         "{listing}"
     );
+    assert_eq!(listing.matches("established").count(), 4, "{listing}");
+    assert!(
+        listing.contains("  rtt ms   loss %  jitter ms"),
+        "{listing}"
+    );
+    let admin = server.admin();
+    let all = turnix(&["allocations", "--admin", &admin])
+        .output()
+        .unwrap();
+    let all = text(&all.stdout);
+    assert!(
+        all.contains("rtt ms") && all.contains("established"),
+        "{all}"
+    );
     assert_eq!(
         users(&top(&server, &["--sort", "user"])),
         ["alice", "alice", "bob", "bob"]

@@ -8,6 +8,7 @@ use serde_json::Value;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::base::{Now, Printable};
+use crate::cli::quality::Call;
 use crate::cli::units::{bytes, rate, span};
 
 /// What comes first.
@@ -25,17 +26,23 @@ pub enum Sort {
     Bytes,
     /// The oldest.
     Age,
+    /// The longest round-trip time to either side.
+    Rtt,
+    /// The highest loss of late from either side.
+    Loss,
     /// Users by name.
     User,
 }
 
 impl Sort {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 8] = [
         Self::Rate,
         Self::ToPeer,
         Self::ToClient,
         Self::Bytes,
         Self::Age,
+        Self::Rtt,
+        Self::Loss,
         Self::User,
     ];
 
@@ -46,6 +53,8 @@ impl Sort {
             Self::ToClient => "rate to clients",
             Self::Bytes => "bytes",
             Self::Age => "age",
+            Self::Rtt => "round-trip time",
+            Self::Loss => "loss",
             Self::User => "user",
         }
     }
@@ -70,6 +79,7 @@ struct Allocation {
     to_client: u64,
     bytes: u64,
     packets: u64,
+    call: Call,
     json: Value,
 }
 
@@ -92,6 +102,7 @@ impl Poll {
                 to_client: count("bits_per_second", "to_client"),
                 bytes: both("bytes"),
                 packets: both("packets"),
+                call: Call::of(one),
                 json: one.clone(),
             }
         };
@@ -293,19 +304,25 @@ impl View {
             let last = (self.top + room).min(count);
             state += &format!("   {} to {last} of {count}", self.top + 1);
         }
+        if self.knows_calls() && self.trouble.is_none() {
+            state += "   rtt, loss, jitter: client/peer";
+        }
         rows.push(row(&state, self.trouble.is_some()));
         let listed = self.listed();
         let shown: Vec<_> = listed.into_iter().skip(self.top).take(room).collect();
         let mut columns = self.columns(&shown);
         // What says least goes first where the screen is narrow.
-        for title in ["id", "relayed", "client", "over", "age", "total"] {
+        let least = [
+            "id", "relayed", "client", "over", "age", "total", JITTER, "call", LOSS, RTT,
+        ];
+        for title in least {
             let all: usize = columns.iter().map(|column| column.width() + 2).sum();
             if all > width + 2 {
                 columns.retain(|column| column.title != title);
             }
         }
         for (index, line) in lines(&columns).iter().enumerate() {
-            rows.push(row(line, index == 0));
+            rows.push(row(line.trim_end(), index == 0));
         }
         if shown.is_empty() && room > 0 {
             let none = match self.filter.is_empty() {
@@ -389,6 +406,12 @@ impl View {
             Sort::ToClient => listed.sort_by_key(|one| Reverse((one.to_client, one.bytes))),
             Sort::Bytes => listed.sort_by_key(|one| Reverse(one.bytes)),
             Sort::Age => listed.sort_by_key(|one| one.created_unix),
+            Sort::Rtt => {
+                listed.sort_by(|one, other| other.call.slowest.total_cmp(&one.call.slowest));
+            }
+            Sort::Loss => {
+                listed.sort_by(|one, other| other.call.lossiest.total_cmp(&one.call.lossiest));
+            }
             Sort::User => listed.sort_by(|one, other| one.user.cmp(&other.user)),
         }
         if self.reversed {
@@ -403,10 +426,14 @@ impl View {
             right,
             cells: listed.iter().map(|one| cell(one)).collect(),
         };
-        vec![
+        let mut columns = vec![
             column("user", false, &|one| one.user.clone()),
             column("to peer", true, &|one| rate(one.to_peer as f64)),
             column("to client", true, &|one| rate(one.to_client as f64)),
+            column("call", false, &|one| one.call.session.clone()),
+            column(RTT, true, &|one| one.call.rtt.clone()),
+            column(LOSS, true, &|one| one.call.loss.clone()),
+            column(JITTER, true, &|one| one.call.jitter.clone()),
             column("total", true, &|one| bytes(one.bytes)),
             column("age", true, &|one| {
                 span(self.now_unix.saturating_sub(one.created_unix))
@@ -415,9 +442,24 @@ impl View {
             column("client", false, &|one| one.client.clone()),
             column("relayed", false, &|one| one.relayed.clone()),
             column("id", false, &|one| one.id.clone()),
-        ]
+        ];
+        if !self.knows_calls() {
+            columns.retain(|column| !["call", RTT, LOSS, JITTER].contains(&column.title));
+        }
+        columns
+    }
+
+    /// Whether the server tells how calls go.
+    fn knows_calls(&self) -> bool {
+        let mut all = self.poll.allocations.iter();
+        all.any(|one| !one.call.session.is_empty())
     }
 }
+
+/// Titles of columns that hold the side of the client, a slash, and that of the peers.
+const RTT: &str = "rtt ms";
+const LOSS: &str = "loss %";
+const JITTER: &str = "jitter ms";
 
 struct Column {
     title: &'static str,
@@ -439,7 +481,11 @@ impl Column {
         } else {
             usize::MAX
         };
-        let least = if self.right { NARROWEST } else { 0 };
+        let least = match (self.right, self.title) {
+            (_, RTT | LOSS | JITTER) => 7,
+            (true, _) => NARROWEST,
+            (false, _) => 0,
+        };
         let least = self.title.width().max(least);
         widest.unwrap_or(0).min(most).max(least)
     }
@@ -504,6 +550,12 @@ mod tests {
                 "relayed": "198.51.100.1:50000", "created": created, "expires": created + 600,
                 "bytes": {"to_peer": to_peer, "to_client": 0}, "packets": {"to_peer": to_peer / 100, "to_client": 0},
                 "bits_per_second": {"to_peer": to_peer, "to_client": to_client},
+                "quality": {
+                    "session": "established",
+                    "rtt_ms": {"client": {"smoothed": created}, "peer": {"smoothed": 170.2}},
+                    "recent_loss": {"to_peer": to_peer as f64 / 1e5, "to_client": null},
+                    "jitter_ms": {"to_peer": 1.5, "to_client": 12.0},
+                },
             })
         };
         let all = json!([
@@ -529,6 +581,7 @@ mod tests {
             (Sort::ToClient, ["c1", "a1", "b1"]),
             (Sort::Bytes, ["b1", "a1", "c1"]),
             (Sort::Age, ["a1", "c1", "b1"]),
+            (Sort::Loss, ["b1", "a1", "c1"]),
             (Sort::User, ["a1", "b1", "c1"]),
         ] {
             assert_eq!(order(&view(sort, "")), expected, "{sort:?}");
@@ -602,6 +655,37 @@ mod tests {
         let last = text(view.screen(80, 6));
         assert!(last[4].starts_with("bob"), "scrolled to the end: {last:?}");
         assert!(last[2].contains("by rate   3 to 3 of 3"), "{last:?}");
+    }
+
+    #[test]
+    fn how_calls_go_stands_where_a_screen_of_80_columns_ends() {
+        let mut all = view(Sort::Rate, "");
+        let lines = |view: &mut View, width| -> Vec<String> {
+            let rows = view.screen(width, 10).into_iter();
+            rows.map(|row| row.text.trim_end().to_owned()).collect()
+        };
+        let shown = lines(&mut all, 80);
+        assert!(shown[2].ends_with("rtt, loss, jitter: client/peer"));
+        assert!(
+            shown[3].ends_with("call          rtt ms   loss %  jitter ms"),
+            "{shown:?}"
+        );
+        assert!(
+            shown[5].ends_with("established   10/170    1.0/–     1.5/12"),
+            "{shown:?}"
+        );
+        let wide = lines(&mut all, 120);
+        assert!(
+            wide[3].contains("jitter ms        total ") && wide[3].ends_with("age  over"),
+            "{wide:?}"
+        );
+        // Nothing is known: the place is for what is.
+        for one in &mut all.poll.allocations {
+            one.call = Call::default();
+        }
+        let shown = lines(&mut all, 80);
+        assert!(!shown[3].contains("rtt") && shown[3].contains("total"));
+        assert!(!shown[2].contains("rtt"));
     }
 
     #[test]

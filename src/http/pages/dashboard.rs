@@ -4,9 +4,10 @@ use std::sync::LazyLock;
 
 use axum::response::Response;
 
-/// What goes wrong in words, and the page's doings.
+/// What goes wrong in words, how calls go, and the page's doings.
 const SCRIPT: &str = concat!(
     include_str!("dashboard/words.js"),
+    include_str!("dashboard/calls.js"),
     include_str!("dashboard/script.js")
 );
 

@@ -114,6 +114,7 @@ function point(told) {
   if (!traffic.bits_per_second) return null;
   return {
     t: told.at_ms, bits: traffic.bits_per_second, packets: traffic.packets_per_second, live: told.allocations,
+    calls: callsOf(told),
   };
 }
 
@@ -141,7 +142,7 @@ function take(told) {
 function note(one, t) {
   const points = rowPast.get(one.id) || [];
   if (points.length && points.at(-1).t >= t) return;
-  points.push({ t, bits: one.bits_per_second });
+  points.push({ t, bits: one.bits_per_second, call: callOf(one) });
   rowPast.set(one.id, points);
 }
 
@@ -236,6 +237,7 @@ function draw() {
   drawNotices();
   drawTiles(end);
   drawChart(end);
+  if (now.calls) drawCalls(end);
   drawPairs($('limits'), limits());
   drawPairs($('server'), server());
   if (now.transports) drawTransports();
@@ -408,7 +410,7 @@ function row(one) {
   const cells = {
     user: make('th', { scope: 'row', class: 'user' }, button), over: make('td', {}, make('span', { class: 'tag' })),
     client: make('td', { class: 'address wide' }), relayed: make('td', { class: 'address wide' }),
-    toPeer: make('td', { class: 'number' }), toClient: make('td', { class: 'number' }),
+    toPeer: make('td', { class: 'number' }), toClient: make('td', { class: 'number' }), ...callCells(),
     spark: make('td', { class: 'middling' }), age: make('td', { class: 'number middling' }),
   };
   const svg = document.createElementNS(SVG, 'svg');
@@ -446,11 +448,13 @@ function drawRows(list) {
     write(cells.relayed, one.relayed);
     write(cells.toPeer, bits(one.bits_per_second.to_peer).join(' '));
     write(cells.toClient, bits(one.bits_per_second.to_client).join(' '));
-    write(cells.age, lasting(now ? now.at_ms / 1000 - one.created : 0));
+    drawCallCells(cells, one);
+    write(cells.age, lasting(now ? now.at_ms / 1000 - one.created : 0, 1));
     spark(svg, ways(one.id), now ? now.at_ms : 0, window, 24);
   });
   $('none').hidden = list.length > 0;
   body.closest('.scroll').hidden = !list.length;
+  $('sides').hidden = !list.some((one) => one.quality);
   write($('none'), searched ? 'No live allocation has this in its user or address.' : 'No allocations. Clients that call through this server appear here.');
 }
 
@@ -546,7 +550,11 @@ function drawDetail(one) {
     ['Peak to client', bits(one.peak_bits_per_second.to_client).join(' ')],
     ['Permissions', count(one.permissions)], ['Channels', count(one.channels)],
   ];
-  const list = $('detail-facts');
+  drawFacts($('detail-facts'), facts);
+  drawCall(one, now ? now.at_ms : 0);
+}
+
+function drawFacts(list, facts) {
   if (!list.childElementCount) {
     list.append(...facts.map(([name]) => make('div', {}, make('dt', {}, name), make('dd', {}, ''))));
   }
