@@ -8,6 +8,7 @@ use crate::wire::{ErrorCode, Method};
 
 use super::icmp::IcmpFate;
 use super::police::Limit;
+use super::reject::Reject;
 use super::stats::{Direction, DropReason, Histogram, Path, Stats};
 
 /// What is not zero.
@@ -48,6 +49,7 @@ fn each_counter(stats: &mut Stats, mut visit: impl FnMut(String, &mut u64)) {
         affected,
         connections: _,
         icmp,
+        refused,
     } = stats;
     affected.each_word(|name, value| visit(format!("affected/{name}"), value));
     for (limit, row) in Limit::ALL.iter().zip(policed) {
@@ -95,6 +97,11 @@ fn each_counter(stats: &mut Stats, mut visit: impl FnMut(String, &mut u64)) {
     }
     for (fate, value) in IcmpFate::ALL.iter().zip(icmp) {
         visit(format!("icmp/{}", fate.label()), value);
+    }
+    for (method, row) in Method::ALL.iter().zip(refused) {
+        for (reason, value) in Reject::LABELS.iter().zip(row) {
+            visit(format!("refused/{}/{reason}", method.label()), value);
+        }
     }
     each_bucket("duration", duration, &mut visit);
     for (direction, histogram) in Direction::ALL.iter().zip(bandwidth) {

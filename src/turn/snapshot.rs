@@ -27,6 +27,7 @@ use super::change::Newcomers;
 use super::connections::Connections;
 use super::contacts::Contacts;
 use super::counters::{counters, stats};
+use super::flight::Flight;
 use super::icmp::Told;
 use super::mobility::MobilityImage;
 use super::police::ScopedRates;
@@ -288,6 +289,8 @@ impl Server {
             latest,
             // Connections are sockets of this process: they stay.
             connections: _,
+            // Whoever goes on begins anew.
+            flight: _,
         } = self;
         let Seed {
             nonce_key,
@@ -420,6 +423,7 @@ impl Server {
         if rates.total() {
             purses.call(PurseId::TOTAL);
         }
+        let flight = Flight::new(settings.quality.events);
         let mut server = Self {
             rates,
             purses,
@@ -450,6 +454,7 @@ impl Server {
             started: moment(started, taken),
             latest: now,
             connections: Connections::new(hasher),
+            flight,
         };
         let live: Vec<_> = server.tenants().map(|tenant| tenant.id).collect();
         for id in live {
@@ -590,6 +595,7 @@ impl AllocationImage {
             mobility,
             // It begins anew.
             watch: _,
+            flight: _,
         } = allocation;
         Self {
             slot: id.slot,
@@ -710,6 +716,7 @@ impl AllocationImage {
             mobility: (self.mobility.as_ref())
                 .map(|image| Box::new(image.restored(|nanos| moment(nanos, taken)))),
             watch: None,
+            flight: 0,
         })
     }
 }
