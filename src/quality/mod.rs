@@ -7,9 +7,15 @@
 //!
 //! Pure: no clock, no socket. Times are nanoseconds since the server began.
 
+mod checks;
+mod rtp;
+mod watch;
+
 use std::time::Duration;
 
 use crate::base::Direction;
+
+pub use watch::Watch;
 
 /// How much of what is relayed is looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,10 +111,14 @@ pub struct Rtt {
 pub struct Checks {
     /// Different ones.
     pub sent: u32,
-    /// Those that were sent again, each time.
+    /// Those that were sent again under the same transaction id, each time. Chromium's agents never do that: each of theirs
+    /// is another.
     pub repeated: u32,
-    /// Those whose answer came back this way.
+    /// Those whose answer came back, errors included.
     pub answered: u32,
+    /// Those that waited ten seconds in vain. Candidates that nobody is behind are among them, and before media flows
+    /// nothing else tells of loss.
+    pub unanswered: u32,
 }
 
 /// What a stream of RTP carries, as far as its headers tell.
@@ -153,7 +163,8 @@ pub struct Stream {
     pub lost: u64,
     /// Packets that came after a later one.
     pub reordered: u64,
-    /// Interarrival jitter (RFC 3550 §6.4.1); `None` while the clock rate is unknown.
+    /// Interarrival jitter (RFC 3550 §6.4.1) of packets that begin another timestamp, averaged over 128 of them; `None`
+    /// while the clock rate is unknown.
     pub jitter: Option<Duration>,
     /// The clock of its timestamps in Hz, once it is inferred.
     pub clock_rate: Option<u32>,
@@ -185,14 +196,14 @@ impl Flow {
 /// Whether a call came about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Session {
-    /// Nothing was relayed, and it is early.
+    /// Nothing was relayed, or in one direction only, and it is early.
     #[default]
     Waiting,
     /// Nothing was relayed within ten seconds.
     Unused,
     /// Data flows, or flowed, in this direction alone, ten seconds after the first.
     OneWay(Direction),
-    /// Data was relayed in both directions within ten seconds of the first.
+    /// Data was relayed in both directions within ten seconds.
     Established,
     /// It was established and nothing was relayed for ten seconds.
     Silent,
@@ -233,28 +244,7 @@ pub struct Quality {
     pub media: [bool; Direction::ALL.len()],
     /// Whether a call came about.
     pub session: Session,
-}
-
-/// What an allocation's datagrams have told so far.
-#[derive(Clone, Debug)]
-pub struct Watch {
-    began: u64,
-}
-
-impl Watch {
-    /// Nothing was seen. `at`: nanoseconds since the server began, as everywhere here.
-    pub const fn new(at: u64) -> Self {
-        Self { began: at }
-    }
-
-    /// Takes one datagram that is relayed in `direction`.
-    pub fn observe(&mut self, mode: Mode, at: u64, direction: Direction, datagram: &[u8]) {
-        let _ = (mode, at, direction, datagram);
-    }
-
-    /// What is known at `at`.
-    pub fn quality(&self, at: u64) -> Quality {
-        let _ = (at, self.began);
-        Quality::default()
-    }
+    /// How long no RTP was relayed, by [`Direction`]; `None`: none ever was. A call whose checks go on while this grows is
+    /// silent, or is heard on one side alone.
+    pub media_idle: [Option<Duration>; Direction::ALL.len()],
 }
