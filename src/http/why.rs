@@ -156,7 +156,10 @@ pub(super) async fn why<S: ShardControl>(
     let shown = Shown {
         verdict: evidence.verdict(now).into(),
         subjects: subjects(&query, &evidence),
-        events: timeline(&evidence).into_iter().map(LineJson::from).collect(),
+        events: timeline(&evidence)
+            .into_iter()
+            .map(LineJson::from)
+            .collect(),
         allocations: allocations.collect(),
     };
     json(StatusCode::OK, &shown)

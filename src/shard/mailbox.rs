@@ -12,7 +12,9 @@ use crate::base::trace::Traces;
 use crate::metrics::ShardSnapshot;
 use crate::records::Due;
 use crate::stream::ClientStream;
-use crate::turn::{AllocationId, AllocationView, Bandwidth, EndReason, Newcomers, Remembered, Subject};
+use crate::turn::{
+    AllocationId, AllocationView, Bandwidth, EndReason, Newcomers, Remembered, Subject,
+};
 
 use super::change::ShardChange;
 use super::engine::Endpoint;

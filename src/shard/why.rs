@@ -1,7 +1,7 @@
 //! What shards remember of a user, an address or an allocation.
 
-use crate::turn::{Ended, Subject};
-use crate::why::{Call, Evidence, Query, Told};
+use crate::turn::Subject;
+use crate::why::{Evidence, Query};
 
 use super::mailbox::Message;
 use super::{Shards, name, parse_name};
@@ -35,30 +35,7 @@ impl Shards {
             let Some(remembered) = handle.ask(ask).await else {
                 continue;
             };
-            evidence.calls.extend(live.into_iter().map(|view| Call {
-                name: name(shard, view.id),
-                view,
-                ended: None,
-            }));
-            let ended = remembered.ended.into_iter().map(|ended| {
-                let Ended {
-                    view,
-                    duration,
-                    reason,
-                } = ended;
-                Call {
-                    name: name(shard, view.id),
-                    view,
-                    ended: Some((duration, reason)),
-                }
-            });
-            evidence.calls.extend(ended);
-            evidence
-                .events
-                .extend(remembered.events.into_iter().map(|event| Told {
-                    allocation: event.allocation.map(|id| name(shard, id)),
-                    event,
-                }));
+            evidence.add(live, remembered, |id| name(shard, id));
         }
         evidence.sort();
         evidence

@@ -430,9 +430,8 @@ impl Server {
             .filter(|ended| subject.is_view(&ended.view))
             .cloned()
             .collect();
-        let own = |id: AllocationId| {
-            live.contains(&id) || ended.iter().any(|ended| ended.view.id == id)
-        };
+        let own =
+            |id: AllocationId| live.contains(&id) || ended.iter().any(|ended| ended.view.id == id);
         let mut events: Vec<&Event> = Vec::new();
         let mut clients = Vec::new();
         for event in flight.all() {
@@ -457,8 +456,18 @@ impl Server {
         Remembered { events, ended }
     }
 
+    /// How many events are remembered.
+    pub fn events(&self) -> usize {
+        self.flight.all().count()
+    }
+
     /// Something that happened to `id`.
     pub(super) fn note(&mut self, id: AllocationId, what: What, peer: Option<SocketAddr>) {
+        self.note_many(id, what, peer, 1);
+    }
+
+    fn note_many(&mut self, id: AllocationId, what: What, peer: Option<SocketAddr>, times: u64) {
+        let times = u32::try_from(times).unwrap_or(u32::MAX);
         let Some(allocation) = self.allocations.get_mut(id) else {
             return;
         };
@@ -469,7 +478,7 @@ impl Server {
         let ring = self.flight.ring(allocation.scope);
         if let Some(event) = ring.find(allocation.flight, what) {
             event.last = millis(now);
-            event.count = event.count.saturating_add(1);
+            event.count = event.count.saturating_add(times);
             event.what = what;
             event.client = allocation.five_tuple;
             event.peer = peer.or(event.peer);
@@ -477,6 +486,7 @@ impl Server {
         }
         let event = Event {
             allocation: Some(id),
+            count: times,
             peer,
             credential_ends: allocation.credential_expires.map(|ends| ends.as_secs()),
             ..Event::new(now, what, allocation.five_tuple, &allocation.user)
@@ -532,10 +542,11 @@ impl Server {
         }
     }
 
-    /// A datagram that the caller had to drop on its way to the client at `five_tuple`.
-    pub fn note_unsent(&mut self, five_tuple: FiveTuple, reason: DropReason) {
+    /// Datagrams that the caller had to drop on their way to the client at `five_tuple`; counts nothing.
+    pub fn note_unsent(&mut self, five_tuple: FiveTuple, reason: DropReason, datagrams: u64) {
         if let Some(id) = self.by_five_tuple.get(&five_tuple).copied() {
-            self.note(id, What::Dropped(reason, Direction::ToClient), None);
+            let what = What::Dropped(reason, Direction::ToClient);
+            self.note_many(id, what, None, datagrams);
         }
     }
 

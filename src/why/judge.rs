@@ -64,7 +64,7 @@ pub(super) fn all(evidence: &Evidence, now: Duration) -> Verdict {
     if let Some(told) = refusal
         && (latest.is_none() || weight(&told.event) > 1)
     {
-        return refused(&told.event, now);
+        return refused(&told.event);
     }
     let Some(latest) = latest else {
         // Events of an allocation that is forgotten.
@@ -75,7 +75,7 @@ pub(super) fn all(evidence: &Evidence, now: Duration) -> Verdict {
             );
         };
         return match told.event.what {
-            What::Refused { .. } => refused(&told.event, now),
+            What::Refused { .. } => refused(&told.event),
             _ => Verdict::new(
                 Code::NothingKnown,
                 "The allocation is over, and too long ago to tell how it went.",
@@ -83,7 +83,10 @@ pub(super) fn all(evidence: &Evidence, now: Duration) -> Verdict {
         };
     };
     let attempt = (evidence.calls.iter()).filter(|call| {
-        let apart = latest.view.created_unix.saturating_sub(call.view.created_unix);
+        let apart = latest
+            .view
+            .created_unix
+            .saturating_sub(call.view.created_unix);
         apart <= ATTEMPT
     });
     let packets = |call: &&Call| -> u64 { call.view.traffic.iter().map(|one| one.packets).sum() };
@@ -107,7 +110,7 @@ fn weight(event: &Event) -> u8 {
 }
 
 /// Why a request was refused, in a sentence.
-fn refused(event: &Event, now: Duration) -> Verdict {
+fn refused(event: &Event) -> Verdict {
     let What::Refused { method, reject } = event.what else {
         return Verdict::new(Code::NothingKnown, "Nothing was refused.");
     };
@@ -154,7 +157,9 @@ fn refused(event: &Event, now: Duration) -> Verdict {
         }
         Reject::Unauthenticated(AuthFailure::WrongRealm) => Verdict::new(
             Code::WrongRealm,
-            format!("{who} signs for another realm than the one it is challenged with{times} ({code})."),
+            format!(
+                "{who} signs for another realm than the one it is challenged with{times} ({code})."
+            ),
         ),
         Reject::Unauthenticated(AuthFailure::Revoked) => Verdict::new(
             Code::Revoked,
@@ -162,7 +167,9 @@ fn refused(event: &Event, now: Duration) -> Verdict {
         ),
         Reject::Unauthenticated(AuthFailure::BadToken) => Verdict::new(
             Code::BadToken,
-            format!("The token of {who} is no authorization server's of ours, or not for this server ({code})."),
+            format!(
+                "The token of {who} is no authorization server's of ours, or not for this server ({code})."
+            ),
         ),
         Reject::Unauthenticated(AuthFailure::StaleNonce) | Reject::StaleNonce => Verdict::new(
             Code::StaleNonce,
@@ -177,7 +184,9 @@ fn refused(event: &Event, now: Duration) -> Verdict {
         ),
         Reject::Quota => Verdict::new(
             Code::Quota,
-            format!("{who} has as many allocations as its quota allows, and was refused another{times} ({code})."),
+            format!(
+                "{who} has as many allocations as its quota allows, and was refused another{times} ({code})."
+            ),
         ),
         Reject::Capacity => Verdict::new(
             Code::Capacity,
@@ -185,7 +194,9 @@ fn refused(event: &Event, now: Duration) -> Verdict {
         ),
         Reject::Draining => Verdict::new(
             Code::Draining,
-            format!("The server is being emptied and takes nobody new; {who} was refused{times} ({code})."),
+            format!(
+                "The server is being emptied and takes nobody new; {who} was refused{times} ({code})."
+            ),
         ),
         Reject::TryAlternate(alternate) => Verdict::new(
             Code::Redirected,
@@ -193,7 +204,9 @@ fn refused(event: &Event, now: Duration) -> Verdict {
         ),
         Reject::NewPeers => Verdict::new(
             Code::NewPeers,
-            format!("{who} addresses new peers faster than limits.new_peers_per_second allows ({code})."),
+            format!(
+                "{who} addresses new peers faster than limits.new_peers_per_second allows ({code})."
+            ),
         ),
         Reject::PeerDenied(rule) => peer_refused(rule, 1),
         Reject::BadRequest(_)
@@ -208,7 +221,6 @@ fn refused(event: &Event, now: Duration) -> Verdict {
         | Reject::ConnectionExists
         | Reject::MobilityForbidden
         | Reject::Elsewhere(_) => {
-            let _ = now;
             let detail = match reject.detail() {
                 Some(detail) => format!(": {detail}"),
                 None => String::new(),
@@ -275,7 +287,8 @@ impl Seen<'_> {
             What::Denied(rule) => Some((rule, event.count, event.last)),
             _ => None,
         });
-        (denied.max_by_key(|(_, count, last)| (*count, *last))).map(|(rule, count, _)| (rule, count))
+        (denied.max_by_key(|(_, count, last)| (*count, *last)))
+            .map(|(rule, count, _)| (rule, count))
     }
 
     /// The latest refusal that says something.
@@ -299,7 +312,7 @@ pub(super) fn call(call: &Call, events: &[Told], now: Duration) -> Verdict {
         .or_else(|| never_came_about(call, &seen, lived))
         .or_else(|| broke_off(call))
         .or_else(|| went_away(call))
-        .or_else(|| went_badly(call, &seen))
+        .or_else(|| went_badly(call, &seen, lived))
         .unwrap_or_else(|| {
             let text = match call.ended {
                 Some((_, EndReason::Released)) => {
@@ -325,7 +338,10 @@ fn decided(call: &Call) -> Option<Verdict> {
         EndReason::Shutdown => (Code::ServerStopped, "The server stopped"),
         EndReason::Released | EndReason::Expired | EndReason::ClientClosed => return None,
     };
-    Some(Verdict::new(code, format!("{text}, after {}.", span(lived))))
+    Some(Verdict::new(
+        code,
+        format!("{text}, after {}.", span(lived)),
+    ))
 }
 
 /// Data never went both ways.
@@ -338,7 +354,10 @@ fn never_came_about(call: &Call, seen: &Seen<'_>, lived: Duration) -> Option<Ver
         early.then(|| {
             Verdict::new(
                 Code::Waiting,
-                format!("The allocation is {} old: it is too early to tell.", span(lived)),
+                format!(
+                    "The allocation is {} old: it is too early to tell.",
+                    span(lived)
+                ),
             )
         })
     };
@@ -359,7 +378,7 @@ fn never_came_about(call: &Call, seen: &Seen<'_>, lived: Duration) -> Option<Ver
             return Some(peer_refused(rule, count));
         }
         if let Some(event) = seen.refusal() {
-            return Some(refused(event, lived));
+            return Some(refused(event));
         }
         if let Some(verdict) = waiting() {
             return Some(verdict);
@@ -395,14 +414,18 @@ fn never_came_about(call: &Call, seen: &Seen<'_>, lived: Duration) -> Option<Ver
     if to_client > 0 {
         return Some(Verdict::new(
             Code::ClientUnanswering,
-            format!("{to_client} packets came from the peer, and the client never sent any: what the relay sends to it does not arrive."),
+            format!(
+                "{to_client} packets came from the peer, and the client never sent any: what the relay sends to it does not arrive."
+            ),
         ));
     }
     if to_peer == 0 {
         if policed > 0 {
             return Some(Verdict::new(
                 Code::NewPeers,
-                format!("{policed} packets were dropped because the client addresses new peers too fast."),
+                format!(
+                    "{policed} packets were dropped because the client addresses new peers too fast."
+                ),
             ));
         }
         return Some(Verdict::new(
@@ -458,7 +481,10 @@ fn broke_off(call: &Call) -> Option<Verdict> {
     let [to_peer, to_client] = quality.idle;
     let (to_peer, to_client) = (to_peer?, to_client?);
     // Without a goodbye nobody knows who went: both are silent for long.
-    if call.ended.is_some_and(|(_, reason)| reason == EndReason::Expired) {
+    if call
+        .ended
+        .is_some_and(|(_, reason)| reason == EndReason::Expired)
+    {
         return None;
     }
     if to_peer > to_client + FIRST_TO_GO {
@@ -503,18 +529,20 @@ fn went_away(call: &Call) -> Option<Verdict> {
 }
 
 /// It came about, and not all of it, or badly.
-fn went_badly(call: &Call, seen: &Seen<'_>) -> Option<Verdict> {
+fn went_badly(call: &Call, seen: &Seen<'_>, lived: Duration) -> Option<Verdict> {
     let view = &call.view;
     let packets: u64 = view.traffic.iter().map(|traffic| traffic.packets).sum();
     if let Some(quality) = view.quality.as_deref()
-        && let Some(verdict) = incomplete(call, quality)
+        && let Some(verdict) = incomplete(call, quality, lived)
     {
         return Some(verdict);
     }
     let is_bandwidth = |reason| {
         matches!(
             reason,
-            DropReason::BandwidthAllocation | DropReason::BandwidthUser | DropReason::BandwidthTotal
+            DropReason::BandwidthAllocation
+                | DropReason::BandwidthUser
+                | DropReason::BandwidthTotal
         )
     };
     let share = |count: u64| count as f64 / (packets + count).max(1) as f64;
@@ -559,7 +587,7 @@ fn went_badly(call: &Call, seen: &Seen<'_>) -> Option<Verdict> {
 }
 
 /// ICE is through, and what has to follow did not.
-fn incomplete(call: &Call, quality: &Quality) -> Option<Verdict> {
+fn incomplete(call: &Call, quality: &Quality, lived: Duration) -> Option<Verdict> {
     let checks = quality.checks;
     let answered = checks.iter().any(|checks| checks.answered > 0);
     // What is beyond STUN, in either direction; all of it where no check was seen.
@@ -567,19 +595,12 @@ fn incomplete(call: &Call, quality: &Quality) -> Option<Verdict> {
         let own = checks[direction as usize];
         let other = checks[1 - direction as usize];
         let stun = u64::from(own.sent) + u64::from(own.repeated) + u64::from(other.answered);
-        call.view.traffic[direction as usize].packets.saturating_sub(stun)
+        call.view.traffic[direction as usize]
+            .packets
+            .saturating_sub(stun)
     });
-    let age = quality.first.iter().flatten().max().copied();
-    let first = age.unwrap_or_default();
-    let lived = match call.ended {
-        Some((lived, _)) => lived,
-        None => {
-            let idle = quality.idle.iter().flatten().min().copied();
-            // The watch began with the first permission.
-            first + idle.unwrap_or_default() + PATIENCE
-        }
-    };
-    let patient = lived >= first + PATIENCE;
+    let first = quality.first.iter().flatten().max().copied();
+    let patient = lived >= first.unwrap_or_default() + PATIENCE;
     if answered && patient && !quality.media.contains(&true) {
         let dtls = quality.dtls;
         if !dtls.contains(&true) && rest.iter().all(|rest| *rest <= FLOWS) {
@@ -596,7 +617,9 @@ fn incomplete(call: &Call, quality: &Quality) -> Option<Verdict> {
             };
             return Some(Verdict::new(
                 Code::NoDtls,
-                format!("ICE connected both sides, and the {silent} never answered the DTLS handshake."),
+                format!(
+                    "ICE connected both sides, and the {silent} never answered the DTLS handshake."
+                ),
             ));
         }
         if dtls == [true; 2] && rest.iter().all(|rest| *rest <= FLOWS) {
@@ -620,6 +643,24 @@ fn incomplete(call: &Call, quality: &Quality) -> Option<Verdict> {
             ));
         }
         _ => {}
+    }
+    if call.ended.is_none()
+        && let [Some(to_peer), Some(to_client)] = quality.media_idle
+    {
+        let (side, other, silence, idle) = if to_peer > to_client {
+            ("client", "peer", to_peer, to_client)
+        } else {
+            ("peer", "client", to_client, to_peer)
+        };
+        if silence > idle + FIRST_TO_GO && idle < PATIENCE {
+            return Some(Verdict::new(
+                Code::OneWayMedia,
+                format!(
+                    "The {side} has sent no media for {}, and the {other} still does.",
+                    span(silence)
+                ),
+            ));
+        }
     }
     if call.ended.is_none() && quality.session == Session::Silent {
         let idle = quality.idle.iter().flatten().min().copied();

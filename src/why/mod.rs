@@ -16,7 +16,7 @@ mod verdict;
 use std::time::Duration;
 
 use crate::stream::FailedHandshakes;
-use crate::turn::{AllocationView, EndReason, Event};
+use crate::turn::{AllocationId, AllocationView, EndReason, Event, Remembered};
 
 pub use timeline::{Line, timeline};
 pub use verdict::{Code, Verdict};
@@ -67,6 +67,29 @@ impl Evidence {
     /// Whether nothing is known.
     pub const fn is_empty(&self) -> bool {
         self.events.is_empty() && self.calls.is_empty() && self.handshakes.is_empty()
+    }
+
+    /// Adds what one server knows, whose allocations are called as `name` says: those that live, and what it remembers.
+    pub fn add(
+        &mut self,
+        live: Vec<AllocationView>,
+        remembered: Remembered,
+        name: impl Fn(AllocationId) -> String,
+    ) {
+        let live = live.into_iter().map(|view| (view, None));
+        let ended = (remembered.ended.into_iter())
+            .map(|ended| (ended.view, Some((ended.duration, ended.reason))));
+        self.calls
+            .extend(live.chain(ended).map(|(view, ended)| Call {
+                name: name(view.id),
+                view,
+                ended,
+            }));
+        let told = remembered.events.into_iter().map(|event| Told {
+            allocation: event.allocation.map(&name),
+            event,
+        });
+        self.events.extend(told);
     }
 
     /// Brings all of it into the order of time.

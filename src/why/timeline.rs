@@ -117,7 +117,9 @@ fn text(event: &Event) -> String {
     let what = match event.what {
         What::Refused { method, reject } => match reject {
             Reject::Unauthenticated(AuthFailure::Missing) => {
-                format!("{client} was challenged over {over}: ordinary, the first step of every client")
+                format!(
+                    "{client} was challenged over {over}: ordinary, the first step of every client"
+                )
             }
             Reject::StaleNonce => format!(
                 "{} over {over} came with a nonce that is over, and got another one (438)",
@@ -141,7 +143,9 @@ fn text(event: &Event) -> String {
         What::Bound => format!("a channel was bound to {peer}"),
         What::Denied(rule) => format!("{peer} was refused by policy, rule {}", rule.label()),
         What::Dropped(reason, direction) => dropped(reason, direction, event.count, &peer),
-        What::Icmp { kind, code } => format!("ICMP says that {peer} was not reached ({kind}/{code})"),
+        What::Icmp { kind, code } => {
+            format!("ICMP says that {peer} was not reached ({kind}/{code})")
+        }
         What::Moved => format!("the client moves to {peer}"),
         What::ConnectFailed => format!("no connection to {peer} could be made"),
         What::Ended(reason) => ended(reason).to_owned(),
