@@ -452,7 +452,8 @@ impl Server {
         events.sort_by_key(|event| event.last);
         let told = events.len().saturating_sub(MOST_TOLD);
         let mut events: Vec<Event> = events.into_iter().skip(told).cloned().collect();
-        events.sort_by_key(|event| event.at);
+        // A challenge comes before what it leads to.
+        events.sort_by_key(|event| (event.at, event.allocation.is_some()));
         Remembered { events, ended }
     }
 

@@ -89,9 +89,19 @@ pub(super) fn all(evidence: &Evidence, now: Duration) -> Verdict {
             .saturating_sub(call.view.created_unix);
         apart <= ATTEMPT
     });
-    let packets = |call: &&Call| -> u64 { call.view.traffic.iter().map(|one| one.packets).sum() };
-    match attempt.max_by_key(packets) {
-        Some(speaks) => call(speaks, &evidence.events, now),
+    let judged = attempt.map(|one| {
+        let packets: u64 = one.view.traffic.iter().map(|traffic| traffic.packets).sum();
+        let verdict = call(one, &evidence.events, now);
+        // Of those that relayed nothing, the one that was refused something tells the most.
+        let telling = match verdict.code {
+            Code::Waiting => 0,
+            Code::NoPermission | Code::ClientSilent => 1,
+            _ => 2,
+        };
+        ((packets, telling), verdict)
+    });
+    match judged.max_by_key(|(weight, _)| *weight) {
+        Some((_, verdict)) => verdict,
         None => call(latest, &evidence.events, now),
     }
 }
@@ -427,6 +437,9 @@ fn never_came_about(call: &Call, seen: &Seen<'_>, lived: Duration) -> Option<Ver
                     "{policed} packets were dropped because the client addresses new peers too fast."
                 ),
             ));
+        }
+        if let Some(event) = seen.refusal() {
+            return Some(refused(event));
         }
         return Some(Verdict::new(
             Code::ClientSilent,

@@ -94,7 +94,8 @@ impl Evidence {
 
     /// Brings all of it into the order of time.
     pub fn sort(&mut self) {
-        self.events.sort_by_key(|told| told.event.at);
+        let events = &mut self.events;
+        events.sort_by_key(|told| (told.event.at, told.allocation.is_some()));
         self.calls.sort_by_key(|call| call.view.created_unix);
         self.handshakes.sort_by_key(|failed| failed.at);
     }

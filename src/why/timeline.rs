@@ -131,8 +131,9 @@ fn text(event: &Event) -> String {
                     None => String::new(),
                 };
                 format!(
-                    "{} over {over} was refused with {}, {}{detail}",
+                    "{}{} over {over} was refused with {}, {}{detail}",
                     method.label(),
+                    claimed(event),
                     reject.code().code(),
                     reject.label(),
                 )
@@ -153,6 +154,14 @@ fn text(event: &Event) -> String {
     match event.what {
         What::Dropped(..) => what,
         _ => what + &times(event.count),
+    }
+}
+
+/// Who somebody says to be, where no allocation says it.
+fn claimed(event: &Event) -> String {
+    match (event.allocation, event.user.as_str()) {
+        (Some(_), _) | (None, "") => String::new(),
+        (None, user) => format!(" by \"{}\"", Printable(user)),
     }
 }
 
