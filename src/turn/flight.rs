@@ -8,6 +8,7 @@
 //! It is no part of a snapshot: who takes over begins anew.
 
 use std::collections::VecDeque;
+use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
 
 use crate::access::{AuthFailure, DeniedRule, Scope, rest};
@@ -130,8 +131,8 @@ impl Name {
     }
 }
 
-impl std::fmt::Debug for Name {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.as_str().fmt(f)
     }
 }
@@ -384,7 +385,7 @@ impl Subject {
             return false;
         };
         let plain = wanted.trim_start_matches('[').trim_end_matches(']');
-        Pii(address).to_string() == *wanted || Pii(address.ip()).to_string() == plain
+        reads(Pii(address.ip()), plain) || reads(Pii(address), wanted)
     }
 
     fn is(&self, event: &Event) -> bool {
@@ -407,6 +408,20 @@ impl Subject {
             Self::Allocation(id) => view.id == *id,
         }
     }
+}
+
+/// Whether `value` is written as `text`; nothing is allocated to find out.
+fn reads(value: impl fmt::Display, text: &str) -> bool {
+    struct Same<'t>(&'t str);
+
+    impl fmt::Write for Same<'_> {
+        fn write_str(&mut self, part: &str) -> fmt::Result {
+            self.0 = self.0.strip_prefix(part).ok_or(fmt::Error)?;
+            Ok(())
+        }
+    }
+    let mut same = Same(text);
+    write!(same, "{value}").is_ok() && same.0.is_empty()
 }
 
 /// What one server remembers of a subject.

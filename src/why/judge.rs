@@ -42,10 +42,15 @@ const FLOWS: u64 = 40;
 /// What became of all of it.
 pub(super) fn all(evidence: &Evidence, now: Duration) -> Verdict {
     let latest = evidence.calls.last();
+    let allocated = evidence.events.iter().filter_map(|told| {
+        let is = told.event.what == What::Allocated;
+        is.then_some(told.event.last)
+    });
     let made = latest.map_or(0, |call| millis(call.view.created_unix));
+    let made = allocated.fold(made, u64::max);
     // A refusal that came after the latest allocation is what somebody complains about.
     let refusal = (evidence.events.iter().rev())
-        .filter(|told| told.allocation.is_none() && told.event.last >= made)
+        .filter(|told| told.allocation.is_none() && told.event.last > made)
         .max_by_key(|told| (weight(&told.event), told.event.last));
     let handshake = evidence.handshakes.last();
     let handshake = handshake.filter(|failed| {
@@ -642,14 +647,16 @@ fn incomplete(call: &Call, quality: &Quality, lived: Duration) -> Option<Verdict
             ));
         }
     }
-    match quality.media {
-        [true, false] if rest[Direction::ToPeer as usize] > FLOWS => {
+    // RTCP goes the other way as well: it is no media to people.
+    let [to_peer, to_client] = quality.flows.map(|flow| flow.received);
+    match (to_peer, to_client) {
+        (FLOWS.., 0) if patient => {
             return Some(Verdict::new(
                 Code::OneWayMedia,
                 "Media goes from the client to the peer only: the peer sends none.",
             ));
         }
-        [false, true] if rest[Direction::ToClient as usize] > FLOWS => {
+        (0, FLOWS..) if patient => {
             return Some(Verdict::new(
                 Code::OneWayMedia,
                 "Media goes from the peer to the client only: the client sends none.",
