@@ -28,4 +28,5 @@ pub mod records;
 pub mod shard;
 pub mod stream;
 pub mod turn;
+pub mod why;
 pub mod wire;

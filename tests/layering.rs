@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules and their ranks; a module imports from strictly lower ranks only.
-const RANKS: [(&str, u8); 22] = [
+const RANKS: [(&str, u8); 23] = [
     ("base", 0),
     ("logging", 1),
     ("wire", 1),
@@ -17,6 +17,7 @@ const RANKS: [(&str, u8); 22] = [
     ("acme", 3),
     ("metrics", 4),
     ("records", 4),
+    ("why", 4),
     ("shard", 5),
     ("cluster", 5),
     ("external", 5),

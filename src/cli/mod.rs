@@ -19,6 +19,7 @@ mod top;
 mod trace;
 mod turndb;
 mod units;
+mod why;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -110,6 +111,11 @@ enum Command {
     /// The server logs at debug level what it is asked for, what it refuses and what it drops of that user or address alone,
     /// whatever log.level is. Without a user or address, lists what is traced; 16 traces at once.
     Trace(trace::Arguments),
+    /// Tell what happened to a user, an address or an allocation, and why its call failed.
+    ///
+    /// Prints what a running server remembers of it, with the time since the first event, then a verdict in plain words and
+    /// what to do. Calls that are over are remembered for a while (quality.events). Ends with 1 if nothing is known.
+    Why(why::Arguments),
     /// Print what lets a shell complete the command line.
     #[command(after_help = generate::COMPLETIONS_HELP)]
     Completions(generate::Completions),
@@ -193,6 +199,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Revoke(arguments) => revoke::revoke(&arguments),
         Command::Top(arguments) => top::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments),
+        Command::Why(arguments) => why::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
         Command::Completions(arguments) => generate::completions(&arguments),
         Command::Man(arguments) => generate::man(&arguments),

@@ -32,7 +32,7 @@ use super::serve::{Local, Peer};
 use super::status::Board;
 use super::{
     Events, Health, Lookout, Operator, Order, ShardControl, Status, Token, events, json, pages,
-    refusal, revocations, trace,
+    refusal, revocations, trace, why,
 };
 
 /// What the admin listener answers from.
@@ -204,6 +204,7 @@ pub fn router<S: ShardControl>(state: AdminState<S>) -> Router {
             "/api/v1/revocations/{kind}/{name}",
             delete(revocations::lift),
         )
+        .route("/api/v1/why", get(why::why))
         .route("/api/v1/trace", get(trace::list).post(trace::change))
         .fallback(async || refusal(StatusCode::NOT_FOUND, "there is nothing at this path"))
         .method_not_allowed_fallback(async || {

@@ -21,6 +21,7 @@ pub mod status;
 mod totals;
 mod trace;
 pub mod visits;
+mod why;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,6 +39,7 @@ use crate::base::trace::Traces;
 use crate::metrics::{Capacity, NamedAllocation, ShardSnapshot, Survey};
 use crate::shard::Shards;
 use crate::turn::AllocationView;
+use crate::why::{Evidence, Query};
 
 pub use door::{MIN_TOKEN_CHARS, Token};
 pub use events::Events;
@@ -69,6 +71,10 @@ pub trait ShardControl: Clone + Send + Sync + 'static {
     fn capacity(&self) -> Capacity;
     /// See `Shards::set_traces`.
     fn set_traces(&self, _traces: &Arc<Traces>) {}
+    /// See `Shards::why`.
+    fn why(&self, _query: &Query) -> impl Future<Output = Evidence> + Send {
+        std::future::ready(Evidence::default())
+    }
     /// See `Shards::revoke`.
     fn revoke(&self, _revoked: Revocations) -> impl Future<Output = usize> + Send {
         std::future::ready(0)
@@ -114,6 +120,10 @@ impl ShardControl for Shards {
 
     fn set_traces(&self, traces: &Arc<Traces>) {
         Self::set_traces(self, traces);
+    }
+
+    async fn why(&self, query: &Query) -> Evidence {
+        Self::why(self, query).await
     }
 
     async fn revoke(&self, revoked: Revocations) -> usize {

@@ -17,7 +17,7 @@ use crate::turn::police::Limit;
 use crate::turn::stats::{
     BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS, Histogram, OUTCOMES, Outcome, outcome_index,
 };
-use crate::turn::{Direction, DropReason, IcmpFate, Path, RelayKind, Stats};
+use crate::turn::{Direction, DropReason, IcmpFate, Path, Reject, RelayKind, Stats};
 use crate::wire::{ErrorCode, Method};
 
 use super::{CallHistograms, CanaryLook, NamedAllocation, ShardSnapshot};
@@ -333,6 +333,21 @@ fn policed(families: &mut Vec<MetricFamily>, stats: &Stats) {
         MetricType::COUNTER,
         (IcmpFate::ALL.into_iter().zip(stats.icmp))
             .map(|(fate, count)| counter(&[("result", fate.label())], count))
+            .collect(),
+    );
+    push(
+        families,
+        "turn_requests_refused_total",
+        "Requests that were answered with an error, by method and reason (docs/insight.md); a challenge is \"missing\".",
+        MetricType::COUNTER,
+        (Method::ALL.into_iter().zip(stats.refused))
+            .flat_map(|(method, row)| {
+                (Reject::LABELS.into_iter().zip(row))
+                    .filter(|(_, count)| *count > 0)
+                    .map(move |(reason, count)| {
+                        counter(&[("method", method.label()), ("reason", reason)], count)
+                    })
+            })
             .collect(),
     );
 }

@@ -12,7 +12,9 @@ use crate::base::trace::Traces;
 use crate::metrics::ShardSnapshot;
 use crate::records::Due;
 use crate::stream::ClientStream;
-use crate::turn::{AllocationId, AllocationView, Bandwidth, EndReason, Newcomers};
+use crate::turn::{
+    AllocationId, AllocationView, Bandwidth, EndReason, Newcomers, Remembered, Subject,
+};
 
 use super::change::ShardChange;
 use super::engine::Endpoint;
@@ -84,6 +86,12 @@ pub(super) enum Message {
         endpoint: Endpoint,
         client: SocketAddr,
         count: u32,
+    },
+    /// Tell what is remembered of `subject`, whose live allocations are `live`.
+    Why {
+        subject: Subject,
+        live: Vec<AllocationId>,
+        answer: oneshot::Sender<Remembered>,
     },
     /// End everything.
     Stop,

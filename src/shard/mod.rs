@@ -30,6 +30,7 @@ mod steering;
 mod streams;
 mod survey;
 mod trains;
+mod why;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -248,6 +248,13 @@ fn handle(shard: &Rc<RefCell<Shard>>, patience: &mut Patience, message: Message)
         Message::Leave(answer) => {
             let _ = answer.send(shard.borrow_mut().leave());
         }
+        Message::Why {
+            subject,
+            live,
+            answer,
+        } => {
+            let _ = answer.send(shard.borrow().server.remembered(&subject, &live));
+        }
         // Without a freeze before it there is nothing to give, and nothing to thaw.
         Message::Export { .. } | Message::Thaw | Message::Stop => {}
     }

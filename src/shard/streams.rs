@@ -71,6 +71,7 @@ pub(super) struct Client {
     waits: Cell<bool>,
     /// The start of a frame whose end has not come yet.
     partial: RefCell<Vec<u8>>,
+    pub five_tuple: FiveTuple,
     /// Whether another process has the connection, too.
     place: Cell<Place>,
 }
@@ -87,8 +88,9 @@ enum Place {
 }
 
 impl Client {
-    fn new(io: ClientIo, partial: Vec<u8>, queue: Queue) -> Self {
+    fn new(io: ClientIo, partial: Vec<u8>, queue: Queue, five_tuple: FiveTuple) -> Self {
         Self {
+            five_tuple,
             io: RefCell::new(io),
             queue: RefCell::new(queue),
             task: RefCell::default(),
@@ -282,7 +284,7 @@ pub(super) async fn serve_on(shard: Rc<RefCell<Shard>>, stream: ClientStream, qu
         return;
     };
     let unparsed = !partial.is_empty();
-    let client = Rc::new(Client::new(io, partial, queue));
+    let client = Rc::new(Client::new(io, partial, queue, five_tuple));
     let idle_after = {
         let mut shard = shard.borrow_mut();
         shard.stream_connections[transport as usize] += 1;

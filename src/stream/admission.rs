@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::base::addr::subscriber;
 
+use super::handshakes::Handshakes;
 use super::passage::Passages;
 
 /// Why a connection was closed before anybody got it.
@@ -68,6 +69,7 @@ pub struct Admission {
     open: Mutex<HashMap<IpAddr, u32>>,
     refused: [AtomicU64; Refusal::ALL.len()],
     passages: Arc<Passages>,
+    handshakes: Handshakes,
 }
 
 impl Admission {
@@ -117,6 +119,11 @@ impl Admission {
             let count = self.refused.get(reason);
             count.map_or(0, |count| count.load(Ordering::Relaxed))
         })
+    }
+
+    /// TLS handshakes that failed of late.
+    pub const fn handshakes(&self) -> &Handshakes {
+        &self.handshakes
     }
 
     /// Those of them that are another server's.

@@ -439,9 +439,13 @@ impl<T, H> Reception<T, H> {
             (Verdict::Http, _) => Ok(Arrival::Http(ClientIo::plain(connection), received)),
             (Verdict::Tls, _) => {
                 // Boxed, so that connections which have said nothing yet do not hold room for a handshake.
-                let inside = Box::pin(self.inside_tls(connection));
-                (timeout(self.settings.handshake_timeout, inside).await)
-                    .unwrap_or(Err(Some(Refusal::Handshake)))
+                let inside = Box::pin(self.inside_tls(connection, ends.client));
+                let done = timeout(self.settings.handshake_timeout, inside).await;
+                done.unwrap_or_else(|_| {
+                    let handshakes = self.admission.handshakes();
+                    handshakes.note(ends.client, "it was not over in time");
+                    Err(Some(Refusal::Handshake))
+                })
             }
             (Verdict::Close | Verdict::More, _) => Err(UNKNOWN_PROTOCOL),
         }
@@ -519,12 +523,14 @@ impl<T, H> Reception<T, H> {
         }
     }
 
-    async fn inside_tls(&self, connection: TcpStream) -> Identified {
+    async fn inside_tls(&self, connection: TcpStream, client: SocketAddr) -> Identified {
         let Some(tls) = &self.tls else {
             return Err(UNKNOWN_PROTOCOL);
         };
         let failed = |error: io::Error| {
             tracing::debug!(%error, "TLS handshake failed");
+            let handshakes = self.admission.handshakes();
+            handshakes.note(client, &error.to_string());
             Some(Refusal::Handshake)
         };
         let upstream = self.settings.sharing.upstream;

@@ -190,6 +190,8 @@ pub(super) struct Allocation {
     pub mobility: Option<Box<Mobility>>,
     /// How its call goes, where that is watched, from the first permission on.
     pub watch: Option<Box<Watch>>,
+    /// The number of its latest event in the flight recorder; 0 before the first.
+    pub flight: u64,
 }
 
 impl Allocation {

@@ -68,6 +68,7 @@ impl Server {
         let hasher = || RandomState::with_seeds(a, b, c, d);
         let before = std::mem::replace(&mut self.settings, settings);
         let settings = &self.settings;
+        self.flight.set_most(settings.quality.events);
         if settings.nonce_lifetime != before.nonce_lifetime {
             // The key stays: nonces that clients have are good for as long as they were made for.
             self.nonces = Nonces::new(&self.seed.nonce_key, settings.nonce_lifetime);

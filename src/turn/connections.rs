@@ -22,6 +22,7 @@ use crate::wire::{ErrorCode, Message, Method, Response, TransactionId};
 use super::Output;
 use super::allocation::{Allocation, AllocationId};
 use super::auth::Authenticated;
+use super::flight::What;
 use super::limits::nanos;
 use super::reject::Reject;
 use super::server::Server;
@@ -147,6 +148,7 @@ impl Server {
         };
         if !connected {
             self.take_connection(now, id, connection);
+            self.note(id, What::ConnectFailed, Some(made.peer.address()));
             self.fail_connection(id, &made, ErrorCode::ConnectionTimeoutOrFailure);
             return;
         }

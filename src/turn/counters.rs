@@ -9,6 +9,7 @@ use crate::wire::{ErrorCode, Method};
 
 use super::icmp::IcmpFate;
 use super::police::Limit;
+use super::reject::Reject;
 use super::stats::{Direction, DropReason, Histogram, Path, Stats};
 
 /// What is not zero.
@@ -50,6 +51,7 @@ fn each_counter(stats: &mut Stats, mut visit: impl FnMut(String, &mut u64)) {
         connections: _,
         icmp,
         sessions,
+        refused,
     } = stats;
     affected.each_word(|name, value| visit(format!("affected/{name}"), value));
     for (limit, row) in Limit::ALL.iter().zip(policed) {
@@ -100,6 +102,11 @@ fn each_counter(stats: &mut Stats, mut visit: impl FnMut(String, &mut u64)) {
     }
     for (ending, value) in Ending::ALL.iter().zip(sessions) {
         visit(format!("session/{}", ending.label()), value);
+    }
+    for (method, row) in Method::ALL.iter().zip(refused) {
+        for (reason, value) in Reject::LABELS.iter().zip(row) {
+            visit(format!("refused/{}/{reason}", method.label()), value);
+        }
     }
     each_bucket("duration", duration, &mut visit);
     for (direction, histogram) in Direction::ALL.iter().zip(bandwidth) {

@@ -8,6 +8,7 @@ use crate::wire::TransactionId;
 use crate::wire::icmp::{Icmp, icmp_indication};
 
 use super::allocation::AllocationId;
+use super::flight::What;
 use super::limits::nanos;
 use super::relay::indication_id;
 use super::server::Server;
@@ -80,6 +81,10 @@ impl Server {
     pub fn handle_icmp(&mut self, now: Now, to: AllocationId, peer: SocketAddr, icmp: Icmp) {
         let now = self.advance(now);
         let fate = self.tell_of_icmp(now, to, peer, icmp);
+        if matches!(fate, Some(IcmpFate::Told | IcmpFate::RateLimited)) {
+            let (kind, code) = (icmp.kind, icmp.code);
+            self.note(to, What::Icmp { kind, code }, Some(peer));
+        }
         if let Some(fate) = fate {
             self.stats.icmp[fate as usize] += 1;
         }

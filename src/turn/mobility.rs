@@ -23,6 +23,7 @@ use crate::wire::{Key, Message, Method, Response, TransactionId};
 
 use super::allocation::{Allocation, AllocationId};
 use super::auth::Authenticated;
+use super::flight::What;
 use super::reject::Reject;
 use super::server::Server;
 use super::stats::{Outcome, outcome_index};
@@ -378,14 +379,16 @@ impl Server {
             key,
             renewed,
         } = *asked;
-        let outcome: Outcome = counted.map_err(|error| match error {
-            OpenError::Quota => Reject::Quota.code(),
-            OpenError::Capacity => Reject::Capacity.code(),
-        });
+        let outcome: Outcome = counted.map_err(|error| error.reject().code());
         self.count_move(outcome);
         self.stats
             .answered(Method::Refresh, to.transport(), outcome);
         if let Err(code) = outcome {
+            if let Err(error) = counted {
+                let (method, reject) = (Method::Refresh, error.reject());
+                self.stats.refuse(method, reject);
+                self.note(id, What::Refused { method, reject }, None);
+            }
             let response = Response::error(Method::Refresh, transaction, code);
             self.answer(to, response.finish(Some(&key), fingerprint));
             return;
@@ -420,6 +423,10 @@ impl Server {
             "an allocation moves"
         );
         let response = self.moved(allocation, last);
+        self.note(id, What::Moved, Some(to.client()));
+        let Some(allocation) = self.allocations.get(id) else {
+            return;
+        };
         let adrift = allocation.is_adrift();
         self.answer(to, response.finish(Some(&key), fingerprint));
         if adrift {

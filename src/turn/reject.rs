@@ -55,6 +55,80 @@ pub enum Reject {
 }
 
 impl Reject {
+    /// Every reason that [`label`](Self::label) gives, authentication first, in the order of [`AuthFailure::ALL`].
+    pub const LABELS: [&'static str; 28] = [
+        "missing",
+        "unknown_user",
+        "bad_password",
+        "expired",
+        "wrong_realm",
+        "stale_nonce",
+        "wrong_user",
+        "revoked",
+        "bid_down",
+        "bad_token",
+        "try_alternate",
+        "bad_request",
+        "peer_denied",
+        "unknown_attributes",
+        "no_allocation",
+        "allocation_exists",
+        "address_family",
+        "unsupported_transport",
+        "peer_family",
+        "quota",
+        "draining",
+        "capacity",
+        "new_peers",
+        "server_error",
+        "relay_transport",
+        "connection_exists",
+        "mobility_forbidden",
+        "elsewhere",
+    ];
+
+    /// Its place in [`LABELS`](Self::LABELS).
+    pub const fn index(self) -> usize {
+        match self {
+            Self::Unauthenticated(failure) => failure as usize,
+            Self::StaleNonce => AuthFailure::StaleNonce as usize,
+            Self::WrongCredentials => AuthFailure::WrongUser as usize,
+            Self::BidDown => AuthFailure::BidDown as usize,
+            Self::TryAlternate(_) => 10,
+            Self::BadRequest(_) => 11,
+            Self::PeerDenied(_) => 12,
+            Self::UnknownAttributes => 13,
+            Self::NoAllocation => 14,
+            Self::AllocationExists => 15,
+            Self::AddressFamily => 16,
+            Self::UnsupportedTransport => 17,
+            Self::PeerFamily => 18,
+            Self::Quota => 19,
+            Self::Draining => 20,
+            Self::Capacity => 21,
+            Self::NewPeers => 22,
+            Self::ServerError => 23,
+            Self::RelayTransport => 24,
+            Self::ConnectionExists => 25,
+            Self::MobilityForbidden => 26,
+            Self::Elsewhere(_) => 27,
+        }
+    }
+
+    /// The word in logs, metrics and the API, which stays what it is.
+    pub const fn label(self) -> &'static str {
+        Self::LABELS[self.index()]
+    }
+
+    /// What of it is beside the word: what is wrong with the request, or the rule.
+    pub const fn detail(self) -> Option<&'static str> {
+        match self {
+            Self::BadRequest(what) => Some(what),
+            Self::PeerDenied(rule) => Some(rule.label()),
+            _ => None,
+        }
+    }
+
     /// What the client is told.
     pub const fn code(self) -> ErrorCode {
         match self {

@@ -11,6 +11,7 @@ use crate::base::{Family, Now, RelayedAddress};
 use crate::wire::{ErrorCode, Method, Response};
 
 use super::allocation::{Additional, Allocation, AllocationId, State};
+use super::flight::What;
 use super::reject::Reject;
 use super::server::Server;
 use super::snapshot::{Nanos, moment, nanos};
@@ -35,7 +36,7 @@ impl From<RelayedAddress> for Opened {
 }
 
 impl OpenError {
-    const fn reject(self) -> Reject {
+    pub(super) const fn reject(self) -> Reject {
         match self {
             Self::Quota => Reject::Quota,
             Self::Capacity => Reject::Capacity,
@@ -161,11 +162,13 @@ impl Server {
             self.stats.answered(Method::Allocate, transport, Ok(()));
         }
         self.answer(five_tuple, message);
+        self.note(id, What::Allocated, None);
         self.trace_opened(now, id);
     }
 
     /// No relayed address could be had in any family.
     fn not_allocated(&mut self, now: Now, id: AllocationId, error: OpenError) {
+        self.note_unopened(now, id, error.reject());
         self.trace_unopened(now, id, error);
         let Some(allocation) = self.allocations.get(id) else {
             return;
@@ -183,6 +186,7 @@ impl Server {
             self.stats
                 .answered(Method::Allocate, five_tuple.transport(), Err(code));
             self.stats.affected.user(now.unix_secs(), &user);
+            self.stats.refuse(Method::Allocate, error.reject());
         }
         self.forget(id);
         self.answer(five_tuple, message);

@@ -12,6 +12,7 @@ use super::allocation::{
     Additional, Allocation, AllocationId, CHANNEL_LIFETIME, ChannelBinding, State,
 };
 use super::auth::Authenticated;
+use super::flight::What;
 use super::icmp::Told;
 use super::mobility::Renewed;
 use super::reject::Reject;
@@ -199,6 +200,7 @@ impl Server {
             told: Told::default(),
             mobility: mobile.then(Box::default),
             watch: None,
+            flight: 0,
         });
         self.by_five_tuple.insert(from, id);
         self.touch(now, id, |_| {});
@@ -390,6 +392,7 @@ impl Server {
         }
         for peer in added {
             self.remember_peer(id, peer, false);
+            self.note(id, What::Permitted, Some(peer));
         }
         self.touch(now, id, |allocation| {
             for ip in permitted {
@@ -468,6 +471,7 @@ impl Server {
                 Some(contacts) if known => contacts.answers(hash),
                 _ => self.remember_peer(id, peer, true),
             }
+            self.note(id, What::Bound, Some(peer));
         }
         self.begin_watch(now, id);
         self.touch(now, id, |allocation| {
@@ -531,6 +535,7 @@ impl Server {
     #[cold]
     pub(super) fn count_denied(&mut self, id: AllocationId, peer: SocketAddr, denied: Denied) {
         self.stats.peer_denied[denied.rule as usize] += 1;
+        self.note(id, What::Denied(denied.rule), Some(peer));
         if let Some(allocation) = self.allocations.get_mut(id) {
             let first = !std::mem::replace(&mut allocation.denial_logged, true);
             if first {

@@ -19,6 +19,7 @@ use super::auth::{Guard, Nonces, Offer};
 use super::change::Newcomers;
 use super::connections::Connections;
 use super::discovery::Vantage;
+use super::flight::Flight;
 use super::police::ScopedRates;
 use super::purses::{PurseId, Purses};
 use super::reject::Reject;
@@ -62,6 +63,7 @@ pub struct Server {
     pub(super) started: Instant,
     pub(super) latest: Now,
     pub(super) connections: Connections,
+    pub(super) flight: Flight,
 }
 
 impl Server {
@@ -82,6 +84,7 @@ impl Server {
             unauthenticated: AddressRate::new(settings.unauthenticated_per_address, hasher.clone()),
             auth_failures: AddressRate::new(settings.auth_failures_per_address, hasher.clone()),
             tickets: Tickets::new(&seed.nonce_key),
+            flight: Flight::new(settings.quality.events),
             settings,
             access,
             seed,
@@ -114,10 +117,11 @@ impl Server {
             Kind::Stun => self.handle_message(now, from, datagram),
             Kind::Other => Forward::Drop(DropReason::NotStun),
         };
-        if let Forward::Drop(reason) = forward
-            && self.tracer.is_on()
-        {
-            self.trace_drop(now, from, reason);
+        if let Forward::Drop(reason) = forward {
+            self.note_drop(from, reason);
+            if self.tracer.is_on() {
+                self.trace_drop(now, from, reason);
+            }
         }
         self.counted(forward)
     }
@@ -132,10 +136,11 @@ impl Server {
     ) -> Forward {
         let now = self.advance(now);
         let forward = self.relay_to_client(now, to, from, datagram);
-        if let Forward::Drop(reason) = forward
-            && self.tracer.is_on()
-        {
-            self.trace_peer_drop(now, to, from.peer, reason);
+        if let Forward::Drop(reason) = forward {
+            self.note_peer_drop(to, from.peer, reason);
+            if self.tracer.is_on() {
+                self.trace_peer_drop(now, to, from.peer, reason);
+            }
         }
         self.counted(forward)
     }
@@ -297,6 +302,8 @@ impl Server {
             if method == Method::Allocate && reject.is_failure() && !canary {
                 self.count_affected(now, from, message);
             }
+            let verified = signer.as_ref().map(|(_, scope)| *scope);
+            self.note_refused(now, from, message, *reject, verified);
         }
         if self.tracer.is_on() {
             self.trace_request(now, from, message, result.as_ref().err().copied());
@@ -308,6 +315,9 @@ impl Server {
         };
         if !signer.is_some_and(|(_, scope)| scope.is_canary()) {
             self.stats.answered(method, from.transport(), outcome);
+            if let Err(reject) = &result {
+                self.stats.refuse(method, *reject);
+            }
         }
         let response = match result {
             Ok(None) => return Forward::Consumed,
@@ -402,7 +412,8 @@ impl Server {
             transport = from.transport().label(),
             method = method.label(),
             code = reject.code().code(),
-            reason = ?reject,
+            reason = reject.label(),
+            detail = reject.detail(),
             "request refused"
         );
         let response = Response::error(method, message.transaction_id(), reject.code());
@@ -538,16 +549,24 @@ impl Server {
         let canary = allocation.scope.is_canary();
         let view = allocation.view(now, at).filter(|_| !canary);
         let (kind, families) = (allocation.kind(), allocation.families());
+        let ended = view.map(|view| Ended {
+            duration: now.mono.saturating_duration_since(view.created),
+            view,
+            reason,
+        });
+        if let Some(ended) = &ended {
+            self.note_ended(id, ended);
+        }
         self.forget(id);
         let closed = families.map(|family| Output::CloseRelay { id, family });
         self.outputs.extend(closed);
-        let Some(view) = view else {
+        let Some(ended) = ended else {
             return true;
         };
+        let (view, duration) = (&ended.view, ended.duration);
         if self.tracer.is_on() {
-            self.trace_ended(now, &view, reason);
+            self.trace_ended(now, view, reason);
         }
-        let duration = now.mono.saturating_duration_since(view.created);
         let transport = view.transport as usize;
         self.stats.live[transport][kind as usize] -= 1;
         self.stats
@@ -562,11 +581,7 @@ impl Server {
             let packets = view.traffic.map(|traffic| traffic.packets);
             self.stats.sessions[Ending::of(packets, duration) as usize] += 1;
         }
-        self.outputs.push_back(Output::Ended(Box::new(Ended {
-            view,
-            duration,
-            reason,
-        })));
+        self.outputs.push_back(Output::Ended(Box::new(ended)));
         true
     }
 

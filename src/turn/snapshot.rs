@@ -28,6 +28,7 @@ use super::change::Newcomers;
 use super::connections::Connections;
 use super::contacts::Contacts;
 use super::counters::{counters, stats};
+use super::flight::Flight;
 use super::icmp::Told;
 use super::mobility::MobilityImage;
 use super::police::ScopedRates;
@@ -291,6 +292,8 @@ impl Server {
             latest,
             // Connections are sockets of this process: they stay.
             connections: _,
+            // Whoever goes on begins anew.
+            flight: _,
         } = self;
         let Seed {
             nonce_key,
@@ -423,6 +426,7 @@ impl Server {
         if rates.total() {
             purses.call(PurseId::TOTAL);
         }
+        let flight = Flight::new(settings.quality.events);
         let mut server = Self {
             rates,
             purses,
@@ -453,6 +457,7 @@ impl Server {
             started: moment(started, taken),
             latest: now,
             connections: Connections::new(hasher),
+            flight,
         };
         let live: Vec<_> = server.tenants().map(|tenant| tenant.id).collect();
         for id in live {
@@ -594,6 +599,8 @@ impl AllocationImage {
             told: _,
             mobility,
             watch,
+            // It begins anew.
+            flight: _,
         } = allocation;
         Self {
             slot: id.slot,
@@ -715,6 +722,7 @@ impl AllocationImage {
             mobility: (self.mobility.as_ref())
                 .map(|image| Box::new(image.restored(|nanos| moment(nanos, taken)))),
             watch: (self.watch.as_ref()).map(|image| Box::new(Watch::resume(image))),
+            flight: 0,
         })
     }
 }

@@ -11,6 +11,7 @@ use crate::wire::{ErrorCode, Method};
 use super::affected::Affected;
 use super::icmp::IcmpFate;
 use super::police::Limit;
+use super::reject::Reject;
 
 /// Which road a relayed datagram took between the relayed address and the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -303,6 +304,8 @@ pub struct Stats {
     pub icmp: [u64; IcmpFate::ALL.len()],
     /// What became of the calls of ended allocations.
     pub sessions: [u64; Ending::ALL.len()],
+    /// Requests that were answered with an error: method, reason by [`Reject::LABELS`].
+    pub refused: [[u64; Reject::LABELS.len()]; Method::ALL.len()],
 }
 
 /// Outcomes of Allocate requests; challenges (401 without credentials, 438) are none and stay 0.
@@ -342,6 +345,7 @@ impl Default for Stats {
             connections: 0,
             icmp: [0; IcmpFate::ALL.len()],
             sessions: [0; Ending::ALL.len()],
+            refused: [[0; Reject::LABELS.len()]; Method::ALL.len()],
         }
     }
 }
@@ -366,6 +370,11 @@ impl Stats {
     /// Counts an answered request.
     pub fn answered(&mut self, method: Method, transport: Transport, outcome: Outcome) {
         self.requests[method as usize][transport as usize][outcome_index(outcome)] += 1;
+    }
+
+    /// Counts why a request was answered with an error, beside [`answered`](Self::answered).
+    pub(super) fn refuse(&mut self, method: Method, reject: Reject) {
+        self.refused[method as usize][reject.index()] += 1;
     }
 
     /// What became of those who wanted an allocation. A challenge is a step on the way and no outcome.
@@ -407,6 +416,8 @@ impl Stats {
         (self.icmp.iter_mut().zip(&other.icmp)).for_each(|(a, b)| add(a, b));
         (self.sessions.iter_mut().zip(&other.sessions)).for_each(|(a, b)| add(a, b));
         (self.mobility.iter_mut().zip(&other.mobility)).for_each(|(a, b)| add(a, b));
+        let refused = other.refused.as_flattened();
+        (self.refused.as_flattened_mut().iter_mut().zip(refused)).for_each(|(a, b)| add(a, b));
         let mine =
             (self.relayed.as_flattened_mut().iter_mut()).chain(self.policed.as_flattened_mut());
         let theirs = (other.relayed.as_flattened().iter()).chain(other.policed.as_flattened());

@@ -12,9 +12,10 @@ use crate::base::{FiveTuple, Now, Pii};
 use crate::wire::{Message, Method};
 
 use super::allocation::{AllocationId, AllocationView};
+use super::flight::What;
 use super::reject::Reject;
 use super::server::Server;
-use super::stats::DropReason;
+use super::stats::{Direction, DropReason};
 use super::{EndReason, OpenError};
 
 /// Who is watched, and what was dropped of each.
@@ -77,6 +78,7 @@ impl Server {
         reason: DropReason,
     ) {
         self.count_drop(reason, 1);
+        self.note(id, What::Dropped(reason, Direction::ToPeer), Some(peer));
         if self.tracer.is_on() {
             self.trace_peer_drop(now, id, peer, reason);
         }
@@ -124,7 +126,8 @@ impl Server {
             transport = from.transport().label(),
             method = method.label(),
             code = reject.map_or(0, |reject| reject.code().code()),
-            reason = reject.as_ref().map(tracing::field::debug),
+            reason = reject.map(Reject::label),
+            detail = reject.and_then(Reject::detail),
             lifetime = message.lifetime().ok().flatten(),
             channel = channel,
             peers = (!peers.is_empty()).then_some(tracing::field::debug(peers)),

@@ -13,6 +13,7 @@ mod client;
 mod server;
 
 mod bid_down;
+mod flight;
 mod handover;
 mod hostile;
 mod limits;

@@ -139,6 +139,17 @@ impl Server {
         self.metrics_text().map(|text| Metrics::parse(&text))
     }
 
+    /// What the server says of why calls of `whom` failed, or `None` if this is the stand-in.
+    pub fn why(&self, kind: &str, whom: &str) -> Option<serde_json::Value> {
+        if is_stand_in() {
+            return None;
+        }
+        let path = format!("/api/v1/why?{kind}={whom}");
+        let response = get(self.admin, &path).expect("the admin API answers");
+        assert_eq!(response.status, 200, "{path}");
+        Some(serde_json::from_str(&response.body).expect("JSON"))
+    }
+
     /// Waits until the metrics satisfy `holds`; does nothing with the stand-in.
     pub fn wait_for_metrics(&self, what: &str, holds: impl Fn(&Metrics) -> bool) {
         if !is_stand_in() {

@@ -469,4 +469,7 @@ fn wrong_password_is_refused() {
     server.wait_for_metrics("the refusal is counted", |metrics| {
         metrics.sum("turn_auth_failures_total", &[("reason", "bad_password")]) >= 1.0
     });
+    if let Some(why) = server.why("user", USER) {
+        assert_eq!(why["verdict"]["code"], "bad_password", "{why}");
+    }
 }

@@ -1,4 +1,4 @@
-//! `turnix probe`, `turnix top` and `turnix trace`, the built binary, against servers of this process: turnix, and scripted
+//! `turnix probe`, `turnix top`, `turnix trace` and `turnix why`, the built binary, against servers of this process: turnix, and scripted
 //! ones for what a sound server does not do.
 
 mod faults;
@@ -7,3 +7,4 @@ mod scripted;
 mod server;
 mod top;
 mod trace;
+mod why;

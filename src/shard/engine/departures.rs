@@ -73,7 +73,12 @@ impl Shard {
         let mut dropped = 0;
         for items in (self.to_streams).chunk_by(|a, b| Rc::ptr_eq(&a.client, &b.client)) {
             if let Some(first) = items.first() {
-                dropped += first.client.send(batch, items);
+                let lost = first.client.send(batch, items);
+                if lost > 0 {
+                    let five_tuple = first.client.five_tuple;
+                    (self.server).note_unsent(five_tuple, DropReason::StreamQueue, lost);
+                }
+                dropped += lost;
             }
         }
         self.to_streams.clear();
