@@ -130,6 +130,7 @@ pub struct Running {
     traces: Arc<Mutex<Traces>>,
     /// Who looks at the dashboard, and what there was to see before.
     events: Events,
+    captures: http::Captures,
 }
 
 /// One listener as it was asked for, and what is open for it.
@@ -431,6 +432,7 @@ fn begin(
         records,
         traces: Arc::default(),
         events: Events::default(),
+        captures: http::Captures::default(),
     };
     running.remember();
     let admission = Arc::clone(&running.lobby.admission);
@@ -544,6 +546,7 @@ impl Running {
         .with_ledger(self.ledger.clone(), self.service.meters())
         .with_board(self.board.clone())
         .with_events(self.events.clone())
+        .with_captures(self.captures.clone(), config.turn.quality.capture)
         .with_acme(self.certification.counts(config));
         match &self.records {
             Some(records) => state.with_records(records.counts()),

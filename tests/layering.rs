@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules and their ranks; a module imports from strictly lower ranks only.
-const RANKS: [(&str, u8); 22] = [
+const RANKS: [(&str, u8); 23] = [
     ("base", 0),
     ("logging", 1),
     ("wire", 1),
@@ -14,6 +14,7 @@ const RANKS: [(&str, u8); 22] = [
     ("client", 2),
     ("quality", 2),
     ("turn", 3),
+    ("capture", 3),
     ("acme", 3),
     ("metrics", 4),
     ("records", 4),

@@ -3,6 +3,7 @@
 mod admin;
 mod banner;
 mod bench;
+mod capture;
 mod check;
 mod credentials;
 mod generate;
@@ -109,6 +110,11 @@ enum Command {
     /// The server logs at debug level what it is asked for, what it refuses and what it drops of that user or address alone,
     /// whatever log.level is. Without a user or address, lists what is traced; 16 traces at once.
     Trace(trace::Arguments),
+    /// Write the packets of one allocation of a running server into a file for Wireshark.
+    ///
+    /// Both sides of what is relayed, control messages, and what was dropped with the reason. Headers only, unless --payload
+    /// says otherwise. What comes over TCP, TLS or DTLS is shown as if by UDP.
+    Capture(capture::Arguments),
     /// Print what lets a shell complete the command line.
     #[command(after_help = generate::COMPLETIONS_HELP)]
     Completions(generate::Completions),
@@ -192,6 +198,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Revoke(arguments) => revoke::revoke(&arguments),
         Command::Top(arguments) => top::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments),
+        Command::Capture(arguments) => capture::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
         Command::Completions(arguments) => generate::completions(&arguments),
         Command::Man(arguments) => generate::man(&arguments),

@@ -14,6 +14,7 @@ use crate::records::Due;
 use crate::stream::ClientStream;
 use crate::turn::{AllocationId, AllocationView, Bandwidth, EndReason, Newcomers};
 
+use super::capturing::Wanted;
 use super::change::ShardChange;
 use super::engine::Endpoint;
 use super::hairpin::Parcel;
@@ -85,6 +86,10 @@ pub(super) enum Message {
         client: SocketAddr,
         count: u32,
     },
+    /// Copy the packets of an allocation out of the data path.
+    Capture(Box<Wanted>),
+    /// Nobody reads that capture any more.
+    EndCapture(u64),
     /// End everything.
     Stop,
 }
