@@ -278,7 +278,7 @@ impl Run {
             }
             tokio::select! {
                 biased;
-                _ = epoch.changed() => break "the configuration was read again",
+                _ = epoch.changed() => break "a reload, or another process, closed the admin listener",
                 _ = &mut gone => break "its reader left",
                 () = sleep_until(deadline) => break "its time is over",
                 packet = capture.next() => match packet {
