@@ -29,7 +29,7 @@ impl Tally {
             && let Some(length) = word(&self.partial, at + 4)
         {
             let length = length as usize;
-            if !(12..=LONGEST_BLOCK).contains(&length) || length % 4 != 0 {
+            if !(12..=LONGEST_BLOCK).contains(&length) || !length.is_multiple_of(4) {
                 return Err("this is no capture");
             }
             let Some(block) = self.partial.get(at..at + length) else {
@@ -50,6 +50,11 @@ impl Tally {
         }
         self.partial.drain(..at);
         Ok(())
+    }
+
+    /// Bytes at the end of what came that are no whole block yet.
+    pub const fn unfinished(&self) -> usize {
+        self.partial.len()
     }
 }
 

@@ -179,6 +179,14 @@ async fn capture(arguments: &Arguments, line: &Line) -> anyhow::Result<Exit> {
             written => written.context("the capture cannot be written")?,
         }
     }
+    // Readers complain of half a block.
+    let bytes = bytes - tally.unfinished() as u64;
+    if let Target::File(file, _) = &target
+        && tally.unfinished() > 0
+    {
+        file.set_len(bytes)
+            .context("the capture cannot be written")?;
+    }
     tell(arguments, &target, &id, &tally, bytes, broken)
 }
 

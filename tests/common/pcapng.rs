@@ -82,7 +82,7 @@ impl File {
         while !bytes.is_empty() {
             let (kind, length) = (u32_at(bytes, 0), u32_at(bytes, 4) as usize);
             assert!(
-                length % 4 == 0 && length >= 12,
+                length.is_multiple_of(4) && length >= 12,
                 "length of a block: {length}"
             );
             assert_eq!(u32_at(bytes, length - 4) as usize, length, "at both ends");
