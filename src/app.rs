@@ -131,6 +131,7 @@ pub struct Running {
     /// Who looks at the dashboard, and what there was to see before.
     events: Events,
     lookout: http::Lookout,
+    captures: http::Captures,
 }
 
 /// One listener as it was asked for, and what is open for it.
@@ -436,6 +437,7 @@ fn begin(
         traces: Arc::default(),
         events: Events::default(),
         lookout,
+        captures: http::Captures::default(),
     };
     running.remember();
     let admission = Arc::clone(&running.lobby.admission);
@@ -554,6 +556,7 @@ impl Running {
         .with_board(self.board.clone())
         .with_events(self.events.clone())
         .with_lookout(self.lookout.clone())
+        .with_captures(self.captures.clone(), config.turn.quality.capture)
         .with_acme(self.certification.counts(config));
         match &self.records {
             Some(records) => state.with_records(records.counts()),

@@ -13,6 +13,7 @@ pub mod access;
 pub mod acme;
 pub mod app;
 pub mod base;
+pub mod capture;
 pub mod cli;
 pub mod client;
 pub mod cluster;

@@ -14,6 +14,7 @@ const RANKS: [(&str, u8); 23] = [
     ("client", 2),
     ("quality", 2),
     ("turn", 3),
+    ("capture", 3),
     ("acme", 3),
     ("metrics", 4),
     ("records", 4),

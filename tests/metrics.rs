@@ -47,6 +47,7 @@ fn context() -> Context {
         canary: Vec::new(),
         admin_refused: [("missing", 3), ("wrong", 2), ("limited", 0)],
         revocations: [0, 2, 0],
+        captures: [2, 1],
         api_keys: vec![("web".into(), "minted", 4)],
         external: vec![([10, 0, 0, 5].into(), [203, 0, 113, 7].into(), "aws")],
         external_changes: 2,

@@ -342,6 +342,7 @@ impl Running {
             let address = door.address;
             door.close().await;
             self.events.dismiss();
+            self.captures.dismiss();
             self.paused_admin = socket.ok().map(|socket| (address, socket));
         }
     }

@@ -407,6 +407,7 @@ impl Running {
         if let Some(door) = self.admin.take() {
             door.close().await;
             self.events.dismiss();
+            self.captures.dismiss();
         }
         self.remember();
         if let Some(prepared) = plan.admin {

@@ -57,7 +57,8 @@ impl PiiMode {
         MODE.store(self as u8, Ordering::Relaxed);
     }
 
-    fn current() -> Self {
+    /// What `Pii` prints in this process.
+    pub fn current() -> Self {
         match MODE.load(Ordering::Relaxed) {
             1 => Self::Truncate,
             2 => Self::Hash,

@@ -295,6 +295,25 @@ impl Line {
         path: &str,
         body: Option<&Value>,
     ) -> anyhow::Result<(StatusCode, Value)> {
+        let (status, body) = self.send(method, path, body).await?;
+        let body = axum::body::to_bytes(body, MAX_ANSWER_BYTES)
+            .await
+            .context("the answer broke off")?;
+        let json = match body.is_empty() {
+            true => Value::Null,
+            false => serde_json::from_slice(&body)
+                .with_context(|| format!("{} is no admin listener of turnix", self.origin))?,
+        };
+        Ok((status, json))
+    }
+
+    /// Status and body of one request; the body comes as the server sends it.
+    pub(super) async fn send(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<(StatusCode, Body)> {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.origin));
@@ -314,16 +333,7 @@ impl Line {
                 self.origin
             )
         })?;
-        let status = response.status();
-        let body = axum::body::to_bytes(Body::new(response.into_body()), MAX_ANSWER_BYTES)
-            .await
-            .context("the answer broke off")?;
-        let json = match body.is_empty() {
-            true => Value::Null,
-            false => serde_json::from_slice(&body)
-                .with_context(|| format!("{} is no admin listener of turnix", self.origin))?,
-        };
-        Ok((status, json))
+        Ok((response.status(), Body::new(response.into_body())))
     }
 }
 

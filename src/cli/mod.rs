@@ -3,6 +3,7 @@
 mod admin;
 mod banner;
 mod bench;
+mod capture;
 mod check;
 mod credentials;
 mod generate;
@@ -116,6 +117,11 @@ enum Command {
     /// Prints what a running server remembers of it, with the time since the first event, then a verdict in plain words and
     /// what to do. Calls that are over are remembered for a while (quality.events). Ends with 1 if nothing is known.
     Why(why::Arguments),
+    /// Write the packets of one allocation of a running server into a file for Wireshark.
+    ///
+    /// Both sides of what is relayed, control messages, and what was dropped with the reason. Headers only, unless --payload
+    /// says otherwise. What comes over TCP, TLS or DTLS is shown as if by UDP.
+    Capture(capture::Arguments),
     /// Print what lets a shell complete the command line.
     #[command(after_help = generate::COMPLETIONS_HELP)]
     Completions(generate::Completions),
@@ -200,6 +206,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Top(arguments) => top::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments),
         Command::Why(arguments) => why::run(&arguments),
+        Command::Capture(arguments) => capture::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
         Command::Completions(arguments) => generate::completions(&arguments),
         Command::Man(arguments) => generate::man(&arguments),

@@ -31,8 +31,8 @@ use super::quality::QualityJson;
 use super::serve::{Local, Peer};
 use super::status::Board;
 use super::{
-    Events, Health, Lookout, Operator, Order, ShardControl, Status, Token, events, json, pages,
-    refusal, revocations, trace, why,
+    Captures, Events, Health, Lookout, Operator, Order, ShardControl, Status, Token, capture,
+    events, json, pages, refusal, revocations, trace, why,
 };
 
 /// What the admin listener answers from.
@@ -56,6 +56,10 @@ pub struct AdminState<S> {
     pub(super) ledger: Ledger,
     meters: Option<Arc<Meters>>,
     pub(super) lookout: Lookout,
+    pub(super) captures: Captures,
+    /// That of `captures` when this state was made.
+    pub(super) capture_epoch: u64,
+    pub(super) may_capture: bool,
 }
 
 /// What the admin listener says about this server, and to whom.
@@ -107,6 +111,9 @@ impl<S: ShardControl> AdminState<S> {
             ledger: Ledger::default(),
             meters: None,
             lookout: Lookout::default(),
+            captures: Captures::default(),
+            capture_epoch: 0,
+            may_capture: true,
         }
     }
 
@@ -148,6 +155,15 @@ impl<S: ShardControl> AdminState<S> {
     #[must_use]
     pub fn with_lookout(self, lookout: Lookout) -> Self {
         Self { lookout, ..self }
+    }
+
+    /// Hands out packets if that is `allowed`, and counts `captures` with a state before it.
+    #[must_use]
+    pub fn with_captures(mut self, captures: Captures, allowed: bool) -> Self {
+        self.capture_epoch = captures.epoch();
+        self.captures = captures;
+        self.may_capture = allowed;
+        self
     }
 
     /// Shows in the metrics how relay addresses look from outside.
@@ -192,6 +208,7 @@ pub fn router<S: ShardControl>(state: AdminState<S>) -> Router {
             "/api/v1/allocations/{id}",
             get(allocation).delete(end_allocation),
         )
+        .route("/api/v1/allocations/{id}/capture", get(capture::stream))
         .route("/api/v1/users/{user}/allocations", delete(end_user))
         .route("/api/v1/events", get(events::stream))
         .route("/api/v1/reload", post(reload))
@@ -416,6 +433,7 @@ async fn metrics<S: ShardControl>(State(state): State<AdminState<S>>) -> Respons
             .map(|seen| (seen.local, seen.external, seen.source.label()))
             .collect(),
         external_changes,
+        captures: state.captures.begun(),
         canary: (state.board.as_ref()).map_or_else(Vec::new, Board::looks),
         version: state.settings.version,
         calls: state.lookout.histograms(),
@@ -694,7 +712,7 @@ async fn order<S>(state: &AdminState<S>, headers: &HeaderMap, order: Order) -> R
     }
 }
 
-fn unknown() -> Response {
+pub(super) fn unknown() -> Response {
     refusal(
         StatusCode::NOT_FOUND,
         "no live allocation has this id; GET /api/v1/allocations lists them",

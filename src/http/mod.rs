@@ -3,6 +3,7 @@
 //! Owns routes and pages. Asks shards through `ShardControl`, and never keeps state about a client between requests.
 
 pub mod admin;
+pub mod capture;
 pub mod challenges;
 mod dialects;
 mod door;
@@ -37,10 +38,11 @@ use crate::access::Revocations;
 use crate::base::printable;
 use crate::base::trace::Traces;
 use crate::metrics::{Capacity, NamedAllocation, ShardSnapshot, Survey};
-use crate::shard::Shards;
+use crate::shard::{Captured, Shards};
 use crate::turn::AllocationView;
 use crate::why::{Evidence, Query};
 
+pub use capture::Captures;
 pub use door::{MIN_TOKEN_CHARS, Token};
 pub use events::Events;
 pub use lookout::Lookout;
@@ -78,6 +80,14 @@ pub trait ShardControl: Clone + Send + Sync + 'static {
     /// See `Shards::revoke`.
     fn revoke(&self, _revoked: Revocations) -> impl Future<Output = usize> + Send {
         std::future::ready(0)
+    }
+    /// See `Shards::capture`.
+    fn capture(
+        &self,
+        _name: &str,
+        _payload: bool,
+    ) -> impl Future<Output = Option<Captured>> + Send {
+        std::future::ready(None)
     }
 }
 
@@ -128,6 +138,10 @@ impl ShardControl for Shards {
 
     async fn revoke(&self, revoked: Revocations) -> usize {
         Self::revoke(self, revoked).await
+    }
+
+    async fn capture(&self, name: &str, payload: bool) -> Option<Captured> {
+        Self::capture(self, name, payload).await
     }
 }
 

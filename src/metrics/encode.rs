@@ -57,6 +57,8 @@ pub struct Context {
     pub canary: Vec<CanaryLook>,
     /// Live allocations of each realm but the default one. The configuration bounds them.
     pub realms: Vec<(RealmName, u32)>,
+    /// Captures of packets that were begun: of headers, of whole packets.
+    pub captures: [u64; 2],
     /// The version of turnix.
     pub version: &'static str,
     /// What was observed of the calls of live allocations.
@@ -412,6 +414,15 @@ fn server(families: &mut Vec<MetricFamily>, totals: &ShardSnapshot, context: &Co
         MetricType::COUNTER,
         (context.admin_refused.into_iter())
             .map(|(reason, count)| counter(&[("reason", reason)], count))
+            .collect(),
+    );
+    push(
+        families,
+        "turn_captures_total",
+        "Captures of packets that were begun, by whether they had payload.",
+        MetricType::COUNTER,
+        (["false", "true"].into_iter().zip(context.captures))
+            .map(|(payload, count)| counter(&[("payload", payload)], count))
             .collect(),
     );
     push(

@@ -1,5 +1,6 @@
 //! One shard's state and the way of every datagram through it.
 
+mod capturing;
 mod change;
 mod departures;
 mod dtls;
@@ -31,6 +32,7 @@ use crate::turn::{
 use crate::wire;
 
 use super::budgets::{Budgets, Purses};
+use super::capturing::Taps;
 use super::connections::Connections;
 use super::dtls::{Dtls, Sessions, Speaks};
 use super::hairpin::{self, Datagram, Hairpin, Parcel, Parcels};
@@ -176,6 +178,7 @@ pub(super) struct Shard {
     pub(super) wake: Rc<Notify>,
     /// TCP allocations' sockets.
     pub(super) connections: Connections,
+    pub(super) taps: Taps,
     /// Itself, for tasks that it starts.
     pub(super) itself: Weak<RefCell<Self>>,
 }
@@ -249,6 +252,7 @@ impl Shard {
             armed: None,
             wake,
             connections: Connections::new(keyed()),
+            taps: Taps::default(),
             itself: Weak::new(),
         };
         shard.server.set_shard(shard.index);
@@ -471,6 +475,7 @@ impl Shard {
     fn client_input(&mut self, now: Now, from: FiveTuple, message: Payload) {
         let bytes = message.bytes(&self.batches[self.current]);
         let forward = self.server.handle_input(now, from, bytes);
+        self.tap_client(now, from, message, &forward);
         self.settle(now);
         match forward {
             Forward::ToPeer {
@@ -584,6 +589,7 @@ impl Shard {
     fn peer_input(&mut self, now: Now, id: AllocationId, from: FromPeer, payload: Payload) {
         let bytes = payload.bytes(&self.batches[self.current]);
         let forward = self.server.handle_peer_input(now, id, from, bytes);
+        self.tap_peer(now, id, from, payload, &forward);
         self.settle(now);
         let (five_tuple, header) = match forward {
             Forward::ToClient { five_tuple, header } => (five_tuple, header),
@@ -681,6 +687,7 @@ impl Shard {
                     (self.connections).stop_listening(now.mono, id, &mut self.relays, &self.poller);
                 }
                 Output::Ended(ended) => {
+                    self.taps.end(ended.view.id);
                     log_ended(self.index, &ended);
                     if let Some(records) = &self.records {
                         records.ended(self.index, *ended);
@@ -700,6 +707,7 @@ impl Shard {
                 Output::Left { five_tuple } => self.left(five_tuple),
             }
         }
+        self.taps.forget_ended();
         self.settle(now);
         let earlier = match (self.server.poll_timeout(), self.armed) {
             (Some(next), Some(armed)) => next < armed,

@@ -16,6 +16,7 @@ use crate::turn::{
     AllocationId, AllocationView, Bandwidth, EndReason, Newcomers, Remembered, Subject,
 };
 
+use super::capturing::Wanted;
 use super::change::ShardChange;
 use super::engine::Endpoint;
 use super::hairpin::Parcel;
@@ -93,6 +94,10 @@ pub(super) enum Message {
         live: Vec<AllocationId>,
         answer: oneshot::Sender<Remembered>,
     },
+    /// Copy the packets of an allocation out of the data path.
+    Capture(Box<Wanted>),
+    /// Nobody reads that capture any more.
+    EndCapture(u64),
     /// End everything.
     Stop,
 }

@@ -11,6 +11,7 @@
 //! many packets (`budgets.rs`). Nothing is shared per packet.
 
 mod budgets;
+mod capturing;
 mod change;
 mod connections;
 mod dtls;
@@ -57,6 +58,7 @@ use handover::Part;
 use mailbox::{Mailbox, Message};
 use ports::{RelayPool, lock};
 
+pub use capturing::{Capture, Captured};
 pub use change::{Change, ListenerSlot, Spoken, Unread};
 pub use dtls::{Dtls, Speaks};
 

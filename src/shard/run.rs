@@ -255,6 +255,8 @@ fn handle(shard: &Rc<RefCell<Shard>>, patience: &mut Patience, message: Message)
         } => {
             let _ = answer.send(shard.borrow().server.remembered(&subject, &live));
         }
+        Message::Capture(wanted) => shard.borrow_mut().begin_capture(now, *wanted),
+        Message::EndCapture(number) => shard.borrow_mut().taps.remove(number),
         // Without a freeze before it there is nothing to give, and nothing to thaw.
         Message::Export { .. } | Message::Thaw | Message::Stop => {}
     }

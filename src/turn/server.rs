@@ -241,6 +241,16 @@ impl Server {
         self.by_five_tuple.contains_key(&five_tuple)
     }
 
+    /// The allocation of the client on `five_tuple`.
+    pub fn allocation_on(&self, five_tuple: FiveTuple) -> Option<AllocationId> {
+        self.by_five_tuple.get(&five_tuple).copied()
+    }
+
+    /// Where the client of `id` is.
+    pub fn five_tuple_of(&self, id: AllocationId) -> Option<FiveTuple> {
+        Some(self.allocations.get(id)?.five_tuple)
+    }
+
     fn handle_message(&mut self, now: Now, from: FiveTuple, datagram: &[u8]) -> Forward {
         let message = match Message::parse(datagram) {
             Ok(message) => message,

@@ -39,6 +39,11 @@ pub const STUN_HEADER: usize = 20;
 /// The fixed value in every STUN header (RFC 8489 §5).
 pub const MAGIC_COOKIE: u32 = 0x2112_A442;
 
+/// The value of the FINGERPRINT that follows `message`, whose header counts it already (RFC 8489 §14.7).
+pub fn fingerprint(message: &[u8]) -> u32 {
+    crc32fast::hash(message) ^ 0x5354_554E
+}
+
 /// What the first byte of a datagram or frame announces (RFC 7983, RFC 8656 §12).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

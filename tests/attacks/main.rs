@@ -5,6 +5,10 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[path = "../common/pcapng.rs"]
+#[allow(dead_code, reason = "made for many tests")]
+mod pcapng;
+
 #[path = "../loopback/client.rs"]
 #[allow(dead_code, reason = "made for many tests")]
 mod client;

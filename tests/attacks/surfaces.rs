@@ -1,6 +1,7 @@
 //! Connections and requests made to hang, to grow, to confuse or to learn secrets.
 
 mod admin;
+mod capture;
 mod cardinality;
 mod dtls;
 mod http;

@@ -3,6 +3,10 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[path = "../common/pcapng.rs"]
+#[allow(dead_code, reason = "made for many tests")]
+mod pcapng;
+
 mod faults;
 mod flows;
 mod process;

@@ -16,6 +16,7 @@ use super::process::{PATIENCE, Site, until};
 use crate::common::dtls::DtlsLink;
 use crate::common::wire::{Reply, Request, Signer};
 use crate::common::world::{PASSWORD, USER};
+use crate::pcapng::File;
 
 /// Descriptors beside one for each client, in any of the processes.
 const SPARE: u64 = 200;
@@ -636,4 +637,63 @@ fn both_addresses_of_an_allocation_move() {
     until("nothing is left", || {
         new.metric("turn_allocations") == 0.0 && new.metric("turn_capacity_ratio") == 0.0
     });
+}
+
+/// A capture ends with the process that it is of, in order; the call goes on, and can be captured again.
+#[test]
+fn a_capture_ends_where_another_process_goes_on() {
+    let site = Site::new();
+    let mut old = site.start(&[]);
+    let peer = UdpSocket::bind((site.address(), 0)).unwrap();
+    let client = Client::allocate(old.listener());
+    client.bind(peer.local_addr().unwrap());
+    let capture = |server: &super::process::Server, seconds: u64| {
+        let all = server.get("/api/v1/allocations");
+        let all: serde_json::Value = serde_json::from_str(&all).unwrap();
+        let id = all[0]["id"].as_str().unwrap().to_owned();
+        let mut connection = TcpStream::connect(server.admin()).unwrap();
+        connection.set_read_timeout(Some(PATIENCE)).unwrap();
+        let path = format!("/api/v1/allocations/{id}/capture?seconds={seconds}");
+        write!(connection, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
+        let mut said = vec![0; 4096];
+        let length = connection.read(&mut said).unwrap();
+        said.truncate(length);
+        assert!(
+            said.starts_with(b"HTTP/1.0 200"),
+            "{}",
+            String::from_utf8_lossy(&said)
+        );
+        (connection, said)
+    };
+    let finish = |(mut connection, mut said): (TcpStream, Vec<u8>)| {
+        connection.read_to_end(&mut said).unwrap();
+        let head = said
+            .windows(4)
+            .position(|four| four == b"\r\n\r\n")
+            .unwrap();
+        File::read(&said[head + 4..])
+    };
+    let running = capture(&old, 600);
+    until("something is captured", || {
+        assert!(client.echoes(&peer));
+        old.metric("turn_captures_total") == 1.0
+    });
+    let new = site.successor(&[]);
+    new.serves();
+    let file = finish(running);
+    assert!(file.packets.len() >= 4, "{}", file.packets.len());
+    let why: Vec<_> = file
+        .statistics
+        .iter()
+        .map(|one| one.comment.as_str())
+        .collect();
+    assert_eq!(
+        why,
+        ["Ended: a reload, or another process, closed the admin listener."; 2]
+    );
+    assert_eq!(old.ended(), Some(0), "{}", old.log());
+
+    let again = capture(&new, 2);
+    assert!(client.echoes(&peer));
+    assert_eq!(finish(again).packets.len(), 4);
 }

@@ -9,6 +9,7 @@
 
 mod aiortc;
 mod browser;
+mod capture;
 mod chromium;
 mod dashboard;
 mod discovery;

@@ -67,6 +67,8 @@ pub struct Options {
     pub oauth: bool,
     /// There is another realm, which TLS clients ask for as "localhost".
     pub realm: bool,
+    /// `log.ip_privacy`, where it is not the default.
+    pub privacy: Option<&'static str>,
 }
 
 /// A running server; dropping it ends it.
@@ -288,6 +290,7 @@ fn turnix(dir: &TempDir, block: Block, options: Options) -> Command {
     } else {
         String::new()
     };
+    let privacy = options.privacy.unwrap_or("full");
     let oauth = if options.oauth { UCLIENT_KEYS } else { "" };
     let config = format!(
         r#"
@@ -331,6 +334,7 @@ secret = "{API_SECRET}"
 
 [log]
 level = "{level}"
+ip_privacy = "{privacy}"
 {oauth}
 {realm}
 "#

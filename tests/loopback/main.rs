@@ -3,12 +3,16 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[path = "../common/pcapng.rs"]
+mod pcapng;
+
 mod client;
 mod server;
 
 mod admin;
 mod bandwidth;
 mod calls;
+mod capture;
 mod cycles;
 mod datagrams;
 mod dialects;

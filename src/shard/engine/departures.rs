@@ -114,6 +114,7 @@ impl Shard {
 
     /// An answer to a client.
     pub(super) fn send_message(&mut self, five_tuple: FiveTuple, message: Vec<u8>) {
+        self.tap_answer(five_tuple, &message);
         match self.endpoints.get(usize::from(five_tuple.listener().0)) {
             Some(Endpoint::Udp { .. }) if five_tuple.transport() == Transport::Dtls => {
                 self.seal_answer(five_tuple, &message);

@@ -199,6 +199,7 @@ impl Shard {
     /// Lets go of what another process has now: listeners, clients and their relays. How many connections stay.
     pub(in crate::shard) fn leave(&mut self) -> u64 {
         let now = Clock.now();
+        self.taps.leave();
         self.server.end_moves(now, |transport| !moves(transport));
         self.drain_outputs(now);
         self.end_sessions(|_| true);

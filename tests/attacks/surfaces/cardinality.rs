@@ -36,6 +36,7 @@ fn page(world: &World) -> BTreeSet<String> {
             canary: Vec::new(),
             admin_refused: [("missing", 0), ("wrong", 0), ("limited", 0)],
             revocations: [0, 2, 0],
+            captures: [2, 1],
             api_keys: vec![("web".into(), "minted", 4)],
             unix_secs: 1_800_000_000,
             external: Vec::new(),
