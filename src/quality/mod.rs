@@ -7,9 +7,12 @@
 //!
 //! Pure: no clock, no socket. Times are nanoseconds since the server began.
 
+pub mod score;
+
 use std::time::Duration;
 
 use crate::base::Direction;
+use score::{Abuse, Signs};
 
 /// How much of what is relayed is looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,6 +28,7 @@ pub enum Mode {
 
 /// What becomes of an allocation that looks like abuse.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Action {
     /// Nobody looks.
     Off,
@@ -35,6 +39,21 @@ pub enum Action {
     Throttle,
     /// It ends.
     End,
+}
+
+impl Action {
+    /// Every action, in the order of their discriminants.
+    pub const ALL: [Self; 4] = [Self::Off, Self::Note, Self::Throttle, Self::End];
+
+    /// The word in the configuration, in metrics and logs.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Note => "note",
+            Self::Throttle => "throttle",
+            Self::End => "end",
+        }
+    }
 }
 
 /// What is looked at, and what follows: `[quality]`.
@@ -233,28 +252,40 @@ pub struct Quality {
     pub media: [bool; Direction::ALL.len()],
     /// Whether a call came about.
     pub session: Session,
+    /// Whether it looks like a call at all.
+    pub abuse: Abuse,
 }
 
 /// What an allocation's datagrams have told so far.
 #[derive(Clone, Debug)]
 pub struct Watch {
     began: u64,
+    /// Whether it looks like abuse.
+    pub signs: Signs,
 }
 
 impl Watch {
     /// Nothing was seen. `at`: nanoseconds since the server began, as everywhere here.
     pub const fn new(at: u64) -> Self {
-        Self { began: at }
+        Self {
+            began: at,
+            signs: Signs::new(at),
+        }
     }
 
     /// Takes one datagram that is relayed in `direction`.
     pub fn observe(&mut self, mode: Mode, at: u64, direction: Direction, datagram: &[u8]) {
-        let _ = (mode, at, direction, datagram);
+        if mode != Mode::Off {
+            self.signs.observe(at, direction, datagram);
+        }
     }
 
     /// What is known at `at`.
     pub fn quality(&self, at: u64) -> Quality {
-        let _ = (at, self.began);
-        Quality::default()
+        let _ = self.began;
+        Quality {
+            abuse: self.signs.abuse(at),
+            ..Quality::default()
+        }
     }
 }

@@ -190,6 +190,10 @@ pub(super) struct Allocation {
     pub mobility: Option<Box<Mobility>>,
     /// How its call goes, where that is watched, from the first permission on.
     pub watch: Option<Box<Watch>>,
+    /// Whether it gets less bandwidth, because it looks like abuse.
+    pub throttled: bool,
+    /// Whether that is what its end comes from.
+    pub abused: bool,
 }
 
 impl Allocation {
@@ -331,11 +335,14 @@ impl Allocation {
         self.rates[direction as usize].add(second, bytes);
     }
 
-    /// Shows a datagram that is relayed to whoever watches, `at` nanoseconds since the server began.
-    pub fn observe(&mut self, mode: Mode, at: u64, direction: Direction, datagram: &[u8]) {
-        if let Some(watch) = &mut self.watch {
-            watch.observe(mode, at, direction, datagram);
-        }
+    /// Shows a datagram that is relayed to whoever watches, `at` nanoseconds since the server began. Whether it is time to
+    /// judge what is relayed.
+    pub fn observe(&mut self, mode: Mode, at: u64, direction: Direction, datagram: &[u8]) -> bool {
+        let Some(watch) = &mut self.watch else {
+            return false;
+        };
+        watch.observe(mode, at, direction, datagram);
+        watch.signs.is_due()
     }
 
     /// What operators may see at `now`, which is `at` nanoseconds since the server began; `None` while it is opening.

@@ -78,6 +78,10 @@ impl Server {
         if settings.auth_failures_per_address != before.auth_failures_per_address {
             self.auth_failures = AddressRate::new(settings.auth_failures_per_address, hasher());
         }
+        if settings.quality != before.quality {
+            self.rates = settings.rates();
+            self.settle_abuse();
+        }
     }
 
     /// Replaces the families that new relayed addresses exist in.

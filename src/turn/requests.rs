@@ -199,6 +199,8 @@ impl Server {
             told: Told::default(),
             mobility: mobile.then(Box::default),
             watch: None,
+            throttled: false,
+            abused: false,
         });
         self.by_five_tuple.insert(from, id);
         self.touch(now, id, |_| {});

@@ -29,7 +29,6 @@ use super::contacts::Contacts;
 use super::counters::{counters, stats};
 use super::icmp::Told;
 use super::mobility::MobilityImage;
-use super::police::ScopedRates;
 use super::purses::{PurseId, Purses};
 use super::relayed::AdditionalImage;
 use super::routes::Routes;
@@ -416,7 +415,7 @@ impl Server {
             rate
         };
         let mut purses = Purses::new(hasher.clone());
-        let rates = ScopedRates::new(settings.bandwidth);
+        let rates = settings.rates();
         if rates.total() {
             purses.call(PurseId::TOTAL);
         }
@@ -590,6 +589,8 @@ impl AllocationImage {
             mobility,
             // It begins anew.
             watch: _,
+            throttled: _,
+            abused: _,
         } = allocation;
         Self {
             slot: id.slot,
@@ -710,6 +711,8 @@ impl AllocationImage {
             mobility: (self.mobility.as_ref())
                 .map(|image| Box::new(image.restored(|nanos| moment(nanos, taken)))),
             watch: None,
+            throttled: false,
+            abused: false,
         })
     }
 }
