@@ -8,6 +8,8 @@ use std::time::Duration;
 use turnix::acme::Tally;
 use turnix::base::{Clock, Family, Transport};
 use turnix::metrics::{Context, NamedAllocation, Reading, ShardSnapshot, encode};
+use turnix::quality::Action;
+use turnix::quality::score::Signal;
 use turnix::stream::Passed;
 use turnix::turn::police::Limit;
 use turnix::turn::stats::{BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS};
@@ -72,6 +74,8 @@ fn busy() -> ShardSnapshot {
     };
     (stats.new_peers_refused, stats.scan_suspects) = (4, 2);
     stats.icmp[IcmpFate::Told as usize] = 6;
+    stats.abuse[Signal::Bulk as usize][Action::Throttle as usize] = 3;
+    stats.throttled = 2;
     (
         stats.mobility[0],
         stats.mobility[1 + ErrorCode::BadRequest as usize],
@@ -168,6 +172,9 @@ fn totals_carry_the_contract_names_and_labels() {
         r#"turn_mobility_total{result="ok"} 3"#,
         r#"turn_mobility_total{result="400"} 1"#,
         "turn_scan_suspects_total 2",
+        r#"turn_abuse_total{signal="bulk",action="throttle"} 3"#,
+        r#"turn_abuse_total{signal="many_ports",action="note"} 0"#,
+        "turn_abuse_throttled_allocations 2",
         r#"turn_icmp_errors_total{result="told"} 6"#,
         r#"turn_icmp_errors_total{result="rate_limited"} 0"#,
         r#"turn_auth_failures_total{reason="expired"} 0"#,

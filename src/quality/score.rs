@@ -8,6 +8,8 @@
 //! A datagram costs a comparison of seconds and a sum, and a look at its first bytes until the pattern was found in the
 //! second that is going on; so all are looked at where media are sampled as well.
 
+use serde::{Serialize, Serializer};
+
 use crate::base::Direction;
 
 /// What an allocation does that calls do not, or seldom.
@@ -133,13 +135,22 @@ impl std::fmt::Debug for Signals {
     }
 }
 
+impl Serialize for Signals {
+    /// A list of their words.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter().map(Signal::label))
+    }
+}
+
 /// How much an allocation looks like abuse.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Abuse {
     /// 0 to 100; something follows from [`THRESHOLD`] on.
     pub score: u8,
     /// What it is made of.
     pub signals: Signals,
+    /// All that were told of since the watch began: those of every moment at which something followed.
+    pub noted: Signals,
     /// Whether it gets less bandwidth for it.
     pub throttled: bool,
 }
@@ -187,9 +198,9 @@ const PEERS_TO_JUDGE: usize = 64;
 const PORT: u16 = 4;
 const MANY_PORTS: u16 = 64 * PORT;
 
-/// Ports of services that answer datagrams of strangers, often with more than they got: chargen, SMTP (by mistake, or by
-/// TCP allocations), DNS, portmap, NTP, NetBIOS, SNMP, CLDAP, SSDP, memcached.
-const SERVICE_PORTS: [u16; 10] = [19, 25, 53, 111, 123, 137, 161, 389, 1900, 11_211];
+/// Ports of services that answer strangers, often with more than they got: chargen, SMTP, DNS, portmap, NTP, NetBIOS, SNMP,
+/// CLDAP. From 1024 on any port may be that of a client behind a NAT.
+const SERVICE_PORTS: [u16; 8] = [19, 25, 53, 111, 123, 137, 161, 389];
 const WEB_PORTS: [u16; 2] = [80, 443];
 
 /// How long an allocation that is throttled has to be below the threshold, in seconds.
@@ -365,6 +376,7 @@ impl Signs {
         Abuse {
             score: signals.score(),
             signals,
+            noted: self.noted,
             throttled: self.throttled,
         }
     }
@@ -429,6 +441,10 @@ impl Signs {
             }
             // RTCP (RFC 5761 §4): two of one sender.
             128..=191 if matches!(second, 192..=223) => {
+                let length = usize::from(u16::from_be_bytes([c, d])) * 4 + 4;
+                if length > datagram.len() {
+                    return false;
+                }
                 let ssrc = u32::from_be_bytes([e, f, g, h]);
                 std::mem::replace(&mut self.rtcp[direction as usize], ssrc) == ssrc
             }

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::access::RealmName;
 use crate::base::Pii;
+use crate::quality::score::Abuse;
 use crate::turn::{AllocationView, Direction, Traffic};
 
 use super::{Event, Stage};
@@ -50,6 +51,9 @@ struct Record<'a> {
     permissions: u32,
     channels: u32,
     relay_transport: &'static str,
+    /// Where there is anything to tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    abuse: Option<Abuse>,
 }
 
 #[derive(Serialize)]
@@ -130,6 +134,9 @@ impl Writer {
             permissions: view.permissions_made,
             channels: view.channels_made,
             relay_transport: view.relay_transport.label(),
+            abuse: (view.quality.as_ref())
+                .map(|quality| quality.abuse)
+                .filter(|abuse| !abuse.noted.is_empty()),
         };
         serde_json::to_string(&record).unwrap_or_else(|error| {
             debug_assert!(false, "a record does not encode: {error}");

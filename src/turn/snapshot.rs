@@ -454,6 +454,7 @@ impl Server {
         for id in live {
             server.place_under_limits(now, id);
             server.resume_move(now, id);
+            server.watch_on(now, id);
         }
         server
     }
