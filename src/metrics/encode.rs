@@ -12,9 +12,9 @@ use prometheus::{Registry, TextEncoder};
 use crate::access::{AuthFailure, DeniedRule, RealmName, RevokedKind};
 use crate::acme::Tally;
 use crate::base::{Printable, Transport};
-use crate::stream::{Passed, Refusal, Refused};
 use crate::quality::Action;
 use crate::quality::score::Signal;
+use crate::stream::{Passed, Refusal, Refused};
 use crate::turn::police::Limit;
 use crate::turn::stats::{
     BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS, Histogram, OUTCOMES, Outcome, outcome_index,

@@ -466,5 +466,10 @@ const fn is_stun(datagram: usize, length: u16, cookie: [u8; 4]) -> bool {
     const COOKIE: u32 = 0x2112_A442;
     let cookie = u32::from_be_bytes(cookie) == COOKIE;
     let exact = length as usize + 20 == datagram;
-    length % 4 == 0 && if cookie { length as usize + 20 <= datagram } else { exact }
+    length.is_multiple_of(4)
+        && if cookie {
+            length as usize + 20 <= datagram
+        } else {
+            exact
+        }
 }

@@ -84,9 +84,7 @@ impl Line {
     /// Whether it comes through.
     fn relay(&mut self, direction: Direction, data: &[u8]) -> bool {
         let forward = match direction {
-            UP => self
-                .world
-                .input(udp(CLIENT), &channel_data(CHANNEL, data)),
+            UP => self.world.input(udp(CLIENT), &channel_data(CHANNEL, data)),
             DOWN => self.world.peer_input(self.id, addr(PEER), data),
         };
         let passes = !matches!(forward, Forward::Drop(_));
@@ -267,7 +265,11 @@ fn a_sweep_of_hosts_and_one_for_a_service() {
         }
         let abuse = line.abuse();
         assert!(abuse.signals.has(Signal::SilentPeers), "{abuse:?}");
-        assert_eq!(abuse.score >= THRESHOLD, scores, "{port}, {rate}/s: {abuse:?}");
+        assert_eq!(
+            abuse.score >= THRESHOLD,
+            scores,
+            "{port}, {rate}/s: {abuse:?}"
+        );
         assert_eq!(line.counted_at_all() > 0, scores);
     }
 }
@@ -388,7 +390,9 @@ fn a_lower_limit_than_that_of_abuse_holds() {
     line.change(|quality| quality.abuse_bits_per_second = 200_000);
     line.transfer(UP, 2_000_000, secs(20));
     assert_eq!(line.counted_at_all(), 0, "a tenth of a transfer passes");
-    line.world.server.set_bandwidth(line.world.now, Bandwidth::default());
+    line.world
+        .server
+        .set_bandwidth(line.world.now, Bandwidth::default());
     line.transfer(UP, 2_000_000, secs(20));
     assert_eq!(line.throttled(), 1);
     for (per_allocation, least, most) in [(100_000, 90_000, 110_000), (0, 190_000, 215_000)] {
@@ -595,7 +599,11 @@ fn calls_of_every_kind_are_calls() {
     ];
     for (name, every, mut make) in calls {
         let mut line = Line::new(Action::End);
-        line.play(secs(if every < 3 * MILLI { 15 } else { 60 }), every, &mut make);
+        line.play(
+            secs(if every < 3 * MILLI { 15 } else { 60 }),
+            every,
+            &mut make,
+        );
         assert!(line.passes, "{name}");
         assert_eq!(line.abuse(), Abuse::default(), "{name}");
         assert_eq!(line.counted_at_all(), 0, "{name}");
@@ -701,7 +709,10 @@ fn a_server_ends_a_scan() {
     let quiet: Vec<_> = (0..120)
         .map(|_| super::server::peer(std::net::Ipv4Addr::LOCALHOST))
         .collect();
-    let addresses: Vec<_> = quiet.iter().map(|peer| peer.local_addr().unwrap()).collect();
+    let addresses: Vec<_> = quiet
+        .iter()
+        .map(|peer| peer.local_addr().unwrap())
+        .collect();
     client.permit(addresses[0]);
     for address in &addresses {
         client.send_indication(*address, b"?");
@@ -711,6 +722,9 @@ fn a_server_ends_a_scan() {
         server.live() == 0
     });
     let stats = server.snapshot().stats;
-    assert_eq!(stats.abuse[Signal::SilentPeers as usize][Action::End as usize], 1);
+    assert_eq!(
+        stats.abuse[Signal::SilentPeers as usize][Action::End as usize],
+        1
+    );
     assert_eq!(client.code_of(Request::refresh(600)), 437);
 }
