@@ -8,11 +8,11 @@
 //! A datagram costs a comparison of seconds and a sum, and a look at its first bytes until the pattern was found in the
 //! second that is going on; so all are looked at where media are sampled as well.
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::base::Direction;
 
-/// What an allocation does that calls do not, or seldom.
+/// What an allocation does that calls do not, or seldom. Other processes go on with their numbers: new ones come last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Signal {
@@ -212,8 +212,24 @@ const QUARTERS: u64 = 3;
 /// A judgement counts for so long while nothing is relayed, in seconds.
 const LASTS: u32 = 30;
 
-/// What is kept of an allocation to judge it by.
-#[derive(Clone, Debug)]
+/// As one byte, for another process.
+mod bits {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::Signals;
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub fn serialize<S: Serializer>(signals: &Signals, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u8(signals.0)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Signals, D::Error> {
+        u8::deserialize(deserializer).map(Signals)
+    }
+}
+
+/// What is kept of an allocation to judge it by. Another process goes on with it, by the same clock.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Signs {
     /// The second, counted from the server's start, that `bytes` counts.
     second: u32,
@@ -241,10 +257,13 @@ pub struct Signs {
     host: u32,
     ports: u16,
     /// Of ports that were addressed ever.
+    #[serde(with = "bits")]
     services: Signals,
     /// What was told already.
+    #[serde(with = "bits")]
     noted: Signals,
     /// The latest judgement, and its second.
+    #[serde(with = "bits")]
     signals: Signals,
     judged: u32,
     /// Seconds below the threshold.
@@ -296,14 +315,14 @@ impl Signs {
 
     /// Takes a peer that was not addressed lately. `host`: a hash of its IP.
     pub fn addressed(&mut self, host: u32, port: u16) {
-        self.peers = (self.peers + 1).min(MOST_PEERS);
+        self.peers = self.peers.saturating_add(1).min(MOST_PEERS);
         self.services = self
             .services
             .with(Signal::ServicePort, SERVICE_PORTS.contains(&port))
             .with(Signal::WebPort, WEB_PORTS.contains(&port));
         // Votes of a majority: a host that is addressed more often than all others together stays.
         if host == self.host {
-            self.ports = (self.ports + PORT).min(2 * MANY_PORTS);
+            self.ports = self.ports.saturating_add(PORT).min(2 * MANY_PORTS);
         } else if self.ports > 0 {
             self.ports = self.ports.saturating_sub(PORT);
         } else {
@@ -334,7 +353,7 @@ impl Signs {
             .with(Signal::ManyPeers, self.peers > PEERS_AT_ONCE)
             .with(Signal::SilentPeers, at_least(9))
             .with(Signal::ManyPorts, at_least(5) && self.ports > MANY_PORTS);
-        let elapsed = self.second - self.judged;
+        let elapsed = self.second.saturating_sub(self.judged);
         self.calm = match signals.score() < THRESHOLD {
             true => self.calm.saturating_add(elapsed),
             false => 0,
@@ -354,9 +373,16 @@ impl Signs {
     /// Takes note that so many bits per second are left in each direction, or that there is no such limit: what was a
     /// transfer before is one as long as it takes what it gets.
     pub fn throttle(&mut self, bits_per_second: Option<u64>) {
-        self.throttled = bits_per_second.is_some();
-        self.calm = 0;
+        if self.throttled != bits_per_second.is_some() {
+            self.throttled = !self.throttled;
+            self.calm = 0;
+        }
         self.transfer = bits_per_second.map_or(BULK, |bits| (bits / 4 * QUARTERS).min(BULK));
+    }
+
+    /// Whether it gets less bandwidth.
+    pub const fn is_throttled(&self) -> bool {
+        self.throttled
     }
 
     /// Whether it was below the threshold for long.

@@ -4,11 +4,21 @@
 //! lifetime that is over, so that the data path queues nothing; the next timer carries it out.
 
 use crate::base::{Now, Pii};
-use crate::quality::score::{Signals, THRESHOLD};
-use crate::quality::{Action, Mode};
+use crate::quality::score::{Signals, Signs, THRESHOLD};
+use crate::quality::{Action, Mode, Watch};
 
-use super::allocation::AllocationId;
+use super::allocation::{Allocation, AllocationId};
 use super::server::Server;
+
+impl Allocation {
+    /// Goes on with what another process knew.
+    pub(super) fn resume_signs(&mut self, signs: Option<&Signs>) {
+        if let Some(signs) = signs {
+            self.throttled = signs.is_throttled();
+            (self.watch.get_or_insert_with(|| Box::new(Watch::new(0)))).signs = signs.clone();
+        }
+    }
+}
 
 impl Server {
     /// Judges `id`, about which a second's data is known, and does what follows. True if it is over.

@@ -81,9 +81,6 @@ impl Server {
         if settings.quality != before.quality {
             self.rates = settings.rates();
             self.settle_abuse();
-            for id in self.ids(|_| true) {
-                self.watch_on(self.latest, id);
-            }
         }
     }
 

@@ -81,14 +81,6 @@ impl Server {
         }
     }
 
-    /// Begins to watch an allocation that lives and may be watched now.
-    pub(super) fn watch_on(&mut self, now: Now, id: AllocationId) {
-        let permissions = (self.allocations.get(id)).map_or(0, |found| found.permissions.len());
-        if permissions > 0 {
-            self.expect_peers(now, id, permissions);
-        }
-    }
-
     /// Whether allocations are judged by how they address their peers.
     fn judges(&self) -> bool {
         let settings = self.settings.quality;

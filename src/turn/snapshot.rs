@@ -19,6 +19,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::access::{Access, AddressRate, Debts, Denied, Key, RealmName, Scope, Visit};
 use crate::base::{Family, FiveTuple, ListenerId, Now, RelayTransport, Transport};
+use crate::quality::score::Signs;
 use crate::wire::{ChannelNumber, Integrity, TransactionId};
 
 use super::allocation::{Allocation, AllocationId, Allocations, ChannelBinding, Permission, State};
@@ -154,6 +155,8 @@ struct AllocationImage {
     token: Option<u64>,
     #[serde(default)]
     mobility: Option<MobilityImage>,
+    #[serde(default)]
+    signs: Option<Signs>,
 }
 
 impl Snapshot {
@@ -390,9 +393,10 @@ impl Server {
                 continue;
             }
             let denied = |denied: Denied| stats.peer_denied[denied.rule as usize] += 1;
-            let Some(allocation) = image.restored(taken, scope, of, &access, denied) else {
+            let Some(mut allocation) = image.restored(taken, scope, of, &access, denied) else {
                 continue;
             };
+            allocation.resume_signs(image.signs.as_ref());
             let (id, five_tuple) = (allocation.id, allocation.five_tuple);
             let next = allocation.next_expiry();
             if by_five_tuple.contains_key(&five_tuple) || !allocations.put(allocation) {
@@ -402,6 +406,7 @@ impl Server {
             timers.reschedule(id, next, Some(next));
             if let Some(allocation) = allocations.get(id) {
                 routes.sync(allocation, now.mono);
+                stats.throttled += u64::from(allocation.throttled);
                 if allocation.relayed().is_some() && !allocation.scope.is_canary() {
                     let transport = five_tuple.transport() as usize;
                     stats.live[transport][allocation.kind() as usize] += 1;
@@ -454,8 +459,8 @@ impl Server {
         for id in live {
             server.place_under_limits(now, id);
             server.resume_move(now, id);
-            server.watch_on(now, id);
         }
+        server.settle_abuse();
         server
     }
 }
@@ -590,6 +595,7 @@ impl AllocationImage {
             mobility,
             // It begins anew.
             watch: _,
+            // Signs know.
             throttled: _,
             abused: _,
         } = allocation;
@@ -638,6 +644,7 @@ impl AllocationImage {
             token: *token,
             mobility: (mobility.as_deref())
                 .map(|mobility| MobilityImage::of(mobility, |at| nanos(at, now))),
+            signs: (allocation.watch.as_deref()).map(|watch| watch.signs.clone()),
         }
     }
 

@@ -2,6 +2,7 @@
 //! every kind, since none of them may suffer. Virtual time.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use turnix::access::Scope;
@@ -9,7 +10,7 @@ use turnix::quality::score::{Abuse, Signal, THRESHOLD};
 use turnix::quality::{self, Action, Mode};
 use turnix::turn::{
     AllocationId, Bandwidth, ChannelRange, Direction, DropReason, EndReason, Forward, FromPeer,
-    Path, Protocol, Settings,
+    Path, Protocol, Server as TurnServer, Settings, Snapshot,
 };
 
 use super::client::Client;
@@ -469,6 +470,7 @@ fn a_reload_takes_effect_on_what_lives() {
     for mode in [Mode::Off, Mode::Sampled] {
         line.change(|quality| quality.mode = mode);
         assert_eq!(line.throttled(), 0);
+        line.bind();
         line.transfer(UP, 2_000_000, secs(10));
         assert_eq!(line.throttled(), u64::from(mode != Mode::Off));
     }
@@ -480,18 +482,37 @@ fn a_reload_takes_effect_on_what_lives() {
 }
 
 #[test]
-fn another_process_begins_anew_and_finds_the_same() {
-    let mut line = Line::new(Action::Note);
+fn another_process_goes_on_with_what_is_known() {
+    let mut line = Line::new(Action::Throttle);
     line.transfer(UP, 2_000_000, secs(20));
-    let before = line.counted_at_all();
-    assert!(before > 0);
-    line.world.hand_over();
-    assert_eq!(line.counted_at_all(), before, "totals go on");
-    assert!(line.relay(UP, b"!"));
+    let (before, counted) = (line.abuse(), line.counted_at_all());
+    assert!(before.throttled && counted > 0);
+    line.hand_over();
+    assert_eq!((line.abuse(), line.throttled()), (before, 1));
     line.bind();
-    line.is_clean_but_for(before);
+    line.passed = [0; 2];
     line.transfer(UP, 2_000_000, secs(20));
-    assert_eq!(line.counted_at_all(), 2 * before);
+    let rate = line.passed[UP as usize] * 8 / 20;
+    assert!((240_000..285_000).contains(&rate), "{rate}");
+    assert_eq!(line.counted_at_all(), counted, "told once");
+    // One that throttles nobody lifts it.
+    line.settings.quality.abuse = Action::Note;
+    line.hand_over();
+    assert_eq!(line.throttled(), 0);
+    line.passed = [0; 2];
+    line.transfer(UP, 2_000_000, secs(4));
+    assert!(line.passed[UP as usize] * 8 / 4 > 1_990_000);
+}
+
+impl Line {
+    fn hand_over(&mut self) {
+        let now = self.world.now;
+        let snapshot = self.world.server.snapshot(now, |_| true);
+        let snapshot = Snapshot::decode(&snapshot.encode()).unwrap();
+        let access = Arc::clone(&self.world.access);
+        let settings = self.settings.clone();
+        self.world.server = TurnServer::restore(now, settings, seed().families, access, snapshot);
+    }
 }
 
 /// Two allocations of this server that a tunnel leads through: both are ends of it.
