@@ -1222,6 +1222,32 @@ fn the_dashboard_sees_as_far_back_as_it_is_told() {
 }
 
 #[test]
+fn who_is_judged_has_to_be_looked_at() {
+    let config = set(&[AUTH]).unwrap();
+    assert_eq!(config.turn.quality, turnix::quality::Settings::default());
+    let warns = |settings: &[&str]| {
+        let settings: Vec<_> = [&[AUTH], settings].concat();
+        let config = set(&settings).unwrap();
+        let warnings = config.warnings.iter().map(ToString::to_string);
+        warnings.filter(|one| one.contains("quality.abuse")).count()
+    };
+    for action in ["throttle", "end"] {
+        let action = format!("quality.abuse={action}");
+        assert_eq!(warns(&[&action, "quality.mode=off"]), 1, "{action}");
+        assert_eq!(warns(&[&action, "quality.mode=full"]), 0);
+    }
+    assert_eq!(
+        warns(&["quality.mode=off"]),
+        0,
+        "a note is missed by nobody"
+    );
+    for wrong in ["quality.abuse_bandwidth=0", "quality.abuse=ban"] {
+        let told = set(&[AUTH, wrong]).unwrap_err();
+        assert!(told.contains(wrong.split('=').next().unwrap()), "{told}");
+    }
+}
+
+#[test]
 fn draining_is_configured() {
     let config = set(&[AUTH]).unwrap();
     assert_eq!(config.drain.deadline, Duration::from_secs(3600));

@@ -10,7 +10,8 @@ use turnix::base::{Clock, Family, Transport};
 use turnix::metrics::{
     CallHistograms, Calls, Context, NamedAllocation, Reading, ShardSnapshot, encode,
 };
-use turnix::quality::Ending;
+use turnix::quality::score::Signal;
+use turnix::quality::{Action, Ending};
 use turnix::stream::Passed;
 use turnix::turn::police::Limit;
 use turnix::turn::stats::{BANDWIDTH_BOUNDS, DURATION_BOUNDS_SECS};
@@ -80,6 +81,8 @@ fn busy() -> ShardSnapshot {
     };
     (stats.new_peers_refused, stats.scan_suspects) = (4, 2);
     stats.icmp[IcmpFate::Told as usize] = 6;
+    stats.abuse[Signal::Bulk as usize][Action::Throttle as usize] = 3;
+    stats.throttled = 2;
     (
         stats.mobility[0],
         stats.mobility[1 + ErrorCode::BadRequest as usize],
@@ -176,6 +179,9 @@ fn totals_carry_the_contract_names_and_labels() {
         r#"turn_mobility_total{result="ok"} 3"#,
         r#"turn_mobility_total{result="400"} 1"#,
         "turn_scan_suspects_total 2",
+        r#"turn_abuse_total{signal="bulk",action="throttle"} 3"#,
+        r#"turn_abuse_total{signal="many_ports",action="note"} 0"#,
+        "turn_abuse_throttled_allocations 2",
         r#"turn_icmp_errors_total{result="told"} 6"#,
         r#"turn_icmp_errors_total{result="rate_limited"} 0"#,
         r#"turn_auth_failures_total{reason="expired"} 0"#,

@@ -2,6 +2,7 @@
 
 use crate::quality::{Action, Mode, Settings};
 
+use super::problem::Problem;
 use super::reader::Reader;
 use super::values;
 
@@ -39,6 +40,24 @@ pub(super) fn read_quality(r: &mut Reader<'_>) -> Option<Settings> {
         r#"a rate such as "256kbit""#,
         values::parsed(values::rate),
     );
+    if rate == Some(0) {
+        r.problem(
+            "quality.abuse_bandwidth",
+            "nothing is left to whoever is throttled",
+            r#"leave something, or end it: quality.abuse = "end""#,
+        );
+    }
+    if let (Some(Mode::Off), Some(action @ (Action::Throttle | Action::End))) = (mode, abuse) {
+        r.warn(Problem {
+            origin: r.origin("quality.abuse"),
+            key: "quality.abuse".into(),
+            found: format!(
+                "\"{}\", while quality.mode is \"off\": what nobody looks at is not judged",
+                action.label()
+            ),
+            remedy: r#"quality.mode = "sampled" looks"#.into(),
+        });
+    }
     let capture = r.key("quality.capture", "true", "true or false", values::boolean);
     Some(Settings {
         mode: mode?,

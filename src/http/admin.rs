@@ -21,6 +21,7 @@ use crate::base::{Clock, Pii};
 use crate::cluster::Ledger;
 use crate::external;
 use crate::metrics::{Context, NamedAllocation, Reading, encode};
+use crate::quality::score::Abuse;
 use crate::records::Counts;
 use crate::stream::{Admission, Certificates};
 use crate::turn::{AllocationView, Bandwidth, Direction};
@@ -528,6 +529,9 @@ pub(super) struct AllocationJson<'a> {
     peak_bits_per_second: BothWays,
     /// How its call goes, where that is watched.
     quality: Option<QualityJson>,
+    /// Whether it looks like a call at all, where that is watched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    abuse: Option<Abuse>,
 }
 
 #[derive(Serialize)]
@@ -568,6 +572,7 @@ impl<'a> From<&'a NamedAllocation> for AllocationJson<'a> {
                 view.peak_bits_per_second[direction as usize]
             }),
             quality: view.quality.as_deref().map(QualityJson::from),
+            abuse: view.quality.as_ref().map(|quality| quality.abuse),
         }
     }
 }

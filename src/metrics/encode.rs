@@ -12,6 +12,8 @@ use prometheus::{Registry, TextEncoder};
 use crate::access::{AuthFailure, DeniedRule, RealmName, RevokedKind};
 use crate::acme::Tally;
 use crate::base::{Printable, Transport};
+use crate::quality::Action;
+use crate::quality::score::Signal;
 use crate::stream::{Passed, Refusal, Refused};
 use crate::turn::police::Limit;
 use crate::turn::stats::{
@@ -269,6 +271,7 @@ fn refusals(families: &mut Vec<MetricFamily>, stats: &Stats) {
             .collect(),
     );
     policed(families, stats);
+    abuse(families, stats);
     push(
         families,
         "turn_auth_failures_total",
@@ -286,6 +289,29 @@ fn refusals(families: &mut Vec<MetricFamily>, stats: &Stats) {
         (DeniedRule::ALL.into_iter().zip(stats.peer_denied))
             .map(|(rule, count)| counter(&[("rule", rule.label())], count))
             .collect(),
+    );
+}
+
+fn abuse(families: &mut Vec<MetricFamily>, stats: &Stats) {
+    let counts = Signal::ALL.into_iter().flat_map(|signal| {
+        [Action::Note, Action::Throttle, Action::End].map(|action| {
+            let labels = [("signal", signal.label()), ("action", action.label())];
+            counter(&labels, stats.abuse[signal as usize][action as usize])
+        })
+    });
+    push(
+        families,
+        "turn_abuse_total",
+        "Signals of allocations that looked like abuse, by what followed (quality.abuse): each once for an allocation.",
+        MetricType::COUNTER,
+        counts.collect(),
+    );
+    push(
+        families,
+        "turn_abuse_throttled_allocations",
+        "Live allocations that get no more than quality.abuse_bandwidth, because they look like abuse.",
+        MetricType::GAUGE,
+        vec![gauge(&[], stats.throttled as f64)],
     );
 }
 

@@ -10,12 +10,14 @@
 mod checks;
 mod ending;
 mod rtp;
+pub mod score;
 pub mod shown;
 mod watch;
 
 use std::time::Duration;
 
 use crate::base::Direction;
+use score::{Abuse, Signs};
 
 pub use ending::Ending;
 pub use watch::{Image, Watch};
@@ -34,6 +36,7 @@ pub enum Mode {
 
 /// What becomes of an allocation that looks like abuse.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Action {
     /// Nobody looks.
     Off,
@@ -44,6 +47,21 @@ pub enum Action {
     Throttle,
     /// It ends.
     End,
+}
+
+impl Action {
+    /// Every action, in the order of their discriminants.
+    pub const ALL: [Self; 4] = [Self::Off, Self::Note, Self::Throttle, Self::End];
+
+    /// The word in the configuration, in metrics and logs.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Note => "note",
+            Self::Throttle => "throttle",
+            Self::End => "end",
+        }
+    }
 }
 
 /// What is looked at, and what follows: `[quality]`.
@@ -250,4 +268,6 @@ pub struct Quality {
     /// How long no RTP was relayed, by [`Direction`]; `None`: none ever was. A call whose checks go on while this grows is
     /// silent, or is heard on one side alone.
     pub media_idle: [Option<Duration>; Direction::ALL.len()],
+    /// Whether it looks like a call at all.
+    pub abuse: Abuse,
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::Direction;
 
 use super::rtp::{self, Counts, Look, Streams};
+use super::score::Signs;
 use super::{Mode, Quality, Session, checks};
 
 const BOTH: usize = Direction::ALL.len();
@@ -47,6 +48,8 @@ pub struct Watch {
     media: [bool; BOTH],
     checks: checks::Table,
     streams: Streams,
+    /// Whether it looks like abuse.
+    pub signs: Signs,
 }
 
 const _: () = assert!(size_of::<Watch>() <= 1536, "the bound of ARCHITECTURE.md");
@@ -67,11 +70,15 @@ impl Watch {
             media: [false; BOTH],
             checks: checks::Table::new(),
             streams: Streams::new(),
+            signs: Signs::new(at),
         }
     }
 
     /// Takes one datagram that is relayed in `direction`.
     pub fn observe(&mut self, mode: Mode, at: u64, direction: Direction, datagram: &[u8]) {
+        if mode != Mode::Off {
+            self.signs.observe(at, direction, datagram);
+        }
         let of = direction as usize;
         if self.last[of] == NEVER {
             self.first[of] = at;
@@ -173,6 +180,7 @@ impl Watch {
             media: self.media,
             session: self.session(at),
             media_idle,
+            abuse: self.signs.abuse(at),
         }
     }
 
@@ -262,6 +270,8 @@ impl Watch {
                 lost,
                 reordered,
             })),
+            // They come apart from it.
+            signs: Signs::new(image.began),
         }
     }
 }

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::access::RealmName;
 use crate::base::Pii;
+use crate::quality::score::Abuse;
 use crate::turn::{AllocationView, Direction, Traffic};
 
 use super::quality::Summary;
@@ -52,6 +53,9 @@ struct Record<'a> {
     channels: u32,
     relay_transport: &'static str,
     quality: Option<Summary>,
+    /// Where there is anything to tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    abuse: Option<Abuse>,
 }
 
 #[derive(Serialize)]
@@ -133,6 +137,9 @@ impl Writer {
             channels: view.channels_made,
             relay_transport: view.relay_transport.label(),
             quality: view.quality.as_deref().map(Summary::from),
+            abuse: (view.quality.as_ref())
+                .map(|quality| quality.abuse)
+                .filter(|abuse| !abuse.noted.is_empty()),
         };
         serde_json::to_string(&record).unwrap_or_else(|error| {
             debug_assert!(false, "a record does not encode: {error}");

@@ -192,6 +192,10 @@ pub(super) struct Allocation {
     pub watch: Option<Box<Watch>>,
     /// The number of its latest event in the flight recorder; 0 before the first.
     pub flight: u64,
+    /// Whether it gets less bandwidth, because it looks like abuse.
+    pub throttled: bool,
+    /// Whether that is what its end comes from.
+    pub abused: bool,
 }
 
 impl Allocation {
@@ -333,11 +337,14 @@ impl Allocation {
         self.rates[direction as usize].add(second, bytes);
     }
 
-    /// Shows a datagram that is relayed to whoever watches, `at` nanoseconds since the server began.
-    pub fn observe(&mut self, mode: Mode, at: u64, direction: Direction, datagram: &[u8]) {
-        if let Some(watch) = &mut self.watch {
-            watch.observe(mode, at, direction, datagram);
-        }
+    /// Shows a datagram that is relayed to whoever watches, `at` nanoseconds since the server began. Whether it is time to
+    /// judge what is relayed.
+    pub fn observe(&mut self, mode: Mode, at: u64, direction: Direction, datagram: &[u8]) -> bool {
+        let Some(watch) = &mut self.watch else {
+            return false;
+        };
+        watch.observe(mode, at, direction, datagram);
+        watch.signs.is_due()
     }
 
     /// What operators may see at `now`, which is `at` nanoseconds since the server began; `None` while it is opening.

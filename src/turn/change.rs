@@ -81,6 +81,10 @@ impl Server {
             self.auth_failures = AddressRate::new(settings.auth_failures_per_address, hasher());
         }
         self.watch_as_set();
+        if self.settings.quality != before.quality {
+            self.rates = self.settings.rates();
+            self.settle_abuse();
+        }
     }
 
     /// Ends what watches calls where nothing is to be looked at. Where it is, the next permission or channel, be it refreshed,

@@ -223,7 +223,7 @@ impl Server {
         let at = nanos(now.mono.saturating_duration_since(self.started));
         let id = self.connections.owners.get(&connection)?;
         let allocation = self.allocations.get_mut(*id)?;
-        let rates = self.rates.of(allocation.scope);
+        let rates = self.rates.of(allocation.scope, allocation.throttled);
         let police = allocation.police.as_mut()?;
         (police.pause(rates, &mut self.purses, at, direction)).map(Duration::from_nanos)
     }
@@ -242,7 +242,7 @@ impl Server {
         let Some(allocation) = id.and_then(|id| self.allocations.get_mut(*id)) else {
             return;
         };
-        let rates = self.rates.of(allocation.scope);
+        let rates = self.rates.of(allocation.scope, allocation.throttled);
         if let Some(police) = &mut allocation.police {
             let at = nanos(elapsed);
             police.spend(rates, &mut self.purses, at, direction, bytes as u64);

@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::quality::score::Peers;
+
 /// Peers that are remembered for each permission, within bounds: more than a call tries at once, with all its
 /// candidates.
 const PER_PERMISSION: usize = 8;
@@ -116,6 +118,15 @@ impl Contacts {
         }
         if let Some(known) = self.marks.iter_mut().find(|known| **known == mark) {
             *known |= ANSWERED;
+        }
+    }
+
+    /// Those that are remembered, and how many of them never answered.
+    pub fn silence(&self) -> Peers {
+        let remembered = self.marks.iter().filter(|mark| **mark != 0);
+        Peers {
+            remembered: remembered.clone().count(),
+            silent: remembered.filter(|mark| **mark & ANSWERED == 0).count(),
         }
     }
 

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::access::{AuthFailure, DeniedRule};
 use crate::base::Transport;
-use crate::quality::Ending;
+use crate::quality::score::Signal;
+use crate::quality::{Action, Ending};
 use crate::wire::{ErrorCode, Method};
 
 use super::icmp::IcmpFate;
@@ -52,7 +53,15 @@ fn each_counter(stats: &mut Stats, mut visit: impl FnMut(String, &mut u64)) {
         icmp,
         sessions,
         refused,
+        abuse,
+        throttled: _,
     } = stats;
+    for (signal, row) in Signal::ALL.iter().zip(abuse) {
+        for (action, value) in Action::ALL.iter().zip(row) {
+            let (signal, action) = (signal.label(), action.label());
+            visit(format!("abuse/{signal}/{action}"), value);
+        }
+    }
     affected.each_word(|name, value| visit(format!("affected/{name}"), value));
     for (limit, row) in Limit::ALL.iter().zip(policed) {
         for (direction, traffic) in Direction::ALL.iter().zip(row) {

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 
 use crate::base::{Now, Pii, RelayTransport};
-use crate::quality::{Mode, Watch};
+use crate::quality::{Action, Mode, Watch};
 
-use super::allocation::AllocationId;
+use super::allocation::{Allocation, AllocationId};
 use super::contacts::Contacts;
 use super::police::{Bandwidth, Grant, Police, Rates, ScopedRates};
 use super::purses::{PurseId, Purses, Settlement};
@@ -20,16 +20,10 @@ impl Server {
         }
         let at = self.nanos(now);
         self.settings.bandwidth = bandwidth;
-        self.rates = ScopedRates::new(bandwidth);
+        self.rates = self.settings.rates();
         for allocation in self.allocations.iter_mut() {
             if allocation.relayed().is_some() {
-                let old = allocation.police.take();
-                let rates = self.rates.of(allocation.scope);
-                allocation.police = engage(rates, &mut self.purses, at, &allocation.user);
-                // Closed after the new one was opened: a purse that stays keeps what it holds.
-                if let Some(purse) = old.and_then(|police| police.user) {
-                    self.purses.close(purse);
-                }
+                place(allocation, &self.rates, &mut self.purses, at);
             }
         }
         if self.rates.total() {
@@ -59,12 +53,11 @@ impl Server {
         self.purses.fund(purse, at, grants);
     }
 
-    /// Places an allocation that goes live under the limits of bandwidth.
+    /// Places an allocation that goes live, or for which others hold, under the limits of bandwidth.
     pub(super) fn place_under_limits(&mut self, now: Now, id: AllocationId) {
         let at = self.nanos(now);
         if let Some(allocation) = self.allocations.get_mut(id) {
-            let rates = self.rates.of(allocation.scope);
-            allocation.police = engage(rates, &mut self.purses, at, &allocation.user);
+            place(allocation, &self.rates, &mut self.purses, at);
         }
     }
 
@@ -74,7 +67,7 @@ impl Server {
         let per_second = self.settings.new_peers_per_second;
         let at = self.nanos(now);
         self.begin_watch(now, id);
-        if per_second > 0
+        if (per_second > 0 || self.judges())
             && let Some(allocation) = self.allocations.get_mut(id)
         {
             (allocation.contacts)
@@ -92,6 +85,12 @@ impl Server {
         {
             (allocation.watch).get_or_insert_with(|| Box::new(Watch::new(at)));
         }
+    }
+
+    /// Whether allocations are judged by how they address their peers.
+    fn judges(&self) -> bool {
+        let settings = self.settings.quality;
+        settings.abuse != Action::Off && settings.mode != Mode::Off
     }
 
     /// Whether the allocation may address `new` peers that it did not address lately. Counted and logged if not.
@@ -126,9 +125,13 @@ impl Server {
     /// Remembers a peer that was not known; whether it `answered` or is taken to.
     pub(super) fn remember_peer(&mut self, id: AllocationId, peer: SocketAddr, answered: bool) {
         let hash = self.hasher.hash_one(peer);
+        let host = self.hasher.hash_one(peer.ip()) as u32;
         let Some(allocation) = self.allocations.get_mut(id) else {
             return;
         };
+        if let Some(watch) = &mut allocation.watch {
+            watch.signs.addressed(host, peer.port());
+        }
         let Some(contacts) = &mut allocation.contacts else {
             return;
         };
@@ -153,6 +156,17 @@ impl Server {
 /// A time as buckets count it; it ends after 584 years.
 pub(super) const fn nanos(elapsed: std::time::Duration) -> u64 {
     elapsed.as_nanos() as u64
+}
+
+/// Gives `allocation` what policing keeps of it now.
+fn place(allocation: &mut Allocation, rates: &ScopedRates, purses: &mut Purses, at: u64) {
+    let old = allocation.police.take();
+    let rates = rates.of(allocation.scope, allocation.throttled);
+    allocation.police = engage(rates, purses, at, &allocation.user);
+    // Closed after the new one was opened: a purse that stays keeps what it holds.
+    if let Some(purse) = old.and_then(|police| police.user) {
+        purses.close(purse);
+    }
 }
 
 /// What policing keeps of an allocation of `user`; nothing where nothing is limited.

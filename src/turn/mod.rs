@@ -13,6 +13,7 @@
 //!  time   ──► handle_timeout ───► Output…
 //! ```
 
+mod abuse;
 pub mod affected;
 mod allocation;
 mod auth;
@@ -216,6 +217,8 @@ pub enum EndReason {
     RelayFailed,
     /// The server stops.
     Shutdown,
+    /// It looked like abuse rather than like a call, and `quality.abuse` says so.
+    Abuse,
 }
 
 impl EndReason {
@@ -230,6 +233,7 @@ impl EndReason {
             Self::ListenerClosed => "listener_closed",
             Self::RelayFailed => "relay_failed",
             Self::Shutdown => "shutdown",
+            Self::Abuse => "abuse",
         }
     }
 }
@@ -361,6 +365,13 @@ pub struct Settings {
     pub connections_per_allocation: usize,
     /// What is looked at of what is relayed.
     pub quality: quality::Settings,
+}
+
+impl Settings {
+    /// What allocations are held to.
+    fn rates(&self) -> police::ScopedRates {
+        police::ScopedRates::new(self.bandwidth, self.quality.abuse_bits_per_second)
+    }
 }
 
 impl Default for Settings {

@@ -250,27 +250,39 @@ impl Spread {
 pub(super) struct ScopedRates {
     policy: Rates,
     loops: Rates,
+    /// The same for allocations that look like abuse.
+    throttled: [Rates; 2],
 }
 
 impl ScopedRates {
-    pub fn new(bandwidth: Bandwidth) -> Self {
-        let per_allocation = match bandwidth.per_allocation {
-            0 => LOOP_BITS_PER_SECOND,
-            limit => limit.min(LOOP_BITS_PER_SECOND),
-        };
-        Self {
-            policy: Rates::new(bandwidth),
-            loops: Rates::new(Bandwidth {
+    /// `abuse_bits_per_second`: what an allocation gets that looks like abuse.
+    pub fn new(bandwidth: Bandwidth, abuse_bits_per_second: u64) -> Self {
+        // Where several limits hold, the lowest does; 0 is none.
+        let within = |most: u64| {
+            let per_allocation = match bandwidth.per_allocation {
+                0 => most,
+                limit => limit.min(most),
+            };
+            Rates::new(Bandwidth {
                 per_allocation,
                 ..bandwidth
-            }),
+            })
+        };
+        let abuse = abuse_bits_per_second.max(1);
+        Self {
+            policy: Rates::new(bandwidth),
+            loops: within(LOOP_BITS_PER_SECOND),
+            throttled: [within(abuse), within(abuse.min(LOOP_BITS_PER_SECOND))],
         }
     }
 
-    pub const fn of(&self, scope: Scope) -> &Rates {
-        match scope {
-            Scope::Policy => &self.policy,
-            Scope::Loop(_) => &self.loops,
+    /// Those of an allocation of `scope`, and whether it is throttled.
+    pub const fn of(&self, scope: Scope, throttled: bool) -> &Rates {
+        match (scope, throttled) {
+            (Scope::Policy, false) => &self.policy,
+            (Scope::Loop(_), false) => &self.loops,
+            (Scope::Policy, true) => &self.throttled[0],
+            (Scope::Loop(_), true) => &self.throttled[1],
         }
     }
 

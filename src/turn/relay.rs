@@ -149,22 +149,26 @@ impl Server {
         };
         if let Some(police) = &mut allocation.police {
             let admitted = police.admit(
-                self.rates.of(allocation.scope),
+                self.rates.of(allocation.scope, allocation.throttled),
                 &mut self.purses,
                 nanos(elapsed),
                 Direction::ToClient,
                 length,
             );
             if let Err(limit) = admitted {
-                let reason = self.stats.policed(limit, Direction::ToClient, length);
+                let throttled = allocation.throttled;
+                let reason = (self.stats).policed(limit, throttled, Direction::ToClient, length);
                 return Forward::Drop(reason);
             }
         }
         allocation.count(Direction::ToClient, elapsed.as_secs() as u32, length);
         let mode = self.settings.quality.mode;
-        allocation.observe(mode, nanos(elapsed), Direction::ToClient, datagram);
+        let due = allocation.observe(mode, nanos(elapsed), Direction::ToClient, datagram);
         if !allocation.scope.is_canary() {
             self.stats.relayed[Direction::ToClient as usize][from.path as usize].add(length);
+        }
+        if due && self.judge(now, to) {
+            return Forward::Drop(DropReason::Abuse);
         }
         Forward::ToClient { five_tuple, header }
     }
@@ -185,18 +189,24 @@ impl Server {
         if let Some(police) = &mut allocation.police {
             police
                 .admit(
-                    self.rates.of(allocation.scope),
+                    self.rates.of(allocation.scope, allocation.throttled),
                     &mut self.purses,
                     nanos(elapsed),
                     Direction::ToPeer,
                     bytes,
                 )
-                .map_err(|limit| self.stats.policed(limit, Direction::ToPeer, bytes))?;
+                .map_err(|limit| {
+                    let throttled = allocation.throttled;
+                    (self.stats).policed(limit, throttled, Direction::ToPeer, bytes)
+                })?;
         }
         allocation.count(Direction::ToPeer, elapsed.as_secs() as u32, bytes);
         if let Some(data) = datagram.get(usize::from(payload.start)..usize::from(payload.end)) {
             let mode = self.settings.quality.mode;
-            allocation.observe(mode, nanos(elapsed), Direction::ToPeer, data);
+            let due = allocation.observe(mode, nanos(elapsed), Direction::ToPeer, data);
+            if due && self.judge(now, id) {
+                return Err(DropReason::Abuse);
+            }
         }
         Ok(())
     }

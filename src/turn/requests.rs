@@ -201,6 +201,8 @@ impl Server {
             mobility: mobile.then(Box::default),
             watch: None,
             flight: 0,
+            throttled: false,
+            abused: false,
         });
         self.by_five_tuple.insert(from, id);
         self.touch(now, id, |_| {});

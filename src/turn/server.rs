@@ -72,7 +72,7 @@ impl Server {
         let [a, b, c, d] = seed.hash;
         let hasher = RandomState::with_seeds(a, b, c, d);
         let mut purses = Purses::new(hasher.clone());
-        let rates = ScopedRates::new(settings.bandwidth);
+        let rates = settings.rates();
         if rates.total() {
             purses.call(PurseId::TOTAL);
         }
@@ -600,6 +600,7 @@ impl Server {
         let Some(allocation) = self.allocations.remove(id) else {
             return;
         };
+        self.stats.throttled -= u64::from(allocation.throttled);
         if let Some(purse) = allocation.police.as_ref().and_then(|police| police.user) {
             self.purses.close(purse);
         }
@@ -624,7 +625,9 @@ impl Server {
             return;
         };
         if allocation.is_over(now.mono) {
-            let reason = if allocation.is_adrift() {
+            let reason = if allocation.abused {
+                EndReason::Abuse
+            } else if allocation.is_adrift() {
                 EndReason::ClientClosed
             } else {
                 EndReason::Expired

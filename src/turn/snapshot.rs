@@ -19,6 +19,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::access::{Access, AddressRate, Debts, Denied, Key, RealmName, Scope, Visit};
 use crate::base::{Family, FiveTuple, ListenerId, Now, RelayTransport, Transport};
+use crate::quality::score::Signs;
 use crate::quality::{self, Watch};
 use crate::wire::{ChannelNumber, Integrity, TransactionId};
 
@@ -31,7 +32,6 @@ use super::counters::{counters, stats};
 use super::flight::Flight;
 use super::icmp::Told;
 use super::mobility::MobilityImage;
-use super::police::ScopedRates;
 use super::purses::{PurseId, Purses};
 use super::relayed::AdditionalImage;
 use super::routes::Routes;
@@ -159,6 +159,7 @@ struct AllocationImage {
     mobility: Option<MobilityImage>,
     #[serde(default)]
     watch: Option<quality::Image>,
+    signs: Option<Signs>,
 }
 
 impl Snapshot {
@@ -397,9 +398,10 @@ impl Server {
                 continue;
             }
             let denied = |denied: Denied| stats.peer_denied[denied.rule as usize] += 1;
-            let Some(allocation) = image.restored(taken, scope, of, &access, denied) else {
+            let Some(mut allocation) = image.restored(taken, scope, of, &access, denied) else {
                 continue;
             };
+            allocation.resume_signs(image.signs.as_ref());
             let (id, five_tuple) = (allocation.id, allocation.five_tuple);
             let next = allocation.next_expiry();
             if by_five_tuple.contains_key(&five_tuple) || !allocations.put(allocation) {
@@ -409,6 +411,7 @@ impl Server {
             timers.reschedule(id, next, Some(next));
             if let Some(allocation) = allocations.get(id) {
                 routes.sync(allocation, now.mono);
+                stats.throttled += u64::from(allocation.throttled);
                 if allocation.relayed().is_some() && !allocation.scope.is_canary() {
                     let transport = five_tuple.transport() as usize;
                     stats.live[transport][allocation.kind() as usize] += 1;
@@ -422,7 +425,7 @@ impl Server {
             rate
         };
         let mut purses = Purses::new(hasher.clone());
-        let rates = ScopedRates::new(settings.bandwidth);
+        let rates = settings.rates();
         if rates.total() {
             purses.call(PurseId::TOTAL);
         }
@@ -465,6 +468,7 @@ impl Server {
             server.resume_move(now, id);
         }
         server.watch_as_set();
+        server.settle_abuse();
         server
     }
 }
@@ -601,6 +605,9 @@ impl AllocationImage {
             watch,
             // It begins anew.
             flight: _,
+            // Signs know.
+            throttled: _,
+            abused: _,
         } = allocation;
         Self {
             slot: id.slot,
@@ -648,6 +655,7 @@ impl AllocationImage {
             mobility: (mobility.as_deref())
                 .map(|mobility| MobilityImage::of(mobility, |at| nanos(at, now))),
             watch: (watch.as_deref()).map(|watch| watch.image(elapsed.as_nanos() as u64)),
+            signs: (allocation.watch.as_deref()).map(|watch| watch.signs.clone()),
         }
     }
 
@@ -723,6 +731,8 @@ impl AllocationImage {
                 .map(|image| Box::new(image.restored(|nanos| moment(nanos, taken)))),
             watch: (self.watch.as_ref()).map(|image| Box::new(Watch::resume(image))),
             flight: 0,
+            throttled: false,
+            abused: false,
         })
     }
 }

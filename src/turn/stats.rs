@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::access::{AuthFailure, DeniedRule};
 pub use crate::base::Direction;
 use crate::base::{Family, Transport};
-use crate::quality::Ending;
+use crate::quality::score::Signal;
+use crate::quality::{Action, Ending};
 use crate::wire::{ErrorCode, Method};
 
 use super::affected::Affected;
@@ -88,11 +89,13 @@ pub enum DropReason {
     Dtls,
     /// A peer's connection to an allocation that has as many as it may.
     Connections,
+    /// The allocation looks like abuse, and is throttled or ends.
+    Abuse,
 }
 
 impl DropReason {
     /// Every reason, in the order of their discriminants.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::NotStun,
         Self::Malformed,
         Self::Unexpected,
@@ -117,6 +120,7 @@ impl DropReason {
         Self::NewPeers,
         Self::Dtls,
         Self::Connections,
+        Self::Abuse,
     ];
 
     /// The label of metrics and logs.
@@ -146,6 +150,7 @@ impl DropReason {
             Self::NewPeers => "new_peers",
             Self::Dtls => "dtls",
             Self::Connections => "connections",
+            Self::Abuse => "abuse",
         }
     }
 }
@@ -306,6 +311,10 @@ pub struct Stats {
     pub sessions: [u64; Ending::ALL.len()],
     /// Requests that were answered with an error: method, reason by [`Reject::LABELS`].
     pub refused: [[u64; Reject::LABELS.len()]; Method::ALL.len()],
+    /// Signals of allocations that looked like abuse, by what followed: each once for an allocation and action.
+    pub abuse: [[u64; Action::ALL.len()]; Signal::ALL.len()],
+    /// Live allocations that get less bandwidth for it.
+    pub throttled: u64,
 }
 
 /// Outcomes of Allocate requests; challenges (401 without credentials, 438) are none and stay 0.
@@ -346,6 +355,8 @@ impl Default for Stats {
             icmp: [0; IcmpFate::ALL.len()],
             sessions: [0; Ending::ALL.len()],
             refused: [[0; Reject::LABELS.len()]; Method::ALL.len()],
+            abuse: [[0; Action::ALL.len()]; Signal::ALL.len()],
+            throttled: 0,
         }
     }
 }
@@ -356,13 +367,18 @@ impl Stats {
         self.dropped[reason as usize] += 1;
     }
 
-    /// Counts a datagram of `bytes` that `limit` stands against, by all but its reason, which follows.
+    /// Counts a datagram of `bytes` that `limit` stands against, by all but its reason, which follows. The limit of an
+    /// allocation that is `throttled` is none of the configured ones.
     pub(super) fn policed(
         &mut self,
         limit: Limit,
+        throttled: bool,
         direction: Direction,
         bytes: usize,
     ) -> DropReason {
+        if throttled && limit == Limit::Allocation {
+            return DropReason::Abuse;
+        }
         self.policed[limit as usize][direction as usize].add(bytes);
         limit.reason()
     }
@@ -413,6 +429,9 @@ impl Stats {
         self.new_peers_refused += other.new_peers_refused;
         self.scan_suspects += other.scan_suspects;
         self.connections += other.connections;
+        self.throttled += other.throttled;
+        let abuse = other.abuse.as_flattened();
+        (self.abuse.as_flattened_mut().iter_mut().zip(abuse)).for_each(|(a, b)| add(a, b));
         (self.icmp.iter_mut().zip(&other.icmp)).for_each(|(a, b)| add(a, b));
         (self.sessions.iter_mut().zip(&other.sessions)).for_each(|(a, b)| add(a, b));
         (self.mobility.iter_mut().zip(&other.mobility)).for_each(|(a, b)| add(a, b));

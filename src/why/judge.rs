@@ -344,6 +344,10 @@ fn decided(call: &Call) -> Option<Verdict> {
     let (lived, reason) = call.ended?;
     let (code, text) = match reason {
         EndReason::Administrative => (Code::EndedByOperator, "An operator ended it"),
+        EndReason::Abuse => (
+            Code::EndedAsAbuse,
+            "It looked like a scan, a tunnel or a transfer rather than a call, and was ended for it",
+        ),
         EndReason::Revoked => (
             Code::Revoked,
             "It ended because the credential was revoked, or the user's password changed",

@@ -195,6 +195,7 @@ const fn ended(reason: EndReason) -> &'static str {
         EndReason::Expired => "the allocation expired: the client did not refresh it",
         EndReason::ClientClosed => "the client's connection closed, and the allocation ended",
         EndReason::Administrative => "an operator ended the allocation",
+        EndReason::Abuse => "the allocation looked like abuse and was ended",
         EndReason::Revoked => "the credential was revoked, and the allocation ended",
         EndReason::ListenerClosed => "the listener was closed, and the allocation ended",
         EndReason::RelayFailed => "the relay socket failed, and the allocation ended",

@@ -76,6 +76,8 @@ pub enum Code {
     HighRtt,
     /// An operator ended it.
     EndedByOperator,
+    /// It was ended for what it relayed.
+    EndedAsAbuse,
     /// Its relay socket failed.
     RelayFailed,
     /// The server or its listener stopped.
@@ -129,6 +131,7 @@ impl Code {
         Self::PeerLoss,
         Self::HighRtt,
         Self::EndedByOperator,
+        Self::EndedAsAbuse,
         Self::RelayFailed,
         Self::ServerStopped,
         Self::ClientGone,
@@ -176,6 +179,7 @@ impl Code {
             Self::PeerLoss => "peer_loss",
             Self::HighRtt => "high_rtt",
             Self::EndedByOperator => "ended_by_operator",
+            Self::EndedAsAbuse => "ended_as_abuse",
             Self::RelayFailed => "relay_failed",
             Self::ServerStopped => "server_stopped",
             Self::ClientGone => "client_gone",
@@ -292,7 +296,10 @@ impl Code {
                 "Give clients a server nearer to them; over TCP, a queue in between adds to it."
             }
             Self::EndedByOperator => {
-                "Somebody used `turnix disconnect` or the admin API, or it scored as abuse: the log says so."
+                "Somebody used `turnix disconnect` or the admin API: the log says so."
+            }
+            Self::EndedAsAbuse => {
+                "The log has the signals; docs/insight.md tells what they mean. If it was a call, set quality.abuse = \"note\"."
             }
             Self::RelayFailed => "The log has the error of the socket: look at the host's network.",
             Self::ServerStopped => {

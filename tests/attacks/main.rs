@@ -16,6 +16,7 @@ mod client;
 #[allow(dead_code, reason = "made for many tests")]
 mod server;
 
+mod abuse;
 mod bid_down;
 mod flight;
 mod handover;

@@ -172,6 +172,25 @@ impl Server {
     }
 }
 
+/// What every test of these proves besides: whatever its clients do, none of it looks like abuse.
+impl Drop for Server {
+    fn drop(&mut self) {
+        if std::thread::panicking() || is_stand_in() {
+            return;
+        }
+        const NOTED: &str = "looks like abuse";
+        let log = self.log();
+        let noted: Vec<_> = log.lines().filter(|line| line.contains(NOTED)).collect();
+        assert!(noted.is_empty(), "ordinary clients are noted: {noted:#?}");
+        // Where the admin listener asks for its token, and where the server has ended, the log is all there is.
+        if let Some(response) = get(self.admin, "/metrics").filter(|it| it.status == 200) {
+            let metrics = Metrics::parse(&response.body);
+            assert!(metrics.count("turn_abuse_total", &[]) > 0, "it is counted");
+            assert_eq!(metrics.sum("turn_abuse_total", &[]), 0.0);
+        }
+    }
+}
+
 /// Whether coturn stands in for the server, to try out the harness itself.
 pub fn is_stand_in() -> bool {
     std::env::var("INTEROP_SERVER").is_ok_and(|name| name == "coturn")

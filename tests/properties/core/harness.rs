@@ -902,6 +902,7 @@ impl Harness {
                         EndReason::ListenerClosed | EndReason::Shutdown => {
                             panic!("no listener closes and nobody shuts down")
                         }
+                        EndReason::Abuse => panic!("abuse is noted and ends nothing"),
                     },
                     traffic,
                     lived: ended.duration.as_millis() as Ms,

@@ -32,7 +32,7 @@ const REASONS = {
     too_large: 'Too large', stream_queue: 'Client on TCP or TLS too slow', mailbox: 'Between shards: full',
     send_buffer: 'Send buffer full', send_error: 'Kernel refused to send', unanswerable: 'Sender cannot be answered',
     rate_limited: 'Stranger asked too often', receive_buffer: 'Receive buffer full', bandwidth_allocation: 'Bandwidth of an allocation',
-    bandwidth_user: 'Bandwidth of a user', bandwidth_total: 'Bandwidth of the server', new_peers: 'Too many new peers',
+    bandwidth_user: 'Bandwidth of a user', bandwidth_total: 'Bandwidth of the server', new_peers: 'Too many new peers', abuse: 'Looks like abuse',
   },
   connection: {
     address: 'Too many of one address', pending: 'Too many undecided', silent: 'Said nothing', handshake: 'TLS handshake failed', proxy: 'PROXY header wrong or missing',
