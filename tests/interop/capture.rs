@@ -105,7 +105,7 @@ fn wireshark_reads_a_call_and_no_packet_of_it_is_missing() {
         .args(["-n", &messages.to_string(), "-z", "20", "127.0.0.1"]);
     let mut call = Process::start(&mut uclient, server.dir().join("uclient.log"));
     // It makes another one before, to look around.
-    let id = allocation(&server, |one| one["channels"] == 1);
+    let id = allocation(&server, |one| one["permissions"] != 0);
     let running = capture(&server, &[&id, "--seconds", "60", "--json"], "capture.log");
     let relayed = |direction| {
         let metrics = server.metrics().expect("metrics");
