@@ -17,7 +17,7 @@ use crate::server::{Options, PASSWORD, REALM, Server, USER, get, is_free, is_sta
 use crate::tools::{Process, find_tool, one_at_a_time, run, wait_for};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
-const STEP: Duration = Duration::from_secs(5);
+const STEP: Duration = Duration::from_secs(20);
 
 /// What `turnix capture` does with `arguments`, its output in `log`.
 fn capture(server: &Server, arguments: &[&str], log: &str) -> Process {
