@@ -17,7 +17,7 @@ use crate::server::{Options, PASSWORD, REALM, Server, USER, get, is_free, is_sta
 use crate::tools::{Process, find_tool, one_at_a_time, run, wait_for};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
-const STEP: Duration = Duration::from_secs(5);
+const STEP: Duration = Duration::from_secs(20);
 
 /// What `turnix capture` does with `arguments`, its output in `log`.
 fn capture(server: &Server, arguments: &[&str], log: &str) -> Process {
@@ -105,7 +105,7 @@ fn wireshark_reads_a_call_and_no_packet_of_it_is_missing() {
         .args(["-n", &messages.to_string(), "-z", "20", "127.0.0.1"]);
     let mut call = Process::start(&mut uclient, server.dir().join("uclient.log"));
     // It makes another one before, to look around.
-    let id = allocation(&server, |one| one["channels"] == 1);
+    let id = allocation(&server, |one| one["permissions"] != 0);
     let running = capture(&server, &[&id, "--seconds", "60", "--json"], "capture.log");
     let relayed = |direction| {
         let metrics = server.metrics().expect("metrics");
