@@ -30,8 +30,8 @@ use super::keys::Meters;
 use super::serve::{Local, Peer};
 use super::status::Board;
 use super::{
-    Events, Health, Operator, Order, ShardControl, Status, Token, events, json, pages, refusal,
-    revocations, trace,
+    Events, Health, Operator, Order, ShardControl, Status, Token, events, json, outage, pages,
+    refusal, revocations, trace,
 };
 
 /// What the admin listener answers from.
@@ -50,7 +50,7 @@ pub struct AdminState<S> {
     records: Option<Arc<Counts>>,
     acme: Option<Arc<acme::Counts>>,
     external: Option<Arc<external::Board>>,
-    board: Option<Board>,
+    pub(super) board: Option<Board>,
     pub(super) traces: Arc<Mutex<Traces>>,
     pub(super) ledger: Ledger,
     meters: Option<Arc<Meters>>,
@@ -196,6 +196,7 @@ pub fn router<S: ShardControl>(state: AdminState<S>) -> Router {
             delete(revocations::lift),
         )
         .route("/api/v1/trace", get(trace::list).post(trace::change))
+        .route("/api/v1/outage", get(outage::report))
         .fallback(async || refusal(StatusCode::NOT_FOUND, "there is nothing at this path"))
         .method_not_allowed_fallback(async || {
             refusal(
@@ -407,6 +408,7 @@ async fn metrics<S: ShardControl>(State(state): State<AdminState<S>>) -> Respons
             .collect(),
         external_changes,
         canary: (state.board.as_ref()).map_or_else(Vec::new, Board::looks),
+        outages: (state.board.as_ref()).map_or_else(Vec::new, Board::outages),
         version: state.settings.version,
     };
     let text = encode(Reading {

@@ -10,6 +10,7 @@ pub mod events;
 pub mod ice;
 pub mod keys;
 mod operator;
+mod outage;
 mod pages;
 pub mod public;
 mod revocations;

@@ -12,7 +12,7 @@ use crate::base::trace::Traces;
 use crate::metrics::ShardSnapshot;
 use crate::records::Due;
 use crate::stream::ClientStream;
-use crate::turn::{AllocationId, AllocationView, Bandwidth, EndReason, Newcomers};
+use crate::turn::{AllocationId, AllocationView, Attempts, Bandwidth, EndReason, Newcomers};
 
 use super::change::ShardChange;
 use super::engine::Endpoint;
@@ -85,6 +85,8 @@ pub(super) enum Message {
         client: SocketAddr,
         count: u32,
     },
+    /// Say what became of those who wanted an allocation since you were asked last.
+    Attempts(oneshot::Sender<Attempts>),
     /// End everything.
     Stop,
 }

@@ -22,6 +22,7 @@ use crate::base::{Family, FiveTuple, ListenerId, Now, RelayTransport, Transport}
 use crate::wire::{ChannelNumber, Integrity, TransactionId};
 
 use super::allocation::{Allocation, AllocationId, Allocations, ChannelBinding, Permission, State};
+use super::attempts::Collector;
 use super::auth::Nonces;
 use super::change::Newcomers;
 use super::connections::Connections;
@@ -288,6 +289,7 @@ impl Server {
             latest,
             // Connections are sockets of this process: they stay.
             connections: _,
+            attempts: _,
         } = self;
         let Seed {
             nonce_key,
@@ -450,6 +452,7 @@ impl Server {
             started: moment(started, taken),
             latest: now,
             connections: Connections::new(hasher),
+            attempts: Collector::default(),
         };
         let live: Vec<_> = server.tenants().map(|tenant| tenant.id).collect();
         for id in live {
