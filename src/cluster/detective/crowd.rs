@@ -100,6 +100,14 @@ impl Crowd {
                 *marks |= 1;
             }
         }
+        if fates[Fate::Allocated as usize] > 0 {
+            // Who was a stranger there has the right credentials.
+            let stranger = Client {
+                user: None,
+                ..client
+            };
+            self.strangers.remove(&stranger);
+        }
         if fates[Fate::Allocated as usize] > 0
             && (self.known.len() < MOST_NETWORKS || self.known.contains_key(&network))
         {

@@ -14,7 +14,9 @@ pub(super) struct Latch {
     there: Option<(State, u64)>,
     /// When it was last seen.
     seen: u64,
-    /// When it began the last times, the latest first; 0: never.
+    /// It is there, and was not seen the last time.
+    fine: bool,
+    /// When it began the last times, or began again before it was over, the latest first; 0: never.
     beginnings: [u64; BEGINNINGS],
 }
 
@@ -49,18 +51,20 @@ impl Latch {
         match (wanted, self.there) {
             (Some((state, since)), None) => {
                 self.there = Some((state, since.min(at)));
-                self.seen = at;
-                self.beginnings.rotate_right(1);
-                self.beginnings[0] = at;
+                self.begin(at);
                 Turn::Begun
             }
             (Some((state, _)), Some((_, since))) => {
                 self.there = Some((state, since));
+                if self.fine {
+                    self.begin(at);
+                }
                 self.seen = at;
                 Turn::Same
             }
             (None, None) => Turn::Same,
             (None, Some((_, since))) => {
+                self.fine = true;
                 let of_late = |begun: &&u64| **begun > 0 && at.saturating_sub(**begun) <= MEMORY;
                 let times = self.beginnings.iter().filter(of_late).count();
                 if at.saturating_sub(self.seen) < calm(times) {
@@ -70,5 +74,11 @@ impl Latch {
                 Turn::Over(since)
             }
         }
+    }
+
+    fn begin(&mut self, at: u64) {
+        (self.seen, self.fine) = (at, false);
+        self.beginnings.rotate_right(1);
+        self.beginnings[0] = at;
     }
 }

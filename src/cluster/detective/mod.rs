@@ -383,20 +383,15 @@ impl Detective {
         let Some((state, since)) = self.settle(at, Cause::Node, wanted, calm, verdict) else {
             return;
         };
-        let (state, text) = match (wanted, self.others) {
-            (None, _) => (
-                State::Degraded,
-                "The server's own looks at itself fail again and again: it counts as unsteady until they have not for five minutes.",
-            ),
-            (_, Others { nodes: 0, .. }) => (state, "The server's own looks at itself fail."),
-            (_, Others { answering: 0, .. }) => (
-                state,
-                "The server's own looks at itself fail, and it reaches no other server of the service: it or its host is at fault.",
-            ),
-            _ => (
-                state,
-                "Other servers of the service answer: the fault is this server's.",
-            ),
+        let text = match (wanted, self.others) {
+            (None, _) => {
+                "The server's own looks at itself have failed again and again: it counts as it did then until they have not for five minutes."
+            }
+            (_, Others { nodes: 0, .. }) => "The server's own looks at itself fail.",
+            (_, Others { answering: 0, .. }) => {
+                "The server's own looks at itself fail, and it reaches no other server of the service: it or its host is at fault."
+            }
+            _ => "Other servers of the service answer: the fault is this server's.",
         };
         verdict.findings.push(Finding {
             cause: Cause::Node,
@@ -469,7 +464,7 @@ impl Detective {
             let there = self.latches[cause as usize].there();
             let wide = !fate.is_of_strangers() || self.crowd.is_wide(&ten, fate);
             let begins = (fifth || users || most) && wide && ten.behind(fate) >= BEHIND;
-            let lasts = five.share_of(fate) >= FINE;
+            let lasts = five.share_of(fate) >= FINE || users && five.failed_by[fate as usize] > 0;
             let worst = !fate.is_of_strangers()
                 && (most || there.is_some_and(|(state, _)| state == State::Offline))
                 && ten.share() >= HALF;
