@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::wire::{Request, Signer};
 use common::world::{SECRET, VISITS, World, tcp, udp};
-use turnix::access::{VISIT_PREFIX, Visit, rest};
+use turnix::access::{Visit, rest};
 use turnix::base::{Clock, Family, FiveTuple, Now, Secret, Transport};
 use turnix::cluster::detective::{Cause, Detective, Others, Own, State, Verdict};
 use turnix::cluster::own::{Fault, Seen};
@@ -693,8 +693,8 @@ mod core {
         let mut world = World::new();
         let visits = Secret::new(VISITS.to_owned());
         let from = tcp("198.51.100.7:4000");
-        let visitor = format!("{VISIT_PREFIX}visitor");
-        for name in [Visit::CANARY_USER, &visitor] {
+        let visitor = "turnix-test:visitor";
+        for name in [Visit::CANARY_USER, visitor] {
             let expires = world.now.unix_secs() + 60;
             let credential = rest::mint(&visits, Some(name), expires);
             assert_eq!(try_as(&mut world, from, credential), 0);
