@@ -247,13 +247,14 @@ impl Board {
                 let mut known = known.filter(|known| known.code == reason.code);
                 reason.since_unix = known.next().map_or(unix, |known| known.since_unix);
             }
+            let own = worst(&reasons);
             let begun = inner.detect(now, circumstances, &mut reasons);
-            let state = (reasons.iter().map(|reason| reason.state).max()).unwrap_or(State::Online);
+            let state = worst(&reasons);
             let before = before.map(|(state, _)| state);
             if before != Some(state) {
-                // A fault is found out later than it begins.
-                let worse = before.is_some_and(|before| before < state);
-                let begun = begun.filter(|_| worse).unwrap_or(unix);
+                // What clients meet is found out later than it begins.
+                let found_out = own < state && before.is_some_and(|before| before < state);
+                let begun = begun.filter(|_| found_out).unwrap_or(unix);
                 inner.since_unix = begun.clamp(inner.since_unix.min(unix), unix);
                 tell(state, &reasons);
             }
@@ -365,6 +366,10 @@ impl Inner {
         let worst = news().max_by_key(|finding| finding.state);
         worst.map(|finding| finding.since_unix)
     }
+}
+
+fn worst(reasons: &[Reason]) -> State {
+    (reasons.iter().map(|reason| reason.state).max()).unwrap_or(State::Online)
 }
 
 /// Says in the log whose fault an outage is, once, and that it is over.

@@ -475,7 +475,10 @@ impl Detective {
             };
             let wanted = match there {
                 Some((_, since)) => lasts.then_some((state, since)),
-                None => begins.then(|| (state, 60 * self.crowd.begun(minute, fate, narrow))),
+                None => begins.then(|| {
+                    let begun = 60 * self.crowd.begun(minute, fate, narrow);
+                    (state, begun.max(self.begun.1))
+                }),
             };
             let calm = |times: usize| CALM * times.clamp(1, 3) as u64;
             let Some((state, since)) = self.settle(at, cause, wanted, calm, verdict) else {
