@@ -46,6 +46,7 @@ fn context() -> Context {
             next_unix: 1_850_000_000,
         }),
         canary: Vec::new(),
+        outages: vec![("node", false), ("credentials", true)],
         admin_refused: [("missing", 3), ("wrong", 2), ("limited", 0)],
         revocations: [0, 2, 0],
         captures: [2, 1],

@@ -12,6 +12,8 @@ use super::Running;
 use crate::access::{Visit, rest};
 use crate::base::addr::is_private;
 use crate::base::{Clock, Family, Secret, Transport};
+use crate::cluster::Fleet;
+use crate::cluster::detective::Others;
 use crate::cluster::own::{self, Fault, Seen};
 use crate::config::{Config, External, Listener};
 use crate::http::status::{Board, Circumstances, Way};
@@ -50,6 +52,7 @@ struct Eyes {
     draining: Arc<AtomicBool>,
     certificates: Option<Arc<Certificates>>,
     private: bool,
+    fleet: Arc<Fleet>,
     board: Board,
 }
 
@@ -70,6 +73,7 @@ impl Running {
             draining: self.drain.flag(),
             certificates: self.certificates.clone(),
             private: is_private_unasked(&self.config, &self.relays),
+            fleet: Arc::clone(&self.fleet),
             board: self.board.clone(),
         };
         let watch = self.control.spawn(eyes.watch());
@@ -113,7 +117,20 @@ impl Eyes {
                 certificate_expiry_unix: certificates.map(|served| served.not_after_unix()),
                 private: self.private,
             };
-            self.board.record(Clock.now(), found, circumstances);
+            let attempts = self.shards.attempts().await;
+            let now = Clock.now();
+            self.board.heard(now, &attempts);
+            self.board.met(now, self.others());
+            self.board.record(now, found, circumstances);
+        }
+    }
+
+    /// The other servers of the service, as their canary finds them.
+    fn others(&self) -> Others {
+        let others = || (self.fleet.nodes()).filter(|(node, _)| !self.fleet.is_own(node));
+        Others {
+            nodes: others().count(),
+            answering: others().filter(|(_, alive)| *alive).count(),
         }
     }
 

@@ -5,6 +5,7 @@
 //! and draws its own conclusions; at itself it looks as well (`own.rs`).
 
 pub mod canary;
+pub mod detective;
 mod directory;
 mod geo;
 mod journal;

@@ -33,7 +33,7 @@ use super::serve::{Local, Peer};
 use super::status::Board;
 use super::{
     Captures, Events, Health, Lookout, Operator, Order, ShardControl, Status, Token, capture,
-    events, json, pages, refusal, revocations, trace, why,
+    events, json, outage, pages, refusal, revocations, trace, why,
 };
 
 /// What the admin listener answers from.
@@ -52,7 +52,7 @@ pub struct AdminState<S> {
     records: Option<Arc<Counts>>,
     acme: Option<Arc<acme::Counts>>,
     external: Option<Arc<external::Board>>,
-    board: Option<Board>,
+    pub(super) board: Option<Board>,
     pub(super) traces: Arc<Mutex<Traces>>,
     pub(super) ledger: Ledger,
     meters: Option<Arc<Meters>>,
@@ -224,6 +224,7 @@ pub fn router<S: ShardControl>(state: AdminState<S>) -> Router {
         )
         .route("/api/v1/why", get(why::why))
         .route("/api/v1/trace", get(trace::list).post(trace::change))
+        .route("/api/v1/outage", get(outage::report))
         .fallback(async || refusal(StatusCode::NOT_FOUND, "there is nothing at this path"))
         .method_not_allowed_fallback(async || {
             refusal(
@@ -436,6 +437,7 @@ async fn metrics<S: ShardControl>(State(state): State<AdminState<S>>) -> Respons
         external_changes,
         captures: state.captures.begun(),
         canary: (state.board.as_ref()).map_or_else(Vec::new, Board::looks),
+        outages: (state.board.as_ref()).map_or_else(Vec::new, Board::outages),
         version: state.settings.version,
         calls: state.lookout.histograms(),
     };

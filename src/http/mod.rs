@@ -12,6 +12,7 @@ pub mod ice;
 pub mod keys;
 mod lookout;
 mod operator;
+mod outage;
 mod pages;
 pub mod public;
 mod quality;

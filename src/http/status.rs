@@ -16,11 +16,15 @@ use axum::response::Response;
 use axum::routing::get;
 use serde_json::{Value, json};
 
-use crate::base::{Clock, Family, Now, Transport};
+use crate::base::{Clock, Family, Now, Pii, Transport};
+use crate::cluster::detective::{Cause, Detective, Others, Own, Verdict};
 use crate::cluster::own::{Fault, Seen};
 use crate::metrics::CanaryLook;
+use crate::turn::Attempts;
 
 use super::refusal;
+
+pub use crate::cluster::detective::State;
 
 /// Looks in a row that have to fail before a way counts as closed: a busy moment is no outage.
 const PATIENT_FAILURES: u32 = 2;
@@ -36,28 +40,6 @@ const NEARLY_FULL: f64 = 0.95;
 
 /// How long before a certificate ends people are told.
 const ENDS_SOON: Duration = Duration::from_secs(3 * 86_400);
-
-/// How a server does; a later one is worse.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum State {
-    /// Calls begin and go on.
-    Online,
-    /// Some do not.
-    Degraded,
-    /// None do.
-    Offline,
-}
-
-impl State {
-    /// The word in JSON and on the page.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Online => "online",
-            Self::Degraded => "degraded",
-            Self::Offline => "offline",
-        }
-    }
-}
 
 /// One way into the server, as the public knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +92,8 @@ pub struct Reason {
     pub text: String,
     /// How bad it is; [`State::Online`] is only worth telling.
     pub state: State,
+    /// Since when, in seconds since the Unix epoch.
+    pub since_unix: u64,
 }
 
 /// One way and what the last look by it found.
@@ -161,6 +145,9 @@ struct Inner {
     since_unix: u64,
     checked_unix: u64,
     history: History,
+    detective: Detective,
+    /// What the detective found last.
+    outage: Verdict,
 }
 
 /// The worst of each slot of time, the latest last; bounded.
@@ -210,6 +197,8 @@ impl Board {
             since_unix: now.unix_secs(),
             checked_unix: now.unix_secs(),
             history: History::default(),
+            detective: Detective::new(now),
+            outage: Verdict::default(),
         })))
     }
 
@@ -251,10 +240,22 @@ impl Board {
                 })
                 .collect();
             let unix = now.unix_secs();
-            let reasons = judge(&inner.paths, circumstances, unix);
-            let state = (reasons.iter().map(|reason| reason.state).max()).unwrap_or(State::Online);
-            if inner.verdict.as_ref().map(|(state, _)| *state) != Some(state) {
-                inner.since_unix = unix;
+            let mut reasons = judge(&inner.paths, circumstances, unix);
+            let before = inner.verdict.take();
+            for reason in &mut reasons {
+                let known = before.iter().flat_map(|(_, reasons)| reasons);
+                let mut known = known.filter(|known| known.code == reason.code);
+                reason.since_unix = known.next().map_or(unix, |known| known.since_unix);
+            }
+            let own = worst(&reasons);
+            let begun = inner.detect(now, circumstances, &mut reasons);
+            let state = worst(&reasons);
+            let before = before.map(|(state, _)| state);
+            if before != Some(state) {
+                // What clients meet is found out later than it begins.
+                let found_out = own < state && before.is_some_and(|before| before < state);
+                let begun = begun.filter(|_| found_out).unwrap_or(unix);
+                inner.since_unix = begun.clamp(inner.since_unix.min(unix), unix);
                 tell(state, &reasons);
             }
             inner.verdict = Some((state, reasons));
@@ -274,6 +275,7 @@ impl Board {
                         code: "starting",
                         text: "The server has just started and is still looking at itself.".into(),
                         state: State::Degraded,
+                        since_unix: inner.since_unix,
                     }],
                 ),
             };
@@ -292,6 +294,30 @@ impl Board {
                 history: inner.history.slots.iter().copied().collect(),
             })
         })
+    }
+
+    /// Takes what became of those who wanted an allocation since it was told last.
+    pub fn heard(&self, now: Now, attempts: &Attempts) {
+        self.with(|inner| inner.detective.heard(now, attempts));
+    }
+
+    /// Takes what the looks at other servers of the service found.
+    pub fn met(&self, now: Now, others: Others) {
+        self.with(|inner| inner.detective.met(now, others));
+    }
+
+    /// Whose fault is an outage that there is, for metrics: every cause, and whether it is there.
+    pub fn outages(&self) -> Vec<(&'static str, bool)> {
+        self.with(|inner| {
+            (Cause::ALL.into_iter())
+                .map(|cause| (cause.label(), inner.outage.finding(cause).is_some()))
+                .collect()
+        })
+    }
+
+    /// What the detective knows, and what it made of that last.
+    pub(super) fn investigated<T>(&self, read: impl FnOnce(&Detective, &Verdict) -> T) -> T {
+        self.with(|inner| read(&inner.detective, &inner.outage))
     }
 
     /// What the last looks found, for metrics: by transport, the worst port of each.
@@ -313,6 +339,61 @@ impl Board {
     }
 }
 
+impl Inner {
+    /// Adds what the detective finds to `reasons`; since when the worst of it has been there.
+    fn detect(
+        &mut self,
+        now: Now,
+        circumstances: Circumstances,
+        reasons: &mut Vec<Reason>,
+    ) -> Option<u64> {
+        let faults = self.paths.iter().filter_map(Path::fault);
+        self.detective.looked(Own {
+            ways: self.paths.len(),
+            closed: faults.filter(|fault| *fault != Fault::Full).count(),
+            stuck: !circumstances.alive,
+        });
+        self.outage = self.detective.judge(now);
+        tell_outage(&self.outage);
+        let news = || (self.outage.findings.iter()).filter(|finding| finding.is_news);
+        reasons.extend(news().map(|finding| Reason {
+            code: finding.cause.label(),
+            text: finding.text.clone(),
+            state: finding.state,
+            since_unix: finding.since_unix,
+        }));
+        reasons.sort_by_key(|reason| std::cmp::Reverse(reason.state));
+        let worst = news().max_by_key(|finding| finding.state);
+        worst.map(|finding| finding.since_unix)
+    }
+}
+
+fn worst(reasons: &[Reason]) -> State {
+    (reasons.iter().map(|reason| reason.state).max()).unwrap_or(State::Online)
+}
+
+/// Says in the log whose fault an outage is, once, and that it is over.
+fn tell_outage(verdict: &Verdict) {
+    for finding in (verdict.begun.iter()).filter_map(|cause| verdict.finding(*cause)) {
+        let networks = finding.networks.iter().map(|(network, failed, _)| {
+            let (address, bits) = network.prefix();
+            format!("{}/{bits}: {failed}", Pii(address))
+        });
+        tracing::warn!(
+            cause = finding.cause.label(),
+            since_unix = finding.since_unix,
+            clients = finding.clients,
+            users = finding.users,
+            networks = networks.collect::<Vec<_>>().join(", "),
+            "outage: {}",
+            finding.text
+        );
+    }
+    for (cause, seconds) in &verdict.over {
+        tracing::info!(cause = cause.label(), seconds, "outage is over");
+    }
+}
+
 /// Says in the log what the page says, once.
 fn tell(state: State, reasons: &[Reason]) {
     let why: Vec<_> = reasons.iter().map(|reason| reason.code).collect();
@@ -327,7 +408,14 @@ fn tell(state: State, reasons: &[Reason]) {
 /// What is wrong, the worst first.
 fn judge(paths: &[Path], circumstances: Circumstances, unix: u64) -> Vec<Reason> {
     let mut reasons = Vec::new();
-    let mut add = |state, code, text: String| reasons.push(Reason { code, text, state });
+    let mut add = |state, code, text: String| {
+        reasons.push(Reason {
+            code,
+            text,
+            state,
+            since_unix: unix,
+        });
+    };
     let closed: Vec<_> = (paths.iter())
         .filter_map(|path| path.fault().map(|fault| (path.way, fault)))
         .collect();
@@ -404,6 +492,7 @@ impl Report {
                         State::Online => "notice",
                         state => state.label(),
                     },
+                    "since": reason.since_unix,
                 })
             })
             .collect();

@@ -57,6 +57,8 @@ pub struct Context {
     pub external_changes: u64,
     /// What the server found when it looked at itself last; none where it does not.
     pub canary: Vec<CanaryLook>,
+    /// Every cause of an outage, and whether it is there; none where nobody looks.
+    pub outages: Vec<(&'static str, bool)>,
     /// Live allocations of each realm but the default one. The configuration bounds them.
     pub realms: Vec<(RealmName, u32)>,
     /// Captures of packets that were begun: of headers, of whole packets.
@@ -572,6 +574,15 @@ fn server(families: &mut Vec<MetricFamily>, totals: &ShardSnapshot, context: &Co
                 let seconds = look.duration?.as_secs_f64();
                 Some(gauge(&[("transport", look.transport.label())], seconds))
             })
+            .collect(),
+    );
+    push(
+        families,
+        "turn_outage",
+        "Whether there is an outage, by whose fault it is: 1 or 0.",
+        MetricType::GAUGE,
+        (context.outages.iter())
+            .map(|(cause, there)| gauge(&[("cause", cause)], if *there { 1.0 } else { 0.0 }))
             .collect(),
     );
     push(

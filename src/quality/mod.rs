@@ -17,7 +17,7 @@ mod watch;
 use std::time::Duration;
 
 use crate::base::Direction;
-use score::{Abuse, Signs};
+use score::Abuse;
 
 pub use ending::Ending;
 pub use watch::{Image, Watch};

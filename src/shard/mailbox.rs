@@ -13,7 +13,7 @@ use crate::metrics::ShardSnapshot;
 use crate::records::Due;
 use crate::stream::ClientStream;
 use crate::turn::{
-    AllocationId, AllocationView, Bandwidth, EndReason, Newcomers, Remembered, Subject,
+    AllocationId, AllocationView, Attempts, Bandwidth, EndReason, Newcomers, Remembered, Subject,
 };
 
 use super::capturing::Wanted;
@@ -98,6 +98,8 @@ pub(super) enum Message {
     Capture(Box<Wanted>),
     /// Nobody reads that capture any more.
     EndCapture(u64),
+    /// Say what became of those who wanted an allocation since you were asked last.
+    Attempts(oneshot::Sender<Attempts>),
     /// End everything.
     Stop,
 }

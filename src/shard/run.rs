@@ -257,6 +257,12 @@ fn handle(shard: &Rc<RefCell<Shard>>, patience: &mut Patience, message: Message)
         }
         Message::Capture(wanted) => shard.borrow_mut().begin_capture(now, *wanted),
         Message::EndCapture(number) => shard.borrow_mut().taps.remove(number),
+        Message::Attempts(answer) => {
+            // Whoever waits no more asks again.
+            if !answer.is_closed() {
+                let _ = answer.send(shard.borrow_mut().server.take_attempts());
+            }
+        }
         // Without a freeze before it there is nothing to give, and nothing to thaw.
         Message::Export { .. } | Message::Thaw | Message::Stop => {}
     }

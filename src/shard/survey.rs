@@ -2,7 +2,7 @@
 
 use crate::base::Clock;
 use crate::metrics::{Capacity, NamedAllocation, Survey};
-use crate::turn::{AllocationView, Direction};
+use crate::turn::{AllocationView, Attempts, Direction};
 
 use super::mailbox::Message;
 use super::ports::lock;
@@ -66,6 +66,18 @@ impl Shards {
             shard,
             view,
         })
+    }
+
+    /// What became of those who wanted an allocation since this was asked last, over all shards. One that does not answer
+    /// is asked again the next time.
+    pub async fn attempts(&self) -> Attempts {
+        let mut total = Attempts::default();
+        for handle in self.handles.iter() {
+            if let Some(attempts) = handle.ask(Message::Attempts).await {
+                total.merge(attempts);
+            }
+        }
+        total
     }
 
     /// What allocations use up, whether the shards answer or not.

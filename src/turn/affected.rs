@@ -88,7 +88,7 @@ impl Affected {
     }
 }
 
-fn hasher() -> RandomState {
+pub(super) fn hasher() -> RandomState {
     RandomState::with_seeds(1, 2, 3, 4)
 }
 

@@ -16,6 +16,7 @@
 mod abuse;
 pub mod affected;
 mod allocation;
+pub mod attempts;
 mod auth;
 mod change;
 mod connections;
@@ -51,6 +52,7 @@ use crate::quality;
 use crate::wire::Header;
 
 pub use allocation::{AllocationId, AllocationView, CHANNEL_LIFETIME, PERMISSION_LIFETIME};
+pub use attempts::{Attempts, Client, Fate};
 pub use auth::NONCE_LENGTH;
 pub use change::Newcomers;
 pub use connections::{CONNECTION_TIMEOUT, ConnectionId};

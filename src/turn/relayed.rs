@@ -11,6 +11,7 @@ use crate::base::{Family, Now, RelayedAddress};
 use crate::wire::{ErrorCode, Method, Response};
 
 use super::allocation::{Additional, Allocation, AllocationId, State};
+use super::attempts::Fate;
 use super::flight::What;
 use super::reject::Reject;
 use super::server::Server;
@@ -160,6 +161,8 @@ impl Server {
             let transport = five_tuple.transport();
             self.stats.live[transport as usize][allocation.kind() as usize] += 1;
             self.stats.answered(Method::Allocate, transport, Ok(()));
+            let (user, scope) = (Arc::clone(&allocation.user), allocation.scope);
+            self.note_attempt(five_tuple, Some(&user), scope, Fate::Allocated);
         }
         self.answer(five_tuple, message);
         self.note(id, What::Allocated, None);
@@ -187,6 +190,8 @@ impl Server {
                 .answered(Method::Allocate, five_tuple.transport(), Err(code));
             self.stats.affected.user(now.unix_secs(), &user);
             self.stats.refuse(Method::Allocate, error.reject());
+            let (scope, fate) = (allocation.scope, Fate::unopened(code));
+            self.note_attempt(five_tuple, Some(&user), scope, fate);
         }
         self.forget(id);
         self.answer(five_tuple, message);

@@ -15,6 +15,7 @@ use crate::wire::{
 };
 
 use super::allocation::{Allocation, AllocationId, AllocationView, Allocations};
+use super::attempts::{Attempts, Client, Collector, Fate};
 use super::auth::{Guard, Nonces, Offer};
 use super::change::Newcomers;
 use super::connections::Connections;
@@ -64,6 +65,7 @@ pub struct Server {
     pub(super) latest: Now,
     pub(super) connections: Connections,
     pub(super) flight: Flight,
+    pub(super) attempts: Collector,
 }
 
 impl Server {
@@ -103,6 +105,7 @@ impl Server {
             started: now.mono,
             latest: now,
             connections: Connections::new(hasher),
+            attempts: Collector::default(),
         }
     }
 
@@ -202,6 +205,11 @@ impl Server {
     /// What was counted so far.
     pub const fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    /// What became of those who wanted an allocation since this was asked last.
+    pub fn take_attempts(&mut self) -> Attempts {
+        self.attempts.take()
     }
 
     /// Counts a datagram that the caller had to drop after the verdict.
@@ -308,12 +316,12 @@ impl Server {
             if unverified && !self.may_answer(now, from, Some(*reject)) {
                 return Forward::Drop(DropReason::RateLimited);
             }
-            let canary = signer.as_ref().is_some_and(|(_, scope)| scope.is_canary());
+            let scope = signer.as_ref().map(|(_, scope)| *scope);
+            let canary = scope.is_some_and(|scope| scope.is_canary());
             if method == Method::Allocate && reject.is_failure() && !canary {
-                self.count_affected(now, from, message);
+                self.count_affected(now, from, message, *reject, scope);
             }
-            let verified = signer.as_ref().map(|(_, scope)| *scope);
-            self.note_refused(now, from, message, *reject, verified);
+            self.note_refused(now, from, message, *reject, scope);
         }
         if self.tracer.is_on() {
             self.trace_request(now, from, message, result.as_ref().err().copied());
@@ -380,11 +388,36 @@ impl Server {
 
     /// Counts that someone at `from` failed to get an allocation, if the nonce proves the address: nobody forges
     /// more of them than it has addresses.
-    fn count_affected(&mut self, now: Now, from: FiveTuple, message: &Message<'_>) {
+    fn count_affected(
+        &mut self,
+        now: Now,
+        from: FiveTuple,
+        message: &Message<'_>,
+        reject: Reject,
+        scope: Option<Scope>,
+    ) {
         let nonce = message.nonce();
         if nonce.is_some_and(|nonce| self.guard(now, from).is_fresh(nonce)) {
             let client = from.client().ip();
             self.stats.affected.address(now.unix_secs(), client);
+            let scope = scope.unwrap_or(Scope::Policy);
+            if let Some(fate) = Fate::of(reject) {
+                self.note_attempt(from, None, scope, fate);
+            }
+        }
+    }
+
+    /// Notes what became of the Allocate of `user` at `from`. Whoever tries the server out is no application's client.
+    pub(super) fn note_attempt(
+        &mut self,
+        from: FiveTuple,
+        user: Option<&str>,
+        scope: Scope,
+        fate: Fate,
+    ) {
+        if !scope.is_loop() {
+            let client = Client::new(from.client().ip(), user);
+            (self.attempts).note(&self.hasher, client, from.transport(), fate);
         }
     }
 

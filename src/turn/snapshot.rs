@@ -24,6 +24,7 @@ use crate::quality::{self, Watch};
 use crate::wire::{ChannelNumber, Integrity, TransactionId};
 
 use super::allocation::{Allocation, AllocationId, Allocations, ChannelBinding, Permission, State};
+use super::attempts::Collector;
 use super::auth::Nonces;
 use super::change::Newcomers;
 use super::connections::Connections;
@@ -293,6 +294,7 @@ impl Server {
             latest,
             // Connections are sockets of this process: they stay.
             connections: _,
+            attempts: _,
             // Whoever goes on begins anew.
             flight: _,
         } = self;
@@ -461,6 +463,7 @@ impl Server {
             latest: now,
             connections: Connections::new(hasher),
             flight,
+            attempts: Collector::default(),
         };
         let live: Vec<_> = server.tenants().map(|tenant| tenant.id).collect();
         for id in live {

@@ -94,7 +94,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of their discriminants.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 43] = [
         Self::NothingKnown,
         Self::TlsFailed,
         Self::NoCredentials,

@@ -1,13 +1,17 @@
 //! The status page, and the canary that it speaks from: real looks, by a real server at itself.
 
+use std::net::IpAddr;
 use std::process::Command;
 
 use serde_json::Value;
-use turnix::base::{Family, Transport};
+use turnix::access::rest;
+use turnix::base::{Family, Secret, Transport};
 use turnix::turn::{Direction, Path};
 use turnix::wire::Method;
 
 use super::client::Client;
+use super::common::wire::Request;
+use super::common::world::SECRET;
 use super::server::{BOTH, Server, until};
 use super::service::ask;
 
@@ -146,6 +150,83 @@ fn a_full_server_says_so_until_there_is_room() {
     becomes(&server, "online", None);
 }
 
+/// An application that has another secret than the server, and then the right one.
+#[test]
+fn whose_fault_it_is_that_clients_fail() {
+    let server = Server::with(BOTH, &[FAST, "http.admin='127.0.0.1:0'"]);
+    becomes(&server, "online", None);
+    let from = |network: u8| IpAddr::from([127, network, 1, 1]);
+    let client = |network| {
+        Client::between(
+            &server,
+            Transport::Udp,
+            from(network),
+            server.address(Family::V4),
+        )
+    };
+    for network in 1..=12 {
+        let mut client = client(network);
+        client.login("4000000000:carol", "of another secret");
+        assert_eq!(client.code_of(Request::allocate()), 401);
+    }
+    let mut seen = Value::Null;
+    until("all of them are told of", || {
+        seen = status(&server);
+        seen.to_string().contains("12 of 12 clients")
+    });
+    assert_eq!(seen["status"], "degraded", "{seen}");
+    assert_eq!(codes(&seen)[0], "credentials", "{seen}");
+    assert!(!seen.to_string().contains("127."), "no address: {seen}");
+    assert!(seen["reasons"][0]["since"].as_u64().unwrap() > 1_700_000_000);
+    let page = ask(
+        server.address(Family::V4),
+        "GET",
+        "/status",
+        &[("Accept", "text/html")],
+    );
+    assert!(page.body.contains("12 of 12 clients"), "{}", page.body);
+
+    // Who looks after it gets the networks.
+    let outage = |server: &Server| -> Value {
+        let answer = ask(server.admin(), "GET", "/api/v1/outage", &[]);
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        serde_json::from_str(&answer.body).unwrap()
+    };
+    let told = outage(&server);
+    assert_eq!(
+        (&told["status"], &told["causes"][0]["cause"]),
+        (&"degraded".into(), &"credentials".into())
+    );
+    let networks = told["causes"][0]["networks"].as_array().unwrap();
+    assert_eq!(networks[0]["network"], "127.1.1.0", "{told}");
+    assert_eq!(told["windows"][1]["clients"]["failed"], 12, "{told}");
+    let metrics = ask(server.admin(), "GET", "/metrics", &[]).body;
+    assert!(
+        metrics.contains("turn_outage{cause=\"credentials\"} 1\n"),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains("turn_outage{cause=\"node\"} 0\n"),
+        "{metrics}"
+    );
+
+    // The right secret.
+    let mut kept = Vec::new();
+    for network in 1..=12 {
+        let name = format!("user{network}");
+        let secret = Secret::new(SECRET.to_owned());
+        let (name, password) = rest::mint(&secret, Some(&name), 4_000_000_000);
+        let mut client = client(network);
+        client.login(&name, &password);
+        assert_eq!(client.code_of(Request::allocate()), 0);
+        kept.push(client);
+    }
+    until("nobody fails for its credentials", || {
+        let clients = &outage(&server)["windows"][1]["clients"];
+        clients["ok"] == 12 && clients["failed"] == 0
+    });
+}
+
 #[test]
 fn without_looks_it_says_what_it_knows() {
     let server = Server::with(BOTH, &["limits.allocations=1"]);
@@ -199,7 +280,24 @@ fn nft(command: &str) {
 }
 
 fn behind_a_firewall() {
-    let server = Server::with(&["127.0.0.1:0"], &[FAST, "relay.ports='61000-61999'"]);
+    let admin = "http.admin='127.0.0.1:0'";
+    let other = Server::with(&["127.0.0.1:0"], &[]);
+    let node = |name: &str, port: u16| {
+        format!("{{name='{name}', urls=['turn:127.0.0.1:{port}?transport=udp']}}")
+    };
+    let nodes = [
+        node("own", 9),
+        node("other", other.address(Family::V4).port()),
+    ];
+    let nodes = format!("cluster.nodes=[{}]", nodes.join(", "));
+    let ports = "relay.ports='61000-61999'";
+    let set = [FAST, ports, admin, "cluster.node='own'", &nodes];
+    let server = Server::with(&["127.0.0.1:0"], &set);
+    let blames = |cause: &str, there: u8| {
+        let metrics = ask(server.admin(), "GET", "/metrics", &[]).body;
+        let line = format!("turn_outage{{cause=\"{cause}\"}} {there}\n");
+        assert!(metrics.contains(&line), "{line}{metrics}");
+    };
     let port = server.address(Family::V4).port();
     becomes(&server, "online", None);
     nft("add table inet test; add chain inet test in { type filter hook input priority 0; }");
@@ -213,8 +311,13 @@ fn behind_a_firewall() {
         1,
         "once for all: {seen}"
     );
+    // The other server answers meanwhile.
+    assert_eq!(codes(&seen)[..2], ["relay", "node"], "{seen}");
+    blames("node", 1);
+    blames("network", 0);
     open();
     becomes(&server, "online", None);
+    blames("node", 0);
 
     close(&format!("udp dport {port}"));
     let seen = becomes(&server, "degraded", Some("silent"));

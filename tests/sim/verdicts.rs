@@ -413,6 +413,13 @@ const SCENES: &[(Code, &str, Scene)] = &[
         call.world.drain();
         seen(call)
     }),
+    (Code::EndedAsAbuse, "rather than a call", || {
+        let mut call = established();
+        let (now, id) = (call.world.now, call.id);
+        call.world.server.end_allocation(now, id, EndReason::Abuse);
+        call.world.drain();
+        seen(call)
+    }),
     (Code::RelayFailed, "socket failed", || {
         let mut call = established();
         let (now, id) = (call.world.now, call.id);

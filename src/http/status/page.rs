@@ -34,7 +34,7 @@ pub(super) fn html(report: &Report, now: Now) -> Response {
         .replace("{{lead}}", lead)
         .replace("{{since}}", &ago(report.since_unix, now))
         .replace("{{checked}}", &ago(report.checked_unix, now))
-        .replace("{{reasons}}", &reasons(report))
+        .replace("{{reasons}}", &reasons(report, now))
         .replace("{{paths}}", &paths(report))
         .replace("{{history}}", &history(report))
         .replace("{{test}}", if report.test_page { TEST } else { "" })
@@ -64,7 +64,7 @@ fn ago(unix: u64, now: Now) -> String {
     format!("{count} {unit} ago")
 }
 
-fn reasons(report: &Report) -> String {
+fn reasons(report: &Report, now: Now) -> String {
     if report.reasons.is_empty() {
         return String::new();
     }
@@ -75,7 +75,11 @@ fn reasons(report: &Report) -> String {
             state => state.label(),
         };
         let text = escaped(&reason.text);
-        let _ = write!(html, "<li class=\"{class}\">{text}</li>");
+        let since = ago(reason.since_unix, now);
+        let _ = write!(
+            html,
+            "<li class=\"{class}\">{text} <small>Since {since}.</small></li>"
+        );
     }
     html + "</ul>"
 }

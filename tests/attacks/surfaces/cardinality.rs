@@ -34,6 +34,7 @@ fn page(world: &World) -> BTreeSet<String> {
             records: Vec::new(),
             acme: None,
             canary: Vec::new(),
+            outages: Vec::new(),
             admin_refused: [("missing", 0), ("wrong", 0), ("limited", 0)],
             revocations: [0, 2, 0],
             captures: [2, 1],
