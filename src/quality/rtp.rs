@@ -42,11 +42,11 @@ const SHORT: u64 = SECOND;
 const LONG: u64 = 4 * SECOND;
 
 /// Nanoseconds of one tick of each rate, times 2¹⁶.
-const PER_TICK: [i64; RATES.len()] = {
+const PER_TICK: [u64; RATES.len()] = {
     let mut per_tick = [0; RATES.len()];
     let mut at = 0;
     while at < per_tick.len() {
-        per_tick[at] = ((SECOND << 16) / RATES[at] as u64) as i64;
+        per_tick[at] = (SECOND << 16) / RATES[at] as u64;
         at += 1;
     }
     per_tick
@@ -328,8 +328,8 @@ impl Item {
             return;
         }
         if let Some(per_tick) = PER_TICK.get(usize::from(self.rate)) {
-            let between = at.saturating_sub(self.fresh_at) as i64;
-            let deviation = (between - ((i64::from(step) * per_tick) >> 16)).unsigned_abs();
+            let between = at.saturating_sub(self.fresh_at);
+            let deviation = between.abs_diff((u64::from(step) * per_tick) >> 16);
             if deviation < PAUSE {
                 self.samples = (self.samples + 1).min(SMOOTH);
                 let more = (deviation as i64 - i64::from(self.jitter)) / i64::from(self.samples);
@@ -457,9 +457,12 @@ impl Streams {
             beginning.ssrc == header.ssrc && beginning.direction == Some(look.direction)
         });
         let Some(known) = known else {
-            // Any of them makes room: the oldest would, time and again, be that of the stream whose turn is next.
+            // Where all are taken any of them makes room: the oldest would, time and again, be that of the stream whose turn
+            // is next.
             let draw = (header.ssrc ^ u32::from(header.sequence)).wrapping_mul(0x9E37_79B9);
-            self.beginnings[(draw >> 16) as usize % BEGINNINGS] = Beginning {
+            let free = (self.beginnings.iter()).position(|known| known.direction.is_none());
+            let place = free.unwrap_or((draw >> 16) as usize % BEGINNINGS);
+            self.beginnings[place] = Beginning {
                 ssrc: header.ssrc,
                 next,
                 direction: Some(look.direction),
@@ -471,6 +474,7 @@ impl Streams {
         if !proven {
             return false;
         }
+        known.direction = None;
         let Some(place) = self.room(look) else {
             return false;
         };
