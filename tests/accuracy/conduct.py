@@ -99,7 +99,7 @@ def expect(process, word):
 class Aiortc:
     """Audio and video, both ways."""
 
-    script = "call.py"
+    script, before = "call.py", ()
 
     def __init__(self, control, place, call):
         port = PORTS[call.get("mode", "full")]
@@ -110,6 +110,7 @@ class Aiortc:
             control.start(
                 f"{side}{place}",
                 f"{side}{place}",
+                *self.before,
                 sys.executable,
                 f"{HERE}/{self.script}",
                 role,
@@ -143,9 +144,9 @@ class Aiortc:
 
 
 class Checks(Aiortc):
-    """ICE alone, of ends that answer at once: round trips are what the links make of them."""
+    """ICE alone, of ends that answer at once whatever else goes on: round trips are what the links make of them."""
 
-    script = "checks.py"
+    script, before = "checks.py", ("chrt", "--rr", "1")
 
 
 class Gstreamer:
