@@ -245,7 +245,10 @@ def main(configuration, control):
         while queue and queue[0][0] <= time.time():
             _, _, link, end, to, frame = heapq.heappop(queue)
             before = time.time()
-            to.send(frame)
+            try:
+                to.send(frame)
+            except OSError:  # The host has gone.
+                continue
             # Delivery is part of sending: the far end has it somewhere between.
             link.leave(end, (before + time.time()) / 2, frame)
 
