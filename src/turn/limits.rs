@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::base::{Now, Pii, RelayTransport};
+use crate::base::{Now, Pii};
 use crate::quality::{Mode, Watch};
 
 use super::allocation::AllocationId;
@@ -76,7 +76,6 @@ impl Server {
         if self.settings.quality.mode != Mode::Off
             && let Some(allocation) = self.allocations.get_mut(id)
             && allocation.watch.is_none()
-            && allocation.relay_transport == RelayTransport::Udp
         {
             allocation.watch = Some(Box::new(Watch::new(at)));
         }
