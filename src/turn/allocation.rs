@@ -382,7 +382,10 @@ impl Allocation {
             channels_made: self.channels_made,
             relay_transport: self.relay_transport,
             connections: self.connections.len(),
-            quality: (self.watch.as_ref()).map(|watch| Box::new(watch.quality(at))),
+            // Streams of a TCP allocation pass it by.
+            quality: (self.watch.as_ref())
+                .filter(|_| self.relay_transport == RelayTransport::Udp)
+                .map(|watch| Box::new(watch.quality(at))),
         })
     }
 

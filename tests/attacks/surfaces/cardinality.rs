@@ -43,6 +43,7 @@ fn page(world: &World) -> BTreeSet<String> {
             external: Vec::new(),
             external_changes: 0,
             version: "0",
+            calls: Default::default(),
         },
     }))
 }
