@@ -15,6 +15,7 @@ use stun::xoraddr::XorMappedAddress;
 use turn::proto::chandata::ChannelData;
 use turnix::access::rest;
 use turnix::base::{FiveTuple, ListenerId, Secret, Transport};
+use turnix::quality::Mode;
 use turnix::turn::police::{Budget, Rate};
 use turnix::turn::{AllocationId, Bandwidth, Forward, FromPeer, Path, Server, Settings};
 use turnix::wire::{Key, Kind, Message, Method, Response, channel_data, classify, indication};
@@ -138,9 +139,16 @@ impl Population {
     fn under(bandwidth: Bandwidth, count: u32) -> Self {
         let settings = Settings {
             bandwidth,
+            ..Settings::default()
+        };
+        Self::with(settings, count)
+    }
+
+    fn with(settings: Settings, count: u32) -> Self {
+        let settings = Settings {
             // All of them come from one network.
             unauthenticated_per_address: 0,
-            ..Settings::default()
+            ..settings
         };
         let mut world = World::with(settings, &access_settings(), seed());
         let mut all = Vec::new();
@@ -215,6 +223,28 @@ impl Population {
         });
     }
 
+    /// Opus from every client in turn, a microsecond a datagram.
+    fn media(&mut self, b: &mut Bencher<'_>) {
+        let mut data = encode_channel_data(CHANNEL, &PAYLOAD);
+        data[4..6].copy_from_slice(&[0x80, 111]);
+        let (start, all) = (self.world.start, self.all.len() as u64);
+        let server = &mut self.world.server;
+        let nanos = &mut self.nanos;
+        let mut order = self.all.iter().cycle();
+        b.iter(|| {
+            let (from, ..) = order.next().expect("a cycle");
+            *nanos += 1000;
+            let sequence = (*nanos / 1000 / all) as u16;
+            let timestamp = (*nanos * 48 / 1_000_000) as u32;
+            data[6..8].copy_from_slice(&sequence.to_be_bytes());
+            data[8..12].copy_from_slice(&timestamp.to_be_bytes());
+            let now = start + Duration::from_nanos(*nanos);
+            let forward = server.handle_input(now, *from, black_box(&data));
+            assert!(matches!(forward, Forward::ToPeer { .. }));
+            forward
+        });
+    }
+
     fn from_peers(&mut self, b: &mut Bencher<'_>, port: u16) {
         let now = self.world.now;
         let server = &mut self.world.server;
@@ -282,6 +312,27 @@ fn police(c: &mut Criterion) {
     group.finish();
 }
 
+/// The same media, looked at or not. Time goes on, so that windows come and go.
+fn quality(c: &mut Criterion) {
+    let mut group = c.benchmark_group("quality");
+    for count in [1, 1_000] {
+        for mode in [Mode::Off, Mode::Sampled, Mode::Full] {
+            let quality = turnix::quality::Settings {
+                mode,
+                ..turnix::quality::Settings::default()
+            };
+            let settings = Settings {
+                quality,
+                ..Settings::default()
+            };
+            let mut population = Population::with(settings, count);
+            let name = format!("{mode:?}").to_lowercase();
+            group.bench_function(BenchmarkId::new(name, count), |b| population.media(b));
+        }
+    }
+    group.finish();
+}
+
 fn auth(c: &mut Criterion) {
     let mut group = c.benchmark_group("auth");
     let mut world = World::new();
@@ -341,6 +392,6 @@ fn short() -> Criterion {
 criterion_group! {
     name = micro;
     config = short();
-    targets = wire, baseline, route, police, auth
+    targets = wire, baseline, route, police, quality, auth
 }
 criterion_main!(micro);

@@ -9,6 +9,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::base::Direction;
 use crate::wire::{MAGIC_COOKIE, STUN_HEADER};
 
@@ -229,7 +231,8 @@ impl Table {
         let mut counts = self.counts;
         for check in &self.pending {
             if check.is_unanswered() && check.is_over(now) {
-                counts[check.direction as usize].unanswered += 1;
+                let unanswered = &mut counts[check.direction as usize].unanswered;
+                *unanswered = unanswered.saturating_add(1);
             }
         }
         counts
@@ -239,6 +242,52 @@ impl Table {
     pub fn rtt(&self) -> [Option<Rtt>; Leg::ALL.len()] {
         self.measured.map(Measured::rtt)
     }
+
+    /// What was counted and measured, without what is under way.
+    pub fn image(&self, at: u64) -> Image {
+        Image {
+            counts: (self.counts(at)).map(|counts| {
+                [
+                    counts.sent,
+                    counts.repeated,
+                    counts.answered,
+                    counts.unanswered,
+                ]
+            }),
+            measured: (self.measured).map(|it| [it.latest, it.smoothed, it.least, it.samples]),
+        }
+    }
+
+    /// Goes on from there.
+    pub fn resume(image: &Image) -> Self {
+        Self {
+            counts: image
+                .counts
+                .map(|[sent, repeated, answered, unanswered]| Checks {
+                    sent,
+                    repeated,
+                    answered,
+                    unanswered,
+                }),
+            measured: image
+                .measured
+                .map(|[latest, smoothed, least, samples]| Measured {
+                    latest,
+                    smoothed,
+                    least,
+                    samples,
+                }),
+            ..Self::new()
+        }
+    }
+}
+
+/// Counters and times, in the order of their fields.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Image {
+    counts: [[u32; 4]; Direction::ALL.len()],
+    measured: [[u32; 4]; Leg::ALL.len()],
 }
 
 /// Empties a place.

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::base::Direction;
 
-pub use watch::Watch;
+pub use watch::{Image, Watch};
 
 /// How much of what is relayed is looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -163,7 +163,7 @@ pub struct Stream {
     pub lost: u64,
     /// Packets that came after a later one.
     pub reordered: u64,
-    /// Interarrival jitter (RFC 3550 §6.4.1) of packets that begin another timestamp, averaged over 128 of them; `None`
+    /// Interarrival jitter (RFC 3550 §6.4.1) of packets that begin another timestamp, averaged over 512 of them; `None`
     /// while the clock rate is unknown.
     pub jitter: Option<Duration>,
     /// The clock of its timestamps in Hz, once it is inferred.

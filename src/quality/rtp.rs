@@ -1,6 +1,7 @@
 //! Streams of RTP: loss, reordering and jitter from their headers, which SRTP leaves in the clear (RFC 3711 §3.1).
 //!
-//! A stream counts from its second packet in a row on (RFC 3550 A.1), so what only looks like RTP counts for nothing. The
+//! A stream counts from its second packet in a row on (RFC 3550 A.1), so what only looks like RTP counts for nothing and
+//! takes no stream's place. The
 //! latest 64 sequence numbers are a bit each: a packet that comes late fills its gap, a duplicate fills none. A sender that
 //! begins anew is believed when two packets follow each other there.
 //!
@@ -14,6 +15,10 @@ use super::{Flow, Media, Stream};
 
 /// Streams that are told apart.
 const STREAMS: usize = 8;
+/// Beginnings that are remembered.
+const BEGINNINGS: usize = 8;
+/// A stream that is silent for as long, while it is looked, makes room for another.
+const SILENCE: u64 = SECOND;
 
 /// A gap that is loss, and not another beginning (MAX_DROPOUT of RFC 3550 A.1).
 const DROPOUT: u16 = 3000;
@@ -37,11 +42,11 @@ const SHORT: u64 = SECOND;
 const LONG: u64 = 4 * SECOND;
 
 /// Nanoseconds of one tick of each rate, times 2¹⁶.
-const PER_TICK: [i64; RATES.len()] = {
+const PER_TICK: [u64; RATES.len()] = {
     let mut per_tick = [0; RATES.len()];
     let mut at = 0;
     while at < per_tick.len() {
-        per_tick[at] = ((SECOND << 16) / RATES[at] as u64) as i64;
+        per_tick[at] = (SECOND << 16) / RATES[at] as u64;
         at += 1;
     }
     per_tick
@@ -51,7 +56,7 @@ const PER_TICK: [i64; RATES.len()] = {
 const LEAP: u32 = 60 * VIDEO_RATE;
 
 /// Times jitter is averaged over: more than the 16 of RFC 3550, so that two looks at one call agree.
-const SMOOTH: u16 = 128;
+const SMOOTH: u16 = 512;
 /// Times before jitter is told.
 const ENOUGH: u16 = 16;
 /// A difference of transit times that is a pause of the sender, in nanoseconds.
@@ -100,6 +105,8 @@ pub(super) const fn is_rtcp(second: u8) -> bool {
 pub(super) struct Look {
     /// Nanoseconds.
     pub at: u64,
+    /// When the window began.
+    pub since: u64,
     pub direction: Direction,
     /// The number of the window.
     pub window: u32,
@@ -172,9 +179,6 @@ struct Item {
     followed: u8,
     padded: u8,
     leader: u8,
-    /// A packet came; two packets have followed each other.
-    begun: bool,
-    proven: bool,
 }
 
 const UNKNOWN_RATE: u8 = u8::MAX;
@@ -206,8 +210,6 @@ impl Item {
         followed: 0,
         padded: 0,
         leader: 0,
-        begun: false,
-        proven: false,
     };
 
     fn counts(&self) -> Counts {
@@ -222,21 +224,21 @@ impl Item {
         RATES.get(usize::from(self.rate)).copied()
     }
 
+    /// The stream that `header` is the second packet of.
+    fn new(look: Look, header: Header) -> Self {
+        let mut item = Self {
+            window: look.window,
+            touched: millis(look.at),
+            ..Self::NONE
+        };
+        item.count(2);
+        item.begin(look.at, header);
+        item.clock_from(look.at, header.timestamp);
+        item
+    }
+
     /// Takes a packet of it.
     fn take(&mut self, look: Look, header: Header) {
-        if !self.proven {
-            self.proven = self.begun && header.sequence == self.sequence.wrapping_add(1);
-            self.begun = true;
-            self.sequence = header.sequence;
-            if self.proven {
-                self.window = look.window;
-                // The one before as well.
-                self.count(2);
-                self.begin(look.at, header);
-                self.clock_from(look.at, header.timestamp);
-            }
-            return;
-        }
         if self.window != look.window {
             let next = look.window == self.window.wrapping_add(1);
             let before = if next { self.recent[0] } else { [0; 2] };
@@ -326,8 +328,8 @@ impl Item {
             return;
         }
         if let Some(per_tick) = PER_TICK.get(usize::from(self.rate)) {
-            let between = at.saturating_sub(self.fresh_at) as i64;
-            let deviation = (between - ((i64::from(step) * per_tick) >> 16)).unsigned_abs();
+            let between = at.saturating_sub(self.fresh_at);
+            let deviation = between.abs_diff((u64::from(step) * per_tick) >> 16);
             if deviation < PAUSE {
                 self.samples = (self.samples + 1).min(SMOOTH);
                 let more = (deviation as i64 - i64::from(self.jitter)) / i64::from(self.samples);
@@ -375,6 +377,16 @@ impl Item {
     }
 }
 
+/// The first packet of what may be a stream.
+#[derive(Clone, Copy, Debug)]
+struct Beginning {
+    ssrc: u32,
+    /// The sequence number that would prove it.
+    next: u16,
+    /// `None`: there is none here.
+    direction: Option<Direction>,
+}
+
 /// The streams of one allocation, in both directions.
 #[derive(Clone, Debug)]
 pub(super) struct Streams {
@@ -383,17 +395,24 @@ pub(super) struct Streams {
     used: u8,
     to_client: u8,
     items: [Item; STREAMS],
+    beginnings: [Beginning; BEGINNINGS],
     /// What had to make room.
     past: [Counts; Direction::ALL.len()],
 }
 
 impl Streams {
     pub const fn new() -> Self {
+        const NONE: Beginning = Beginning {
+            ssrc: 0,
+            next: 0,
+            direction: None,
+        };
         Self {
             ssrcs: [0; STREAMS],
             used: 0,
             to_client: 0,
             items: [Item::NONE; STREAMS],
+            beginnings: [NONE; BEGINNINGS],
             past: [Counts::NONE; Direction::ALL.len()],
         }
     }
@@ -408,47 +427,59 @@ impl Streams {
 
     /// Takes a packet. Whether it is of a stream that counts.
     pub fn observe(&mut self, look: Look, header: Header) -> bool {
-        let place = self.place(look, header.ssrc);
-        let Some(item) = self.items.get(place) else {
-            return false;
+        let Some(place) = self.find(look.direction, header.ssrc) else {
+            return self.begin(look, header);
         };
-        if item.proven && item.compared < COMPARED {
+        if self.items[place].compared < COMPARED {
             self.compare(place, header);
         }
         let item = &mut self.items[place];
         item.touched = millis(look.at);
         item.take(look, header);
-        item.proven
+        true
     }
 
-    /// Where the stream is, in the place of another if there is no room.
-    fn place(&mut self, look: Look, ssrc: u32) -> usize {
-        let towards = match look.direction {
+    fn find(&self, direction: Direction, ssrc: u32) -> Option<usize> {
+        let towards = match direction {
             Direction::ToPeer => !self.to_client,
             Direction::ToClient => self.to_client,
         };
         let candidates = self.used & towards;
-        for (place, known) in self.ssrcs.iter().enumerate() {
-            if *known == ssrc && candidates & (1 << place) != 0 {
-                return place;
-            }
-        }
-        self.make_place(look, ssrc)
+        (self.ssrcs.iter().enumerate())
+            .position(|(place, known)| *known == ssrc && candidates & (1 << place) != 0)
     }
 
+    /// Takes a packet of no stream, which is one from here on if it follows on another. Whether it is.
     #[cold]
-    fn make_place(&mut self, look: Look, ssrc: u32) -> usize {
-        let now = millis(look.at);
-        // An empty place, else the stream that is not proven, else the one that was silent the longest.
-        let worth = |place: &usize| {
-            let used = self.used & (1 << *place) != 0;
-            let item = &self.items[*place];
-            let age = now.wrapping_sub(item.touched);
-            (used, item.proven, u32::MAX - age)
+    fn begin(&mut self, look: Look, header: Header) -> bool {
+        let next = header.sequence.wrapping_add(1);
+        let known = (self.beginnings.iter_mut()).find(|beginning| {
+            beginning.ssrc == header.ssrc && beginning.direction == Some(look.direction)
+        });
+        let Some(known) = known else {
+            // Where all are taken any of them makes room: the oldest would, time and again, be that of the stream whose turn
+            // is next.
+            let draw = (header.ssrc ^ u32::from(header.sequence)).wrapping_mul(0x9E37_79B9);
+            let free = (self.beginnings.iter()).position(|known| known.direction.is_none());
+            let place = free.unwrap_or((draw >> 16) as usize % BEGINNINGS);
+            self.beginnings[place] = Beginning {
+                ssrc: header.ssrc,
+                next,
+                direction: Some(look.direction),
+            };
+            return false;
         };
-        let place = (0..STREAMS).min_by_key(worth).unwrap_or(0);
+        let proven = header.sequence == known.next;
+        known.next = next;
+        if !proven {
+            return false;
+        }
+        known.direction = None;
+        let Some(place) = self.room(look) else {
+            return false;
+        };
         let bit = 1 << place;
-        if self.used & bit != 0 && self.counts_as_media(place) {
+        if self.used & bit != 0 && self.is_media(place) {
             let counts = self.items[place].counts();
             self.past[self.direction(place) as usize].add(counts);
         }
@@ -457,9 +488,23 @@ impl Streams {
             Direction::ToPeer => self.to_client &= !bit,
             Direction::ToClient => self.to_client |= bit,
         }
-        self.ssrcs[place] = ssrc;
-        self.items[place] = Item::NONE;
-        place
+        self.ssrcs[place] = header.ssrc;
+        self.items[place] = Item::new(look, header);
+        true
+    }
+
+    /// An empty place, or that of the stream that was silent the longest, if it was for long.
+    fn room(&self, look: Look) -> Option<usize> {
+        let free = (!self.used).trailing_zeros() as usize;
+        if free < STREAMS {
+            return Some(free);
+        }
+        let now = millis(look.at);
+        let silent = |place: &usize| now.wrapping_sub(self.items[*place].touched);
+        let looked = look.at.saturating_sub(look.since);
+        (0..STREAMS)
+            .max_by_key(silent)
+            .filter(|place| looked >= SILENCE && silent(place) >= millis(SILENCE))
     }
 
     const fn direction(&self, place: usize) -> Direction {
@@ -479,7 +524,6 @@ impl Streams {
             let item = &self.items[*other];
             *other != place
                 && self.used & (1 << *other) != 0
-                && item.proven
                 && item.received > received
                 && self.direction(*other) == direction
                 && item.timestamp.wrapping_sub(header.timestamp) <= SAME_CLOCK
@@ -515,17 +559,21 @@ impl Streams {
         }
     }
 
-    fn counts_as_media(&self, place: usize) -> bool {
-        self.items[place].proven && self.media(place) != Media::Auxiliary
+    fn is_media(&self, place: usize) -> bool {
+        self.media(place) != Media::Auxiliary
     }
 
-    fn proven(&self) -> impl Iterator<Item = usize> {
-        (0..STREAMS).filter(|place| self.used & (1 << *place) != 0 && self.items[*place].proven)
+    fn places(&self) -> impl Iterator<Item = usize> {
+        (0..STREAMS).filter(|place| self.used & (1 << *place) != 0)
     }
 
-    /// All that are proven.
+    fn of_media(&self) -> impl Iterator<Item = usize> {
+        self.places().filter(|place| self.is_media(*place))
+    }
+
+    /// All that have a place.
     pub fn streams(&self) -> Vec<Stream> {
-        (self.proven())
+        (self.places())
             .map(|place| {
                 let item = &self.items[place];
                 Stream {
@@ -546,7 +594,7 @@ impl Streams {
     /// What was counted of media, by direction.
     pub fn counts(&self) -> [Counts; Direction::ALL.len()] {
         let mut counts = self.past;
-        for place in self.proven().filter(|place| self.counts_as_media(*place)) {
+        for place in self.of_media() {
             counts[self.direction(place) as usize].add(self.items[place].counts());
         }
         counts
@@ -563,7 +611,7 @@ impl Streams {
         }
         let mut recent = [[0_u64; 2]; Direction::ALL.len()];
         let mut most = [0; Direction::ALL.len()];
-        for place in self.proven().filter(|place| self.counts_as_media(*place)) {
+        for place in self.of_media() {
             let (item, of) = (&self.items[place], self.direction(place) as usize);
             if item.jitter().is_some() && item.received > most[of] {
                 most[of] = item.received;

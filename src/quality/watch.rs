@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::base::Direction;
 
-use super::rtp::{self, Look, Streams};
+use super::rtp::{self, Counts, Look, Streams};
 use super::{Mode, Quality, Session, checks};
 
 const BOTH: usize = Direction::ALL.len();
@@ -115,6 +117,7 @@ impl Watch {
         } else if let Some(header) = rtp::Header::read(datagram) {
             let look = Look {
                 at,
+                since: self.from,
                 direction,
                 window: self.window,
                 anew: self.anew,
@@ -199,6 +202,66 @@ impl Watch {
                     (false, _) => Session::OneWay(Direction::ToClient),
                 }
             }
+        }
+    }
+}
+
+/// What goes along to another process: what was counted and measured. Its streams begin anew there, since nobody saw what
+/// came in between, and checks that are under way give no time.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Image {
+    began: u64,
+    looks: [u64; 2],
+    first: [Option<u64>; BOTH],
+    last: [Option<u64>; BOTH],
+    media_last: [Option<u64>; BOTH],
+    dtls: [bool; BOTH],
+    media: [bool; BOTH],
+    checks: checks::Image,
+    counts: [[u64; 3]; BOTH],
+}
+
+impl Watch {
+    /// What another process goes on with, at `at`.
+    pub fn image(&self, at: u64) -> Image {
+        let moments = |moments: [u64; BOTH]| moments.map(|at| (at != NEVER).then_some(at));
+        Image {
+            began: self.began,
+            looks: [self.from, self.until],
+            first: moments(self.first),
+            last: moments(self.last),
+            media_last: moments(self.media_last),
+            dtls: self.dtls,
+            media: self.media,
+            checks: self.checks.image(at),
+            counts: (self.streams.counts())
+                .map(|counts| [counts.received, counts.lost, counts.reordered]),
+        }
+    }
+
+    /// Goes on with what another process had.
+    pub fn resume(image: &Image) -> Self {
+        let moments = |moments: [Option<u64>; BOTH]| moments.map(|at| at.unwrap_or(NEVER));
+        let [from, until] = image.looks;
+        let window = u32::from(until > 0);
+        Self {
+            from,
+            until,
+            last: moments(image.last),
+            media_last: moments(image.media_last),
+            first: moments(image.first),
+            began: image.began,
+            window,
+            anew: window,
+            dtls: image.dtls,
+            media: image.media,
+            checks: checks::Table::resume(&image.checks),
+            streams: Streams::after(image.counts.map(|[received, lost, reordered]| Counts {
+                received,
+                lost,
+                reordered,
+            })),
         }
     }
 }

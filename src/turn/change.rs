@@ -9,6 +9,7 @@ use ahash::RandomState;
 
 use crate::access::{Access, AddressRate, Denied};
 use crate::base::{Family, FiveTuple, ListenerId, Now, Transport};
+use crate::quality::Mode;
 
 use super::allocation::AllocationId;
 use super::auth::Nonces;
@@ -78,6 +79,17 @@ impl Server {
         }
         if settings.auth_failures_per_address != before.auth_failures_per_address {
             self.auth_failures = AddressRate::new(settings.auth_failures_per_address, hasher());
+        }
+        self.watch_as_set();
+    }
+
+    /// Ends what watches calls where nothing is to be looked at. Where it is, the next permission or channel, be it refreshed,
+    /// begins it.
+    pub(super) fn watch_as_set(&mut self) {
+        if self.settings.quality.mode == Mode::Off {
+            for allocation in self.allocations.iter_mut() {
+                allocation.watch = None;
+            }
         }
     }
 

@@ -73,18 +73,23 @@ impl Server {
     pub(super) fn expect_peers(&mut self, now: Now, id: AllocationId, permissions: usize) {
         let per_second = self.settings.new_peers_per_second;
         let at = self.nanos(now);
-        if self.settings.quality.mode != Mode::Off
-            && let Some(allocation) = self.allocations.get_mut(id)
-            && allocation.watch.is_none()
-        {
-            allocation.watch = Some(Box::new(Watch::new(at)));
-        }
+        self.begin_watch(now, id);
         if per_second > 0
             && let Some(allocation) = self.allocations.get_mut(id)
         {
             (allocation.contacts)
                 .get_or_insert_with(|| Contacts::new(per_second, at))
                 .grow(permissions);
+        }
+    }
+
+    /// Watches the allocation, unless that is done or nothing is to be looked at.
+    pub(super) fn begin_watch(&mut self, now: Now, id: AllocationId) {
+        let at = self.nanos(now);
+        if self.settings.quality.mode != Mode::Off
+            && let Some(allocation) = self.allocations.get_mut(id)
+        {
+            (allocation.watch).get_or_insert_with(|| Box::new(Watch::new(at)));
         }
     }
 

@@ -473,6 +473,7 @@ impl Server {
             }
             self.note(id, What::Bound, Some(peer));
         }
+        self.begin_watch(now, id);
         self.touch(now, id, |allocation| {
             allocation.bind(ChannelBinding {
                 number,

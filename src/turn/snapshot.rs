@@ -19,6 +19,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::access::{Access, AddressRate, Debts, Denied, Key, RealmName, Scope, Visit};
 use crate::base::{Family, FiveTuple, ListenerId, Now, RelayTransport, Transport};
+use crate::quality::{self, Watch};
 use crate::wire::{ChannelNumber, Integrity, TransactionId};
 
 use super::allocation::{Allocation, AllocationId, Allocations, ChannelBinding, Permission, State};
@@ -156,6 +157,8 @@ struct AllocationImage {
     token: Option<u64>,
     #[serde(default)]
     mobility: Option<MobilityImage>,
+    #[serde(default)]
+    watch: Option<quality::Image>,
 }
 
 impl Snapshot {
@@ -321,13 +324,13 @@ impl Server {
             free: free.to_vec(),
             allocations: wanted()
                 .filter(|allocation| !allocation.scope.is_loop())
-                .map(|allocation| AllocationImage::of(allocation, now))
+                .map(|allocation| AllocationImage::of(allocation, now, at))
                 .collect(),
             loops: wanted()
                 .filter_map(|allocation| match allocation.scope {
                     Scope::Policy => None,
                     Scope::Loop(visit) => {
-                        Some((visit.number(), AllocationImage::of(allocation, now)))
+                        Some((visit.number(), AllocationImage::of(allocation, now, at)))
                     }
                 })
                 .collect(),
@@ -461,6 +464,7 @@ impl Server {
             server.place_under_limits(now, id);
             server.resume_move(now, id);
         }
+        server.watch_as_set();
         server
     }
 }
@@ -558,7 +562,8 @@ impl AllocationImage {
         })
     }
 
-    fn of(allocation: &Allocation, now: Now) -> Self {
+    /// `elapsed`: since the server began.
+    fn of(allocation: &Allocation, now: Now, elapsed: Duration) -> Self {
         // Named one by one: a field that is added has to be thought of here.
         let Allocation {
             id,
@@ -593,8 +598,8 @@ impl AllocationImage {
             // A moment's worth.
             told: _,
             mobility,
+            watch,
             // It begins anew.
-            watch: _,
             flight: _,
         } = allocation;
         Self {
@@ -642,6 +647,7 @@ impl AllocationImage {
             token: *token,
             mobility: (mobility.as_deref())
                 .map(|mobility| MobilityImage::of(mobility, |at| nanos(at, now))),
+            watch: (watch.as_deref()).map(|watch| watch.image(elapsed.as_nanos() as u64)),
         }
     }
 
@@ -715,7 +721,7 @@ impl AllocationImage {
             told: Told::default(),
             mobility: (self.mobility.as_ref())
                 .map(|image| Box::new(image.restored(|nanos| moment(nanos, taken)))),
-            watch: None,
+            watch: (self.watch.as_ref()).map(|image| Box::new(Watch::resume(image))),
             flight: 0,
         })
     }

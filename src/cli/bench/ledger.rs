@@ -3,38 +3,62 @@
 /// Bytes at the front of every payload that the generator writes itself.
 pub const STAMP: usize = 24;
 
-/// The front of a payload.
+/// The front of a payload: an RTP header (RFC 3550 §5.1) and 12 bytes more, so that a server does with it what it does with
+/// media.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     /// Drawn per run: tells our packets from all others.
     pub tag: u32,
-    /// Which lane sent it.
+    /// Which lane sent it: the SSRC.
     pub lane: u32,
-    /// Counts the packets of the lane from 0.
+    /// Counts the packets of the lane from 0, 48 bits of it.
     pub sequence: u64,
-    /// When it was sent, in nanoseconds since the run began.
+    /// When it was sent, in nanoseconds since the run began, 48 bits of it.
     pub sent_ns: u64,
 }
+
+/// Version 2, and a dynamic payload type.
+const RTP: [u8; 2] = [0x80, 111];
+
+/// What the timestamp advances by from packet to packet. It is odd, so that the timestamp tells the sequence number.
+const STEP: u32 = 961;
+const INVERSE: u32 = {
+    // Newton's iteration: each doubles the bits that are right.
+    let mut inverse = STEP;
+    let mut rounds = 0;
+    while rounds < 4 {
+        inverse = inverse.wrapping_mul(2_u32.wrapping_sub(STEP.wrapping_mul(inverse)));
+        rounds += 1;
+    }
+    inverse
+};
 
 impl Stamp {
     /// The bytes that a payload begins with.
     pub fn encode(self) -> [u8; STAMP] {
         let mut bytes = [0; STAMP];
-        bytes[..4].copy_from_slice(&self.tag.to_be_bytes());
-        bytes[4..8].copy_from_slice(&self.lane.to_be_bytes());
-        bytes[8..16].copy_from_slice(&self.sequence.to_be_bytes());
+        let timestamp = (self.sequence as u32).wrapping_mul(STEP);
+        bytes[..2].copy_from_slice(&RTP);
+        bytes[2..4].copy_from_slice(&(self.sequence as u16).to_be_bytes());
+        bytes[4..8].copy_from_slice(&timestamp.to_be_bytes());
+        bytes[8..12].copy_from_slice(&self.lane.to_be_bytes());
+        bytes[12..16].copy_from_slice(&self.tag.to_be_bytes());
         bytes[16..].copy_from_slice(&self.sent_ns.to_be_bytes());
+        bytes[16..18].copy_from_slice(&((self.sequence >> 32) as u16).to_be_bytes());
         bytes
     }
 
-    /// Reads the front of a payload; `None` if it is too short.
+    /// Reads the front of a payload; `None` if it is too short or something else.
     pub fn decode(payload: &[u8]) -> Option<Self> {
         let bytes = payload.first_chunk::<STAMP>()?;
-        Some(Self {
-            tag: u32::from_be_bytes(*bytes[..4].first_chunk()?),
-            lane: u32::from_be_bytes(*bytes[4..8].first_chunk()?),
-            sequence: u64::from_be_bytes(*bytes[8..16].first_chunk()?),
-            sent_ns: u64::from_be_bytes(*bytes[16..].first_chunk()?),
+        let word = |at: usize| Some(u32::from_be_bytes(*bytes.get(at..)?.first_chunk()?));
+        let rest = u64::from_be_bytes(*bytes[16..].first_chunk()?);
+        let sequence = word(4)?.wrapping_mul(INVERSE);
+        (bytes[..2] == RTP).then_some(Self {
+            tag: word(12)?,
+            lane: word(8)?,
+            sequence: (rest >> 48) << 32 | u64::from(sequence),
+            sent_ns: rest & ((1 << 48) - 1),
         })
     }
 }
