@@ -236,6 +236,10 @@ impl Ring {
 
     /// Keeps `event` behind `latest`; its number.
     fn push(&mut self, latest: u64, event: Event) -> u64 {
+        // Whole, so that a datagram which is dropped later allocates nothing.
+        if self.events.capacity() == 0 {
+            self.events.reserve_exact(self.most);
+        }
         if self.events.len() >= self.most && self.events.pop_front().is_some() {
             self.first += 1;
         }
