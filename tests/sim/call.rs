@@ -129,7 +129,8 @@ impl Call {
         }
     }
 
-    /// One packet of audio in each of `directions` every 20 ms for `seconds`, and a check each way every five; where `lost`
+    /// One packet of audio in each of `directions` every 20 ms for `seconds`, and a check every five, which is
+    /// answered if both are there; where `lost`
     /// says so, the packet is lost before it comes to the relay.
     pub fn talk(
         &mut self,
@@ -151,8 +152,10 @@ impl Call {
             }
             if second % 5 == 4 {
                 for direction in BOTH {
-                    if directions.contains(&direction) || directions.len() == 2 {
+                    if directions.len() == 2 {
                         self.answered(direction, Duration::ZERO);
+                    } else if directions.contains(&direction) {
+                        self.check(direction);
                     }
                 }
             }

@@ -473,8 +473,11 @@ const SCENES: &[(Code, &str, Scene)] = &[
     }),
     // Browsers make an allocation over each transport, and use one.
     (Code::Fine, "Data goes both ways", || {
-        let mut call = established();
+        let mut call = Call::permitted(world(), client());
+        call.world.pass(secs(1));
         drop(call.world.allocate(udp("192.0.2.7:4002")));
+        call.connect();
+        call.handshakes();
         call.talk(&BOTH, 15, |_, _| false);
         seen(call)
     }),
