@@ -35,6 +35,15 @@ pub fn json(text: &str) -> Cow<'_, str> {
     })
 }
 
+/// The longest beginning of `text` that is whole characters and no more than `bytes` long.
+pub fn beginning(text: &str, bytes: usize) -> &str {
+    let most = bytes.min(text.len());
+    (0..=most)
+        .rev()
+        .find_map(|end| text.get(..end))
+        .unwrap_or_default()
+}
+
 /// Whether `c` does something else than standing there: controls, and what Unicode calls format characters.
 fn is_unseen(c: char) -> bool {
     c.is_control()
