@@ -35,6 +35,12 @@ pub fn json(text: &str) -> Cow<'_, str> {
     })
 }
 
+/// The beginning of `text`, no longer than `bytes`, that ends where a character does.
+pub fn beginning(text: &str, bytes: usize) -> &str {
+    let mut ends = (0..=bytes.min(text.len())).rev();
+    ends.find_map(|end| text.get(..end)).unwrap_or_default()
+}
+
 /// Whether `c` does something else than standing there: controls, and what Unicode calls format characters.
 fn is_unseen(c: char) -> bool {
     c.is_control()

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::base::addr::subscriber;
-use crate::base::{Clock, Pii};
+use crate::base::{Clock, Pii, printable};
 
 /// Addresses that are kept.
 const MOST: usize = 256;
@@ -38,10 +38,7 @@ impl Handshakes {
     /// One of `client` failed with `error`.
     pub fn note(&self, client: SocketAddr, error: &str) {
         let now = Clock.now().unix_secs();
-        let error = error
-            .get(..error.floor_char_boundary(ERROR_BYTES))
-            .unwrap_or_default()
-            .to_owned();
+        let error = printable::beginning(error, ERROR_BYTES).to_owned();
         let mut failed = self.failed();
         let whose = subscriber(client.ip());
         let place = failed

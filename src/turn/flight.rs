@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 
 use crate::access::{AuthFailure, DeniedRule, Scope, rest};
 use crate::base::addr::subscriber;
-use crate::base::{FiveTuple, Now, Pii};
+use crate::base::{FiveTuple, Now, Pii, printable};
 use crate::wire::{Message, Method};
 
 use super::allocation::{AllocationId, AllocationView};
@@ -108,7 +108,7 @@ impl Name {
 
     /// That of `user`.
     pub fn new(user: &str) -> Self {
-        let kept = user.floor_char_boundary(NAME_BYTES);
+        let kept = printable::beginning(user, NAME_BYTES).len();
         let mut bytes = [0; NAME_BYTES];
         (bytes.iter_mut().zip(user.as_bytes()).take(kept)).for_each(|(to, from)| *to = *from);
         Self {
