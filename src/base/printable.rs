@@ -35,13 +35,10 @@ pub fn json(text: &str) -> Cow<'_, str> {
     })
 }
 
-/// The longest beginning of `text` that is whole characters and no more than `bytes` long.
+/// The beginning of `text`, no longer than `bytes`, that ends where a character does.
 pub fn beginning(text: &str, bytes: usize) -> &str {
-    let most = bytes.min(text.len());
-    (0..=most)
-        .rev()
-        .find_map(|end| text.get(..end))
-        .unwrap_or_default()
+    let mut ends = (0..=bytes.min(text.len())).rev();
+    ends.find_map(|end| text.get(..end)).unwrap_or_default()
 }
 
 /// Whether `c` does something else than standing there: controls, and what Unicode calls format characters.
