@@ -381,7 +381,7 @@ fn more_than_ten_users_at_once() {
             let attempts: Vec<_> = (0..20)
                 .map(|index| {
                     let number = (replay.rounds as u32 * 20 + index) % 600;
-                    let fate = if number % every == 0 {
+                    let fate = if number.is_multiple_of(every) {
                         Fate::Quota
                     } else {
                         Fate::Allocated
