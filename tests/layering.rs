@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules and their ranks; a module imports from strictly lower ranks only.
-const RANKS: [(&str, u8); 23] = [
+const RANKS: [(&str, u8); 24] = [
     ("base", 0),
     ("logging", 1),
     ("wire", 1),
