@@ -543,8 +543,9 @@ impl Streams {
             [item.compared, item.followed, item.padded].map(u32::from);
         if compared > 0 {
             let leader = &self.items[usize::from(item.leader) % STREAMS];
+            // The steps of retransmissions are not those of a clock: what a short look makes of them is no proof of another.
             let one_clock = match (item.rate(), leader.rate()) {
-                (Some(own), Some(leaders)) => own == leaders,
+                (Some(own), Some(leaders)) if item.rate == item.other_rate => own == leaders,
                 _ => true,
             };
             if padded * 2 > compared || one_clock && followed * 10 >= compared * 8 {

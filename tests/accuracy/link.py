@@ -36,7 +36,7 @@ SO_TIMESTAMPNS = 35
 PACKET_OUTGOING = 4
 SNAPLEN = 65536
 # RFC 3550 forgets after 16, and two looks at one stream seldom agree.
-MEMORY = 128
+MEMORY = 512
 
 
 class Stream:

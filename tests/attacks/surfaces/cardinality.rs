@@ -90,8 +90,10 @@ fn a_million_names_make_no_series() {
             "an error response to Allocate"
         );
     };
+    // What each of them fails for, once: expired, a wrong password, and nobody's name.
     fail(&mut world, 0);
     fail(&mut world, 1);
+    fail(&mut world, 10);
     let before = page(&world);
     assert!(before.len() > 50, "{before:?}");
     for number in 0..FAILURES {
