@@ -39,11 +39,26 @@ pub fn check_call_is_seen(server: &Server) {
         let ends = &all[..all.len().min(2)];
         if ends.len() == 2 && ends.iter().all(is_good) && all.iter().any(has_handshake) {
             ends.iter().for_each(|end| println!("{end}"));
-            return;
+            break;
         }
         assert!(now() < end, "no good call within {PATIENCE:?}: {all:#?}");
         thread::sleep(Duration::from_millis(100));
     }
+    println!("{}", turnix(server, &["top"]));
+    let why = turnix(server, &["why", USER]);
+    println!("{why}");
+    assert!(why.contains("Verdict (fine)"), "{why}");
+}
+
+/// What a command says that asks `server`.
+fn turnix(server: &Server, arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_turnix"))
+        .args(arguments)
+        .args(["--admin", &format!("http://127.0.0.1:{}", server.admin)])
+        .output()
+        .expect("turnix");
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// The quality of the allocations that there are, the busiest first; none while the server is too busy to say.
