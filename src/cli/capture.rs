@@ -1,8 +1,8 @@
 //! `turnix capture`: the packets of one allocation of a running server, as a file for Wireshark.
 
-use std::fs::OpenOptions;
+use std::fs::{OpenOptions, Permissions};
 use std::io::{self, IsTerminal, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -77,6 +77,11 @@ impl Target {
         let file = options.open(&path).with_context(|| {
             format!("cannot write {}: name another file with -o", path.display())
         })?;
+        // One that was there keeps its mode, unless it is told otherwise; a pipe or a device is none of ours.
+        if file.metadata().is_ok_and(|there| there.is_file()) {
+            (file.set_permissions(Permissions::from_mode(0o600)))
+                .with_context(|| format!("cannot keep {} for its owner alone", path.display()))?;
+        }
         Ok(Self::File(file, path))
     }
 

@@ -497,8 +497,9 @@ impl Shard {
             Forward::Consumed => self.drain_outputs(now),
             Forward::Drop(reason) => {
                 tracing::trace!(client = %Pii(from.client()), reason = reason.label(), "dropped");
-                // A datagram that limits took may have said all the same that its client has moved.
-                if self.server.has_outputs() {
+                // A datagram that limits took may have said all the same that its client has moved, and what is abuse brings a
+                // deadline forward.
+                if self.server.has_outputs() || reason == DropReason::Abuse {
                     self.drain_outputs(now);
                 }
             }
@@ -600,6 +601,9 @@ impl Shard {
             Forward::Consumed => return,
             Forward::Drop(reason) => {
                 tracing::trace!(peer = %Pii(from.peer), reason = reason.label(), "dropped");
+                if reason == DropReason::Abuse {
+                    self.drain_outputs(now);
+                }
                 return;
             }
         };

@@ -266,6 +266,8 @@ def judge(table, call, rules, allocation, into):
 class Conductor:
     def __init__(self, work):
         self.control, self.table, self.record = Control(work), Table(), {}
+        # An attempt before this one may have left allocations.
+        self.earlier = {mode: {a["id"] for a in self.control.allocations(mode)} for mode in PORTS}
         self.made = []
 
     def start(self, calls):
@@ -289,7 +291,8 @@ class Conductor:
         # What is on its way arrives.
         time.sleep(1)
         for name, rules, place, call in made:
-            said = self.control.allocations(rules.get("mode", "full"))
+            mode = rules.get("mode", "full")
+            said = [a for a in self.control.allocations(mode) if a["id"] not in self.earlier[mode]]
             client, peer = (self.control.order("report", f"{side}{place}") for side in ("client", "peer"))
             self.record[name] = {"said": said, "client": client, "peer": peer}
             # Before its media share a transport, aiortc has an allocation for each.
