@@ -539,6 +539,109 @@ fn quiet_nights_are_no_outage() {
     assert!(replay.detective.history().any(|slot| !slot.tried));
 }
 
+/// Nobody knows when one's clients go to bed.
+#[test]
+fn another_server_that_goes_away_at_night_takes_no_clients_along() {
+    let other = |answering| Others {
+        nodes: 1,
+        answering,
+    };
+    let mut replay = served(MIDNIGHT);
+    replay.around.others = other(1);
+    let from = replay.unix();
+    replay.quiet(2 * HOUR);
+    replay.around.others = other(0);
+    replay.quiet(HOUR);
+    assert_eq!(replay.since(from), []);
+    assert_eq!(replay.causes(), []);
+    // Nor one that had gone long before they did.
+    let mut replay = served(MIDNIGHT);
+    let from = replay.unix();
+    replay.around.others = other(0);
+    replay.well(HOUR);
+    replay.quiet(HOUR);
+    assert_eq!(replay.since(from), []);
+    // Clients and the other server at once.
+    let mut replay = served(MIDNIGHT);
+    replay.quiet(ROUND);
+    replay.around.others = other(0);
+    replay.quiet(5 * 60);
+    assert_eq!(
+        (replay.state(), replay.causes()),
+        (State::Offline, vec![Cause::Network])
+    );
+}
+
+/// Twenty clients a second whom nobody has seen before, and `retriers` who are over their quota and never stop asking.
+fn crowded(retriers: u32) -> (Replay, impl FnMut(&mut Replay, u64, Fate)) {
+    let mut replay = Replay::new(MIDNIGHT);
+    replay.board = None;
+    let mut seen = 0;
+    let pass = move |replay: &mut Replay, secs: u64, fate: Fate| {
+        let until = replay.unix() + secs;
+        while replay.unix() < until {
+            let retriers = (0..retriers).map(|number| (user(number), Fate::Quota));
+            let fresh = (1000 + seen..1400 + seen).map(|number| (user(number), fate));
+            let attempts: Vec<_> = retriers.chain(fresh).collect();
+            seen += 400;
+            replay.round(&attempts);
+        }
+    };
+    (replay, pass)
+}
+
+#[test]
+fn a_few_who_try_for_ever_do_not_outlast_the_crowd_of_a_busy_server() {
+    let (mut replay, mut pass) = crowded(3);
+    pass(&mut replay, HOUR, Fate::Allocated);
+    assert_eq!(replay.begun, []);
+}
+
+#[test]
+fn a_busy_server_sees_an_outage_whenever_it_comes() {
+    let (mut replay, mut pass) = crowded(0);
+    pass(&mut replay, 15 * 60, Fate::Allocated);
+    assert_eq!(replay.begun, []);
+    let from = replay.unix();
+    pass(&mut replay, 5 * 60, Fate::ServerError);
+    assert_eq!(replay.causes(), [Cause::ServerError]);
+    let (at, _) = replay.begun[0];
+    assert!(at - from <= 3 * 60, "{} s", at - from);
+    let end = replay.unix();
+    pass(&mut replay, 15 * 60, Fate::Allocated);
+    let (at, cause, _) = replay.over[0];
+    assert_eq!((replay.over.len(), cause), (1, Cause::ServerError));
+    assert!(at - end <= 12 * 60, "{} s", at - end);
+    assert_eq!(replay.begun.len(), 1, "{:?}", replay.begun);
+}
+
+#[test]
+fn a_user_over_its_quota_is_one_wherever_it_is() {
+    let at = |number: u64| {
+        let ip = std::net::Ipv6Addr::from_bits((0x2001_0db8 << 96) | u128::from(number) << 72);
+        Client::new(ip.into(), Some("greedy"))
+    };
+    for well in [true, false] {
+        let mut replay = served(MIDNIGHT);
+        let from = replay.unix();
+        for round in 0..150 {
+            let mut attempts: Vec<_> = (0..10)
+                .map(|index| (at((round * 10 + index) % 300), Fate::Quota))
+                .collect();
+            if well {
+                attempts.push((user((round % 120) as u32), Fate::Allocated));
+            }
+            replay.round(&attempts);
+        }
+        assert_eq!(replay.since(from), [], "others {well}");
+        assert_eq!(replay.begun, [], "others {well}");
+    }
+    // Of users who are each over theirs, each counts.
+    let mut replay = served(MIDNIGHT);
+    replay.pass(HOUR, |number| Some((user(number), Fate::Quota)));
+    assert_eq!(replay.state(), State::Offline);
+}
+
 /// Each of these attacks a server with few users at night, when hardly anybody would outweigh them.
 #[test]
 fn attackers_with_wrong_passwords_do_not_turn_it_red() {
@@ -665,6 +768,38 @@ mod core {
         );
         assert_eq!(told.totals[Transport::Udp as usize], [1, 1, 1, 1, 1, 0, 0]);
         assert_eq!(world.server.take_attempts(), Attempts::default(), "once");
+    }
+
+    /// Anybody who has credentials can make one up, and it says nothing of how full the server is.
+    #[test]
+    fn a_reservation_that_is_not_there_is_no_want_of_room() {
+        let on = turnix::turn::Settings::default();
+        let mut off = turnix::turn::Settings::default();
+        off.protocol.reservations = false;
+        let good = mint("carol", 4_000_000_000);
+        let from = udp("198.51.100.7:4000");
+        let claiming = || Request::allocate().attr(0x0022, &[7; 8]);
+        let reserving = || Request::allocate().attr(0x0018, &[0x80]);
+        for (settings, requests) in [(on, vec![claiming()]), (off, vec![claiming(), reserving()])] {
+            let access = common::world::access_settings();
+            let mut world = World::with(settings, &access, common::world::seed());
+            world.open = Some(Err(OpenError::Capacity));
+            for request in requests {
+                let signer = Signer::new(&good.0, &good.1, &world.nonce(from));
+                assert_eq!(world.code(from, &request.sign(&signer)), 508);
+            }
+            assert_eq!(world.server.take_attempts(), Attempts::default());
+        }
+        // A quota is one, and so is a port when no token is shown.
+        let mut world = World::new();
+        world.open = Some(Err(OpenError::Quota));
+        let signer = Signer::new(&good.0, &good.1, &world.nonce(from));
+        assert_eq!(world.code(from, &claiming().sign(&signer)), 486);
+        world.open = Some(Err(OpenError::Capacity));
+        let signer = Signer::new(&good.0, &good.1, &world.nonce(from));
+        assert_eq!(world.code(from, &reserving().sign(&signer)), 508);
+        let told = world.server.take_attempts();
+        assert_eq!(told.totals[Transport::Udp as usize], [0, 0, 0, 1, 1, 0, 0]);
     }
 
     #[test]

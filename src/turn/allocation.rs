@@ -147,7 +147,7 @@ pub(super) struct Allocation {
     pub family: Family,
     pub state: State,
     pub additional: Additional,
-    /// Names the port that is kept for the client, as the answer has it (RFC 8656 §7.2).
+    /// Names the port that is kept for the client, as the answer has it (RFC 8656 §7.2); until then, the one that is claimed.
     pub token: Option<u64>,
     /// User id for quotas, metrics and logs.
     pub user: Arc<str>,

@@ -61,8 +61,8 @@ impl Fate {
         matches!(self, Self::Credentials | Self::Expired | Self::Request)
     }
 
-    /// That of a refused Allocate. `None`: a step on the way, or what the operator asked for, such as a drain or a
-    /// revocation.
+    /// That of a refused Allocate. `None`: a step on the way, or what the operator asked for, such as a drain, a
+    /// revocation, or no reservations, which are refused as if there were no room (RFC 8656 §7.2).
     pub(super) const fn of(reject: Reject) -> Option<Self> {
         if !reject.is_failure() {
             return None;
@@ -80,18 +80,19 @@ impl Fate {
             | Reject::UnknownAttributes
             | Reject::UnsupportedTransport => Some(Self::Request),
             Reject::Quota => Some(Self::Quota),
-            Reject::Capacity => Some(Self::Capacity),
             Reject::ServerError => Some(Self::ServerError),
             _ => None,
         }
     }
 
-    /// That of an Allocate whose relayed address could not be had.
-    pub(super) const fn unopened(code: ErrorCode) -> Self {
+    /// That of an Allocate whose relayed address could not be had. `None`: it `claims` a reservation that is not there,
+    /// which says nothing of how much room there is, and any user can make one up.
+    pub(super) const fn unopened(code: ErrorCode, claims: bool) -> Option<Self> {
         match code {
-            ErrorCode::AllocationQuotaReached => Self::Quota,
-            ErrorCode::InsufficientCapacity => Self::Capacity,
-            _ => Self::ServerError,
+            ErrorCode::AllocationQuotaReached => Some(Self::Quota),
+            ErrorCode::InsufficientCapacity if claims => None,
+            ErrorCode::InsufficientCapacity => Some(Self::Capacity),
+            _ => Some(Self::ServerError),
         }
     }
 }

@@ -190,8 +190,10 @@ impl Server {
                 .answered(Method::Allocate, five_tuple.transport(), Err(code));
             self.stats.affected.user(now.unix_secs(), &user);
             self.stats.refuse(Method::Allocate, error.reject());
-            let (scope, fate) = (allocation.scope, Fate::unopened(code));
-            self.note_attempt(five_tuple, Some(&user), scope, fate);
+            let (scope, claims) = (allocation.scope, allocation.token.is_some());
+            if let Some(fate) = Fate::unopened(code, claims) {
+                self.note_attempt(five_tuple, Some(&user), scope, fate);
+            }
         }
         self.forget(id);
         self.answer(five_tuple, message);

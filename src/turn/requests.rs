@@ -173,7 +173,7 @@ impl Server {
             family,
             state: State::Opening,
             additional,
-            token: None,
+            token: ask.token,
             user: Arc::clone(&identity.user),
             username: identity.username,
             key,

@@ -1,6 +1,7 @@
 //! Who wanted an allocation in the last half hour, and what became of it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::turn::attempts::Fates;
@@ -8,7 +9,8 @@ use crate::turn::{Client, Fate};
 
 use super::{CONCENTRATED, FEWEST, Figures, USERS};
 
-/// Clients that are remembered, of users and of strangers each.
+/// Clients that are remembered, of users and of strangers each. Of more it is a sample, which nobody gets into or outlasts
+/// by when or how often it asks.
 const MOST_CLIENTS: usize = 4096;
 
 /// Networks that are remembered to have had calls.
@@ -69,8 +71,11 @@ impl Marks {
 
 #[derive(Debug, Default)]
 pub(super) struct Crowd {
-    users: HashMap<Client, Marks>,
-    strangers: HashMap<Client, Marks>,
+    /// Nobody can aim at what it makes of a client.
+    hasher: RandomState,
+    /// By the hash: those with the highest give way.
+    users: BTreeMap<(u64, Client), Marks>,
+    strangers: BTreeMap<(u64, Client), Marks>,
     /// Networks from where users had calls, and in which minute last.
     known: HashMap<Network, u64>,
     /// Attempts of strangers that count for nothing.
@@ -92,13 +97,15 @@ impl Crowd {
                 return;
             }
         };
-        if table.len() < MOST_CLIENTS || table.contains_key(&client) {
-            let marks = table.entry(client).or_default();
-            marks.fates = marks.at(minute, u32::BITS);
-            marks.minute = minute;
-            for (marks, _) in (marks.fates.iter_mut().zip(fates)).filter(|(_, count)| **count > 0) {
-                *marks |= 1;
-            }
+        let place = (self.hasher.hash_one(client), client);
+        let marks = table.entry(place).or_default();
+        marks.fates = marks.at(minute, u32::BITS);
+        marks.minute = minute;
+        for (marks, _) in (marks.fates.iter_mut().zip(fates)).filter(|(_, count)| **count > 0) {
+            *marks |= 1;
+        }
+        if table.len() > MOST_CLIENTS {
+            table.pop_last();
         }
         if fates[Fate::Allocated as usize] > 0 {
             // Who was a stranger there has the right credentials.
@@ -106,7 +113,7 @@ impl Crowd {
                 user: None,
                 ..client
             };
-            self.strangers.remove(&stranger);
+            (self.strangers).remove(&(self.hasher.hash_one(stranger), stranger));
         }
         if fates[Fate::Allocated as usize] > 0
             && (self.known.len() < MOST_NETWORKS || self.known.contains_key(&network))
@@ -117,7 +124,7 @@ impl Crowd {
 
     /// Forgets what is too old to count at `minute`, and makes room for networks if there is none.
     pub fn forget(&mut self, minute: u64) {
-        let fresh = |_: &Client, marks: &mut Marks| marks.minute + WINDOW_MINUTES > minute;
+        let fresh = |_: &(u64, Client), marks: &mut Marks| marks.minute + WINDOW_MINUTES > minute;
         self.users.retain(fresh);
         self.strangers.retain(fresh);
         let oldest = match self.known.len() {
@@ -136,13 +143,16 @@ impl Crowd {
         let counts = |client: &Client| {
             self.known.is_empty() || self.known.contains_key(&Network::of(client.address))
         };
-        let strangers = (self.strangers.iter()).filter(move |(client, _)| counts(client));
-        self.users.iter().chain(strangers)
+        let strangers = (self.strangers.iter()).filter(move |((_, client), _)| counts(client));
+        let all = self.users.iter().chain(strangers);
+        all.map(|((_, client), marks)| (client, marks))
     }
 
-    /// Who asked in `minute` and the `minutes - 1` before, but for those of one network.
+    /// Who asked in `minute` and the `minutes - 1` before, but for those of one network. A user who is over its quota
+    /// counts once, at however many addresses: it may have as many of those as it likes.
     pub fn window(&self, minute: u64, minutes: u32, but: Option<Network>) -> Window {
         let mut window = Window::default();
+        let mut over_quota = HashSet::new();
         for (client, marks) in self.clients() {
             let network = Network::of(client.address);
             let fates = marks.at(minute, minutes);
@@ -152,15 +162,22 @@ impl Crowd {
             if ok | failed == 0 || Some(network) == but {
                 continue;
             }
+            let is_well = last(ok) <= last(failed);
+            let latest = (Fate::ALL[1..].iter())
+                .min_by_key(|fate| last(fates[**fate as usize]))
+                .filter(|_| !is_well);
+            if latest == Some(&Fate::Quota)
+                && client.user.is_some_and(|user| !over_quota.insert(user))
+            {
+                continue;
+            }
             window.attempts_ok += ok.count_ones().min(MOST_MARKS);
             window.attempts_failed += (failed & !ok).count_ones().min(MOST_MARKS);
             let of = window.networks.entry(network).or_default();
-            if last(ok) <= last(failed) {
+            if is_well {
                 window.ok += 1;
                 of[Fate::Allocated as usize] += 1;
-                continue;
             }
-            let latest = (Fate::ALL[1..].iter()).min_by_key(|fate| last(fates[**fate as usize]));
             if let Some(fate) = latest {
                 window.failed += 1;
                 window.failed_by[*fate as usize] += 1;

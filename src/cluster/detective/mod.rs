@@ -254,6 +254,8 @@ pub struct Detective {
     begun: (Instant, u64),
     own: Own,
     others: Others,
+    /// When another node answered last.
+    answered: Option<u64>,
     /// Since when no other node answers.
     alone_since: Option<u64>,
     crowd: Crowd,
@@ -269,6 +271,7 @@ impl Detective {
             begun: (now.mono, now.unix_secs()),
             own: Own::default(),
             others: Others::default(),
+            answered: None,
             alone_since: None,
             crowd: Crowd::default(),
             pace: Pace::default(),
@@ -292,6 +295,9 @@ impl Detective {
     pub fn met(&mut self, now: Now, others: Others) {
         let at = self.steady(now);
         self.others = others;
+        if others.answering > 0 {
+            self.answered = Some(at);
+        }
         let alone = others.nodes > 0 && others.answering == 0;
         self.alone_since = alone.then(|| self.alone_since.unwrap_or(at));
     }
@@ -409,9 +415,15 @@ impl Detective {
         let well = self.own.closed == 0 && !self.own.stuck;
         let alone = (self.alone_since).filter(|since| well && at - since >= UNREACHABLE);
         let silent = self.pace.silent(at);
-        let vanished = self.pace.missed(at) >= MISSED && silent >= SILENT;
+        let gone = |at| self.pace.missed(at) >= MISSED && self.pace.silent(at) >= SILENT;
+        // Who had gone before the other nodes did, or still came when they had, went for a reason of its own.
+        let vanished = |since: u64| {
+            gone(at)
+                && !gone(self.answered.unwrap_or(since))
+                && self.pace.last <= since + UNREACHABLE
+        };
         let wanted = match alone {
-            Some(since) if vanished => Some((State::Offline, since)),
+            Some(since) if vanished(since) => Some((State::Offline, since)),
             // Who is looked at is as likely to be gone as who looks, if there is but one of them.
             Some(since) if self.others.nodes > 1 && silent >= SILENT => {
                 Some((State::Degraded, since))
