@@ -497,9 +497,44 @@ fn unanswered(quality: &Quality, lived: Duration) -> Option<Verdict> {
     None
 }
 
+/// What was relayed beyond STUN, in either direction; all of it where no check was seen.
+fn beyond_stun(call: &Call, quality: &Quality) -> [u64; Direction::ALL.len()] {
+    Direction::ALL.map(|direction| {
+        let own = quality.checks[direction as usize];
+        let other = quality.checks[1 - direction as usize];
+        let stun = u64::from(own.sent) + u64::from(own.repeated) + u64::from(other.answered);
+        call.view.traffic[direction as usize]
+            .packets
+            .saturating_sub(stun)
+    })
+}
+
+/// Whether it carried anything but checks, and the few other packets that agents send beside.
+fn carried(call: &Call, quality: &Quality) -> bool {
+    quality.media.contains(&true)
+        || quality.dtls.contains(&true)
+        || quality.checks.iter().all(|checks| checks.sent == 0)
+        || beyond_stun(call, quality).iter().any(|rest| *rest > FLOWS)
+}
+
+/// Whether both sides went on to check the way for `open`, and to answer, as agents do that chose it (RFC 7675: every five
+/// seconds). Of a way that they keep in reserve they think now and then.
+fn is_kept(quality: &Quality, open: Duration) -> bool {
+    let heard = |idle: &Option<Duration>| idle.is_some_and(|idle| idle < PATIENCE);
+    let checks: u64 = (quality.checks.iter())
+        .map(|checks| u64::from(checks.sent) + u64::from(checks.repeated))
+        .sum();
+    open >= 2 * PATIENCE
+        && quality.idle.iter().all(heard)
+        && checks >= open.as_secs() / PATIENCE.as_secs()
+}
+
 /// It worked, and one side went silent before the other.
 fn broke_off(call: &Call) -> Option<Verdict> {
     let quality = call.view.quality.as_deref()?;
+    if !carried(call, quality) {
+        return None;
+    }
     let [to_peer, to_client] = quality.idle;
     let (to_peer, to_client) = (to_peer?, to_client?);
     // Without a goodbye nobody knows who went: both are silent for long.
@@ -565,17 +600,29 @@ fn went_badly(call: &Call, seen: &Seen<'_>, lived: Duration) -> Option<Verdict> 
             DropReason::BandwidthAllocation
                 | DropReason::BandwidthUser
                 | DropReason::BandwidthTotal
+                | DropReason::Abuse
         )
     };
     let share = |count: u64| count as f64 / (packets + count).max(1) as f64;
-    let policed: u64 = (Direction::ALL.into_iter())
-        .map(|direction| seen.dropped(direction, is_bandwidth))
-        .sum();
+    let dropped = |wanted: fn(DropReason) -> bool| -> u64 {
+        let directions = Direction::ALL.into_iter();
+        directions
+            .map(|direction| seen.dropped(direction, wanted))
+            .sum()
+    };
+    let policed = dropped(is_bandwidth);
+    let throttled = dropped(|reason| reason == DropReason::Abuse);
     if share(policed) >= DROPPED {
+        let throttled = match throttled {
+            0 => String::new(),
+            count => {
+                format!(" {count} of them because quality.abuse throttles what looks like abuse.")
+            }
+        };
         return Some(Verdict::new(
             Code::BandwidthLimited,
             format!(
-                "{policed} packets were dropped for want of bandwidth, {} of all.",
+                "{policed} packets were dropped for want of bandwidth, {} of all.{throttled}",
                 percent(share(policed))
             ),
         ));
@@ -612,24 +659,24 @@ fn went_badly(call: &Call, seen: &Seen<'_>, lived: Duration) -> Option<Verdict> 
 fn incomplete(call: &Call, quality: &Quality, lived: Duration) -> Option<Verdict> {
     let checks = quality.checks;
     let answered = checks.iter().any(|checks| checks.answered > 0);
-    // What is beyond STUN, in either direction; all of it where no check was seen.
-    let rest = Direction::ALL.map(|direction| {
-        let own = checks[direction as usize];
-        let other = checks[1 - direction as usize];
-        let stun = u64::from(own.sent) + u64::from(own.repeated) + u64::from(other.answered);
-        call.view.traffic[direction as usize]
-            .packets
-            .saturating_sub(stun)
-    });
+    let rest = beyond_stun(call, quality);
     let first = quality.first.iter().flatten().max().copied();
-    let patient = lived >= first.unwrap_or_default() + PATIENCE;
+    let open = lived.saturating_sub(first.unwrap_or_default());
+    let patient = open >= PATIENCE;
     if answered && patient && !quality.media.contains(&true) {
         let dtls = quality.dtls;
         if !dtls.contains(&true) && rest.iter().all(|rest| *rest <= FLOWS) {
-            return Some(Verdict::new(
-                Code::NoDtls,
-                "ICE connected both sides, and neither began a DTLS handshake.",
-            ));
+            return Some(if is_kept(quality, open) {
+                Verdict::new(
+                    Code::NoDtls,
+                    "ICE connected both sides, and neither began a DTLS handshake.",
+                )
+            } else {
+                Verdict::new(
+                    Code::NotNominated,
+                    "Only checks passed, and they were answered: the call took another way, or never began.",
+                )
+            });
         }
         if dtls.contains(&true) && dtls.contains(&false) && rest.iter().all(|rest| *rest <= FLOWS) {
             let silent = if dtls[Direction::ToPeer as usize] {
