@@ -126,9 +126,10 @@ impl Name {
         let kept = printable::beginning(user, NAME_BYTES).len();
         let mut bytes = [0; NAME_BYTES];
         (bytes.iter_mut().zip(user.as_bytes()).take(kept)).for_each(|(to, from)| *to = *from);
-        let hash = match user.len() > kept {
-            true => NAME_HASH.hash_one(user) as u32 | 1,
-            false => 0,
+        let hash = if user.len() > kept {
+            NAME_HASH.hash_one(user) as u32 | 1
+        } else {
+            0
         };
         Self {
             bytes,

@@ -12,10 +12,11 @@ use crate::quality::{Leg, Quality, Session};
 use crate::turn::{Direction, DropReason, EndReason, Event, Reject, What};
 
 use super::verdict::{Code, Verdict};
+use super::way::{beyond_stun, carried, is_kept};
 use super::{Call, Evidence, Told};
 
 /// How long it may take until somebody sends, or answers.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Allocations that are made within this time belong to one attempt.
 const ATTEMPT: Duration = Duration::from_secs(30);
@@ -37,7 +38,7 @@ const LOOKED_AT: u64 = 50;
 const LONG_WAY: Duration = Duration::from_millis(400);
 
 /// Packets beyond STUN that no handshake needs: something flows.
-const FLOWS: u64 = 40;
+pub(super) const FLOWS: u64 = 40;
 
 /// What became of all of it.
 pub(super) fn all(evidence: &Evidence, now: Duration) -> Verdict {
@@ -495,38 +496,6 @@ fn unanswered(quality: &Quality, lived: Duration) -> Option<Verdict> {
         ));
     }
     None
-}
-
-/// What was relayed beyond STUN, in either direction; all of it where no check was seen.
-fn beyond_stun(call: &Call, quality: &Quality) -> [u64; Direction::ALL.len()] {
-    Direction::ALL.map(|direction| {
-        let own = quality.checks[direction as usize];
-        let other = quality.checks[1 - direction as usize];
-        let stun = u64::from(own.sent) + u64::from(own.repeated) + u64::from(other.answered);
-        call.view.traffic[direction as usize]
-            .packets
-            .saturating_sub(stun)
-    })
-}
-
-/// Whether it carried anything but checks, and the few other packets that agents send beside.
-fn carried(call: &Call, quality: &Quality) -> bool {
-    quality.media.contains(&true)
-        || quality.dtls.contains(&true)
-        || quality.checks.iter().all(|checks| checks.sent == 0)
-        || beyond_stun(call, quality).iter().any(|rest| *rest > FLOWS)
-}
-
-/// Whether both sides went on to check the way for `open`, and to answer, as agents do that chose it (RFC 7675: every five
-/// seconds). Of a way that they keep in reserve they think now and then.
-fn is_kept(quality: &Quality, open: Duration) -> bool {
-    let heard = |idle: &Option<Duration>| idle.is_some_and(|idle| idle < PATIENCE);
-    let checks: u64 = (quality.checks.iter())
-        .map(|checks| u64::from(checks.sent) + u64::from(checks.repeated))
-        .sum();
-    open >= 2 * PATIENCE
-        && quality.idle.iter().all(heard)
-        && checks >= open.as_secs() / PATIENCE.as_secs()
 }
 
 /// It worked, and one side went silent before the other.
