@@ -4,7 +4,7 @@ use crate::quality::{Action, Mode, Settings};
 
 use super::problem::Problem;
 use super::reader::Reader;
-use super::values;
+use super::values::{self, Fault};
 
 pub(super) fn read_quality(r: &mut Reader<'_>) -> Option<Settings> {
     let mode = r.key(
@@ -20,8 +20,14 @@ pub(super) fn read_quality(r: &mut Reader<'_>) -> Option<Settings> {
     let events = r.key(
         "quality.events",
         "4096",
-        "a number of events from 64 to 1048576, 0 for none",
-        values::number(0..=1_048_576),
+        "a number of events from 64 to 65536, 0 for none",
+        |node| {
+            let events = values::number(0..=65_536)(node)?;
+            match events {
+                1..64 => Err(Fault::of(node)),
+                _ => Ok(events),
+            }
+        },
     );
     let abuse = r.key(
         "quality.abuse",

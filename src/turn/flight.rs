@@ -3,13 +3,15 @@
 //! Whoever asks why a call failed asks afterwards. So the control path, and what the data path drops, leave events here, of
 //! one size each, which repeat as a count rather than as more of them. What strangers provoke has tables of its own, by
 //! their address: it pushes out nothing that is known of a client which has shown credentials, and one address pushes out
-//! its own. A relayed datagram leaves nothing.
+//! its own. A relayed datagram leaves nothing. All memory is bought when the server begins or the number of events changes.
 //!
 //! It is no part of a snapshot: who takes over begins anew.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
+
+use ahash::RandomState;
 
 use crate::access::{AuthFailure, DeniedRule, Scope, rest};
 use crate::base::addr::subscriber;
@@ -78,9 +80,18 @@ impl What {
         }
     }
 
-    /// Whether `other` is the same once more. What peers choose freely makes no difference.
+    /// Whether `other` is the same once more. What peers choose freely makes no difference, nor what is wrong with a
+    /// request: there are few kinds.
     fn repeats(self, other: Self) -> bool {
+        let malformed = |what| match what {
+            Self::Refused {
+                method,
+                reject: Reject::BadRequest(_),
+            } => Some(method),
+            _ => None,
+        };
         match (self, other) {
+            _ if malformed(self).is_some() => malformed(self) == malformed(other),
             (Self::Icmp { kind, .. }, Self::Icmp { kind: other, .. }) => kind == other,
             _ => self == other,
         }
@@ -90,20 +101,24 @@ impl What {
 /// Longest name that is kept whole, in bytes.
 const NAME_BYTES: usize = 64;
 
-/// Who somebody is or claims to be: what fits, and how long it was.
+/// Who somebody is or claims to be: what fits, and a hash that tells longer ones apart.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Name {
     bytes: [u8; NAME_BYTES],
     kept: u8,
-    whole: u16,
+    /// Of the whole name, where it is longer than what is kept; else 0.
+    hash: [u8; 4],
 }
+
+/// Names are compared within one process: any seeds do.
+const NAME_HASH: RandomState = RandomState::with_seeds(1, 2, 3, 4);
 
 impl Name {
     /// Nobody.
     pub const NOBODY: Self = Self {
         bytes: [0; NAME_BYTES],
         kept: 0,
-        whole: 0,
+        hash: [0; 4],
     };
 
     /// That of `user`.
@@ -111,10 +126,15 @@ impl Name {
         let kept = printable::beginning(user, NAME_BYTES).len();
         let mut bytes = [0; NAME_BYTES];
         (bytes.iter_mut().zip(user.as_bytes()).take(kept)).for_each(|(to, from)| *to = *from);
+        let hash = if user.len() > kept {
+            NAME_HASH.hash_one(user) as u32 | 1
+        } else {
+            0
+        };
         Self {
             bytes,
             kept: kept as u8,
-            whole: u16::try_from(user.len()).unwrap_or(u16::MAX),
+            hash: hash.to_ne_bytes(),
         }
     }
 
@@ -127,7 +147,7 @@ impl Name {
 
     /// Whether nobody is named.
     pub const fn is_empty(&self) -> bool {
-        self.whole == 0
+        self.kept == 0
     }
 }
 
@@ -192,7 +212,6 @@ fn millis(now: Now) -> u64 {
 }
 
 /// Events of allocations, each of which finds its own: an event names the one before it of the same allocation.
-#[derive(Default)]
 struct Ring {
     most: usize,
     /// The number of the oldest event that is kept.
@@ -202,15 +221,19 @@ struct Ring {
     ended: VecDeque<Ended>,
 }
 
-/// Steps to look back for the same event: more than an ordinary allocation has different ones.
+/// Steps to look back for the same event of the control path: more than an allocation has different ones.
 const STEPS: usize = 64;
 
+/// The same for datagrams that are dropped, which have to be cheap: more than there are reasons that one call meets.
+const DROP_STEPS: usize = 16;
+
 impl Ring {
-    const fn new(most: usize, ended_most: usize) -> Self {
+    /// Its first event has the number `first`.
+    fn new(most: usize, ended_most: usize, first: u64) -> Self {
         Self {
             most,
-            first: 1,
-            events: VecDeque::new(),
+            first,
+            events: VecDeque::with_capacity(most),
             ended_most,
             ended: VecDeque::new(),
         }
@@ -221,11 +244,23 @@ impl Ring {
         self.events.get_mut(usize::try_from(place).ok()?)
     }
 
-    /// The event `what` of the allocation whose latest event is `latest`.
-    fn find(&mut self, latest: u64, what: What) -> Option<&mut Event> {
+    /// The number of the next event.
+    fn next(&self) -> u64 {
+        self.first + self.events.len() as u64
+    }
+
+    /// The event `what` of the allocation `id`, whose latest event is `latest`.
+    fn find(&mut self, id: AllocationId, latest: u64, what: What) -> Option<&mut Event> {
+        let steps = match what {
+            What::Dropped(..) => DROP_STEPS,
+            _ => STEPS,
+        };
         let mut number = latest;
-        for _ in 0..STEPS {
+        for _ in 0..steps {
             let (before, event) = self.get_mut(number)?;
+            if event.allocation != Some(id) {
+                return None;
+            }
             if event.what.repeats(what) {
                 return self.get_mut(number).map(|(_, event)| event);
             }
@@ -236,15 +271,14 @@ impl Ring {
 
     /// Keeps `event` behind `latest`; its number.
     fn push(&mut self, latest: u64, event: Event) -> u64 {
-        // Whole, so that a datagram which is dropped later allocates nothing.
-        if self.events.capacity() == 0 {
-            self.events.reserve_exact(self.most);
+        if self.most == 0 {
+            return latest;
         }
         if self.events.len() >= self.most && self.events.pop_front().is_some() {
             self.first += 1;
         }
         self.events.push_back((latest, event));
-        self.first + self.events.len() as u64 - 1
+        self.next() - 1
     }
 
     fn bury(&mut self, ended: Ended) {
@@ -260,19 +294,18 @@ impl Ring {
 /// Events that share a place: as many as one address, or one user, can leave.
 const WAYS: usize = 8;
 
-/// Events that belong to no allocation, in sets by who left them.
-#[derive(Default)]
+/// Events in sets by who left them.
 struct Table {
     sets: usize,
-    /// Bought whole with the first event.
     events: Vec<Option<Event>>,
 }
 
 impl Table {
-    const fn new(most: usize) -> Self {
+    fn new(most: usize) -> Self {
+        let sets = most / WAYS;
         Self {
-            sets: most / WAYS,
-            events: Vec::new(),
+            sets,
+            events: vec![None; sets * WAYS],
         }
     }
 
@@ -281,9 +314,6 @@ impl Table {
         if self.sets == 0 {
             return;
         }
-        if self.events.is_empty() {
-            self.events = vec![None; self.sets * WAYS];
-        }
         let set = (whose % self.sets as u64) as usize * WAYS;
         let Some(places) = self.events.get_mut(set..set + WAYS) else {
             return;
@@ -291,6 +321,7 @@ impl Table {
         let client = |event: &Event| (event.client.transport(), event.client.client().ip());
         let same = |kept: &&mut Event| {
             kept.what.repeats(event.what)
+                && kept.allocation == event.allocation
                 && kept.user == event.user
                 && client(kept) == client(&event)
         };
@@ -308,7 +339,6 @@ impl Table {
 }
 
 /// The latest events of one server.
-#[derive(Default)]
 pub(super) struct Flight {
     events: usize,
     calls: Ring,
@@ -318,7 +348,7 @@ pub(super) struct Flight {
     refused: Table,
     /// Wrong credentials from addresses that are proven.
     claims: Table,
-    /// What anybody may have sent.
+    /// What anybody may have sent, to this server or to a relayed address.
     strangers: Table,
 }
 
@@ -327,26 +357,28 @@ const ENDED: usize = 256;
 
 impl Flight {
     /// Remembers `events` at most, all together.
-    pub const fn new(events: usize) -> Self {
-        let ended = if events / 16 < ENDED {
-            events / 16
-        } else {
-            ENDED
-        };
+    pub fn new(events: usize) -> Self {
+        Self::numbered(events, [1; 2])
+    }
+
+    /// With the numbers of the first events of `calls` and `visits`.
+    fn numbered(events: usize, [calls, visits]: [u64; 2]) -> Self {
+        let ended = ENDED.min(events / 16);
         Self {
             events,
-            calls: Ring::new(events / 2, ended),
-            visits: Ring::new(events / 16, ended / 16),
+            calls: Ring::new(events / 2, ended, calls),
+            visits: Ring::new(events / 16, ended / 16, visits),
             refused: Table::new(events / 8),
             claims: Table::new(events / 8),
             strangers: Table::new(events / 8),
         }
     }
 
-    /// Remembers `events` at most from now on; begins anew if that is another number.
+    /// Remembers `events` at most from now on; begins anew if that is another number, except that events are numbered on:
+    /// allocations keep the numbers of theirs, which must be nobody else's.
     pub fn set_most(&mut self, events: usize) {
         if events != self.events {
-            *self = Self::new(events);
+            *self = Self::numbered(events, [self.calls.next(), self.visits.next()]);
         }
     }
 
@@ -392,9 +424,18 @@ impl Subject {
         reads(Pii(address.ip()), plain) || reads(Pii(address), wanted)
     }
 
-    fn is(&self, event: &Event) -> bool {
+    /// The user that is meant, as events name users; nobody, if it is no user.
+    fn user(&self) -> Name {
         match self {
-            Self::User(user) => !event.user.is_empty() && event.user == Name::new(user),
+            Self::User(user) => Name::new(user),
+            _ => Name::NOBODY,
+        }
+    }
+
+    /// Whether `event` is the subject's, whose [`user`](Self::user) is `user`.
+    fn is(&self, user: Name, event: &Event) -> bool {
+        match self {
+            Self::User(_) => !user.is_empty() && event.user == user,
             Self::Address(_) => self.is_at(event.client.client()),
             Self::Allocation(id) => event.allocation == Some(*id),
         }
@@ -440,6 +481,28 @@ pub struct Remembered {
 /// Events that are told of one subject, at most: the latest.
 const MOST_TOLD: usize = 512;
 
+/// `events` in the order of `last`, which they are in; what several strangers did to one allocation is one.
+fn joined(events: Vec<&Event>) -> Vec<Event> {
+    let mut places: HashMap<(AllocationId, u8), usize> = HashMap::new();
+    let mut joined: Vec<Event> = Vec::with_capacity(events.len());
+    for event in events {
+        if let What::Dropped(reason, Direction::ToClient) = event.what
+            && is_knock(reason)
+            && let Some(id) = event.allocation
+        {
+            let place = *places.entry((id, reason as u8)).or_insert(joined.len());
+            if let Some(first) = joined.get_mut(place) {
+                first.at = first.at.min(event.at);
+                first.again(event);
+                continue;
+            }
+        }
+        joined.push(event.clone());
+    }
+    joined.sort_by_key(|event| event.last);
+    joined
+}
+
 impl Server {
     /// What is remembered of `subject`, and of the allocations in `live` that are its own; challenges of the same
     /// addresses among it.
@@ -449,28 +512,27 @@ impl Server {
             .filter(|ended| subject.is_view(&ended.view))
             .cloned()
             .collect();
-        let own =
-            |id: AllocationId| live.contains(&id) || ended.iter().any(|ended| ended.view.id == id);
-        let mut events: Vec<&Event> = Vec::new();
-        let mut clients = Vec::new();
-        for event in flight.all() {
-            if subject.is(event) || event.allocation.is_some_and(own) {
-                let client = event.client.client().ip();
-                if !clients.contains(&client) && clients.len() < ENDED {
-                    clients.push(client);
-                }
-                events.push(event);
-            }
-        }
+        let mut ids: Vec<u64> = (live.iter().copied())
+            .chain(ended.iter().map(|ended| ended.view.id))
+            .map(AllocationId::to_bits)
+            .collect();
+        ids.sort_unstable();
+        let own = |id: AllocationId| ids.binary_search(&id.to_bits()).is_ok();
+        let user = subject.user();
+        let is = |event: &Event| subject.is(user, event) || event.allocation.is_some_and(own);
+        let mut events: Vec<&Event> = flight.all().filter(|event| is(event)).collect();
+        let client = |event: &Event| event.client.client().ip();
+        let mut clients: Vec<_> = events.iter().map(|event| client(event)).collect();
+        clients.sort_unstable();
+        clients.dedup();
         let theirs = |event: &&Event| {
-            event.user.is_empty()
-                && clients.contains(&event.client.client().ip())
-                && !subject.is(event)
+            event.user.is_empty() && clients.binary_search(&client(event)).is_ok() && !is(event)
         };
         events.extend((flight.strangers.events.iter().flatten()).filter(theirs));
         events.sort_by_key(|event| event.last);
+        let events = joined(events);
         let told = events.len().saturating_sub(MOST_TOLD);
-        let mut events: Vec<Event> = events.into_iter().skip(told).cloned().collect();
+        let mut events: Vec<Event> = events.into_iter().skip(told).collect();
         // A challenge comes before what it leads to.
         events.sort_by_key(|event| (event.at, event.allocation.is_some()));
         Remembered { events, ended }
@@ -496,7 +558,7 @@ impl Server {
         }
         let now = self.latest;
         let ring = self.flight.ring(allocation.scope);
-        if let Some(event) = ring.find(allocation.flight, what) {
+        if let Some(event) = ring.find(id, allocation.flight, what) {
             event.last = millis(now);
             event.count = event.count.saturating_add(times);
             event.what = what;
@@ -557,9 +619,29 @@ impl Server {
         peer: SocketAddr,
         reason: DropReason,
     ) {
-        if is_telling(reason) {
-            self.note(to, What::Dropped(reason, Direction::ToClient), Some(peer));
+        let what = What::Dropped(reason, Direction::ToClient);
+        if is_knock(reason) {
+            self.note_knock(to, peer, what);
+        } else if is_telling(reason) {
+            self.note(to, what, Some(peer));
         }
+    }
+
+    /// Anybody can send to a relayed address: what does not pass is the sender's, and takes no place of clients.
+    fn note_knock(&mut self, to: AllocationId, peer: SocketAddr, what: What) {
+        let Some(allocation) = self.allocations.get(to) else {
+            return;
+        };
+        if !self.flight.is_on() || allocation.scope.is_canary() {
+            return;
+        }
+        let event = Event {
+            allocation: Some(to),
+            peer: Some(peer),
+            ..Event::new(self.latest, what, allocation.five_tuple, &allocation.user)
+        };
+        let whose = self.hasher.hash_one(subscriber(peer.ip()));
+        self.flight.strangers.note(whose, event);
     }
 
     /// Datagrams that the caller had to drop on their way to the client at `five_tuple`; counts nothing.
@@ -627,6 +709,11 @@ impl Server {
     }
 }
 
+/// Whether whoever sent it to a relayed address is nobody whom the client let in.
+const fn is_knock(reason: DropReason) -> bool {
+    matches!(reason, DropReason::NoPermission | DropReason::PeerDenied)
+}
+
 /// Whether it tells something about a call that its packets are dropped for this.
 const fn is_telling(reason: DropReason) -> bool {
     matches!(
@@ -642,6 +729,7 @@ const fn is_telling(reason: DropReason) -> bool {
             | DropReason::BandwidthUser
             | DropReason::BandwidthTotal
             | DropReason::NewPeers
+            | DropReason::Abuse
     )
 }
 
@@ -655,11 +743,44 @@ mod tests {
         let name = Name::new(&long);
         assert_eq!(name.as_str(), "ä".repeat(32));
         assert!(name != Name::new(&"ä".repeat(41)));
-        assert!(Name::new("").is_empty());
+        assert!(name != Name::new(&"ä".repeat(32)));
+        assert!(Name::new("") == Name::NOBODY && Name::NOBODY.is_empty());
+    }
+
+    #[test]
+    fn long_names_that_begin_alike_differ() {
+        let tenant = "a".repeat(NAME_BYTES);
+        let [one, other] = ["-one", "-two"].map(|user| Name::new(&(tenant.clone() + user)));
+        assert!(one != other);
+        assert!(one == Name::new(&(tenant + "-one")) && !one.is_empty());
     }
 
     #[test]
     fn an_event_is_small() {
         assert!(size_of::<(u64, Event)>() <= 256, "conf/turnix.toml tells");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_request_makes_no_other_kind() {
+        let refused = |method, reject| What::Refused { method, reject };
+        let one = refused(Method::Refresh, Reject::BadRequest("one"));
+        assert!(one.repeats(refused(Method::Refresh, Reject::BadRequest("other"))));
+        assert!(!one.repeats(refused(Method::Allocate, Reject::BadRequest("one"))));
+        assert!(!one.repeats(refused(Method::Refresh, Reject::PeerFamily)));
+        assert!(!What::Allocated.repeats(What::Bound));
+    }
+
+    /// What is dropped, the first time or later, finds its place bought: after the start, and after a reload.
+    #[test]
+    fn memory_is_bought_before_anything_happens() {
+        let mut flight = Flight::new(4096);
+        for events in [4096, 256, 65_536] {
+            flight.set_most(events);
+            let rings = [&flight.calls, &flight.visits].map(|ring| ring.events.capacity());
+            assert_eq!(rings, [events / 2, events / 16]);
+            for table in [&flight.refused, &flight.claims, &flight.strangers] {
+                assert_eq!(table.events.len(), events / 8);
+            }
+        }
     }
 }

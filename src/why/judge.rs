@@ -12,10 +12,11 @@ use crate::quality::{Leg, Quality, Session};
 use crate::turn::{Direction, DropReason, EndReason, Event, Reject, What};
 
 use super::verdict::{Code, Verdict};
+use super::way::{beyond_stun, carried, is_kept};
 use super::{Call, Evidence, Told};
 
 /// How long it may take until somebody sends, or answers.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Allocations that are made within this time belong to one attempt.
 const ATTEMPT: Duration = Duration::from_secs(30);
@@ -37,7 +38,7 @@ const LOOKED_AT: u64 = 50;
 const LONG_WAY: Duration = Duration::from_millis(400);
 
 /// Packets beyond STUN that no handshake needs: something flows.
-const FLOWS: u64 = 40;
+pub(super) const FLOWS: u64 = 40;
 
 /// What became of all of it.
 pub(super) fn all(evidence: &Evidence, now: Duration) -> Verdict {
@@ -500,6 +501,9 @@ fn unanswered(quality: &Quality, lived: Duration) -> Option<Verdict> {
 /// It worked, and one side went silent before the other.
 fn broke_off(call: &Call) -> Option<Verdict> {
     let quality = call.view.quality.as_deref()?;
+    if !carried(call, quality) {
+        return None;
+    }
     let [to_peer, to_client] = quality.idle;
     let (to_peer, to_client) = (to_peer?, to_client?);
     // Without a goodbye nobody knows who went: both are silent for long.
@@ -565,17 +569,29 @@ fn went_badly(call: &Call, seen: &Seen<'_>, lived: Duration) -> Option<Verdict> 
             DropReason::BandwidthAllocation
                 | DropReason::BandwidthUser
                 | DropReason::BandwidthTotal
+                | DropReason::Abuse
         )
     };
     let share = |count: u64| count as f64 / (packets + count).max(1) as f64;
-    let policed: u64 = (Direction::ALL.into_iter())
-        .map(|direction| seen.dropped(direction, is_bandwidth))
-        .sum();
+    let dropped = |wanted: fn(DropReason) -> bool| -> u64 {
+        let directions = Direction::ALL.into_iter();
+        directions
+            .map(|direction| seen.dropped(direction, wanted))
+            .sum()
+    };
+    let policed = dropped(is_bandwidth);
+    let throttled = dropped(|reason| reason == DropReason::Abuse);
     if share(policed) >= DROPPED {
+        let throttled = match throttled {
+            0 => String::new(),
+            count => {
+                format!(" {count} of them because quality.abuse throttles what looks like abuse.")
+            }
+        };
         return Some(Verdict::new(
             Code::BandwidthLimited,
             format!(
-                "{policed} packets were dropped for want of bandwidth, {} of all.",
+                "{policed} packets were dropped for want of bandwidth, {} of all.{throttled}",
                 percent(share(policed))
             ),
         ));
@@ -612,24 +628,24 @@ fn went_badly(call: &Call, seen: &Seen<'_>, lived: Duration) -> Option<Verdict> 
 fn incomplete(call: &Call, quality: &Quality, lived: Duration) -> Option<Verdict> {
     let checks = quality.checks;
     let answered = checks.iter().any(|checks| checks.answered > 0);
-    // What is beyond STUN, in either direction; all of it where no check was seen.
-    let rest = Direction::ALL.map(|direction| {
-        let own = checks[direction as usize];
-        let other = checks[1 - direction as usize];
-        let stun = u64::from(own.sent) + u64::from(own.repeated) + u64::from(other.answered);
-        call.view.traffic[direction as usize]
-            .packets
-            .saturating_sub(stun)
-    });
+    let rest = beyond_stun(call, quality);
     let first = quality.first.iter().flatten().max().copied();
-    let patient = lived >= first.unwrap_or_default() + PATIENCE;
+    let open = lived.saturating_sub(first.unwrap_or_default());
+    let patient = open >= PATIENCE;
     if answered && patient && !quality.media.contains(&true) {
         let dtls = quality.dtls;
         if !dtls.contains(&true) && rest.iter().all(|rest| *rest <= FLOWS) {
-            return Some(Verdict::new(
-                Code::NoDtls,
-                "ICE connected both sides, and neither began a DTLS handshake.",
-            ));
+            return Some(if is_kept(quality, open) {
+                Verdict::new(
+                    Code::NoDtls,
+                    "ICE connected both sides, and neither began a DTLS handshake.",
+                )
+            } else {
+                Verdict::new(
+                    Code::NotNominated,
+                    "Only checks passed, and they were answered: the call took another way, or never began.",
+                )
+            });
         }
         if dtls.contains(&true) && dtls.contains(&false) && rest.iter().all(|rest| *rest <= FLOWS) {
             let silent = if dtls[Direction::ToPeer as usize] {

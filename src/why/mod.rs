@@ -12,6 +12,7 @@
 mod judge;
 mod timeline;
 mod verdict;
+mod way;
 
 use std::time::Duration;
 

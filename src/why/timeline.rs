@@ -182,6 +182,7 @@ fn dropped(reason: DropReason, direction: Direction, count: u32, peer: &str) -> 
         DropReason::BandwidthAllocation => "the allocation is over its bandwidth",
         DropReason::BandwidthUser => "the user is over the bandwidth of all its allocations",
         DropReason::BandwidthTotal => "the server is over its bandwidth",
+        DropReason::Abuse => "it looks like abuse, and quality.abuse throttles it",
         DropReason::NewPeers => "it addresses new peers faster than it may",
         DropReason::TooLarge => "too large",
         other => other.label(),

@@ -56,6 +56,8 @@ pub enum Code {
     ClientLost,
     /// The peer answered for a while and then no more.
     PeerLost,
+    /// Checks were answered, and the call took another way.
+    NotNominated,
     /// ICE is through, and there is no DTLS handshake.
     NoDtls,
     /// DTLS was begun, and there is no media.
@@ -94,7 +96,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of their discriminants.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 44] = [
         Self::NothingKnown,
         Self::TlsFailed,
         Self::NoCredentials,
@@ -121,6 +123,7 @@ impl Code {
         Self::ClientUnanswering,
         Self::ClientLost,
         Self::PeerLost,
+        Self::NotNominated,
         Self::NoDtls,
         Self::NoMedia,
         Self::OneWayMedia,
@@ -169,6 +172,7 @@ impl Code {
             Self::ClientUnanswering => "client_unanswering",
             Self::ClientLost => "client_lost",
             Self::PeerLost => "peer_lost",
+            Self::NotNominated => "not_nominated",
             Self::NoDtls => "no_dtls",
             Self::NoMedia => "no_media",
             Self::OneWayMedia => "one_way_media",
@@ -268,6 +272,9 @@ impl Code {
             Self::PeerLost => {
                 "The peer's network or program went away: look there; have the application restart ICE when the connection is lost."
             }
+            Self::NotNominated => {
+                "If the call works, there is nothing to do: ICE checks the way over the relay in any case, and takes a shorter one where there is one. If it does not, look at the signalling, and at the selected pair in getStats()."
+            }
             Self::NoDtls => {
                 "Signalling has come to a halt, or the fingerprints in the SDP differ: look at the answer that each side has applied. Large handshake packets may be lost on the way as well."
             }
@@ -281,7 +288,7 @@ impl Code {
                 "Both sides have stopped: the call is over, and nobody gave the allocation back."
             }
             Self::BandwidthLimited => {
-                "Raise limits.bandwidth_*, or have the application send less (maxBitrate)."
+                "Raise limits.bandwidth_*, or have the application send less (maxBitrate). If it was throttled as abuse, the log has the signals; if it was a call, set quality.abuse = \"note\"."
             }
             Self::SlowConnection => {
                 "The client's connection takes less than is sent to it: UDP would serve it better; see why it came over TCP, or have the sender use less."

@@ -114,6 +114,36 @@ impl Call {
         }
     }
 
+    /// A pair that both sides checked for some seconds, as ICE does before it chooses.
+    pub fn checked(world: World, client: FiveTuple) -> Self {
+        let mut call = Self::permitted(world, client);
+        for _ in 0..4 {
+            call.connect();
+            call.world.pass(Duration::from_millis(500));
+        }
+        call
+    }
+
+    /// A tunnel's transfer to the peer at 4 Mbit/s for `seconds`, with something back now and then.
+    pub fn tunnel(&mut self, seconds: u32) {
+        for count in 0..seconds * 400 {
+            let mut state = u64::from(count + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            let mut packet = vec![0xA5; 1200];
+            for eight in packet[..32].chunks_mut(8) {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                eight.copy_from_slice(&state.to_be_bytes());
+            }
+            packet[..4].copy_from_slice(&[4, 0, 0, 0]);
+            self.relay(Direction::ToPeer, &packet);
+            if count % 40 == 0 {
+                self.relay(Direction::ToClient, &packet[..100]);
+            }
+            self.world.pass(Duration::from_micros(2500));
+        }
+    }
+
     /// The DTLS handshake in `direction`.
     pub fn handshake(&mut self, direction: Direction) {
         let mut flight = vec![22, 254, 253];

@@ -8,7 +8,7 @@ use stun::message::METHOD_ALLOCATE;
 use turnix::access::oauth::{TokenAlgorithm, TokenKey};
 use turnix::access::{self, AuthFailure, DeniedRule, rest};
 use turnix::base::{Direction, FiveTuple, Secret};
-use turnix::quality::{self, Mode};
+use turnix::quality::{self, Action, Mode};
 use turnix::stream::FailedHandshakes;
 use turnix::turn::{
     Bandwidth, DropReason, EndReason, Newcomers, OpenError, Reject, Settings, Subject,
@@ -319,6 +319,47 @@ const SCENES: &[(Code, &str, Scene)] = &[
         call.talk(&[Direction::ToPeer], 20, |_, _| false);
         seen(call)
     }),
+    // ICE found a shorter way, and left the one over the relay alone: while the call lasts, and after it.
+    (Code::NotNominated, "another way", || {
+        let mut call = Call::checked(world(), client());
+        call.world.pass(secs(60));
+        seen(call)
+    }),
+    (Code::NotNominated, "another way", || {
+        let mut call = Call::checked(world(), client());
+        call.world.pass(secs(12));
+        call.release();
+        call.world.pass(secs(60));
+        seen(call)
+    }),
+    // One side gives it up later than the other.
+    (Code::NotNominated, "another way", || {
+        let mut call = Call::checked(world(), client());
+        for _ in 0..10 {
+            call.check(Direction::ToClient);
+            call.world.pass(secs(2));
+        }
+        call.release();
+        seen(call)
+    }),
+    (Code::NotNominated, "another way", || {
+        let mut call = Call::checked(world(), client());
+        for _ in 0..10 {
+            call.check(Direction::ToPeer);
+            call.world.pass(secs(2));
+        }
+        seen(call)
+    }),
+    // It is kept in reserve, and somebody asks right after a check.
+    (Code::NotNominated, "another way", || {
+        let mut call = Call::permitted(world(), client());
+        for _ in 0..10 {
+            call.connect();
+            call.world.pass(secs(25));
+        }
+        call.connect();
+        seen(call)
+    }),
     (Code::NoDtls, "neither began", || {
         let mut call = Call::permitted(world(), client());
         call.consent(30);
@@ -374,6 +415,18 @@ const SCENES: &[(Code, &str, Scene)] = &[
         let world = World::with(settings, &access_settings(), seed());
         seen(Call::established(world, client()))
     }),
+    (
+        Code::BandwidthLimited,
+        "quality.abuse throttles what",
+        || {
+            let mut settings = settings();
+            settings.quality.abuse = Action::Throttle;
+            let world = World::with(settings, &access_settings(), seed());
+            let mut call = Call::permitted(world, client());
+            call.tunnel(20);
+            seen(call)
+        },
+    ),
     (Code::SlowConnection, "takes less than is sent", || {
         let mut call = Call::established(world(), tcp(CLIENT));
         let (client, server) = (call.client, &mut call.world.server);
