@@ -483,14 +483,14 @@ const MOST_TOLD: usize = 512;
 
 /// `events` in the order of `last`, which they are in; what several strangers did to one allocation is one.
 fn joined(events: Vec<&Event>) -> Vec<Event> {
-    let mut places: HashMap<(AllocationId, u8), usize> = HashMap::new();
+    let mut knocks: HashMap<(AllocationId, u8), usize> = HashMap::new();
     let mut joined: Vec<Event> = Vec::with_capacity(events.len());
     for event in events {
         if let What::Dropped(reason, Direction::ToClient) = event.what
             && is_knock(reason)
             && let Some(id) = event.allocation
         {
-            let place = *places.entry((id, reason as u8)).or_insert(joined.len());
+            let place = *knocks.entry((id, reason as u8)).or_insert(joined.len());
             if let Some(first) = joined.get_mut(place) {
                 first.at = first.at.min(event.at);
                 first.again(event);
