@@ -27,7 +27,7 @@ MEDIA = {96: "audio", 97: "video", 98: "auxiliary"}
 PORTS = {"full": 3478, "sampled": 3479}
 
 # How exact the server is to be: ms, share, share of the jitter (or ms, of small ones).
-RTT, LOSS, JITTER, SMALL = 2.0, 0.005, 0.10, 0.3
+RTT, LOSS, JITTER, SMALL = 2.0, 0.005, 0.15, 0.3
 # What a sample tells of the whole depends on which seconds it took.
 SAMPLED_LOSS, SAMPLED_JITTER = 0.03, 0.35
 
