@@ -91,10 +91,6 @@ impl Shard {
         let Some(id) = self.taps.of_client(from, id) else {
             return;
         };
-        let dropped = match forward {
-            Forward::Drop(reason) => Some(reason.label()),
-            _ => None,
-        };
         let came = Seen {
             now,
             leg: Leg::Client,
@@ -103,7 +99,7 @@ impl Shard {
             to: self.local_of(from),
             parts: [message.bytes(&self.batches[self.current]), &[]],
             padding: 0,
-            dropped,
+            dropped: dropped(forward),
         };
         self.taps.take(id, &came);
         if let Forward::ToPeer { peer, payload, .. } = forward {
@@ -137,10 +133,6 @@ impl Shard {
         forward: &Forward,
     ) {
         let bytes = payload.bytes(&self.batches[self.current]);
-        let dropped = match forward {
-            Forward::Drop(reason) => Some(reason.label()),
-            _ => None,
-        };
         let came = Seen {
             now,
             leg: Leg::Peer,
@@ -149,7 +141,7 @@ impl Shard {
             to: self.relayed_of(id, from.peer.ip()),
             parts: [bytes, &[]],
             padding: 0,
-            dropped,
+            dropped: dropped(forward),
         };
         self.taps.take(id, &came);
         if let Forward::ToClient { five_tuple, header } = forward {
@@ -198,3 +190,11 @@ impl Shard {
 
 /// What stands for an address that is gone.
 const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+/// Why it went no further, if it did not.
+const fn dropped(forward: &Forward) -> Option<&'static str> {
+    match forward {
+        Forward::Drop(reason) => Some(reason.label()),
+        _ => None,
+    }
+}
